@@ -1,0 +1,1 @@
+"""One reader per kind of release: a folder on disk -> Manifest."""

@@ -1,0 +1,1 @@
+"""OUTSIDE: bundles and the predictor that runs them."""

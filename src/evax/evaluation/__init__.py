@@ -1,0 +1,1 @@
+"""NUMBERS: numpy in, numbers out."""

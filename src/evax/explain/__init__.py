@@ -1,0 +1,1 @@
+"""WHERE AND WHY: Grad-CAM and overlays."""

@@ -1,0 +1,38 @@
+"""The only table of finding names, their synonyms, and the label orders of public data sets."""
+
+from __future__ import annotations
+
+import re
+
+# Canonical name: other spellings in public releases, besides case, blanks, '-' and '_'.
+SYNONYMS: dict[str, tuple[str, ...]] = {
+    "Atelectasis": (),
+    "Cardiomegaly": ("enlarged heart",),
+    "Effusion": ("pleural effusion",),
+    "Infiltration": ("infiltrate",),  # BBox_List_2017.csv says Infiltrate (facts section 6)
+    "Mass": (),
+    "Nodule": (),
+    "Pneumonia": (),
+    "Pneumothorax": (),
+    "Consolidation": (),
+    "Edema": ("oedema", "pulmonary edema"),
+    "Emphysema": (),
+    "Fibrosis": (),
+    "Pleural_Thickening": ("pleural thickening",),
+    "Hernia": (),
+}
+
+# Column order of the released 14-output models, checked against the official totals (facts section 3.2).
+CHESTXRAY14: tuple[str, ...] = tuple(SYNONYMS)
+
+
+def _key(name: str) -> str:
+    return re.sub(r"[\s_-]+", " ", name).strip().lower()
+
+
+_CANONICAL = {_key(spelling): name for name, others in SYNONYMS.items() for spelling in (name, *others)}
+
+
+def canonical(name: str) -> str:
+    """The table's spelling of a finding; a name the table does not know is returned as it is, stripped."""
+    return _CANONICAL.get(_key(name), name.strip())

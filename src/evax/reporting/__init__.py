@@ -1,0 +1,1 @@
+"""NUMBERS -> PAGES: figures and run pages."""

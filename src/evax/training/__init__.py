@@ -1,0 +1,1 @@
+"""LEARNING: masks, objective, optimizer, the loops, checkpoints, probes."""

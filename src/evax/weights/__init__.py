@@ -1,0 +1,1 @@
+"""FILES -> NETWORKS: published layouts, key maps, safe loading."""
