@@ -1,4 +1,4 @@
-"""Fixtures shared by all tests: the folder of real films, and shape checking switched on."""
+"""Fixtures shared by all tests: shape checking switched on, real films, small stores of phantoms."""
 
 from __future__ import annotations
 
@@ -6,6 +6,9 @@ import os
 from pathlib import Path
 
 import pytest
+from jaxtyping import install_import_hook
+
+install_import_hook("evax", "beartype.beartype")  # the shapes in signatures are checked in every test
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 

@@ -1,0 +1,128 @@
+"""Question: how many crops per second does one pre-training step learn from, ours against a plain eager float32 loop?
+
+Both run the same networks (EVA-X-Ti student, efficientnet-lite0 tokenizer with random weights) on the same crops at
+batch 128; the two are timed in turn, round by round, so that a drifting machine hits both.
+"""
+
+from __future__ import annotations
+
+import resource
+import statistics
+import subprocess
+import sys
+import time
+
+import numpy as np
+import torch
+from circumstances import keep
+
+from evax.data.loader import Batch
+from evax.data.preprocess import Preprocess
+from evax.models.encoders import build_encoder
+from evax.models.masked import MaskedImageModel
+from evax.models.tokenizers import Tokenizer
+from evax.training.masking import hidden_positions
+from evax.training.optim import create_optimizer
+from evax.training.options import OptimizerConfig
+from evax.training.runtime import matmul_seconds, maybe_compile, start_fabric
+from evax.training.steps import masked_image_step
+
+BATCH, SIZE, ROUNDS = 128, 224, 5
+PREPROCESS = Preprocess()
+MULTIPLY_ADDS_PER_CROP = 1.2535e9
+
+
+def crops(step: int) -> Batch:
+    images = np.random.default_rng(step).integers(0, 256, (BATCH, 1, SIZE, SIZE), dtype=np.uint8)
+    return Batch(step=step, epochs=np.zeros(BATCH, np.int64), films=np.arange(BATCH), images=images)
+
+
+def networks():
+    torch.manual_seed(0)
+    tokenizer = Tokenizer("efficientnet_lite0")
+    model = MaskedImageModel(build_encoder("eva_x_tiny_patch16_224"), tokenizer.width)
+    return model, tokenizer, create_optimizer(model, OptimizerConfig(), depth=12)
+
+
+def our_step():
+    model, tokenizer, optimizer = networks()
+    fabric = start_fabric("auto")
+    student, optimizer = fabric.setup(maybe_compile(model, "on", 0, fabric.device), optimizer)
+    teacher = maybe_compile(tokenizer, "on", 0, fabric.device)
+    return lambda batch: masked_image_step(
+        student, teacher, optimizer, fabric, batch,
+        preprocess=PREPROCESS, mask_ratio=0.3, seed=0, lr=1e-3, clip_norm=3.0,
+    )  # fmt: skip
+
+
+def plain_step():
+    """What one would write first: float32, eager, default memory layout."""
+    model, tokenizer, optimizer = networks()
+    tokenizer.network.to(memory_format=torch.contiguous_format)
+
+    def step(batch: Batch) -> None:
+        films = torch.from_numpy(batch.images).float() / 255
+        positions = torch.from_numpy(
+            hidden_positions(batch.films, batch.epochs, patches=196, ratio=0.3, seed=0)
+        )
+        targets = tokenizer(films).gather(1, positions[..., None].expand(-1, -1, tokenizer.width))
+        predicted = model((films - PREPROCESS.mean) / PREPROCESS.std, positions)
+        loss = -torch.nn.functional.cosine_similarity(predicted, targets, dim=-1).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 3.0)
+        optimizer.step()
+
+    return step
+
+
+def main() -> None:
+    if "--peak" in sys.argv:  # memory of one kind of step, alone in its process
+        step = our_step() if "ours" in sys.argv else plain_step()
+        for index in range(3):
+            step(crops(index))
+        sys.stdout.write(str(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024))
+        return
+    steps = {"ours": our_step(), "plain": plain_step()}
+    seconds: dict[str, list[float]] = {name: [] for name in steps}
+    for round_ in range(ROUNDS + 2):  # two rounds to compile and warm up
+        for name, step in steps.items():
+            batch = crops(round_)
+            start = time.perf_counter()
+            step(batch)
+            if round_ >= 2:
+                seconds[name].append(time.perf_counter() - start)
+    peak = {
+        name: int(
+            subprocess.run(
+                [sys.executable, __file__, "--peak", name], capture_output=True, text=True, check=True
+            ).stdout
+        )
+        for name in steps
+    }
+    ours, plain = (statistics.median(seconds[name]) for name in ("ours", "plain"))
+    bf16 = 2 * 1024**3 / matmul_seconds(torch.bfloat16)
+    keep(
+        "pretrain_step",
+        __doc__.split("\n")[0].removeprefix("Question: "),
+        {
+            "batch": BATCH,
+            "rounds": ROUNDS,
+            "ours_images_per_s": round(BATCH / ours, 1),
+            "plain_images_per_s": round(BATCH / plain, 1),
+            "ratio": round(plain / ours, 2),
+            "ratio_per_round": [
+                round(p / o, 2) for o, p in zip(seconds["ours"], seconds["plain"], strict=True)
+            ],
+            "peak_memory_mib": peak,
+            "fp32_matmul_gflops": round(2 * 1024**3 / matmul_seconds(torch.float32) / 1e9),
+            "bf16_matmul_gflops": round(bf16 / 1e9),
+            "student_share_of_bf16_matmul_rate_tokenizer_included": round(
+                3 * 2 * MULTIPLY_ADDS_PER_CROP * BATCH / ours / bf16, 3
+            ),
+        },
+    )
+
+
+if __name__ == "__main__":
+    main()

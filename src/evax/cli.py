@@ -1,0 +1,68 @@
+"""The evax command: one table of commands, one way to fail."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import sys
+
+from evax.config import parse_command_line
+from evax.errors import EvaxError, unknown_name
+
+COMMANDS = {  # name: what it does; module, config class and function share the name
+    "demo": "the whole journey on synthetic films, or on the films of a recipe, with a report",
+    "fetch": "get films to work with",
+    "prepare": "films -> store",
+    "pretrain": "unlabelled stores -> encoder",
+    "finetune": "labelled store + encoder -> classifier, tested once",
+    "localize": "does Grad-CAM point at the boxes of a store?",
+    "predict": "classifier + films -> table",
+}
+INTERRUPTED = 130
+
+
+def main() -> None:
+    """Runs one command; see `usage` for exit statuses."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: list[str]) -> int:
+    """Exit status: 0 done; 1 the user's data or recipe; 2 wrong usage; 130 interrupted."""
+    if not arguments or arguments[0] in ("-h", "--help"):
+        sys.stdout.write(usage())
+        return 0
+    if arguments[0] == "--version":
+        from evax import __version__
+
+        sys.stdout.write(f"evax {__version__}\n")
+        return 0
+    name, *rest = arguments
+    if name not in COMMANDS:
+        sys.stderr.write(f"evax: {unknown_name('command', name, COMMANDS)}\n")
+        return 2
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    for noisy in ("lightning_fabric", "lightning.fabric", "torch", "PIL", "matplotlib", "fontTools"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    job = importlib.import_module(f"evax.jobs.{name}")
+    try:
+        config = parse_command_line(getattr(job, f"{name.capitalize()}Config"), rest, f"evax {name}")
+        result = getattr(job, name)(config)
+    except EvaxError as error:
+        sys.stderr.write(f"evax {name}: {error}\n")
+        return 1
+    except KeyboardInterrupt:
+        sys.stderr.write(f"evax {name}: interrupted.\n")
+        return INTERRUPTED
+    sys.stdout.write(f"{result}\n")
+    return 0
+
+
+def usage() -> str:
+    """The page of `evax --help`."""
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:<{width}}  {what}" for name, what in COMMANDS.items()]
+    return (
+        "usage: evax COMMAND [THINGS...] [--recipe FILE] [--option value]\n\ncommands:\n"
+        + "\n".join(lines)
+        + "\n\n`evax COMMAND --help` lists the options of a command; a finished run's config.yaml is a recipe for it.\n"
+    )

@@ -1,0 +1,226 @@
+"""Recipes and command lines -> one frozen dataclass, built once. A key nobody knows is an error at any depth."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+import shlex
+import typing
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import tyro
+import yaml
+
+from evax.errors import ConfigError, unknown_name
+
+C = TypeVar("C")
+RECIPES = Path(__file__).parent / "recipes"
+
+
+def parse_command_line(config_class: type[C], arguments: Sequence[str], program: str) -> C:
+    """The configuration of one command: the command line, else the recipe of --recipe, else the class's defaults.
+
+    Recipe and command line are merged before the dataclass is built, so its checks see the final values only.
+    Raises ConfigError for a faulty recipe; wrong usage ends the process with status 2, as argparse does.
+    """
+    arguments, recipe = _take_recipe(arguments)
+    recipe = recipe or getattr(config_class, "default_recipe", None)
+    values = read_recipe(recipe_path(recipe), config_class) if recipe else {}
+    return tyro.cli(config_class, prog=program, args=arguments, default=_unfinished(config_class, values))
+
+
+def recipe_path(recipe: str) -> Path:
+    """A recipe file as given, or the shipped recipe of that name."""
+    shipped = {path.stem: path for path in RECIPES.glob("*.yaml")}
+    return shipped[recipe] if recipe in shipped and not Path(recipe).is_file() else Path(recipe)
+
+
+def command_line(command: str, config: Any) -> str:
+    """The command that repeats a config: only what differs from the defaults is written."""
+    words = ["evax", command]
+    options: list[str] = []
+    kinds = typing.get_type_hints(type(config), include_extras=True)
+    for item in dataclasses.fields(config):
+        value = getattr(config, item.name)
+        if tyro.conf.Positional in getattr(kinds[item.name], "__metadata__", ()):
+            words += _words(value)
+        else:
+            options += _option_words(f"--{item.name}", value, _default_of(item))
+    return shlex.join([*words, *options])
+
+
+def _option_words(option: str, value: Any, default: Any) -> list[str]:
+    if value == default:
+        return []
+    if dataclasses.is_dataclass(value):
+        return [
+            word
+            for item in dataclasses.fields(value)
+            for word in _option_words(
+                f"{option}.{item.name}", getattr(value, item.name), getattr(default, item.name)
+            )
+        ]
+    option = option.replace("_", "-")
+    if isinstance(value, bool):
+        return [option if value else f"--no-{option[2:]}"]
+    return [option, *_words(value)]
+
+
+def _words(value: Any) -> list[str]:
+    return [str(item) for item in value] if isinstance(value, tuple) else [str(value)]
+
+
+def _default_of(item: dataclasses.Field[Any]) -> Any:
+    return item.default if item.default_factory is dataclasses.MISSING else item.default_factory()
+
+
+def read_recipe(path: Path, config_class: type) -> dict[str, Any]:
+    """The values of a YAML recipe, checked against a config class: known keys only, each of the right type.
+
+    `${NAME}` and `${NAME:-default}` in texts are taken from the environment.
+    Raises ConfigError naming the file and the key.
+    """
+    try:
+        text = path.read_text()
+    except OSError as error:
+        raise ConfigError(f"The recipe {path} cannot be read: {error.strerror}.") from error
+    try:
+        content = yaml.safe_load(text) or {}
+    except yaml.YAMLError as error:
+        raise ConfigError(f"The recipe {path} is not valid YAML: {error}") from error
+    if not isinstance(content, Mapping):
+        raise ConfigError(f"The recipe {path} must be a table of options, got {type(content).__name__}.")
+    try:
+        return _checked(_expand(content), config_class, where="")
+    except ConfigError as error:
+        raise ConfigError(f"Recipe {path}: {error}") from error
+
+
+def to_plain(value: Any) -> Any:
+    """A config as dictionaries, lists and scalars: what a recipe holds."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: to_plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): to_plain(item) for key, item in value.items()}
+    if isinstance(value, tuple | list):
+        return [to_plain(item) for item in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+def write_recipe(config: Any, path: Path) -> None:
+    """A finished run's config.yaml, itself a recipe of the same command."""
+    path.write_text(yaml.safe_dump(to_plain(config), sort_keys=False, allow_unicode=True))
+
+
+def _take_recipe(arguments: Sequence[str]) -> tuple[list[str], str | None]:
+    rest, recipe = list(arguments), None
+    for position, argument in enumerate(arguments):
+        if argument == "--recipe":
+            if position + 1 >= len(arguments):
+                raise ConfigError("--recipe needs a file.")
+            recipe, rest = arguments[position + 1], [*arguments[:position], *arguments[position + 2 :]]
+        elif argument.startswith("--recipe="):
+            recipe, rest = (
+                Path(argument.partition("=")[2]),
+                [*arguments[:position], *arguments[position + 1 :]],
+            )
+    return rest, recipe
+
+
+def _expand(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _expand(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_expand(item) for item in value]
+    if not isinstance(value, str):
+        return value
+
+    def from_environment(match: re.Match[str]) -> str:
+        found = os.environ.get(match["name"], match["default"])
+        if found is None:
+            raise ConfigError(
+                f"{match[0]} is not set: export {match['name']} or write the value into the recipe."
+            )
+        return found
+
+    return re.sub(r"\$\{(?P<name>\w+)(?::-(?P<default>[^}]*))?\}", from_environment, value)
+
+
+def _checked(values: Mapping[str, Any], config_class: Any, where: str) -> dict[str, Any]:
+    """Each value converted to its field's type; nested configs stay dictionaries until the whole is built."""
+    types = typing.get_type_hints(config_class)
+    fields = [field.name for field in dataclasses.fields(config_class)]
+    checked: dict[str, Any] = {}
+    for key, value in values.items():
+        if key not in fields:
+            raise unknown_name(f"option of {where or 'this recipe'}", str(key), fields)
+        checked[key] = _checked_value(value, types[key], f"{where}.{key}" if where else str(key))
+    return checked
+
+
+def _checked_value(value: Any, kind: Any, where: str) -> Any:
+    if dataclasses.is_dataclass(kind):
+        if not isinstance(value, Mapping):
+            raise ConfigError(f"{where} must be a table of options, got {value!r}.")
+        return _checked(value, kind, where)
+    arguments = typing.get_args(kind)
+    if typing.get_origin(kind) is dict and dataclasses.is_dataclass(arguments[1]):
+        if not isinstance(value, Mapping):
+            raise ConfigError(f"{where} must be a table of named entries, got {value!r}.")
+        # whole entries: they do not appear on the command line, so they are built here
+        return {
+            str(name): build(
+                arguments[1], _checked_value(item, arguments[1], f"{where}.{name}"), f"{where}.{name}"
+            )
+            for name, item in value.items()
+        }
+    from pydantic import TypeAdapter, ValidationError
+
+    try:
+        return TypeAdapter(kind).validate_python(value)
+    except ValidationError as error:
+        reason = error.errors()[0]["msg"]
+        raise ConfigError(f"{where} = {value!r} is not valid: {reason}.") from error
+
+
+def build(config_class: type[C], values: Mapping[str, Any], where: str) -> C:
+    """A config from checked dictionaries; ConfigError names the options that are missing."""
+    types = typing.get_type_hints(config_class)
+    finished = {
+        key: build(types[key], value, f"{where}.{key}") if dataclasses.is_dataclass(types[key]) else value
+        for key, value in values.items()
+    }
+    required = [
+        field.name
+        for field in dataclasses.fields(config_class)  # type: ignore[arg-type]
+        if field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+    ]
+    if missing := [name for name in required if name not in finished]:
+        raise ConfigError(f"{where} lacks {', '.join(missing)}.")
+    return config_class(**finished)
+
+
+def _unfinished(config_class: Any, values: Mapping[str, Any]) -> Any:
+    """An instance that only carries defaults to tyro: made without __init__, so no check sees half a config."""
+    types = typing.get_type_hints(config_class)
+    instance = object.__new__(config_class)
+    for field in dataclasses.fields(config_class):
+        if dataclasses.is_dataclass(types[field.name]):
+            inherited = (
+                {} if field.default_factory is dataclasses.MISSING else _as_values(field.default_factory())
+            )
+            default: Any = _unfinished(types[field.name], inherited | values.get(field.name, {}))
+        elif field.name in values:
+            default = values[field.name]
+        else:
+            default = _default_of(field)
+            default = tyro.MISSING if default is dataclasses.MISSING else default
+        object.__setattr__(instance, field.name, default)
+    return instance
+
+
+def _as_values(config: Any) -> dict[str, Any]:
+    return {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}

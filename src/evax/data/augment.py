@@ -1,0 +1,71 @@
+"""Random crops of stored films. Chance is an argument: the same (seed, epoch, film) gives the same crop anywhere."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image
+
+from evax.errors import ConfigError
+
+ORDER, CROP, MASK = 0, 1, 2  # purposes of random numbers; see film_chance
+
+
+@dataclass(frozen=True, kw_only=True)
+class CropConfig:
+    """Crop of random area and aspect, resized to the network's input."""
+
+    area: tuple[float, float] = (0.2, 1.0)
+    """Smallest and largest share of the film, in (0, 1]."""
+    aspect: tuple[float, float] = (3 / 4, 4 / 3)
+    """Smallest and largest width : height."""
+    flip: float = 0.5
+    """Chance of a left-right mirror image, in [0, 1]."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.area[0] <= self.area[1] <= 1:
+            raise ConfigError(f"area must rise within (0, 1], got {self.area}.")
+        if not 0 < self.aspect[0] <= self.aspect[1]:
+            raise ConfigError(f"aspect must be above 0 and rise, got {self.aspect}.")
+        if not 0 <= self.flip <= 1:
+            raise ConfigError(f"flip is a chance in [0, 1], got {self.flip}.")
+
+
+def film_chance(seed: int, epoch: int, film: int, purpose: int) -> np.random.Generator:
+    """The random numbers of one film in one epoch; `purpose` keeps crops and masks apart."""
+    return np.random.Generator(
+        np.random.Philox(key=np.array([seed, purpose], dtype=np.uint64), counter=[0, 0, epoch, film])
+    )
+
+
+def random_crop(
+    film: UInt8[np.ndarray, "S S"], size: int, config: CropConfig, chance: np.random.Generator
+) -> UInt8[np.ndarray, "s s"]:
+    """One crop, bicubic with antialias, maybe mirrored.
+
+    film: 8-bit pixels of a store. size: side of the result in pixels.
+    Area is uniform and aspect log-uniform, as in torchvision's RandomResizedCrop; a box that would not fit
+    is narrowed to the film instead of drawn again, so one film always uses the same count of random numbers.
+    """
+    height, width = film.shape
+    area_draw, aspect_draw, x_draw, y_draw, flip_draw = chance.random(5)
+    area = height * width * (config.area[0] + area_draw * (config.area[1] - config.area[0]))
+    low, high = math.log(config.aspect[0]), math.log(config.aspect[1])
+    aspect = math.exp(low + aspect_draw * (high - low))
+    crop_width, crop_height = min(math.sqrt(area * aspect), width), min(math.sqrt(area / aspect), height)
+    left, top = x_draw * (width - crop_width), y_draw * (height - crop_height)
+    crop = Image.fromarray(film).resize(
+        (size, size), Image.Resampling.BICUBIC, box=(left, top, left + crop_width, top + crop_height)
+    )
+    pixels = np.asarray(crop)
+    return pixels[:, ::-1] if flip_draw < config.flip else pixels
+
+
+def whole_film(film: UInt8[np.ndarray, "S S"], size: int) -> UInt8[np.ndarray, "s s"]:
+    """The film itself at the network's input size, bilinear: what evaluation and deployment see."""
+    if film.shape == (size, size):
+        return film
+    return np.asarray(Image.fromarray(film).resize((size, size), Image.Resampling.BILINEAR))

@@ -1,0 +1,105 @@
+"""Stores -> batches of crops, made ahead of time by a few threads (Pillow resizes outside Python's lock)."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Int64, UInt8
+
+from evax.data.augment import CROP, ORDER, CropConfig, film_chance, random_crop, whole_film
+from evax.data.store import ImageStore
+
+BATCHES_AHEAD = 3
+
+
+class Films:
+    """Chosen rows of one or several stores as one numbered list."""
+
+    def __init__(self, parts: Sequence[tuple[ImageStore, Int64[np.ndarray, " rows"]]]) -> None:
+        self._stores = [store for store, _ in parts]
+        self._store_of = np.concatenate([np.full(len(rows), i) for i, (_, rows) in enumerate(parts)])
+        self._row_of = np.concatenate([rows for _, rows in parts])
+
+    def __len__(self) -> int:
+        return len(self._row_of)
+
+    def pixels(self, film: int) -> UInt8[np.ndarray, "S S"]:
+        """Stored 8-bit pixels, a view."""
+        return self._stores[self._store_of[film]].pixels(int(self._row_of[film]))
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Crops of one training step."""
+
+    step: int
+    epochs: Int64[np.ndarray, " B"]
+    """The epoch of each film; two values where one epoch ends within the batch."""
+    films: Int64[np.ndarray, " B"]
+    images: UInt8[np.ndarray, "B 1 s s"]
+
+
+def training_batches(
+    films: Films,
+    *,
+    batch_size: int,
+    size: int,
+    crop: CropConfig,
+    seed: int,
+    steps: range,
+    workers: int,
+) -> Iterator[Batch]:
+    """Batches of the given steps; every epoch shows every film once in an order of its own.
+
+    The stream of films runs on from epoch to epoch, so no film is dropped and small sets work with any batch size.
+    What a step holds depends on (seed, step) alone: a resumed run sees what the uninterrupted one would have seen.
+    """
+    orders: dict[int, Int64[np.ndarray, " films"]] = {}
+
+    def place(position: int) -> tuple[int, int]:
+        epoch, offset = divmod(position, len(films))
+        if epoch not in orders:
+            orders.pop(epoch - 2, None)
+            orders[epoch] = film_chance(seed, epoch, 0, ORDER).permutation(len(films))
+        return epoch, int(orders[epoch][offset])
+
+    def crop_one(item: tuple[int, int]) -> UInt8[np.ndarray, "s s"]:
+        epoch, film = item
+        return random_crop(films.pixels(film), size, crop, film_chance(seed, epoch, film, CROP))
+
+    with ThreadPoolExecutor(workers) as pool:
+
+        def start(step: int) -> tuple[int, list[tuple[int, int]], list[Future[UInt8[np.ndarray, "s s"]]]]:
+            items = [place(step * batch_size + offset) for offset in range(batch_size)]
+            return step, items, [pool.submit(crop_one, item) for item in items]
+
+        ahead: deque[tuple[int, list[tuple[int, int]], list[Future[UInt8[np.ndarray, "s s"]]]]] = deque()
+        upcoming = iter(steps)
+        try:
+            while True:
+                while len(ahead) < BATCHES_AHEAD and (step := next(upcoming, None)) is not None:
+                    ahead.append(start(step))
+                if not ahead:
+                    return
+                step, items, crops = ahead.popleft()
+                yield Batch(
+                    step=step,
+                    epochs=np.array([epoch for epoch, _ in items]),
+                    films=np.array([film for _, film in items]),
+                    images=np.stack([crop.result() for crop in crops])[:, None],
+                )
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def whole_batches(
+    pixels: Callable[[int], UInt8[np.ndarray, "S S"]], films: Sequence[int], *, batch_size: int, size: int
+) -> Iterator[UInt8[np.ndarray, "B 1 s s"]]:
+    """The films themselves in order, without chance, at the network's input size."""
+    for start in range(0, len(films), batch_size):
+        chosen = films[start : start + batch_size]
+        yield np.stack([whole_film(pixels(film), size) for film in chosen])[:, None]

@@ -1,0 +1,92 @@
+"""Manifest: the one table that every source gives and every store keeps."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float32
+
+from evax.errors import DataError
+
+COLUMNS = ("image", "patient", "study", "view", "sex", "age", "split")
+BOX_COLUMNS = ("image", "finding", "x", "y", "width", "height")
+SPLITS = ("train", "val", "test")
+LABELS = (0.0, 1.0, -1.0)
+
+
+def no_boxes() -> pd.DataFrame:
+    """An empty table of boxes."""
+    return pd.DataFrame(
+        {name: pd.Series(dtype=str if name in BOX_COLUMNS[:2] else float) for name in BOX_COLUMNS}
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class Manifest:
+    """One row per film. Raises DataError, naming row and value, when the table breaks a rule."""
+
+    table: pd.DataFrame
+    """COLUMNS, then one float32 column per finding: 1 present, 0 absent, -1 uncertain, NaN blank.
+
+    `image` is unique; missing texts are "", a missing age is NaN. A further column `file` may say where a film lies
+    under root when `image` must not show it; it is never stored.
+    """
+    findings: tuple[str, ...]
+    exclusive: bool
+    """Exactly one finding per film (softmax), else one yes or no each (sigmoid)."""
+    source: str
+    root: Path
+    boxes: pd.DataFrame = field(default_factory=no_boxes)
+    """BOX_COLUMNS; x, y, width, height in fractions of the image."""
+
+    def __post_init__(self) -> None:
+        table = self.table
+        if missing := [name for name in (*COLUMNS, *self.findings) if name not in table.columns]:
+            raise DataError(f"{self.source}: the table lacks the columns {', '.join(missing)}.")
+        if not len(table):
+            raise DataError(f"{self.source}: the table has no films.")
+        if (repeated := table["image"].duplicated()).any():
+            raise DataError(
+                f"{self.source}: the image {table.loc[repeated, 'image'].iloc[0]} is listed twice."
+            )
+        if unknown := sorted(set(table["split"]) - {"", *SPLITS}):
+            raise DataError(
+                f"{self.source}: the split '{unknown[0]}' is unknown; known: {', '.join(SPLITS)} or blank."
+            )
+        labels = self.labels()
+        wrong = ~(np.isnan(labels) | np.isin(labels, LABELS))
+        if wrong.any():
+            row, column = np.argwhere(wrong)[0]
+            raise DataError(
+                f"{self.source}: {self.findings[column]} of {table['image'].iloc[row]} is {labels[row, column]:g}; "
+                "labels are 1 (present), 0 (absent), -1 (uncertain) or blank."
+            )
+        if self.exclusive and len(odd := np.flatnonzero((labels == 1).sum(axis=1) != 1)):
+            raise DataError(
+                f"{self.source}: {table['image'].iloc[odd[0]]} has {int((labels[odd[0]] == 1).sum())} findings; "
+                "a single-label table has exactly one per film."
+            )
+        self._check_boxes()
+
+    def _check_boxes(self) -> None:
+        boxes = self.boxes
+        if missing := [name for name in BOX_COLUMNS if name not in boxes.columns]:
+            raise DataError(f"{self.source}: the boxes lack the columns {', '.join(missing)}.")
+        if len(stray := boxes[~boxes["image"].isin(self.table["image"])]):
+            raise DataError(
+                f"{self.source}: there is a box for {stray['image'].iloc[0]}, which is not in the table."
+            )
+        left, top = boxes["x"], boxes["y"]
+        right, bottom = left + boxes["width"], top + boxes["height"]
+        inside = (left >= 0) & (top >= 0) & (right <= 1.001) & (bottom <= 1.001)
+        if not inside.all():
+            raise DataError(
+                f"{self.source}: a box of {boxes.loc[~inside, 'image'].iloc[0]} leaves the image; boxes are fractions."
+            )
+
+    def labels(self) -> Float32[np.ndarray, "S K"]:
+        """As the source wrote them, in the order of `findings`."""
+        return self.table[list(self.findings)].to_numpy(dtype=np.float32).reshape(len(self.table), -1)

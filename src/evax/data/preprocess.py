@@ -1,0 +1,90 @@
+"""A film -> the store's pixels -> the network's input: the same code in training, Grad-CAM and runtime."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from evax.data.radiograph import Radiograph
+from evax.errors import ConfigError, unknown_name
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """The chain every film goes through; its numbers travel with the weights.
+
+    Source: EVA-X resizes to 336 x 336 bilinearly (aspect not kept) before it crops 224; its classifiers are
+    normalised with the pixel statistics of Merged-520k.
+    """
+
+    store_size: int = 336
+    """Side of the stored 8-bit film in pixels, 16 to 4096."""
+    input_size: int = 224
+    """Side of the network's input in pixels, 16 to 4096."""
+    mean: float = 0.49185243
+    """Mean of the pixels in [0, 1], subtracted; in [0, 1]."""
+    std: float = 0.28509309
+    """Standard deviation of the pixels in [0, 1], divided by; in (0, 1]."""
+
+    def __post_init__(self) -> None:
+        for name, size in (("store_size", self.store_size), ("input_size", self.input_size)):
+            if not 16 <= size <= 4096:
+                raise ConfigError(f"{name} must lie between 16 and 4096 pixels, got {size}.")
+        if not 0 <= self.mean <= 1:
+            raise ConfigError(
+                f"mean belongs to pixels in [0, 1] and must lie there, got {self.mean}; divide by 255?"
+            )
+        if not 0 < self.std <= 1:
+            raise ConfigError(
+                f"std belongs to pixels in [0, 1] and must be in (0, 1], got {self.std}; divide by 255?"
+            )
+
+    def to_store(self, pixels: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
+        """A film as the store keeps it: bilinear with antialias, aspect not kept, rounded to 8 bits.
+
+        pixels: (H, W) float32 in [0, 1]. Returns (S, S) with S = store_size.
+        """
+        side = (self.store_size, self.store_size)
+        film = np.asarray(Image.fromarray(pixels).resize(side, Image.Resampling.BILINEAR))
+        stored: npt.NDArray[np.uint8] = np.rint(film * 255).astype(np.uint8)
+        return stored
+
+    def to_input(self, film: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        """A stored film as the network sees it: bilinear in 8 bits, as the paper's loader, then normalised.
+
+        film: (S, S). Returns (s, s) with s = input_size: (pixel / 255 - mean) / std.
+        """
+        if film.shape != (self.input_size, self.input_size):
+            side = (self.input_size, self.input_size)
+            film = np.asarray(Image.fromarray(film).resize(side, Image.Resampling.BILINEAR))
+        return (np.divide(film, 255, dtype=np.float32) - np.float32(self.mean)) / np.float32(self.std)
+
+    def to_network_input(self, radiograph: Radiograph) -> npt.NDArray[np.float32]:
+        """A film as the network sees it, by way of the store's size and 8 bits, as in training."""
+        return self.to_input(self.to_store(radiograph.pixels))
+
+    def to_json(self) -> dict[str, int | float]:
+        """The four numbers, for a card."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> Preprocess:
+        """The chain of a card. Raises ConfigError unless it holds exactly what `to_json` writes."""
+        names = [field.name for field in fields(cls)]
+        if unknown := sorted(set(content) - set(names)):
+            raise unknown_name("preprocessing option", unknown[0], names)
+        if missing := [name for name in names if name not in content]:
+            raise ConfigError(
+                f"The preprocessing of the card lacks {', '.join(missing)}: copy the card again."
+            )
+        for name, value in content.items():
+            if type(value) is not int and (type(value) is not float or name.endswith("_size")):
+                raise ConfigError(f"{name} of the card must be a number, whole for sizes, got {value!r}.")
+        return cls(
+            content["store_size"], content["input_size"], float(content["mean"]), float(content["std"])
+        )

@@ -1,0 +1,139 @@
+"""A CSV table and the images it names."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from evax.data.manifest import BOX_COLUMNS, COLUMNS, Manifest, no_boxes
+from evax.errors import DataError
+from evax.findings import canonical
+
+# the names a table may use for the columns that every manifest has
+SPELLINGS = {
+    "image": ("image", "image_id", "file", "filename", "path"),
+    "patient": ("patient", "patient_id"),
+    "study": ("study", "study_id"),
+    "view": ("view", "projection", "view_position"),
+    "sex": ("sex", "gender"),
+    "age": ("age",),
+    "split": ("split",),
+}
+FOLDERS, SUFFIXES = ("", "images"), ("", ".png", ".jpg", ".jpeg", ".dcm", ".tif", ".tiff")
+
+
+def read_csv(
+    raw: Path, *, table: str = "labels.csv", label_column: str = "", findings: tuple[str, ...] | None = None
+) -> Manifest:
+    """Films and labels of RAW/table.
+
+    table: CSV file in raw with a column image (or image_id, file, filename, path); patient, study, view, sex, age and
+    split are used when they are there. label_column: a column of class names, exactly one per film; without it
+    a column `label` is taken when present. findings: columns of 1, 0, -1 or blank; without it, none of the above:
+    every other column that holds nothing else. RAW/boxes.csv (image, finding, x, y, width, height in fractions) is read when present.
+    """
+    path = raw / table
+    rows = read_table(path)
+    names = {ours: _column(rows, spellings) for ours, spellings in SPELLINGS.items()}
+    if names["image"] is None:
+        raise DataError(
+            f"{path} has no column 'image' that names the films; it has {', '.join(rows.columns)}. "
+            f"Rename one of them (also accepted: {', '.join(SPELLINGS['image'][1:])})."
+        )
+    result = pd.DataFrame({ours: _texts(rows, names[ours]) for ours in COLUMNS})
+    result["image"] = _existing(raw, path, result["image"])
+    result["patient"] = result["patient"].where(result["patient"] != "", result["image"])
+    result["age"] = pd.to_numeric(_texts(rows, names["age"]).replace("", None), errors="coerce").astype(float)
+    result["view"], result["sex"] = result["view"].str.upper(), result["sex"].str.upper().str[:1]
+
+    classes = label_column or ("label" if "label" in rows.columns and findings is None else "")
+    if classes:
+        if classes not in rows.columns:
+            raise DataError(f"{path} has no column '{classes}'; it has {', '.join(rows.columns)}.")
+        found = tuple(sorted({canonical(value) for value in rows[classes]}))
+        for name in found:
+            result[name] = (rows[classes].map(canonical) == name).astype(np.float32)
+    else:
+        used = set(names.values())
+        chosen = (
+            findings
+            if findings is not None
+            else [name for name in rows.columns if name not in used and _is_label(rows[name])]
+        )
+        for name in chosen:
+            if name not in rows.columns:
+                raise DataError(f"{path} has no column '{name}'; it has {', '.join(rows.columns)}.")
+            result[canonical(name)] = _numbers(path, rows[name])
+        found = tuple(canonical(name) for name in chosen)
+    return Manifest(
+        table=result,
+        findings=found,
+        exclusive=bool(classes),
+        source=f"csv:{raw.name}",
+        root=raw,
+        boxes=read_boxes(raw, result),
+    )
+
+
+def read_table(path: Path) -> pd.DataFrame:
+    """A CSV file as texts. Raises DataError when it is missing, empty or no table."""
+    if not path.is_file():
+        raise DataError(f"There is no table {path}. Name it with --table.")
+    try:
+        return pd.read_csv(path, dtype=str, keep_default_na=False)
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
+        raise DataError(f"{path} is not a readable CSV table: {error}.") from error
+
+
+def read_boxes(raw: Path, films: pd.DataFrame) -> pd.DataFrame:
+    """RAW/boxes.csv, or no boxes."""
+    path = raw / "boxes.csv"
+    if not path.is_file():
+        return no_boxes()
+    boxes = read_table(path)
+    if missing := [name for name in BOX_COLUMNS if name not in boxes.columns]:
+        raise DataError(f"{path} lacks the columns {', '.join(missing)}.")
+    for name in BOX_COLUMNS[2:]:
+        boxes[name] = _numbers(path, boxes[name])
+    boxes["finding"] = boxes["finding"].map(canonical)
+    return boxes[boxes["image"].isin(films["image"])][list(BOX_COLUMNS)].reset_index(drop=True)
+
+
+def _column(rows: pd.DataFrame, spellings: tuple[str, ...]) -> str | None:
+    lower = {name.strip().lower(): name for name in rows.columns}
+    return next((lower[spelling] for spelling in spellings if spelling in lower), None)
+
+
+def _texts(rows: pd.DataFrame, name: str | None) -> pd.Series:
+    return rows[name].str.strip() if name is not None else pd.Series([""] * len(rows))
+
+
+def _existing(raw: Path, path: Path, images: pd.Series) -> pd.Series:
+    """Each name as a path under raw: as written, in images/, with a usual suffix; a name that fits nowhere stays."""
+    for folder in FOLDERS:
+        for suffix in SUFFIXES:
+            first = raw / folder / f"{images.iloc[0]}{suffix}" if len(images) else path
+            if first.is_file():
+                return images.map(
+                    lambda name, folder=folder, suffix=suffix: str(Path(folder) / f"{name}{suffix}")
+                )
+    return images
+
+
+def _is_label(column: pd.Series) -> bool:
+    return bool(column.str.strip().isin(["0", "1", "-1", "0.0", "1.0", "-1.0", ""]).all())
+
+
+def _numbers(path: Path, column: pd.Series) -> pd.Series:
+    texts = column.str.strip()
+    numbers = pd.to_numeric(texts.replace("", None), errors="coerce")
+    wrong = numbers.isna() & (texts != "")
+    if wrong.any():
+        row = int(np.flatnonzero(wrong)[0])
+        raise DataError(
+            f"{path}: column '{column.name}', line {row + 2} holds '{texts.iloc[row]}', not a number. "
+            "Labels are 1 (present), 0 (absent), -1 (uncertain) or blank; a column of class names is --label-column."
+        )
+    return numbers.astype(float)

@@ -1,0 +1,85 @@
+"""A tree of DICOM files: unlabelled films whose patients are known only by pseudonyms."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import logging
+import os
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from evax.data.dicom import is_dicom, read_header
+from evax.data.manifest import Manifest
+from evax.errors import DataError
+
+logger = logging.getLogger("evax")
+
+
+def read_dicom(raw: Path, *, private: Path) -> Manifest:
+    """Frontal films of a tree. Laterals (by their own view) are left out and counted.
+
+    private: folder for what must not travel with the store: `pseudonyms.key`, made when absent, and `crosswalk.csv`
+    (pseudonym, file). The same key gives a patient the same pseudonym in every store.
+    A file without a patient is a patient of its own. Files that are no DICOM are skipped and counted.
+    """
+    key = _key(private / "pseudonyms.key")
+    rows, crosswalk, skipped, laterals = [], [], 0, 0
+    for path in sorted(item for item in raw.rglob("*") if item.is_file()):
+        name = path.relative_to(raw).as_posix()
+        if not is_dicom(path) or path.name == "DICOMDIR":
+            skipped += 1
+            continue
+        try:
+            header = read_header(path)
+        except DataError:  # it is refused with its reason when the store is built
+            header = None
+        if header is not None and header.view == "LATERAL":
+            laterals += 1
+            continue
+        image = _pseudonym(key, "image", name)
+        crosswalk.append((image, name))
+        patient = header.patient_id if header else ""
+        rows.append(
+            {
+                "image": image,
+                "file": name,
+                "patient": _pseudonym(key, "patient", patient) if patient else image,
+                "study": _pseudonym(key, "study", header.study_uid) if header and header.study_uid else "",
+                "view": (header.view or "") if header else "",
+                "sex": header.sex if header else "",
+                "age": header.age if header else np.nan,
+                "split": "",
+            }
+        )
+    if not rows:
+        raise DataError(
+            f"There is no frontal DICOM film in {raw} ({skipped} other files, {laterals} lateral films)."
+        )
+    logger.info(
+        "%s: %d films, %d lateral films left out, %d other files skipped.", raw, len(rows), laterals, skipped
+    )
+    _write_private(private / "crosswalk.csv", crosswalk)
+    return Manifest(table=pd.DataFrame(rows), findings=(), exclusive=False, source="dicom", root=raw)
+
+
+def _pseudonym(key: bytes, kind: str, value: str) -> str:
+    return hashlib.blake2b(f"{kind}:{value}".encode(), key=key, digest_size=10).hexdigest()
+
+
+def _key(path: Path) -> bytes:
+    if not path.is_file():
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+            file.write(os.urandom(32))
+    key = path.read_bytes()
+    if len(key) != 32:
+        raise DataError(f"{path} is not a pseudonym key: it has {len(key)} bytes, expected 32.")
+    return key
+
+
+def _write_private(path: Path, crosswalk: list[tuple[str, str]]) -> None:
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", newline="") as file:
+        csv.writer(file).writerows([("image", "file"), *crosswalk])

@@ -1,0 +1,278 @@
+"""ImageStore: resized 8-bit films and their table in memory-mapped Arrow shards, built in parallel, resumable."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import math
+import os
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+from jaxtyping import Int64, UInt8
+
+from evax.data.manifest import BOX_COLUMNS, COLUMNS, Manifest
+from evax.data.preprocess import Preprocess
+from evax.data.radiograph import read_image
+from evax.errors import DataError
+from evax.files import read_json, replaced_whole, write_json
+
+FORMAT = 1
+SHARD_FILMS = 512
+IN_FLIGHT_PER_WORKER = 8
+Progress = Callable[[int, int, int], None]
+
+
+class ImageStore:
+    """A folder of films, ready for training; opens in milliseconds whatever its size."""
+
+    def __init__(self, path: Path, card: dict[str, Any], manifest: Manifest, shards: list[pa.Table]) -> None:
+        self.path, self.card, self.manifest = path, card, manifest
+        self.size = int(card["size"])
+        self.mean, self.std = float(card["mean"]), float(card["std"])
+        self.fingerprint = str(card["fingerprint"])
+        self._pixels = [shard.column("pixels").chunk(0) for shard in shards]
+        self._starts = np.cumsum([0, *(len(column) for column in self._pixels)])
+
+    def __len__(self) -> int:
+        return int(self._starts[-1])
+
+    def pixels(self, index: int) -> UInt8[np.ndarray, "S S"]:
+        """The stored film: a read-only view of the file, nothing is copied."""
+        shard = int(np.searchsorted(self._starts, index, side="right")) - 1
+        buffer = self._pixels[shard][index - int(self._starts[shard])].as_buffer()
+        return np.frombuffer(buffer, dtype=np.uint8).reshape(self.size, self.size)
+
+    def rows(self, *splits: str) -> Int64[np.ndarray, " rows"]:
+        """Indices of the films of these splits, in order."""
+        return np.flatnonzero(self.manifest.table["split"].isin(splits).to_numpy())
+
+
+def open_store(path: str | os.PathLike[str]) -> ImageStore:
+    """A finished store. Raises DataError for anything else, with the next step."""
+    folder = Path(path)
+    if not folder.is_dir():
+        raise DataError(
+            f"There is no store at {folder}. Make one with: evax prepare --raw FOLDER --out {folder}"
+        )
+    if not (folder / "store.json").is_file():
+        if any(folder.glob("shard-*.arrow")) or (folder / "plan.json").is_file():
+            raise DataError(f"The store {folder} is unfinished: run the same evax prepare again, it goes on.")
+        raise DataError(f"{folder} is not a store: it has no store.json.")
+    card = read_json(folder / "store.json")
+    if card.get("format") != FORMAT:
+        raise DataError(
+            f"{folder} has store format {card.get('format')}, this evax reads {FORMAT}: prepare it again."
+        )
+    shards = []
+    for name in card["shards"]:
+        if not (folder / name).is_file():
+            raise DataError(f"The store {folder} lacks {name}: copy it again or prepare it anew.")
+        shards.append(pa.ipc.open_file(pa.memory_map(str(folder / name))).read_all())
+    columns = [*COLUMNS, *card["findings"]]
+    table = pa.concat_tables([shard.select(columns) for shard in shards]).to_pandas().reset_index(drop=True)
+    boxes = [
+        {"image": image, **box}
+        for shard in shards
+        for image, found in zip(shard["image"].to_pylist(), shard["boxes"].to_pylist(), strict=True)
+        for box in found
+    ]
+    manifest = Manifest(
+        table=table,
+        findings=tuple(card["findings"]),
+        exclusive=bool(card["exclusive"]),
+        source=str(card["source"]),
+        root=folder,
+        **({"boxes": pd.DataFrame(boxes, columns=list(BOX_COLUMNS))} if boxes else {}),
+    )
+    return ImageStore(folder, card, manifest, shards)
+
+
+def build_store(
+    manifest: Manifest,
+    out: Path,
+    *,
+    size: int = 336,
+    workers: int = 1,
+    split_note: str = "",
+    on_progress: Progress = lambda done, total, rejected: None,
+) -> ImageStore:
+    """Reads every film of a manifest and keeps it at size x size, 8 bit.
+
+    workers: processes that read. split_note: how the split was made, for the card. on_progress(done, total, rejected).
+    A film that cannot be read goes to rejected.csv with its reason. Shards are written whole: an interrupted build,
+    started again, goes on after the last of them and ends in the same store. Memory does not grow with the films.
+    Raises DataError when OUT holds another store, or no film could be read.
+    """
+    plan = {"format": FORMAT, "size": size, "input": _identity(manifest, size)}
+    plan_file = out / "plan.json"
+    if out.exists() and any(out.iterdir()):
+        if not plan_file.is_file() or read_json(plan_file) != plan:
+            raise DataError(f"{out} already holds something else. Choose another --out or delete it.")
+        if (out / "store.json").is_file():
+            return open_store(out)
+    write_json(plan, plan_file)
+    total, done, rejected = len(manifest.table), 0, 0
+    starts = list(range(0, total, SHARD_FILMS))
+    with _Readers(workers, Preprocess(store_size=size)) as readers:
+        for number, start in enumerate(starts):
+            part = manifest.table.iloc[start : start + SHARD_FILMS]
+            path, refusals = out / f"shard-{number:05d}.arrow", out / f"rejected-{number:05d}.json"
+            if not path.is_file():
+                films: list[tuple[int, bytes]] = []
+                reasons: list[tuple[str, str]] = []
+                files = [str(name) for name in part["file" if "file" in part else "image"]]
+                for row, answer in enumerate(readers.read([manifest.root / name for name in files])):
+                    if isinstance(answer, bytes):
+                        films.append((start + row, answer))
+                    else:
+                        reasons.append((files[row], answer))
+                    on_progress(done + row + 1, total, rejected + len(reasons))
+                write_json(reasons, refusals)
+                _write_shard(manifest, films, path)
+            rejected += len(read_json(refusals))
+            done += len(part)
+            on_progress(done, total, rejected)
+    _finish(manifest, out, plan, len(starts), size, split_note)
+    return open_store(out)
+
+
+def _identity(manifest: Manifest, size: int) -> str:
+    """Of everything that decides a store except the pixels."""
+    digest = hashlib.blake2b(digest_size=16)
+    digest.update(repr((size, manifest.findings, manifest.exclusive, manifest.source)).encode())
+    digest.update(manifest.table.to_csv(index=False).encode())
+    digest.update(manifest.boxes.to_csv(index=False).encode())
+    return digest.hexdigest()
+
+
+def _write_shard(manifest: Manifest, films: list[tuple[int, bytes]], path: Path) -> None:
+    rows = manifest.table.iloc[[row for row, _ in films]]
+    boxes_of = {image: part for image, part in manifest.boxes.groupby("image")} if len(manifest.boxes) else {}
+    boxes = [
+        boxes_of[image][list(BOX_COLUMNS[1:])].to_dict("records") if image in boxes_of else []
+        for image in rows["image"]
+    ]
+    box_type = pa.list_(
+        pa.struct([("finding", pa.string()), *((name, pa.float64()) for name in BOX_COLUMNS[2:])])
+    )
+    table = pa.table(
+        {
+            "pixels": pa.array([pixels for _, pixels in films], pa.large_binary()),
+            **{name: pa.array(rows[name].astype(str), pa.string()) for name in COLUMNS if name != "age"},
+            "age": pa.array(rows["age"].to_numpy(dtype=np.float64)),
+            **{name: pa.array(rows[name].to_numpy(dtype=np.float32)) for name in manifest.findings},
+            "boxes": pa.array(boxes, box_type),
+        }
+    ).combine_chunks()
+    with replaced_whole(path) as unfinished, pa.OSFile(str(unfinished), "wb") as file:
+        with pa.ipc.new_file(file, table.schema) as writer:
+            writer.write_table(table, max_chunksize=len(table) or None)
+
+
+def _finish(
+    manifest: Manifest, out: Path, plan: dict[str, Any], shards: int, size: int, split_note: str
+) -> None:
+    """Fingerprint, pixel statistics, rejected.csv, and the card that makes the store a store."""
+    digest, histogram, kept, names = hashlib.blake2b(digest_size=16), np.zeros(256, np.int64), 0, []
+    reasons: list[tuple[str, str]] = []
+    for number in range(shards):
+        reasons += [tuple(item) for item in read_json(out / f"rejected-{number:05d}.json")]
+        name = f"shard-{number:05d}.arrow"
+        shard = pa.ipc.open_file(pa.memory_map(str(out / name))).read_all()
+        if not len(shard):
+            continue
+        names.append(name)
+        kept += len(shard)
+        for pixels in shard["pixels"].chunk(0):
+            film = np.frombuffer(pixels.as_buffer(), dtype=np.uint8)
+            histogram += np.bincount(film, minlength=256)
+            digest.update(film)
+        digest.update(shard.drop_columns(["pixels"]).to_pandas().to_csv(index=False).encode())
+    with (out / "rejected.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([("file", "reason"), *reasons])
+    if not kept:
+        raise DataError(f"None of the {len(manifest.table)} films could be read; see {out / 'rejected.csv'}.")
+    values = np.arange(256) / 255
+    mean = float(histogram @ values / histogram.sum())
+    std = math.sqrt(float(histogram @ (values - mean) ** 2 / histogram.sum()))
+    card = plan | {
+        "fingerprint": digest.hexdigest(),
+        "films": kept,
+        "rejected": len(reasons),
+        "mean": mean,
+        "std": std,
+        "findings": list(manifest.findings),
+        "exclusive": manifest.exclusive,
+        "source": manifest.source,
+        "split": split_note,
+        "shards": names,
+    }
+    write_json(card, out / "store.json")
+    for number in range(shards):
+        (out / f"rejected-{number:05d}.json").unlink()
+
+
+class _Readers:
+    """Processes that turn files into stored pixels, in order, a bounded number of films at a time."""
+
+    def __init__(self, workers: int, preprocess: Preprocess) -> None:
+        self._workers, self._preprocess = workers, preprocess
+        self._pool = self._new_pool()
+
+    def _new_pool(self) -> ProcessPoolExecutor:
+        return ProcessPoolExecutor(self._workers, mp_context=get_context("spawn"))
+
+    def __enter__(self) -> _Readers:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._pool.shutdown(cancel_futures=True)
+
+    def read(self, files: list[Path]) -> Iterator[bytes | str]:
+        """Stored pixels, or the reason why there are none, for every file in order."""
+        ahead: deque[tuple[Path, Future[bytes | str]]] = deque()
+        upcoming = iter(files)
+        while True:
+            while (
+                len(ahead) < self._workers * IN_FLIGHT_PER_WORKER
+                and (file := next(upcoming, None)) is not None
+            ):
+                ahead.append((file, self._submit(file)))
+            if not ahead:
+                return
+            file, future = ahead.popleft()
+            try:
+                yield future.result()
+            except BrokenProcessPool:  # a decoder crashed: one of the films in flight; each is tried alone
+                waiting = [file, *(other for other, _ in ahead)]
+                ahead.clear()
+                for other in waiting:
+                    yield self._read_alone(other)
+
+    def _submit(self, file: Path) -> Future[bytes | str]:
+        return self._pool.submit(_stored_pixels, file, self._preprocess)
+
+    def _read_alone(self, file: Path) -> bytes | str:
+        self._pool.shutdown(cancel_futures=True)
+        self._pool = self._new_pool()
+        try:
+            return self._submit(file).result()
+        except BrokenProcessPool:
+            self._pool = self._new_pool()
+            return "The decoder crashed on this file."
+
+
+def _stored_pixels(file: Path, preprocess: Preprocess) -> bytes | str:
+    try:
+        return preprocess.to_store(read_image(file).pixels).tobytes()
+    except DataError as error:
+        return str(error)

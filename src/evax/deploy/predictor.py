@@ -1,0 +1,77 @@
+"""A bundle that answers: film in, probabilities (or a feature vector) out."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import nn
+
+from evax.data.radiograph import Radiograph, read_image
+from evax.deploy.bundle import Card, read_card
+from evax.errors import DataError, WeightsError, unknown_name
+from evax.models.classifier import Classifier, probabilities
+from evax.models.encoders import build_encoder
+
+RUNTIMES = ("torch",)
+
+
+class Predictor:
+    """Runs a bundle on films as they come: the card's preprocessing, then the network in float32."""
+
+    def __init__(self, card: Card, network: nn.Module) -> None:
+        self.card = card
+        self.network = network.eval()
+
+    def __call__(
+        self, film: Radiograph | str | os.PathLike[str]
+    ) -> dict[str, float] | Float[np.ndarray, " D"]:
+        """Probability per finding for a classifier, a feature vector for an encoder.
+
+        film: a Radiograph or the path of a picture. Raises DataError for a film that cannot be read.
+        """
+        radiograph = film if isinstance(film, Radiograph) else read_image(film)
+        answer = self.predict([radiograph])[0]
+        if self.card.kind == "encoder":
+            return answer
+        return dict(zip(self.card.findings, answer.tolist(), strict=True))
+
+    def predict(self, films: Sequence[Radiograph]) -> Float[np.ndarray, "S outputs"]:
+        """The same for several films at once: (S, K) probabilities or (S, D) features."""
+        with torch.inference_mode():
+            images = torch.from_numpy(np.stack([self.network_input(film) for film in films]))
+            if isinstance(self.network, Classifier):
+                return probabilities(self.network(images), self.card.exclusive).numpy()
+            return self.network.encode(images).patches.mean(dim=1).numpy()  # type: ignore[operator, no-any-return]
+
+    def network_input(self, film: Radiograph) -> Float[np.ndarray, "1 H W"]:
+        """The film as the network sees it, native -> store size -> input, normalised."""
+        return self.card.preprocess.to_network_input(film)[None]
+
+
+def open_bundle(path: str | os.PathLike[str], runtime: str = "torch") -> Predictor:
+    """A predictor from a bundle folder.
+
+    runtime: "torch". Raises DataError for a folder that is no bundle, WeightsError for weights that do not fit its card.
+    """
+    if runtime not in RUNTIMES:
+        raise unknown_name("runtime", runtime, RUNTIMES)
+    folder = Path(path)
+    card = read_card(folder)
+    network: nn.Module = build_encoder(card.encoder, img_size=card.preprocess.input_size)
+    if card.kind == "classifier":
+        network = Classifier(network, len(card.findings))  # type: ignore[arg-type]
+    weights = folder / "model.safetensors"
+    if not weights.is_file():
+        raise DataError(f"{folder} is not a whole bundle: it has no model.safetensors. Copy it again.")
+    try:
+        network.load_state_dict(load_file(weights), strict=True)
+    except (RuntimeError, SafetensorError, OSError) as error:
+        raise WeightsError(f"{weights} does not fit the bundle's card: {error}") from error
+    return Predictor(card, network)

@@ -1,0 +1,245 @@
+"""How well scores separate present from absent: AUROC, average precision, accuracies, operating points.
+
+Shape legend: S cases, K findings, T thresholds. Labels are 1 present, 0 absent, NaN unknown (the case is left
+out for that finding alone); uncertain labels (-1) are resolved before, when the table is loaded.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from evax.errors import DataError
+
+Reals = NDArray[np.floating[Any]]
+Floats = NDArray[np.float64]
+Integers = NDArray[np.int64]
+Flags = NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Macro:
+    """A mean over findings that says how many of them had a value."""
+
+    value: float
+    entered: int
+    of: int
+
+
+@dataclass(frozen=True)
+class OperatingPoint:
+    """What comes of calling every score at or above a threshold positive; NaN where a group is empty."""
+
+    sensitivity: float
+    specificity: float
+    ppv: float
+    npv: float
+    accuracy: float
+
+
+def macro_mean(values: Reals) -> Macro:
+    """Mean over the findings that have a value.
+
+    values: (K,), NaN where the finding is undefined.
+    Source: EVA-X Eq. (8). The released code writes AUROC 0 for an undefined finding and then drops it unsaid.
+    """
+    defined = values[~np.isnan(values)]
+    return Macro(float(defined.mean()) if defined.size else math.nan, int(defined.size), int(values.size))
+
+
+def auroc(scores: Reals, positives: Flags) -> float:
+    """Chance that a random positive case outranks a random negative one; ties count one half.
+
+    scores: (S,), any real number, higher means more suspicious. Only the order matters. positives: (S,).
+    Returns a value in [0, 1], or NaN when one of the two groups is empty.
+    Source: area under TPR(FPR) of EVA-X Eq. (8), computed from counts (Mann and Whitney 1947).
+    """
+    _, above, false_above = _cumulative_counts(scores, positives)
+    n_positive, n_negative = _totals(positives)
+    if n_positive == 0 or n_negative == 0:
+        return math.nan
+    gained, lost = np.diff(above, prepend=0), np.diff(false_above, prepend=0)
+    # whole numbers up to the last division: the result does not depend on the order of summation
+    twice_pairs_won = int(np.sum(gained * (2 * (n_negative - false_above) + lost)))
+    return twice_pairs_won / (2 * n_positive * n_negative)
+
+
+def mean_auroc(scores: Reals, labels: Reals) -> Macro:
+    """mAUC: the mean of the findings' AUROCs, each over the cases on which the finding is known.
+
+    scores: (S, K). labels: (S, K), 1, 0 or NaN. Source: EVA-X Eq. (8).
+    """
+    check_cases(scores, labels)
+    known = ~np.isnan(labels)
+    columns = range(labels.shape[1])
+    return macro_mean(np.array([auroc(scores[known[:, k], k], labels[known[:, k], k] == 1) for k in columns]))
+
+
+def average_precision(scores: Reals, positives: Flags) -> float:
+    """Precision averaged over the steps of recall, without interpolation.
+
+    scores: (S,), higher means more suspicious. positives: (S,).
+    Returns a value in (0, 1], or NaN when one of the two groups is empty: without negatives it would be 1
+    whatever the scores, and its mean would be over other findings than the AUROC's. Chance is the prevalence.
+    """
+    _, above, false_above = _cumulative_counts(scores, positives)
+    n_positive, n_negative = _totals(positives)
+    if n_positive == 0 or n_negative == 0:
+        return math.nan
+    precision = above / (above + false_above)
+    return float(np.sum(np.diff(above, prepend=0) * precision) / n_positive)
+
+
+def roc_curve(scores: Reals, positives: Flags) -> tuple[Floats, Floats, Floats]:
+    """The corners of the ROC curve: false positive rate, true positive rate, threshold (score >= it).
+
+    scores: (S,), higher means more suspicious. positives: (S,).
+    Returns three arrays (T,) from (0, 0) at threshold infinity to (1, 1); points on a straight line between
+    their neighbours are left out. A rate is NaN throughout when its group is empty.
+    """
+    thresholds, above, false_above = _cumulative_counts(scores, positives)
+    thresholds = np.concatenate([[math.inf], thresholds])
+    above, false_above = np.concatenate([[0], above]), np.concatenate([[0], false_above])
+    rise, run = np.diff(above), np.diff(false_above)
+    corner = np.ones(len(thresholds), dtype=bool)
+    corner[1:-1] = rise[1:] * run[:-1] != rise[:-1] * run[1:]  # the slope changes here
+    n_positive, n_negative = _totals(positives)
+    return (
+        false_above[corner] / (n_negative or math.nan),
+        above[corner] / (n_positive or math.nan),
+        thresholds[corner],
+    )
+
+
+def operating_point(scores: Reals, positives: Flags, threshold: float) -> OperatingPoint:
+    """Sensitivity, specificity, predictive values and accuracy at one threshold.
+
+    scores: (S,), positive when >= threshold. positives: (S,). threshold: NaN gives NaN for everything.
+    Source: accuracy is one term of EVA-X Eq. (9).
+    """
+    _check_ranking(scores, positives)
+    if math.isnan(threshold):
+        return OperatingPoint(*[math.nan] * 5)
+    called = scores >= np.float64(threshold)  # a plain float would be rounded to the scores' float32
+    true_positives, true_negatives = int(np.sum(called & positives)), int(np.sum(~called & ~positives))
+    n_positive, n_negative = _totals(positives)
+    return OperatingPoint(
+        sensitivity=_share(true_positives, n_positive),
+        specificity=_share(true_negatives, n_negative),
+        ppv=_share(true_positives, int(called.sum())),
+        npv=_share(true_negatives, int((~called).sum())),
+        accuracy=_share(true_positives + true_negatives, len(positives)),
+    )
+
+
+def choose_thresholds(probabilities: Reals, labels: Reals) -> Floats:
+    """One threshold per finding, the maximum of sensitivity + specificity (Youden's J), from validation data.
+
+    probabilities: (S, K). labels: (S, K).
+    Returns (K,), NaN where a finding lacks positives or negatives. The threshold lies half way between the
+    lowest score called positive and the next one below, so that no rounding in a runtime turns a case over.
+    Of several thresholds with equal J the highest is taken (fewest alarms); J is compared in whole numbers.
+    """
+    check_cases(probabilities, labels)
+    known = ~np.isnan(labels)
+    return np.array(
+        [
+            _youden_threshold(scores[seen], column[seen] == 1)
+            for scores, column, seen in zip(probabilities.T, labels.T, known.T, strict=True)
+        ]
+    )
+
+
+def top1_accuracy(probabilities: Reals, labels: Reals) -> float:
+    """Share of the cases whose most probable finding is the true one; a tie goes to the first finding.
+
+    probabilities: (S, K). labels: (S, K), exactly one 1 per row. Raises DataError otherwise.
+    Source: the released code's reading of mAcc, EVA-X Eq. (9).
+    """
+    return float(top1_hits(probabilities, labels).mean())
+
+
+def top1_hits(probabilities: Reals, labels: Reals) -> Flags:
+    """Whether the most probable finding of each case is the true one; arguments as in `top1_accuracy`.
+
+    Returns (S,).
+    """
+    check_cases(probabilities, labels)
+    not_one = ~(np.nansum(labels, axis=1) == 1) | np.isnan(labels).any(axis=1)
+    if not_one.any():
+        raise DataError(
+            f"{int(not_one.sum())} of {len(labels)} cases do not have exactly one finding "
+            f"(first: case {int(np.argmax(not_one))}). Top-1 accuracy is for exclusive findings; "
+            "evaluate the others with exclusive=False."
+        )
+    hits: Flags = probabilities.argmax(axis=1) == labels.argmax(axis=1)
+    return hits
+
+
+def check_cases(scores: Reals, labels: Reals) -> None:
+    """Raise DataError unless both are (S, K) with S > 0, no score is NaN and every label is 1, 0 or NaN."""
+    if scores.ndim != 2 or scores.shape != labels.shape or len(scores) == 0:
+        raise DataError(
+            f"Scores have shape {scores.shape} and labels {labels.shape}; "
+            "both must be (cases, findings), with at least one case."
+        )
+    if np.isnan(scores).any():
+        raise DataError(f"{_first(np.isnan(scores))} has NaN as its score; look for NaN in film and network.")
+    if (labels == -1).any():
+        raise DataError(
+            f"{_first(labels == -1)} is labelled -1 (uncertain). "
+            "Choose a policy for uncertain labels (ones, zeros, ignore, smooth) when the table is loaded."
+        )
+    odd = ~(np.isnan(labels) | (labels == 0) | (labels == 1))
+    if odd.any():
+        raise DataError(f"{_first(odd)} is labelled {float(labels[odd][0]):g}; a label is 1, 0 or NaN.")
+
+
+def _first(wrong: Flags) -> str:
+    case, finding = np.argwhere(wrong)[0]
+    return f"Case {case}, finding {finding} (and {int(wrong.sum()) - 1} more)"
+
+
+def _check_ranking(scores: Reals, positives: Flags) -> None:
+    if positives.dtype != np.bool_:  # a NaN label read as a flag would be a positive case
+        raise DataError(f"positives must be boolean, got {positives.dtype}; pass labels == 1 of known cases.")
+    if scores.ndim != 1 or scores.shape != positives.shape:
+        raise DataError(f"Scores are {scores.shape} and positives {positives.shape}; both must be (cases,).")
+    if np.isnan(scores).any():
+        raise DataError(f"{int(np.isnan(scores).sum())} of {len(scores)} scores are NaN; a NaN has no rank.")
+
+
+def _cumulative_counts(scores: Reals, positives: Flags) -> tuple[Floats, Integers, Integers]:
+    """Distinct scores from high to low (T,), and the positives and negatives at or above each of them."""
+    _check_ranking(scores, positives)
+    order = np.argsort(-scores.astype(np.float64), kind="stable")
+    ranked = scores[order].astype(np.float64)
+    last_of_tie = np.flatnonzero(np.append(ranked[1:] != ranked[:-1], [True] * bool(len(ranked))))
+    above = np.cumsum(positives[order], dtype=np.int64)[last_of_tie]
+    return ranked[last_of_tie], above, last_of_tie + 1 - above
+
+
+def _youden_threshold(scores: Reals, positives: Flags) -> float:
+    thresholds, above, false_above = _cumulative_counts(scores, positives)
+    n_positive, n_negative = _totals(positives)
+    if n_positive == 0 or n_negative == 0:
+        return math.nan
+    best = int(np.argmax(above * n_negative - false_above * n_positive))  # the first is the highest threshold
+    if best + 1 == len(thresholds):
+        return float(thresholds[best])
+    below = thresholds[best + 1]
+    middle = (thresholds[best] + below) / 2
+    return float(middle if middle > below else thresholds[best])  # neighbouring floats have no middle
+
+
+def _totals(positives: Flags) -> tuple[int, int]:
+    n_positive = int(positives.sum())
+    return n_positive, len(positives) - n_positive
+
+
+def _share(part: int, whole: int) -> float:
+    return part / whole if whole else math.nan

@@ -1,0 +1,206 @@
+"""Percentile intervals of a patient-clustered bootstrap.
+
+Patients are drawn with replacement and bring all their films. A drawn set is a whole-number weight per
+patient, so one sort per finding serves every resample. The intervals speak of other patients for the same
+network; the spread over training seeds is another thing.
+
+Few positive patients make percentile intervals too short. Measured for a true AUROC of 0.76, 200 patients and
+400 repetitions: with 3, 5, 10, 20, 50 positives the 95 % interval held it in 76, 85, 91, 95, 95 % of them.
+
+Shape legend: S cases, K findings, P patients, R resamples, G tie groups.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.sparse import csr_array
+
+from evax.errors import ConfigError, DataError
+from evax.evaluation.classification import Flags, Floats, Integers, Reals, check_cases
+
+RESAMPLES = 2000
+LEVEL = 0.95
+BLOCK = 64  # resamples computed together: 64 weights for each of 25 000 patients are 13 MB
+
+
+@dataclass(frozen=True)
+class Interval:
+    """Where a number would fall for other patients; NaN when no resample defines it or for one patient."""
+
+    low: float
+    high: float
+    level: float
+    method: str
+    undefined: int
+    """Resamples left out because the number was undefined in them."""
+
+
+@dataclass(frozen=True)
+class RankingIntervals:
+    """Intervals of AUROC and average precision per finding, in the order given, and of their means."""
+
+    auroc: tuple[Interval, ...]
+    average_precision: tuple[Interval, ...]
+    macro_auroc: Interval
+    macro_average_precision: Interval
+
+
+def ranking_intervals(
+    scores: Reals,
+    labels: Reals,
+    patients: Sequence[str] | NDArray[Any],
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+    level: float = LEVEL,
+) -> RankingIntervals:
+    """Intervals of AUROC and average precision, and of the two means over findings.
+
+    scores: (S, K), higher means more suspicious. labels: (S, K), 1, 0 or NaN. patients: (S,), never "".
+    level: share of the resamples inside, in (0, 1).
+    A resample without positives or without negatives of a finding is left out of that finding's interval.
+    The mean is taken over the findings that the whole set defines; a resample that lacks one of them is left
+    out, as a mean over fewer findings would be another quantity.
+    """
+    check_cases(scores, labels)
+    owner, n_patients = _number_patients(patients, len(scores))
+    rankings = [
+        _Ranking.of(column[seen], truth[seen] == 1, owner[seen], n_patients)
+        for column, truth, seen in zip(scores.T, labels.T, ~np.isnan(labels).T, strict=True)
+    ]
+    blocks = [
+        np.stack([ranking.evaluate(weights) for ranking in rankings])
+        for weights in patient_weights(n_patients, resamples, seed)
+    ]
+    drawn = np.concatenate(blocks, axis=2)  # (K, 2, R)
+    defined = np.array([(column == 1).any() and (column == 0).any() for column in labels.T])
+    macro = drawn[defined].mean(axis=0) if defined.any() else np.full(drawn.shape[1:], math.nan)  # (2, R)
+
+    def interval(values: Floats) -> Interval:
+        return _percentiles(values, n_patients, level)
+
+    return RankingIntervals(
+        auroc=tuple(interval(values) for values in drawn[:, 0]),
+        average_precision=tuple(interval(values) for values in drawn[:, 1]),
+        macro_auroc=interval(macro[0]),
+        macro_average_precision=interval(macro[1]),
+    )
+
+
+def mean_interval(
+    values: Reals | Flags,
+    patients: Sequence[str] | NDArray[Any],
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+    level: float = LEVEL,
+) -> Interval:
+    """Interval of a mean of per-case values (a hit rate, an IoU), or of the mean of several such means.
+
+    values: (S,) or (S, K), NaN = left out; of K columns each is averaged over its cases, then the columns are
+    averaged. patients: (S,), never "". level: share of the resamples inside, in (0, 1).
+    Columns without any value do not enter; a resample in which another column has no value is left out.
+    """
+    table = values.astype(np.float64).reshape(len(values), -1)  # (S, K)
+    owner, n_patients = _number_patients(patients, len(table))
+    known = ~np.isnan(table)
+    table, known = table[:, known.any(axis=0)], known[:, known.any(axis=0)]
+    if table.size == 0:
+        return _percentiles(np.full(resamples, math.nan), n_patients, level)
+    films_of = csr_array(
+        (np.ones(len(owner)), (owner, np.arange(len(owner)))), shape=(n_patients, len(owner))
+    )
+    sums, counts = films_of @ np.where(known, table, 0.0), films_of @ known.astype(np.float64)  # (P, K) each
+    drawn = [
+        _divide(weights.T @ sums, weights.T @ counts).mean(axis=1)
+        for weights in patient_weights(n_patients, resamples, seed)
+    ]
+    return _percentiles(np.concatenate(drawn), n_patients, level)
+
+
+def patient_weights(patients: int, resamples: int, seed: int) -> Iterator[Floats]:
+    """How often each patient is drawn in each resample, in blocks (patients, at most BLOCK resamples).
+
+    The numbers depend on the three arguments only, not on the size of a block.
+    """
+    if resamples < 1:
+        raise ConfigError(f"An interval needs at least one resample, got {resamples}; {RESAMPLES} are usual.")
+    generator = np.random.default_rng(seed)
+    for start in range(0, resamples, BLOCK):
+        draws = [generator.integers(patients, size=patients) for _ in range(min(BLOCK, resamples - start))]
+        yield np.stack([np.bincount(draw, minlength=patients) for draw in draws], axis=1).astype(np.float64)
+
+
+@dataclass(frozen=True, eq=False)
+class _Ranking:
+    """One finding's cases, sorted once: how many of each patient's films fall between which positives.
+
+    Only tie groups that hold a positive matter, from the highest score to the lowest. All entries are whole
+    numbers, so every count is exact and equals the one over the written-out resample.
+    """
+
+    positives: csr_array  # (G, P): positives in the group
+    tied: csr_array  # (G, P): negatives in the group
+    negatives: csr_array  # (G + 1, P): negatives in the group, or between it and the next higher one
+
+    @classmethod
+    def of(cls, scores: Reals, positives: Flags, owner: Integers, patients: int) -> _Ranking:
+        rank = np.unique(-scores, return_inverse=True)[1]  # 0 is the highest score; equal scores share a rank
+        groups = np.unique(rank[positives])
+        place = np.searchsorted(groups, rank)  # the first group at or below each case
+        tied = ~positives & np.isin(rank, groups)
+
+        def counts(which: Flags, rows: int) -> csr_array:
+            return csr_array((np.ones(which.sum()), (place[which], owner[which])), shape=(rows, patients))
+
+        rows = len(groups)  # one more row of negatives: those below every positive
+        return cls(counts(positives, rows), counts(tied, rows), counts(~positives, rows + 1))
+
+    def evaluate(self, weights: Floats) -> Floats:
+        """weights: (P, R). Returns (2, R): AUROC and average precision, NaN where a group is empty."""
+        gained = self.positives @ weights  # (G, R)
+        false_above = np.cumsum(self.negatives @ weights, axis=0)  # (G + 1, R): at or above each group
+        n_positive, n_negative = gained.sum(axis=0), false_above[-1]
+        false_above = false_above[:-1]
+        won = np.sum(gained * (n_negative - false_above + self.tied @ weights / 2), axis=0)
+        above = np.cumsum(gained, axis=0)
+        # a group that nobody drew has no precision and gains nothing
+        precision = np.divide(above, above + false_above, out=np.zeros_like(above), where=gained > 0)
+        auroc = _divide(won, n_positive * n_negative)
+        average_precision = _divide(np.sum(gained * precision, axis=0), n_positive * (n_negative > 0))
+        return np.stack([auroc, average_precision])
+
+
+def _number_patients(patients: Sequence[str] | NDArray[Any], cases: int) -> tuple[Integers, int]:
+    """Each case's patient as a number (S,), and how many patients there are."""
+    names = np.asarray(patients, dtype=np.str_)
+    if cases == 0 or names.shape != (cases,):
+        raise DataError(f"{len(names)} patients were given for {cases} cases; give one patient per case.")
+    if (names == "").any():
+        raise DataError(
+            f"{int((names == '').sum())} of {cases} cases have no patient; they would count as one person. "
+            "If each film is another person, use the film's name as the patient."
+        )
+    known, owner = np.unique(names, return_inverse=True)
+    return owner.astype(np.int64), len(known)
+
+
+def _divide(part: Floats, whole: Floats) -> Floats:
+    ratio: Floats = np.divide(part, whole, out=np.full(part.shape, math.nan), where=whole > 0)
+    return ratio
+
+
+def _percentiles(values: Floats, patients: int, level: float) -> Interval:
+    """values: (R,), one per resample, NaN = undefined."""
+    if not 0 < level < 1:
+        raise ConfigError(f"The level of an interval lies between 0 and 1, got {level}.")
+    method = f"patient-clustered bootstrap, percentile, {len(values)} resamples"
+    defined = values[~np.isnan(values)]
+    if defined.size == 0 or patients == 1:  # one patient drawn again and again shows no spread
+        return Interval(math.nan, math.nan, level, method, len(values))
+    low, high = np.quantile(defined, [(1 - level) / 2, (1 + level) / 2])
+    return Interval(float(low), float(high), level, method, len(values) - defined.size)

@@ -1,0 +1,207 @@
+"""All numbers of a classifier on one set of films, ready for `report.json`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, is_dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from evax.errors import DataError
+from evax.evaluation.calibration import brier_score, expected_calibration_error
+from evax.evaluation.classification import (
+    Flags,
+    Floats,
+    Reals,
+    auroc,
+    average_precision,
+    check_cases,
+    macro_mean,
+    operating_point,
+    top1_accuracy,
+    top1_hits,
+)
+from evax.evaluation.intervals import RESAMPLES, Interval, mean_interval, ranking_intervals
+
+TOP1 = "top-1"
+PER_FINDING = "mean of per-finding accuracies at validation thresholds"
+
+
+@dataclass(frozen=True)
+class FindingReport:
+    """One finding, over the films on which it is known; NaN where a number is undefined."""
+
+    name: str
+    positives: int
+    negatives: int
+    auroc: float
+    auroc_interval: Interval
+    average_precision: float
+    average_precision_interval: Interval
+    prevalence: float
+    threshold: float
+    sensitivity: float
+    specificity: float
+    ppv: float
+    npv: float
+    accuracy: float
+    ece: float
+    brier: float
+
+
+@dataclass(frozen=True)
+class MeanReport:
+    """A mean over findings; `findings_entered` of `findings_total` had a value."""
+
+    value: float
+    interval: Interval
+    findings_entered: int
+    findings_total: int
+
+
+@dataclass(frozen=True)
+class AccuracyReport:
+    """The paper's mAcc in one of its two readings (Eq. 9 and the released code)."""
+
+    value: float
+    interval: Interval
+    reading: str
+
+
+@dataclass(frozen=True)
+class ClassificationReport:
+    """What `evaluate_classifier` found: n films of so many patients, per finding and in the mean."""
+
+    n: int
+    patients: int
+    findings: tuple[FindingReport, ...]
+    mauc: MeanReport
+    map: MeanReport
+    macc: AccuracyReport
+    interval_method: str
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain dictionaries, lists and numbers under the names of the fields.
+
+        NaN becomes None, an interval [low, high]. Beside each interval, `_undefined` behind its name, stands
+        the number of resamples that were left out.
+        """
+        report: dict[str, Any] = _plain(self)
+        return report
+
+
+def evaluate_classifier(
+    probabilities: Reals,
+    labels: Reals,
+    findings: Sequence[str],
+    patients: Sequence[str] | NDArray[Any],
+    thresholds: Reals,
+    exclusive: bool,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> ClassificationReport:
+    """Every number of one set of films, with intervals across patients.
+
+    probabilities: (S, K) in [0, 1]. labels: (S, K), 1, 0 or NaN. findings: K names. patients: (S,), never "".
+    thresholds: (K,), chosen on other films (`choose_thresholds`), NaN where there is none.
+    exclusive: exactly one finding is true per film; mAcc is then top-1, else Eq. (9) at the thresholds.
+    A finding without positives or negatives stops nothing: its ranking numbers are NaN and the means say how
+    many findings entered.
+    Raises DataError for shapes that do not match, probabilities that are NaN or outside [0, 1], labels of -1
+    and films without a patient.
+    """
+    check_cases(probabilities, labels)
+    if not len(findings) == len(thresholds) == labels.shape[1]:
+        raise DataError(
+            f"{len(findings)} findings, {len(thresholds)} thresholds and {labels.shape[1]} columns of labels "
+            "were given; the three must agree."
+        )
+    intervals = ranking_intervals(probabilities, labels, patients, resamples, seed)
+    known = ~np.isnan(labels)
+    rows = tuple(
+        _finding_report(
+            name,
+            probabilities[known[:, k], k],
+            labels[known[:, k], k] == 1,
+            float(thresholds[k]),
+            intervals.auroc[k],
+            intervals.average_precision[k],
+        )
+        for k, name in enumerate(findings)
+    )
+    if exclusive:
+        accuracy = top1_accuracy(probabilities, labels)
+    else:
+        accuracy = macro_mean(np.array([row.accuracy for row in rows])).value
+    hits = _hits(probabilities, labels, thresholds, exclusive)
+    accuracy_interval = mean_interval(hits, patients, resamples, seed)
+    return ClassificationReport(
+        n=len(labels),
+        patients=len(np.unique(np.asarray(patients, dtype=np.str_))),
+        findings=rows,
+        mauc=_mean_report([row.auroc for row in rows], intervals.macro_auroc),
+        map=_mean_report([row.average_precision for row in rows], intervals.macro_average_precision),
+        macc=AccuracyReport(accuracy, accuracy_interval, reading=TOP1 if exclusive else PER_FINDING),
+        interval_method=intervals.macro_auroc.method,
+    )
+
+
+def _finding_report(
+    name: str,
+    probabilities: Reals,
+    positives: Flags,
+    threshold: float,
+    auroc_interval: Interval,
+    average_precision_interval: Interval,
+) -> FindingReport:
+    point = operating_point(probabilities, positives, threshold)
+    return FindingReport(
+        name=name,
+        positives=int(positives.sum()),
+        negatives=int((~positives).sum()),
+        auroc=auroc(probabilities, positives),
+        auroc_interval=auroc_interval,
+        average_precision=average_precision(probabilities, positives),
+        average_precision_interval=average_precision_interval,
+        prevalence=float(positives.mean()) if len(positives) else math.nan,
+        threshold=threshold,
+        sensitivity=point.sensitivity,
+        specificity=point.specificity,
+        ppv=point.ppv,
+        npv=point.npv,
+        accuracy=point.accuracy,
+        ece=expected_calibration_error(probabilities, positives),
+        brier=brier_score(probabilities, positives),
+    )
+
+
+def _mean_report(values: list[float], interval: Interval) -> MeanReport:
+    macro = macro_mean(np.array(values))
+    return MeanReport(macro.value, interval, macro.entered, macro.of)
+
+
+def _hits(probabilities: Reals, labels: Reals, thresholds: Reals, exclusive: bool) -> Floats:
+    """The hits behind mAcc: (S, 1) for top-1, else (S, K) at the thresholds, NaN where nothing is decided."""
+    if exclusive:
+        return top1_hits(probabilities, labels)[:, np.newaxis].astype(np.float64)
+    hits = (probabilities >= thresholds) == (labels == 1)
+    return np.where(np.isnan(labels) | np.isnan(thresholds), math.nan, hits)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Interval):
+        return [_plain(value.low), _plain(value.high)]
+    if is_dataclass(value):
+        plain = {}
+        for field in fields(value):
+            item = getattr(value, field.name)
+            plain[field.name] = _plain(item)
+            if isinstance(item, Interval):
+                plain[f"{field.name}_undefined"] = item.undefined
+        return plain
+    if isinstance(value, tuple):
+        return [_plain(item) for item in value]
+    return None if isinstance(value, float) and math.isnan(value) else value

@@ -1,0 +1,41 @@
+"""Heat maps and boxes drawn on films."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import matplotlib
+import numpy as np
+from jaxtyping import Float
+from PIL import Image, ImageDraw
+
+BOX_COLOUR = (0, 200, 255)  # visible on grey and on the map, also to colour-blind readers
+
+
+def overlay(
+    pixels: Float[np.ndarray, "H W"],
+    heatmap: Float[np.ndarray, "H W"],
+    boxes: Sequence[tuple[float, float, float, float]] = (),
+    strength: float = 0.55,
+) -> Image.Image:
+    """The film beside the film with the map over it; boxes (x, y, width, height in fractions) on both.
+
+    pixels, heatmap: in [0, 1]. strength: opacity where the map is 1; where it is 0 the film shows unchanged.
+    """
+    grey = np.repeat(pixels[..., None], 3, axis=2)
+    colours = matplotlib.colormaps["inferno"](heatmap)[..., :3]
+    opacity = (strength * heatmap)[..., None]
+    pictures = [grey, grey * (1 - opacity) + colours * opacity]
+    sheet = Image.fromarray((np.concatenate(pictures, axis=1) * 255).round().astype(np.uint8))
+    height, width = pixels.shape
+    draw = ImageDraw.Draw(sheet)
+    for x, y, box_width, box_height in boxes:
+        for shift in (0, width):
+            corners = (
+                shift + x * width,
+                y * height,
+                shift + (x + box_width) * width,
+                (y + box_height) * height,
+            )
+            draw.rectangle(corners, outline=BOX_COLOUR, width=max(2, width // 200))
+    return sheet

@@ -1,0 +1,128 @@
+"""evax demo: every step of a recipe in order, each a command of its own, then one report."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Annotated, Any, ClassVar
+
+import tyro
+
+from evax.config import command_line
+from evax.errors import ConfigError
+from evax.jobs.fetch import FetchConfig, fetch
+from evax.jobs.finetune import FinetuneConfig, finetune
+from evax.jobs.localize import LocalizeConfig, localize
+from evax.jobs.predict import PredictConfig, predict
+from evax.jobs.prepare import PrepareConfig, prepare
+from evax.jobs.pretrain import PretrainConfig, pretrain
+
+RUN_FOLDER = "RUN"  # first part of a path in a recipe that stands for --out
+STEPS: dict[str, Any] = {  # in the order of the journey
+    "fetch": fetch,
+    "prepare": prepare,
+    "pretrain": pretrain,
+    "finetune": finetune,
+    "localize": localize,
+    "predict": predict,
+}
+Hidden = tyro.conf.Suppress
+
+
+@dataclass(frozen=True, kw_only=True)
+class DemoConfig:
+    """The whole journey: films -> stores -> encoder without labels -> classifier -> test -> Grad-CAM -> report.
+
+    Without --recipe: synthetic films. A recipe lists the steps; each entry holds the options of one command, and
+    RUN at the start of a path stands for the run folder.
+    """
+
+    default_recipe: ClassVar[str] = "demo"
+
+    out: Path
+    """Run folder; the report is OUT/report.html."""
+    title: str = "evax demo"
+    """Heading of the report."""
+    resume: bool = False
+    """Continue the run in OUT: finished steps are kept."""
+    fetch: Annotated[dict[str, FetchConfig], Hidden] = field(default_factory=dict)
+    """Data sets to get."""
+    prepare: Annotated[dict[str, PrepareConfig], Hidden] = field(default_factory=dict)
+    """Stores to make."""
+    pretrain: Annotated[dict[str, PretrainConfig], Hidden] = field(default_factory=dict)
+    """Encoders to train."""
+    finetune: Annotated[dict[str, FinetuneConfig], Hidden] = field(default_factory=dict)
+    """Classifiers to train and test."""
+    localize: Annotated[dict[str, LocalizeConfig], Hidden] = field(default_factory=dict)
+    """Maps to score against boxes."""
+    predict: Annotated[dict[str, PredictConfig], Hidden] = field(default_factory=dict)
+    """Films to score."""
+
+
+def demo(config: DemoConfig) -> Path:
+    """Runs the steps and returns the path of report.html.
+
+    Raises ConfigError for a run folder that exists, and whatever a step raises.
+    """
+    from evax.files import read_json, write_json
+    from evax.training.tracking import environment
+
+    journal = config.out / "run.json"
+    if config.out.exists() and any(config.out.iterdir()) and not config.resume:
+        raise ConfigError(
+            f"The run folder {config.out} exists. Choose another --out, continue with --resume, or delete it."
+        )
+    run = read_json(journal) if journal.is_file() else {"title": config.title, "steps": []}
+    run["environment"] = environment()
+    finished = {step["command"] for step in run["steps"]}
+    for kind, name, step in steps_of(config):
+        command = command_line(kind, step)
+        if command in finished:
+            continue
+        start = time.perf_counter()
+        STEPS[kind](ready_to_continue(step, config.out))
+        run["steps"].append(
+            {
+                "kind": "store" if kind == "prepare" else kind,
+                "name": name,
+                "command": command,
+                "seconds": round(time.perf_counter() - start, 1),
+                "folder": str(step.out.relative_to(config.out)),
+            }
+        )
+        write_json(run, journal)
+    from evax.reporting.page import write_report
+
+    return write_report(config.out)
+
+
+def steps_of(config: DemoConfig) -> Iterator[tuple[str, str, Any]]:
+    """(command, name, its config with RUN replaced by the run folder), in order."""
+    for kind in STEPS:
+        for name, step in getattr(config, kind).items():
+            yield kind, name, in_run_folder(step, config.out)
+
+
+def in_run_folder(step: Any, out: Path) -> Any:
+    """The config with RUN at the start of its paths replaced."""
+
+    def placed(value: Any) -> Any:
+        if isinstance(value, tuple):
+            return tuple(placed(item) for item in value)
+        if isinstance(value, Path) and value.parts and value.parts[0] == RUN_FOLDER:
+            return out.joinpath(*value.parts[1:])
+        return value
+
+    return replace(step, **{item.name: placed(getattr(step, item.name)) for item in fields(step)})
+
+
+def ready_to_continue(step: Any, out: Path) -> Any:
+    """A step that was interrupted goes on where it can (pretrain, prepare) and starts anew where it cannot."""
+    if isinstance(step, PretrainConfig):
+        return replace(step, resume=(step.out / "config.yaml").is_file())
+    if not isinstance(step, PrepareConfig) and step.out.is_dir() and out in step.out.parents:
+        shutil.rmtree(step.out)
+    return step

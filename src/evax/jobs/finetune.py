@@ -1,0 +1,347 @@
+"""evax finetune: a labelled store + an encoder -> a classifier bundle, tested once."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import tyro
+
+from evax.config import to_plain
+from evax.data.augment import CropConfig
+from evax.data.labels import Blank, Uncertain
+from evax.errors import ConfigError, DataError
+from evax.training.options import Compile, OptimizerConfig, Precision
+
+if TYPE_CHECKING:
+    import numpy as np
+    from lightning_fabric import Fabric
+
+    from evax.data.preprocess import Preprocess
+    from evax.data.store import ImageStore
+    from evax.models.classifier import Classifier
+    from evax.training.tracking import RunLog
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinetuneConfig:
+    """Fine-tune an encoder with labels: validation chooses the checkpoint and the thresholds, test is scored once."""
+
+    store: tyro.conf.Positional[Path]
+    """Labelled store made by `evax prepare`."""
+    out: Path
+    """Run folder; the classifier is written to OUT/bundle."""
+    encoder: str = "eva_x_tiny_patch16_224"
+    """Encoder by name."""
+    weights: Path | None = None
+    """Encoder bundle or weight file to start from; random weights without it."""
+    image_size: int = 224
+    """Side of the network's input in pixels, a multiple of 16."""
+    label_fraction: float = 1.0
+    """Share of the training patients whose labels are used, in (0, 1]."""
+    uncertain: Uncertain = "ignore"
+    """What a label -1 counts as."""
+    blank: Blank = "zeros"
+    """What an empty label counts as."""
+    steps: int = 500
+    """Optimizer steps."""
+    batch_size: int = 32
+    """Films per step."""
+    validate_every: int = 50
+    """Steps between looks at the validation films."""
+    crop: CropConfig = field(default_factory=lambda: CropConfig(area=(0.5, 1.0)))
+    """How training crops are cut; validation and test see whole films."""
+    optimizer: OptimizerConfig = field(
+        default_factory=lambda: OptimizerConfig(lr=1e-3, betas=(0.9, 0.999), eps=1e-8, clip_norm=0.0)
+    )
+    """AdamW and its schedule."""
+    layer_decay: float = 0.75
+    """Learning rate of each layer over that of the next one, in (0, 1]."""
+    drop_path: float = 0.1
+    """Chance of skipping a block in training, rising linearly to this value, in [0, 1)."""
+    resamples: int = 2000
+    """Bootstrap resamples of the test patients."""
+    seed: int = 0
+    """Of head, order, crops and the choice of patients."""
+    precision: Precision = "auto"
+    """auto: bf16 autocast where this machine is measured to be faster with it."""
+    compile: Compile = "auto"
+    """torch.compile; auto: when the run is long enough to earn the compilation back."""
+    workers: int = 2
+    """Threads that cut crops."""
+
+    def __post_init__(self) -> None:
+        if self.image_size < 32 or self.image_size % 16:
+            raise ConfigError(f"image_size must be a multiple of 16 from 32 on, got {self.image_size}.")
+        for name in ("label_fraction", "layer_decay"):
+            if not 0 < getattr(self, name) <= 1:
+                raise ConfigError(f"{name} must lie in (0, 1], got {getattr(self, name)}.")
+        if not 0 <= self.drop_path < 1:
+            raise ConfigError(f"drop_path must lie in [0, 1), got {self.drop_path}.")
+        for name in ("steps", "batch_size", "validate_every", "resamples", "workers"):
+            if getattr(self, name) <= 0:
+                raise ConfigError(f"{name} must be above 0, got {getattr(self, name)}.")
+
+
+def finetune(config: FinetuneConfig) -> Path:
+    """Runs the fine-tuning and the one test; returns the folder of the classifier bundle.
+
+    Raises DataError for a store without labels or an empty split, WeightsError for weights that do not fit.
+    """
+    from evax.data.store import open_store
+    from evax.deploy.bundle import Card, save_bundle
+    from evax.evaluation.classification import choose_thresholds
+    from evax.evaluation.report import evaluate_classifier
+    from evax.files import write_json
+    from evax.models.classifier import Classifier
+    from evax.training.runtime import seeded, start_fabric
+    from evax.training.tracking import start_run
+    from evax.weights.encoders import create_encoder
+
+    store = open_store(config.store)
+    labels, findings, exclusive = (
+        known_labels(store, config),
+        store.manifest.findings,
+        store.manifest.exclusive,
+    )
+    train, val, test = split_rows(store, config)
+    preprocess = preprocess_of(store, config)
+    with seeded(config.seed):
+        encoder = create_encoder(
+            config.encoder, config.weights, img_size=config.image_size, drop_path_rate=config.drop_path
+        )
+        model = Classifier(encoder, len(findings))
+
+    log = start_run(config.out, config, resume=False)
+    fabric = start_fabric(config.precision)
+    best_step = fit(
+        model, store, labels, train, val, preprocess, config, fabric, log
+    )  # no test film in this call
+    val_probabilities = predict_rows(model, store, val, preprocess, exclusive, fabric)
+    thresholds = choose_thresholds(val_probabilities, labels[val])
+    test_probabilities = predict_rows(model, store, test, preprocess, exclusive, fabric)
+    patients = store.manifest.table["patient"].to_numpy(dtype=str)
+    metrics = evaluate_classifier(
+        test_probabilities, labels[test], findings, patients[test], thresholds, exclusive,
+        resamples=config.resamples, seed=config.seed,
+    ).to_json()  # fmt: skip
+
+    protocol = protocol_card(config, store, train=train, val=val, test=test, best_step=best_step)
+    write_predictions(config.out / "predictions-val.csv", store, val, labels, val_probabilities)
+    write_predictions(config.out / "predictions-test.csv", store, test, labels, test_probabilities)
+    write_json({"kind": "finetune", **protocol, "test_metrics": metrics}, config.out / "report.json")
+    card = Card(
+        kind="classifier",
+        encoder=config.encoder,
+        preprocess=preprocess,
+        findings=findings,
+        exclusive=exclusive,
+        thresholds={
+            name: None if math.isnan(value) else float(value)
+            for name, value in zip(findings, thresholds, strict=True)
+        },
+        training=protocol,
+        metrics=metrics,
+    )
+    return save_bundle(config.out / "bundle", card, model)
+
+
+def known_labels(store: ImageStore, config: FinetuneConfig) -> np.ndarray[Any, Any]:
+    """(films, K) labels after the policies for uncertain and blank; a single-label store is never blank."""
+    from evax.data.labels import resolve_labels
+
+    if not store.manifest.findings:
+        raise DataError(f"The store {config.store} has no labels: prepare it from a source with findings.")
+    return resolve_labels(store.manifest.labels(), config.uncertain, config.blank)
+
+
+def split_rows(store: ImageStore, config: FinetuneConfig) -> list[np.ndarray[Any, Any]]:
+    """Rows of train (only the chosen share of its patients), val and test."""
+    import numpy as np
+
+    from evax.data.split import split_position
+
+    splits = [store.rows(name) for name in ("train", "val", "test")]
+    patients = store.manifest.table["patient"].to_numpy(dtype=str)
+    people = sorted(set(patients[splits[0]]), key=lambda patient: split_position(patient, config.seed + 1))
+    chosen = people[: math.ceil(config.label_fraction * len(people))]
+    splits[0] = splits[0][np.isin(patients[splits[0]], chosen)]
+    for name, rows in zip(("train", "val", "test"), splits, strict=True):
+        if not len(rows):
+            raise DataError(
+                f"The store {config.store} has no {name} films: prepare it with shares for all splits."
+            )
+    return splits
+
+
+def preprocess_of(store: ImageStore, config: FinetuneConfig) -> Preprocess:
+    """The chain the encoder was pre-trained with; for other weights, normalised with the store's own statistics."""
+    from dataclasses import replace
+
+    from evax.data.preprocess import Preprocess
+    from evax.deploy.bundle import read_card
+
+    if config.weights is not None and (config.weights / "card.json").is_file():
+        chain = read_card(config.weights).preprocess
+        if chain.store_size != store.size:
+            raise DataError(
+                f"{config.weights} was trained on films kept at {chain.store_size} pixels, {config.store} keeps them "
+                f"at {store.size}: prepare the store with --size {chain.store_size}."
+            )
+        return replace(chain, input_size=config.image_size)
+    return Preprocess(store_size=store.size, input_size=config.image_size, mean=store.mean, std=store.std)
+
+
+def fit(
+    model: Classifier,
+    store: ImageStore,
+    labels: np.ndarray[Any, Any],
+    train: np.ndarray[Any, Any],
+    val: np.ndarray[Any, Any],
+    preprocess: Preprocess,
+    config: FinetuneConfig,
+    fabric: Fabric,
+    log: RunLog,
+) -> int:
+    """Trains; leaves the weights with the best validation mAUC in the model and returns their step."""
+    import torch
+
+    from evax.data.loader import Films, training_batches
+    from evax.evaluation.classification import mean_auroc
+    from evax.training.optim import create_optimizer, lr_at_step
+    from evax.training.runtime import maybe_compile, seeded
+    from evax.training.steps import classification_step
+    from evax.training.tracking import progress_bar
+
+    optimizer = create_optimizer(model, config.optimizer, len(model.encoder.blocks), config.layer_decay)
+    tokens = config.steps * config.batch_size * model.encoder.patch_embed.num_patches
+    network, optimizer = fabric.setup(maybe_compile(model, config.compile, tokens, fabric.device), optimizer)
+    train_labels = torch.from_numpy(labels[train]).float()
+    exclusive = store.manifest.exclusive
+    best_score, best_step, best_weights = -math.inf, 0, {}
+    batches = training_batches(
+        Films([(store, train)]),
+        batch_size=config.batch_size,
+        size=config.image_size,
+        crop=config.crop,
+        seed=config.seed,
+        steps=range(config.steps),
+        workers=config.workers,
+    )
+    with progress_bar("fine-tuning", config.steps) as advance:
+        for batch in batches:
+            model.train()
+            with seeded(config.seed, batch.step):
+                measured = classification_step(
+                    network,
+                    optimizer,
+                    fabric,
+                    batch,
+                    train_labels[batch.films],
+                    preprocess=preprocess,
+                    exclusive=exclusive,
+                    lr=lr_at_step(batch.step, config.steps, config.optimizer),
+                    clip_norm=config.optimizer.clip_norm,
+                )
+            done = batch.step + 1
+            log.write("step", step=done, images=done * config.batch_size, **measured)
+            if done % config.validate_every == 0 or done == config.steps:
+                macro = mean_auroc(
+                    predict_rows(model, store, val, preprocess, exclusive, fabric), labels[val]
+                )
+                if not macro.entered:
+                    raise DataError(
+                        "No finding has both present and absent films in the validation split: use more data."
+                    )
+                log.write("validation", step=done, mauc=macro.value, findings=macro.entered)
+                if macro.value > best_score:
+                    best_score, best_step = macro.value, done
+                    best_weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+            advance(f"loss {measured['loss']:.3f}, validation mAUC {max(best_score, 0):.3f}")
+    model.load_state_dict(best_weights)
+    return best_step
+
+
+def predict_rows(
+    model: Classifier,
+    store: ImageStore,
+    rows: np.ndarray[Any, Any],
+    preprocess: Preprocess,
+    exclusive: bool,
+    fabric: Fabric,
+) -> np.ndarray[Any, Any]:
+    """(rows, K) probabilities of whole films."""
+    import numpy as np
+    import torch
+
+    from evax.data.loader import whole_batches
+    from evax.models.classifier import probabilities
+
+    model.eval()
+    results = []
+    with torch.inference_mode():
+        for batch in whole_batches(store.pixels, rows, batch_size=64, size=preprocess.input_size):
+            films = fabric.to_device(torch.from_numpy(batch)).float() / 255
+            with fabric.autocast():
+                logits = model((films - preprocess.mean) / preprocess.std)
+            results.append(probabilities(logits, exclusive).cpu().numpy())
+    return np.concatenate(results)
+
+
+def write_predictions(
+    path: Path,
+    store: ImageStore,
+    rows: np.ndarray[Any, Any],
+    labels: np.ndarray[Any, Any],
+    probabilities: np.ndarray[Any, Any],
+) -> None:
+    """One line per film: image, patient, then label and probability of every finding."""
+    from evax.files import replaced_whole
+
+    table = store.manifest.table.loc[rows, ["image", "patient"]].reset_index(drop=True)
+    for column, finding in enumerate(store.manifest.findings):
+        table[f"label:{finding}"] = labels[rows, column]
+        table[f"probability:{finding}"] = probabilities[:, column]
+    with replaced_whole(path) as unfinished:
+        table.to_csv(unfinished, index=False)
+
+
+def protocol_card(
+    config: FinetuneConfig,
+    store: ImageStore,
+    *,
+    train: np.ndarray[Any, Any],
+    val: np.ndarray[Any, Any],
+    test: np.ndarray[Any, Any],
+    best_step: int,
+) -> dict[str, Any]:
+    """What every number of this run must carry."""
+    patients = store.manifest.table["patient"].to_numpy(dtype=str)
+
+    def size(rows: np.ndarray[Any, Any]) -> dict[str, int]:
+        return {"films": len(rows), "patients": len(set(patients[rows]))}
+
+    return {
+        "encoder": config.encoder,
+        "weights": str(config.weights) if config.weights else None,
+        "data_fingerprint": store.fingerprint,
+        "protocol": {
+            "name": "clean",
+            "checkpoint_chosen_on": "validation mAUC",
+            "thresholds_chosen_on": "validation (Youden)",
+            "test_scored": "once",
+            "split": store.card["split"],
+            "label_fraction": config.label_fraction,
+            "seed": config.seed,
+            "interval": f"patient-clustered bootstrap, percentile, {config.resamples} resamples",
+            "uncertain": config.uncertain,
+            "blank": config.blank,
+        },
+        "recipe": to_plain(config),
+        "train": size(train),
+        "validation": size(val),
+        "test": size(test),
+        "best_step": best_step,
+    }

@@ -1,0 +1,133 @@
+"""evax localize: does Grad-CAM of a classifier point at the boxes of a store?"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import tyro
+
+from evax.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    from evax.data.store import ImageStore
+
+
+@dataclass(frozen=True, kw_only=True)
+class LocalizeConfig:
+    """Pointing game: how often the map's peak lies in a true box, per finding, on films that have one."""
+
+    bundle: tyro.conf.Positional[Path]
+    """Classifier bundle written by `evax finetune`."""
+    store: Path
+    """Store whose films have boxes."""
+    out: Path
+    """Run folder for report.json and overlays/."""
+    at: Literal["norm1", "output"] = "norm1"
+    """Layer of the map: norm1 as the paper, or output."""
+    split: Literal["train", "val", "test"] = "test"
+    """Films that are scored."""
+    overlays: int = 3
+    """Pictures per finding, of the films with the highest probability."""
+    resamples: int = 2000
+    """Bootstrap resamples of the patients."""
+    seed: int = 0
+    """Of the bootstrap."""
+
+    def __post_init__(self) -> None:
+        if self.overlays < 0 or self.resamples <= 0:
+            raise ConfigError("overlays must be at least 0 and resamples above 0.")
+
+
+def localize(config: LocalizeConfig) -> Path:
+    """Scores every (film, finding) of the split that has a box; returns the path of report.json.
+
+    Raises DataError when no film of the split has a box of a finding the bundle knows.
+    """
+    import numpy as np
+    import torch
+
+    from evax.data.store import open_store
+    from evax.deploy.predictor import open_bundle
+    from evax.evaluation.intervals import mean_interval
+    from evax.evaluation.localization import peak_in_box
+    from evax.explain.gradcam import grad_cam_maps, spread
+    from evax.explain.overlay import overlay
+    from evax.files import write_json
+    from evax.models.classifier import Classifier, probabilities
+    from evax.training.tracking import progress_bar, start_run
+
+    predictor, store = open_bundle(config.bundle), open_store(config.store)
+    findings = predictor.card.findings
+    if not isinstance(predictor.network, Classifier):
+        raise ConfigError(
+            f"{config.bundle} holds an encoder; localize needs a classifier. Fine-tune it first."
+        )
+    cases = films_with_boxes(store, config.split, findings)
+    if not cases:
+        raise DataError(f"No {config.split} film of {config.store} has a box of {', '.join(findings)}.")
+    start_run(config.out, config, resume=False)
+    rows: list[dict[str, Any]] = []
+    with progress_bar("localising", len(cases)) as advance:
+        for row, boxes_of in cases.items():
+            pixels = store.pixels(row)
+            images = torch.from_numpy(predictor.card.preprocess.to_input(pixels)[None, None])
+            maps = grad_cam_maps(predictor.network, images, config.at)[0]
+            with torch.inference_mode():
+                scores = probabilities(predictor.network(images), predictor.card.exclusive)[0]
+            for finding, boxes in boxes_of.items():
+                column = findings.index(finding)
+                heatmap = spread(maps[column].numpy(), pixels.shape)
+                rows.append(
+                    {
+                        "row": row,
+                        "image": store.manifest.table.at[row, "image"],
+                        "patient": store.manifest.table.at[row, "patient"],
+                        "finding": finding,
+                        "probability": float(scores[column]),
+                        "hit": peak_in_box(heatmap, np.array(boxes)),
+                        "heatmap": maps[column].numpy(),
+                        "boxes": boxes,
+                    }
+                )
+            advance("")
+    pointing = []
+    for finding in findings:
+        of_finding = sorted(
+            (row for row in rows if row["finding"] == finding), key=lambda row: -row["probability"]
+        )
+        if not of_finding:
+            continue
+        hits = np.array([row["hit"] for row in of_finding])
+        patients = [row["patient"] for row in of_finding]
+        interval = mean_interval(hits, patients, config.resamples, config.seed)
+        pointing.append(
+            {
+                "finding": finding, "films": len(hits), "hits": int(hits.sum()), "rate": float(hits.mean()),
+                "interval": [interval.low, interval.high],
+            }
+        )  # fmt: skip
+        for row in of_finding[: config.overlays]:
+            pixels = store.pixels(row["row"]) / 255.0
+            picture = overlay(pixels, spread(row["heatmap"], pixels.shape), row["boxes"])
+            path = config.out / "overlays" / f"{finding}-{Path(row['image']).stem}.png"
+            path.parent.mkdir(exist_ok=True)
+            picture.save(path)
+    report = {"kind": "localize", "at": config.at, "split": config.split, "data_fingerprint": store.fingerprint,
+              "bundle": str(config.bundle), "pointing": pointing}  # fmt: skip
+    write_json(report, config.out / "report.json")
+    return config.out / "report.json"
+
+
+def films_with_boxes(
+    store: ImageStore, split: str, findings: tuple[str, ...]
+) -> dict[int, dict[str, list[tuple[float, float, float, float]]]]:
+    """Row -> finding -> boxes (x, y, width, height in fractions)."""
+    wanted = {store.manifest.table.at[row, "image"]: int(row) for row in store.rows(split)}
+    cases: dict[int, dict[str, list[tuple[float, float, float, float]]]] = {}
+    for box in store.manifest.boxes.itertuples():
+        if box.image in wanted and box.finding in findings:
+            case = cases.setdefault(wanted[box.image], {})
+            case.setdefault(str(box.finding), []).append((box.x, box.y, box.width, box.height))  # type: ignore[arg-type]
+    return dict(sorted(cases.items()))

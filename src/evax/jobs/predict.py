@@ -1,0 +1,141 @@
+"""evax predict: a bundle + films -> a table of probabilities, and heat maps when asked."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import tyro
+
+from evax.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    from evax.data.radiograph import Radiograph
+    from evax.deploy.predictor import Predictor
+
+SUFFIXES = (".dcm", ".png", ".jpg", ".jpeg", ".tif", ".tiff", "")  # a file without suffix may be a DICOM
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictConfig:
+    """Score films with a classifier bundle; any number of films in constant memory."""
+
+    bundle: tyro.conf.Positional[Path]
+    """Classifier bundle."""
+    films: tyro.conf.Positional[tuple[Path, ...]]
+    """Films, or folders that are searched for films."""
+    out: Path
+    """CSV file: file, one probability and one present/absent per finding, notes on the film, error."""
+    heatmaps: Path | None = None
+    """Folder for one Grad-CAM picture per film and present finding."""
+    batch_size: int = 16
+    """Films scored at once."""
+
+    def __post_init__(self) -> None:
+        if not self.films:
+            raise ConfigError("predict needs films: evax predict BUNDLE FILES|FOLDER --out x.csv.")
+        if self.batch_size <= 0:
+            raise ConfigError(f"batch_size must be above 0, got {self.batch_size}.")
+
+
+def predict(config: PredictConfig) -> Path:
+    """Writes the table and returns its path; a film that cannot be read gets a line with the reason.
+
+    Raises DataError when a named file or folder does not exist, no film is found, or none could be read.
+    """
+    import csv
+
+    from evax.deploy.predictor import open_bundle
+    from evax.files import replaced_whole
+    from evax.training.tracking import progress_bar
+
+    predictor = open_bundle(config.bundle)
+    card = predictor.card
+    if card.kind != "classifier":
+        raise ConfigError(
+            f"{config.bundle} holds an encoder; predict needs a classifier bundle. Fine-tune it first."
+        )
+    total = sum(1 for _ in find_films(config.films))
+    if not total:
+        raise DataError(
+            f"No film found in {', '.join(map(str, config.films))} (looked for {', '.join(SUFFIXES[:-1])})."
+        )
+    header = ["file", *card.findings, *(f"{finding}:present" for finding in card.findings), "notes", "error"]
+    scored = 0
+    with (
+        replaced_whole(config.out) as unfinished,
+        unfinished.open("w", newline="") as file,
+        progress_bar("predicting", total) as advance,
+    ):
+        table = csv.writer(file)
+        table.writerow(header)
+        for batch in batches_of(find_films(config.films), config.batch_size):
+            films = [(path, read_or_reason(path)) for path in batch]
+            readable = [(path, film) for path, film in films if not isinstance(film, str)]
+            answers = iter(predictor.predict([film for _, film in readable]) if readable else ())
+            for path, film in films:
+                if isinstance(film, str):
+                    table.writerow([path, *[""] * (2 * len(card.findings) + 1), film])
+                else:
+                    answer = next(answers)
+                    present = [
+                        "" if card.thresholds.get(finding) is None else int(value >= card.thresholds[finding])
+                        for finding, value in zip(card.findings, answer.tolist(), strict=True)
+                    ]
+                    table.writerow(
+                        [path, *(f"{value:.6f}" for value in answer), *present, " ".join(film.issues), ""]
+                    )
+                    scored += 1
+                    if config.heatmaps:
+                        draw_heatmaps(predictor, path, film, present, config.heatmaps)
+                advance("")
+        if not scored:
+            raise DataError(f"None of the {total} files could be read; the first reason: {films[0][1]}")
+    return config.out
+
+
+def find_films(places: tuple[Path, ...]) -> Iterator[Path]:
+    """Files as named, folders searched in a fixed order."""
+    for place in places:
+        if place.is_dir():
+            for path in sorted(place.rglob("*")):
+                if path.is_file() and path.suffix.lower() in SUFFIXES and not path.name.startswith("."):
+                    yield path
+        elif place.exists():
+            yield place
+        else:
+            raise DataError(f"There is no file or folder {place}.")
+
+
+def batches_of(films: Iterator[Path], size: int) -> Iterator[list[Path]]:
+    """Lists of at most `size` paths."""
+    from itertools import islice
+
+    while batch := list(islice(films, size)):
+        yield batch
+
+
+def read_or_reason(path: Path) -> Radiograph | str:
+    """The film, or why it cannot be read."""
+    from evax.data.radiograph import read_image
+
+    try:
+        return read_image(path)
+    except DataError as error:
+        return str(error)
+
+
+def draw_heatmaps(
+    predictor: Predictor, path: Path, film: Radiograph, present: Sequence[int | str], folder: Path
+) -> None:
+    """One picture per finding that counts as present: the film beside the film with the map."""
+    from evax.explain.gradcam import grad_cam
+    from evax.explain.overlay import overlay
+
+    folder.mkdir(parents=True, exist_ok=True)
+    for finding, is_present in zip(predictor.card.findings, present, strict=True):
+        if is_present == 1:
+            picture = overlay(film.pixels, grad_cam(predictor, film, finding))
+            picture.save(folder / f"{path.stem}-{finding}.png")

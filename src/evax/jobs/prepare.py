@@ -1,0 +1,91 @@
+"""evax prepare: a folder of films -> a store."""
+
+from __future__ import annotations
+
+import logging
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from evax.errors import ConfigError
+
+logger = logging.getLogger("evax")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrepareConfig:
+    """Read every film once, resize it and keep it in a store; patients are divided into train, val and test."""
+
+    raw: Path
+    """Folder that holds the films."""
+    out: Path
+    """Store to make."""
+    source: Literal["csv", "folders", "dicom", "chestxray14"] = "csv"
+    """What the folder is: a table and its images, a folder per class, a tree of DICOMs, ChestX-ray14."""
+    size: int = 336
+    """Side of the stored film in pixels; the aspect is not kept."""
+    validation: float = 0.1
+    """Share of the patients in the validation split."""
+    test: float = 0.2
+    """Share of the patients in the test split, where the release names none itself."""
+    seed: int = 0
+    """Of the split."""
+    workers: int = 0
+    """Processes that read; 0 uses every core."""
+    table: str | None = None
+    """csv: the table in RAW; labels.csv without it."""
+    label_column: str | None = None
+    """csv: a column of class names, one per film; `label` is found by itself."""
+    findings: tuple[str, ...] | None = None
+    """csv: columns of 1, 0, -1 or blank; without it, all that hold nothing else."""
+    patient_pattern: str | None = None
+    """folders: regular expression whose first group, at the start of a file name, is the patient."""
+    private: Path | None = None
+    """dicom: folder for the pseudonym key and the crosswalk; OUT.private without it."""
+
+    def __post_init__(self) -> None:
+        if not 16 <= self.size <= 4096:
+            raise ConfigError(f"size must lie between 16 and 4096 pixels, got {self.size}.")
+        if self.workers < 0:
+            raise ConfigError(f"workers must be at least 0, got {self.workers}.")
+        if self.validation < 0 or self.test < 0 or self.validation + self.test > 1:
+            raise ConfigError(
+                f"validation and test are shares with a sum up to 1, got {self.validation} and {self.test}."
+            )
+
+
+def prepare(config: PrepareConfig) -> Path:
+    """Builds the store and returns its folder; an interrupted build goes on.
+
+    Raises DataError for a folder that is not what the source says, or that holds no readable film.
+    """
+    from evax.data.sources import read_source
+    from evax.data.split import assign_splits
+    from evax.data.store import build_store
+    from evax.training.tracking import counting_bar
+
+    manifest = read_source(config.source, config.raw, source_options(config))
+    manifest = assign_splits(manifest, config.validation, config.test, config.seed)
+    note = f"by patient, seed {config.seed}, validation {config.validation:g}, test {config.test:g} or the release's"
+    with counting_bar(f"preparing {config.raw.name}", len(manifest.table)) as show:
+        store = build_store(
+            manifest,
+            config.out,
+            size=config.size,
+            workers=config.workers or os.cpu_count() or 1,
+            split_note=note,
+            on_progress=lambda done, total, rejected: show(done, f"{rejected} rejected"),
+        )
+    counts = ", ".join(f"{name} {len(store.rows(name))}" for name in ("train", "val", "test"))
+    logger.info("%s: %d films (%s), %d rejected.", config.out, len(store), counts, store.card["rejected"])
+    return config.out
+
+
+def source_options(config: PrepareConfig) -> dict[str, Any]:
+    """The options that were set, for the source to accept or refuse."""
+    names = ("table", "label_column", "findings", "patient_pattern", "private")
+    options = {name: getattr(config, name) for name in names if getattr(config, name) is not None}
+    if config.source == "dicom":
+        options.setdefault("private", config.out.with_name(f"{config.out.name}.private"))
+    return options

@@ -1,0 +1,40 @@
+"""Encoder + head: mean of the patch tokens -> LayerNorm -> linear."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from timm.layers import trunc_normal_
+from torch import Tensor, nn
+
+from evax.models.encoders import EvaX
+
+
+class Classifier(nn.Module):
+    """Logits of K findings from an encoder.
+
+    The class token is left out of the mean, as the released weights were tuned (paper: "average all the tokens").
+    """
+
+    def __init__(self, encoder: EvaX, findings: int) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.head = nn.Linear(encoder.embed_dim, findings)
+        # a head close to zero: first probabilities are 0.5 and the encoder is not shaken; facts 1.2
+        trunc_normal_(self.head.weight, std=2e-5)
+        nn.init.zeros_(self.head.bias)
+
+    def forward(self, images: Float[Tensor, "B C H W"]) -> Float[Tensor, "B K"]:
+        """images: normalised."""
+        logits: Tensor = self.head(self.pool(images))
+        return logits
+
+    def pool(self, images: Float[Tensor, "B C H W"]) -> Float[Tensor, "B D"]:
+        """The feature vector that the head reads."""
+        pooled: Tensor = self.encoder.fc_norm(self.encoder.encode(images).patches.mean(dim=1))
+        return pooled
+
+
+def probabilities(logits: Float[Tensor, "B K"], exclusive: bool) -> Float[Tensor, "B K"]:
+    """Softmax when exactly one finding is true per film, else one sigmoid per finding; computed in float32."""
+    return torch.softmax(logits.float(), dim=1) if exclusive else torch.sigmoid(logits.float())

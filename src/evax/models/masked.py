@@ -1,0 +1,39 @@
+"""The pre-training network: encoder, mask token, final norm and the projection into the tokenizer's space."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float, Int
+from timm.layers import trunc_normal_
+from torch import Tensor, nn
+
+from evax.models.encoders import EvaX
+
+
+class MaskedImageModel(nn.Module):
+    """Predicts the tokenizer's features of hidden patches from the visible ones (Eq. 4-5).
+
+    The encoder's `fc_norm` is the MIM `norm` of the released files: here it acts per token before the projection,
+    in a classifier after pooling.
+    """
+
+    def __init__(self, encoder: EvaX, target_width: int) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.mask_token = nn.Parameter(torch.zeros(1, 1, encoder.embed_dim))
+        self.lm_head = nn.Linear(encoder.embed_dim, target_width)
+        trunc_normal_(self.mask_token, std=0.02)
+        trunc_normal_(self.lm_head.weight, std=0.02)
+        nn.init.zeros_(self.lm_head.bias)
+
+    def forward(
+        self, images: Float[Tensor, "B C H W"], positions: Int[Tensor, "B M"]
+    ) -> Float[Tensor, "B M Dt"]:
+        """Predictions at the hidden positions only, in the order given."""
+        hidden = torch.zeros(
+            len(images), self.encoder.patch_embed.num_patches, dtype=torch.bool, device=images.device
+        ).scatter(1, positions, True)
+        patches = self.encoder.encode(images, hidden, self.mask_token).patches  # (B, N, D)
+        index = positions.unsqueeze(-1).expand(-1, -1, patches.shape[-1])
+        predictions: Tensor = self.lm_head(self.encoder.fc_norm(patches.gather(1, index)))
+        return predictions

@@ -1,0 +1,38 @@
+"""The pre-training objective and the classification losses."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F  # torch's own habit
+from jaxtyping import Float, Int
+from torch import Tensor
+
+
+def at_positions(tokens: Float[Tensor, "B N D"], positions: Int[Tensor, "B M"]) -> Float[Tensor, "B M D"]:
+    """The tokens at the given positions of each film."""
+    return tokens.gather(1, positions.unsqueeze(-1).expand(-1, -1, tokens.shape[-1]))
+
+
+def masked_cosine_loss(
+    predicted: Float[Tensor, "B M Dt"], targets: Float[Tensor, "B N Dt"], positions: Int[Tensor, "B M"]
+) -> Float[Tensor, ""]:
+    """Minus the mean cosine between prediction and tokenizer feature over the hidden patches (Eq. 6-7), in float32.
+
+    predicted: at the hidden positions only. targets: the tokenizer's features of all patches of the clean film.
+    Returns a value in [-1, 1]; lower is better.
+    """
+    wanted = at_positions(targets, positions)
+    return -F.cosine_similarity(predicted.float(), wanted.float(), dim=-1).mean()
+
+
+def classification_loss(
+    logits: Float[Tensor, "B K"], labels: Float[Tensor, "B K"], exclusive: bool
+) -> Float[Tensor, ""]:
+    """Cross entropy when exactly one finding is true per film, else binary cross entropy over the known labels.
+
+    labels: 1 present, 0 absent, NaN unknown (left out; not allowed when exclusive).
+    """
+    if exclusive:
+        return F.cross_entropy(logits.float(), labels)
+    known = ~labels.isnan()
+    losses = F.binary_cross_entropy_with_logits(logits.float(), labels.nan_to_num(), reduction="none")
+    return (losses * known).sum() / known.sum().clamp(min=1)

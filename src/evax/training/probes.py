@@ -1,0 +1,68 @@
+"""How good are frozen features? Nearest neighbours and effective rank, on a labelled store."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int64
+from lightning_fabric import Fabric
+
+from evax.data.loader import whole_batches
+from evax.data.preprocess import Preprocess
+from evax.data.store import ImageStore
+from evax.evaluation.embedding import knn_auroc, rank_me
+from evax.models.encoders import EvaX
+
+BATCH = 64
+VOTERS = 1000  # more neighbours to choose from change little and cost time in every probe
+
+
+@dataclass(frozen=True)
+class ProbeResult:
+    """Features of the train split vote on the films of the validation split."""
+
+    knn_auc: float
+    """Mean AUROC of the findings that are defined; NaN when none is."""
+    findings: int
+    """How many findings entered the mean."""
+    rankme: float
+    """exp(entropy of the singular values) of the validation features, between 1 and the width."""
+
+    def to_json(self) -> dict[str, float | int | None]:
+        """Undefined is None."""
+        return {
+            "knn_auc": None if math.isnan(self.knn_auc) else self.knn_auc,
+            "knn_findings": self.findings,
+            "rankme": self.rankme,
+        }
+
+
+@torch.no_grad()
+def film_features(
+    encoder: EvaX, store: ImageStore, rows: Int64[np.ndarray, " rows"], preprocess: Preprocess, fabric: Fabric
+) -> Float[np.ndarray, "rows D"]:
+    """Mean of the patch tokens of whole films."""
+    was_training = encoder.training
+    encoder.eval()
+    features = []
+    for batch in whole_batches(store.pixels, rows, batch_size=BATCH, size=preprocess.input_size):
+        films = fabric.to_device(torch.from_numpy(batch)).float() / 255
+        with fabric.autocast():
+            patches = encoder.encode((films - preprocess.mean) / preprocess.std).patches
+        features.append(patches.float().mean(dim=1).cpu().numpy())
+    encoder.train(was_training)
+    return np.concatenate(features)
+
+
+def probe(encoder: EvaX, store: ImageStore, preprocess: Preprocess, fabric: Fabric) -> ProbeResult:
+    """KNN AUROC from train to validation films of a labelled store, and RankMe. The test split is not touched."""
+    labels = store.manifest.labels()
+    train, val = store.rows("train"), store.rows("val")
+    train = train[:: math.ceil(len(train) / VOTERS)]
+    train_features = film_features(encoder, store, train, preprocess, fabric)
+    val_features = film_features(encoder, store, val, preprocess, fabric)
+    macro = knn_auroc(train_features, labels[train], val_features, labels[val])
+    return ProbeResult(macro.value, macro.entered, rank_me(val_features))

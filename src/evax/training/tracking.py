@@ -1,0 +1,153 @@
+"""The run folder: what was asked, on what machine, and a line of JSON for everything that happened."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from evax.config import write_recipe
+from evax.errors import ConfigError
+from evax.files import write_json
+
+LIBRARIES = ("evax", "torch", "timm", "numpy", "pillow", "pydicom", "pyarrow")
+
+
+def start_run(out: Path, config: Any, resume: bool) -> RunLog:
+    """Makes the run folder with config.yaml and environment.json and opens its log.
+
+    Raises ConfigError when the folder already holds something and resume is not asked for, or the other way round.
+    """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())) and not resume:
+        raise ConfigError(
+            f"The run folder {out} exists. Choose another --out, continue with --resume, or delete it."
+        )
+    if resume and not (out / "config.yaml").is_file():
+        raise ConfigError(f"There is no run to resume in {out}. Leave --resume out to start it.")
+    out.mkdir(parents=True, exist_ok=True)
+    write_recipe(config, out / "config.yaml")
+    write_json(environment(), out / "environment.json")
+    return RunLog(out / "log.jsonl")
+
+
+class RunLog:
+    """log.jsonl: one JSON object a line, written at once."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self._start = path, time.monotonic()
+
+    def write(self, event: str, **facts: Any) -> None:
+        """Appends an event with the seconds since this process started the run."""
+        line = {"event": event, **facts, "seconds": round(time.monotonic() - self._start, 2)}
+        with self.path.open("a") as file:
+            file.write(json.dumps(line) + "\n")
+
+    def events(self, event: str) -> list[dict[str, Any]]:
+        """All lines of one kind, those of interrupted parts of the run included."""
+        lines = [json.loads(line) for line in self.path.read_text().splitlines()]
+        return [line for line in lines if line["event"] == event]
+
+
+@contextmanager
+def counting_bar(title: str, total: int, done: int = 0) -> Iterator[Callable[[int, str], None]]:
+    """A terminal bar with rate and time left; the yielded function takes how much is done and a note."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+    )
+    with Progress(*columns, console=Console(stderr=True), refresh_per_second=2) as progress:
+        task = progress.add_task(title, total=total, completed=done, note="")
+        yield lambda now, note: progress.update(task, completed=now, note=note)
+
+
+@contextmanager
+def progress_bar(title: str, total: int, done: int = 0) -> Iterator[Callable[[str], None]]:
+    """The same, moved on by one at every call."""
+    steps = itertools.count(done + 1)
+    with counting_bar(title, total, done) as show:
+        yield lambda note: show(next(steps), note)
+
+
+def environment() -> dict[str, Any]:
+    """Versions, processor, commit and date: what a number needs beside it."""
+    import torch
+
+    return {
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "python": platform.python_version(),
+        **{name: _version(name) for name in LIBRARIES},
+        "cpu": _processor(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "commit": _commit(),
+    }
+
+
+def _version(name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _processor() -> str:
+    information = Path("/proc/cpuinfo")
+    if not information.is_file():
+        return platform.processor() or platform.machine()
+    lines = dict(
+        line.split(":", 1) for line in information.read_text().split("\n\n")[0].splitlines() if ":" in line
+    )
+    facts = {key.strip(): value.strip() for key, value in lines.items()}
+    features = [
+        name
+        for name in ("avx2", "avx512f", "avx512_bf16", "amx_bf16")
+        if name in facts.get("flags", "").split()
+    ]
+    return f"{facts.get('model name', platform.machine())} ({', '.join(features)})"
+
+
+def _commit() -> str | None:
+    """The commit evax was run from, with '+' when files differ from it; None for an installed wheel."""
+    here = Path(__file__).parent
+    try:
+        commit = subprocess.run(
+            ["git", "describe", "--always", "--abbrev=12", "--dirty=+", "--exclude=*"],
+            cwd=here, capture_output=True, text=True, timeout=5, check=True,
+        )  # fmt: skip
+        tracked = subprocess.run(
+            ["git", "ls-files", "--error-unmatch", Path(__file__).name],
+            cwd=here,
+            capture_output=True,
+            timeout=5,
+            check=False,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return commit.stdout.strip() if tracked.returncode == 0 else None

@@ -1,0 +1,96 @@
+"""Film -> store -> network input."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from evax.data.augment import whole_film
+from evax.data.preprocess import Preprocess
+from evax.data.radiograph import Radiograph
+from evax.errors import ConfigError
+
+SMALL = Preprocess(store_size=48, input_size=32, mean=0.4, std=0.2)
+
+
+def ramp(height, width):
+    return np.tile(np.linspace(0, 1, width, dtype=np.float32), (height, 1))
+
+
+def test_store_pixels_are_eight_bit_squares_of_the_whole_film():
+    stored = SMALL.to_store(ramp(100, 300))
+    assert (stored.shape, stored.dtype) == ((48, 48), np.uint8)
+    centers = (np.arange(48) + 0.5) / 48  # aspect is not kept: the ramp spans the square
+    np.testing.assert_allclose(stored[20], centers * 255, atol=1.5)
+
+
+def test_shrinking_is_smoothed():
+    stripes = np.tile(np.array([0, 1], dtype=np.float32), (480, 240))
+    stored = SMALL.to_store(stripes)
+    assert np.ptp(stored[:, 2:-2]) <= 2
+    assert abs(float(stored.mean()) - 127.5) < 2
+
+
+def test_a_film_of_store_size_is_only_rounded():
+    film = np.random.default_rng(0).random((48, 48), dtype=np.float32)
+    np.testing.assert_array_equal(SMALL.to_store(film), np.rint(film * 255).astype(np.uint8))
+
+
+def test_eight_bit_films_survive_the_store_unchanged():
+    film = np.arange(48 * 48, dtype=np.uint16).reshape(48, 48).astype(np.uint8)
+    np.testing.assert_array_equal(SMALL.to_store(np.divide(film, 255, dtype=np.float32)), film)
+
+
+def test_input_is_resized_in_eight_bits_then_normalised():
+    film = np.random.default_rng(0).integers(0, 256, (48, 48), dtype=np.uint8)
+    resized = np.asarray(Image.fromarray(film).resize((32, 32), Image.Resampling.BILINEAR))
+    network_input = SMALL.to_input(film)
+    assert (network_input.shape, network_input.dtype) == ((32, 32), np.float32)
+    np.testing.assert_allclose(network_input, (resized / 255 - 0.4) / 0.2, atol=1e-5)
+
+
+def test_input_of_equal_size_is_not_resized():
+    film = np.random.default_rng(0).integers(0, 256, (32, 32), dtype=np.uint8)
+    np.testing.assert_allclose(SMALL.to_input(film) * 0.2 + 0.4, film / 255, atol=1e-6)
+
+
+def test_training_and_deployment_see_the_same_pixels():
+    radiograph = Radiograph(np.random.default_rng(0).random((90, 70), dtype=np.float32))
+    stored = SMALL.to_store(radiograph.pixels)
+    deployed = SMALL.to_network_input(radiograph)
+    np.testing.assert_allclose(deployed, (whole_film(stored, 32) / 255 - 0.4) / 0.2, atol=1e-5)
+
+
+def test_the_card_round_trip_is_exact():
+    assert Preprocess.from_json(json.loads(json.dumps(SMALL.to_json()))) == SMALL
+    assert Preprocess() == Preprocess(336, 224, 0.49185243, 0.28509309)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"store_size": 0}, "store_size must lie between 16 and 4096 pixels, got 0"),
+        ({"input_size": 224.0}, "input_size of the card must be a number, whole for sizes, got 224.0"),
+        ({"input_size": True}, "input_size of the card"),
+        ({"input_size": 5000}, "input_size must lie between"),
+        ({"mean": 125.0}, "mean .* got 125.0; divide by 255"),
+        ({"mean": float("nan")}, "mean .* got nan"),
+        ({"std": 0.0}, "std .* got 0.0"),
+        ({"std": 58.0}, "std .* divide by 255"),
+        ({"std": "0.2"}, "std of the card must be a number"),
+    ],
+)
+def test_values_out_of_range_are_refused(change, message):
+    content = SMALL.to_json() | change
+    with pytest.raises(ConfigError, match=message):
+        Preprocess.from_json(content)
+
+
+def test_a_card_with_other_names_is_refused():
+    with pytest.raises(ConfigError, match=r"'sdt'.*Did you mean 'std'"):
+        Preprocess.from_json(SMALL.to_json() | {"sdt": 0.1})
+    with pytest.raises(ConfigError, match="lacks mean, std"):
+        Preprocess.from_json({"store_size": 336, "input_size": 224})

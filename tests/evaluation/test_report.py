@@ -1,0 +1,102 @@
+from __future__ import annotations
+
+import json
+import math
+
+import numpy as np
+import pytest
+
+from evax.errors import DataError
+from evax.evaluation.classification import auroc, choose_thresholds
+from evax.evaluation.report import evaluate_classifier
+
+FINDINGS = ("Effusion", "Mass", "Hernia")
+
+
+def films(seed: int = 0, cases: int = 120):
+    """Three findings; nobody has the third, and the second is unknown on some films."""
+    rng = np.random.default_rng(seed)
+    labels = (rng.random((cases, 3)) < [0.4, 0.2, 0.0]).astype(np.float32)
+    probabilities = 1 / (1 + np.exp(-rng.standard_normal((cases, 3)) - 2 * labels))
+    labels[:10, 1] = np.nan
+    return probabilities.astype(np.float32), labels, [f"p{i // 3}" for i in range(cases)]
+
+
+@pytest.fixture(scope="module")
+def report():
+    probabilities, labels, patients = films()
+    thresholds = choose_thresholds(*films(seed=1)[:2])
+    return evaluate_classifier(probabilities, labels, FINDINGS, patients, thresholds, False, resamples=100)
+
+
+def test_a_finding_that_nobody_has_stops_nothing_and_is_counted_out(report):
+    hernia = report.findings[2]
+    assert math.isnan(hernia.auroc)
+    assert (hernia.positives, hernia.negatives, hernia.prevalence) == (0, 120, 0)
+    assert (report.mauc.findings_entered, report.mauc.findings_total) == (2, 3)
+    assert report.mauc.value == pytest.approx((report.findings[0].auroc + report.findings[1].auroc) / 2)
+
+
+def test_unknown_labels_are_left_out_of_their_finding_alone(report):
+    probabilities, labels, _ = films()
+    mass = report.findings[1]
+    assert mass.positives + mass.negatives == 110
+    assert mass.auroc == auroc(probabilities[10:, 1], labels[10:, 1] == 1)
+    assert report.findings[0].positives + report.findings[0].negatives == report.n == 120
+
+
+def test_films_and_patients_are_counted(report):
+    assert (report.n, report.patients) == (120, 40)
+
+
+def test_values_lie_in_their_intervals(report):
+    assert report.mauc.interval.low < report.mauc.value < report.mauc.interval.high
+    assert report.map.interval.low < report.map.value < report.map.interval.high
+    assert report.macc.interval.low < report.macc.value < report.macc.interval.high
+    for finding in report.findings[:2]:
+        assert finding.auroc_interval.low < finding.auroc < finding.auroc_interval.high
+
+
+def test_accuracy_is_the_mean_over_findings_at_the_given_thresholds(report):
+    assert report.macc.reading == "mean of per-finding accuracies at validation thresholds"
+    assert report.macc.value == pytest.approx((report.findings[0].accuracy + report.findings[1].accuracy) / 2)
+
+
+def test_exclusive_findings_are_scored_by_the_most_probable_one():
+    rng = np.random.default_rng(0)
+    labels = np.eye(3)[rng.integers(3, size=60)]
+    probabilities = rng.dirichlet(np.ones(3), size=60)
+    people = [f"p{i}" for i in range(60)]
+    report = evaluate_classifier(probabilities, labels, FINDINGS, people, np.full(3, 0.5), True, resamples=50)
+    assert report.macc.reading == "top-1"
+    assert report.macc.value == (probabilities.argmax(1) == labels.argmax(1)).mean()
+
+
+def test_json_is_plain_and_writes_undefined_as_null(report):
+    written = report.to_json()
+    assert json.loads(json.dumps(written, allow_nan=False)) == written
+    assert list(written) == ["n", "patients", "findings", "mauc", "map", "macc", "interval_method"]
+    hernia = written["findings"][2]
+    assert hernia["auroc"] is None
+    assert hernia["auroc_interval"] == [None, None]
+    assert hernia["auroc_interval_undefined"] == 100
+    assert hernia["sensitivity"] is None
+    assert written["mauc"]["interval"] == [report.mauc.interval.low, report.mauc.interval.high]
+    assert written["interval_method"] == "patient-clustered bootstrap, percentile, 100 resamples"
+
+
+def test_the_seed_decides_the_intervals_and_not_the_values():
+    probabilities, labels, patients = films()
+    thresholds = np.full(3, 0.5)
+    first, second = (
+        evaluate_classifier(probabilities, labels, FINDINGS, patients, thresholds, False, 100, seed)
+        for seed in (0, 1)
+    )
+    assert first.mauc.value == second.mauc.value
+    assert first.mauc.interval != second.mauc.interval
+
+
+def test_names_thresholds_and_columns_must_agree():
+    probabilities, labels, patients = films()
+    with pytest.raises(DataError, match="2 findings, 3 thresholds and 3 columns"):
+        evaluate_classifier(probabilities, labels, FINDINGS[:2], patients, np.full(3, 0.5), False)

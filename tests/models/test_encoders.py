@@ -1,0 +1,99 @@
+import pytest
+import timm
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+import evax.models  # registers EVA-X in timm
+from evax.errors import ConfigError
+from evax.models.encoders import ENCODERS, build_encoder
+
+# facts 1.1: backbone + final LN, no head; multiply-adds at 224
+PARAMETERS = {"tiny": 5_525_184, "small": 21_667_200, "base": 85_850_880}
+MULTIPLY_ADDS = {"tiny": 1.2535e9, "small": 4.5985e9, "base": 17.563e9}
+
+
+def name_of(size):
+    return f"eva_x_{size}_patch16_224"
+
+
+@pytest.mark.parametrize("size", PARAMETERS)
+def test_every_size_has_the_published_number_of_parameters_and_multiply_adds(size):
+    with torch.device("meta"):
+        encoder = build_encoder(name_of(size))
+        assert sum(parameter.numel() for parameter in encoder.parameters()) == PARAMETERS[size]
+        for block in encoder.blocks:
+            block.attn.fused_attn = False  # so that attention is counted as the matrix products it is
+        with FlopCounterMode(display=False) as counter:
+            encoder.encode(torch.empty(1, 3, 224, 224))
+    assert counter.get_total_flops() / 2 == pytest.approx(MULTIPLY_ADDS[size], rel=1e-4)
+
+
+def test_timm_knows_every_encoder_with_the_paper_s_normalisation():
+    for name in ENCODERS:
+        assert name in timm.list_models("eva_x*")
+        configuration = timm.get_pretrained_cfg(name)
+        assert configuration.mean[0] == pytest.approx(0.49185243)
+        assert configuration.std[0] == pytest.approx(0.28509309)
+    assert timm.create_model(name_of("tiny"), num_classes=14).get_classifier().out_features == 14
+
+
+def test_rotary_positions_are_the_published_ones_and_leave_the_class_token_alone():
+    encoder = build_encoder(name_of("tiny"))
+    cosine = encoder.rope.get_embed().chunk(2, dim=-1)[1]  # (196, 64)
+    assert torch.allclose(cosine[0], torch.ones(64))
+    assert cosine[1, 32].item() == pytest.approx(torch.cos(torch.tensor(1.0)).item())  # one step right
+    assert cosine[14, 0].item() == pytest.approx(torch.cos(torch.tensor(1.0)).item())  # one step down
+    larger = build_encoder(name_of("tiny"), img_size=480).rope.get_embed().chunk(2, dim=-1)[1]
+    assert larger[1, 32].item() == pytest.approx(torch.cos(torch.tensor(14 / 30)).item())
+    assert encoder.num_prefix_tokens == 1
+
+
+def test_encode_gives_the_last_block_s_raw_output_on_the_patch_grid():
+    encoder = build_encoder(name_of("tiny")).eval()
+    images = torch.randn(2, 3, 224, 224, generator=torch.Generator().manual_seed(0))
+    encoded = encoder.encode(images)
+    assert encoded.patches.shape == (2, 196, 192)
+    assert encoded.grid == (14, 14)
+    tokens = encoder.forward_features(images)  # timm's own way; no final norm with average pooling
+    assert torch.equal(tokens[:, 1:], encoded.patches)
+    assert torch.equal(tokens[:, 0], encoded.cls)
+
+
+def test_one_grey_channel_is_shown_to_all_three_input_channels():
+    encoder = build_encoder(name_of("tiny")).eval()
+    grey = torch.randn(1, 1, 224, 224)
+    assert torch.equal(encoder.encode(grey).patches, encoder.encode(grey.expand(-1, 3, -1, -1)).patches)
+
+
+def test_a_hidden_patch_cannot_be_seen_by_the_encoder():
+    encoder = build_encoder(name_of("tiny")).eval()
+    images = torch.randn(1, 3, 224, 224)
+    changed = images.clone()
+    changed[..., :16, 16:32] += 5  # patch 1
+    hidden = torch.zeros(1, 196, dtype=torch.bool)
+    mask_token = torch.zeros(1, 1, 192)
+    assert not torch.equal(
+        encoder.encode(images, hidden, mask_token).patches,
+        encoder.encode(changed, hidden, mask_token).patches,
+    )
+    hidden[0, 1] = True
+    assert torch.equal(
+        encoder.encode(images, hidden, mask_token).patches,
+        encoder.encode(changed, hidden, mask_token).patches,
+    )
+
+
+def test_the_mask_token_is_placed_before_the_position_table():
+    encoder = build_encoder(name_of("tiny")).eval()
+    hidden = torch.ones(1, 196, dtype=torch.bool)  # every patch is the same mask token ...
+    patches = encoder.encode(torch.randn(1, 3, 224, 224), hidden, torch.ones(1, 1, 192)).patches
+    assert (patches[0, 0] - patches[0, 100]).abs().max() > 1e-3  # ... and positions still tell them apart
+
+
+def test_an_unknown_encoder_is_refused_with_the_nearest_name():
+    with pytest.raises(
+        ConfigError,
+        match="No encoder is called 'eva_x_smal_patch16_224'. Did you mean 'eva_x_small_patch16_224'",
+    ):
+        build_encoder("eva_x_smal_patch16_224")
+    assert evax.models

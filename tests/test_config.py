@@ -1,0 +1,127 @@
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+import yaml
+
+from evax.config import command_line, parse_command_line, read_recipe, to_plain, write_recipe
+from evax.errors import ConfigError
+from evax.jobs.demo import DemoConfig
+from evax.jobs.finetune import FinetuneConfig
+from evax.jobs.pretrain import PretrainConfig
+
+
+def parse(config_class, *arguments):
+    return parse_command_line(config_class, list(arguments), "evax test")
+
+
+def recipe(folder, text):
+    path = folder / "recipe.yaml"
+    path.write_text(text)
+    return path
+
+
+def test_the_command_line_beats_the_recipe_and_the_recipe_beats_the_defaults(tmp_path):
+    path = recipe(tmp_path, "stores: [a]\nmask_ratio: 0.4\nseed: 3\noptimizer: {lr: 0.01}\n")
+    config = parse(PretrainConfig, "--recipe", str(path), "--out", "run", "--seed", "7")
+    assert (config.mask_ratio, config.seed, config.batch_size) == (0.4, 7, 128)
+    assert config.stores == (Path("a"),)
+    assert config.optimizer.lr == 0.01
+
+
+def test_a_recipe_that_sets_one_nested_option_keeps_the_command_s_other_defaults(tmp_path):
+    path = recipe(tmp_path, "store: s\nout: o\noptimizer: {lr: 0.01}\n")
+    assert parse(FinetuneConfig, f"--recipe={path}").optimizer.betas == (
+        0.9,
+        0.999,
+    )  # pretrain's are (0.9, 0.98)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            "stores: [a]\nmask_ration: 0.3",
+            r"No option of this recipe is called 'mask_ration'. Did you mean 'mask_ratio'\?",
+        ),
+        (
+            "optimizer: {weight_decy: 0}",
+            r"No option of optimizer is called 'weight_decy'. Did you mean 'weight_decay'\?",
+        ),
+        ("optimizer: 3", "optimizer must be a table of options, got 3"),
+        ("mask_ratio: lots", "mask_ratio = 'lots' is not valid"),
+        ("[1, 2]", "must be a table of options, got list"),
+        ("a: [", "is not valid YAML"),
+        ("stores: ['${EVAX_NO_SUCH_NAME}']", "is not set: export EVAX_NO_SUCH_NAME"),
+    ],
+)
+def test_a_faulty_recipe_is_refused_with_the_key_and_the_nearest_name(text, message, tmp_path):
+    with pytest.raises(ConfigError, match=message) as caught:
+        read_recipe(recipe(tmp_path, text), PretrainConfig)
+    assert "recipe.yaml" in str(caught.value)
+
+
+def test_an_unknown_key_is_refused_at_any_depth_of_a_journey(tmp_path):
+    text = "finetune: {a: {store: s, out: o, optimizer: {lrate: 1}}}"
+    with pytest.raises(ConfigError, match=r"No option of finetune.a.optimizer is called 'lrate'"):
+        read_recipe(recipe(tmp_path, text), DemoConfig)
+    with pytest.raises(ConfigError, match=r"finetune.a lacks out"):
+        read_recipe(recipe(tmp_path, "finetune: {a: {store: s}}"), DemoConfig)
+
+
+def test_a_missing_recipe_is_named(tmp_path):
+    with pytest.raises(ConfigError, match=r"absent.yaml cannot be read: No such file"):
+        read_recipe(tmp_path / "absent.yaml", PretrainConfig)
+
+
+def test_values_out_of_range_are_refused_once_recipe_and_command_line_are_merged(tmp_path):
+    path = recipe(tmp_path, "stores: [a]\nout: b\nmask_ratio: 7\n")
+    with pytest.raises(ConfigError, match="mask_ratio must lie between 0 and 1, got 7"):
+        parse(PretrainConfig, "--recipe", str(path))
+    assert parse(PretrainConfig, "--recipe", str(path), "--mask-ratio", "0.5").mask_ratio == 0.5
+
+
+def test_the_environment_fills_places_in_a_recipe(tmp_path, monkeypatch):
+    monkeypatch.setenv("EVAX_FILMS", "/films")
+    path = recipe(tmp_path, "stores: ['${EVAX_FILMS}/a', '${EVAX_OTHER:-/elsewhere}/b']\nout: o")
+    assert parse(PretrainConfig, "--recipe", str(path)).stores == (Path("/films/a"), Path("/elsewhere/b"))
+
+
+def test_a_written_config_is_a_recipe_of_the_same_command(tmp_path):
+    config = PretrainConfig(stores=(Path("a"), Path("b")), out=Path("o"), probe_store=Path("p"), epochs=2.5)
+    write_recipe(config, tmp_path / "config.yaml")
+    assert parse(PretrainConfig, "--recipe", str(tmp_path / "config.yaml")) == config
+    assert yaml.safe_load((tmp_path / "config.yaml").read_text()) == to_plain(config)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        PretrainConfig(stores=(Path("a b"), Path("c")), out=Path("o"), resume=True, precision="fp32"),
+        FinetuneConfig(store=Path("s"), out=Path("o"), weights=Path("w"), label_fraction=0.01),
+    ],
+)
+def test_the_printed_command_repeats_the_config(config):
+    import shlex
+
+    program, command, *arguments = shlex.split(command_line("job", config))
+    assert (program, command) == ("evax", "job")
+    assert parse(type(config), *arguments) == config
+
+
+@dataclass(frozen=True, kw_only=True)
+class Nested:
+    lr: float = 1.0
+    names: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Whole:
+    out: Path
+    nested: Nested = field(default_factory=lambda: Nested(lr=2.0))
+
+
+def test_a_command_shows_only_what_differs_from_the_defaults():
+    assert command_line("x", Whole(out=Path("o"))) == "evax x --out o"
+    changed = Whole(out=Path("o"), nested=Nested(lr=2.0, names=("a", "b c")))
+    assert command_line("x", changed) == "evax x --out o --nested.names a 'b c'"
