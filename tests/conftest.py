@@ -22,3 +22,26 @@ def shared() -> Path:
             pytest.fail(f"CI has the real films, but {data} does not exist; set EVAX_SHARED.")
         pytest.skip(f"real films not present at {data}; set EVAX_SHARED to run this test")
     return data
+
+
+@pytest.fixture(scope="session")
+def phantoms(tmp_path_factory) -> Path:
+    """A release of 48 synthetic films: images as DICOM and PNG, labels.csv, boxes.csv, masks."""
+    from evax.data.phantom_release import write_phantoms
+
+    folder = tmp_path_factory.mktemp("phantoms")
+    write_phantoms(folder, films=48, seed=5)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def phantom_store(phantoms, tmp_path_factory) -> Path:
+    """The phantoms as a store of 96-pixel films with all three splits."""
+    from evax.data.sources import read_source
+    from evax.data.split import assign_splits
+    from evax.data.store import build_store
+
+    out = tmp_path_factory.mktemp("stores") / "phantoms"
+    manifest = assign_splits(read_source("csv", phantoms, {}), validation=0.25, test=0.25, seed=0)
+    build_store(manifest, out, size=96)
+    return out

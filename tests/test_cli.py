@@ -18,7 +18,8 @@ def evax_command(*arguments):
 
 def test_help_lists_every_command(capsys):
     assert run(["--help"]) == 0
-    assert all(name in capsys.readouterr().out for name in COMMANDS)
+    page = capsys.readouterr().out
+    assert all(name in page for name in COMMANDS)
 
 
 def test_an_unknown_command_is_wrong_usage_and_suggests_the_nearest():

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import os
 import re
 import shlex
+import sys
 import typing
 from collections.abc import Mapping, Sequence
+from contextlib import redirect_stderr
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -29,7 +32,18 @@ def parse_command_line(config_class: type[C], arguments: Sequence[str], program:
     arguments, recipe = _take_recipe(arguments)
     recipe = recipe or getattr(config_class, "default_recipe", None)
     values = read_recipe(recipe_path(recipe), config_class) if recipe else {}
-    return tyro.cli(config_class, prog=program, args=arguments, default=_unfinished(config_class, values))
+    said = io.StringIO()
+    try:
+        with redirect_stderr(said):
+            return tyro.cli(
+                config_class, prog=program, args=arguments, default=_unfinished(config_class, values)
+            )
+    except SystemExit as stop:
+        # tyro takes a check of ours that fails for wrong usage; it is the user's recipe or value
+        if isinstance(stop.__context__, ConfigError):
+            raise stop.__context__ from None
+        sys.stderr.write(said.getvalue())
+        raise
 
 
 def recipe_path(recipe: str) -> Path:
@@ -124,7 +138,7 @@ def _take_recipe(arguments: Sequence[str]) -> tuple[list[str], str | None]:
             recipe, rest = arguments[position + 1], [*arguments[:position], *arguments[position + 2 :]]
         elif argument.startswith("--recipe="):
             recipe, rest = (
-                Path(argument.partition("=")[2]),
+                argument.partition("=")[2],
                 [*arguments[:position], *arguments[position + 1 :]],
             )
     return rest, recipe

@@ -98,7 +98,7 @@ def write(path, stored, syntax=ExplicitVRLittleEndian, *, remove=(), **tags):
 
 def lookup_table(entries, first, bits, *, little=True):
     item = Dataset()
-    item.LUTDescriptor = [len(entries), first, bits]
+    item.LUTDescriptor = [len(entries) % 2**16, first, bits]
     item.add_new("LUTData", "OW", np.asarray(entries, dtype="<u2" if little else ">u2").tobytes())
     return item
 
@@ -243,6 +243,17 @@ def test_lookup_tables_are_read_as_words_and_as_numbers(tmp_path, syntax):
     np.testing.assert_allclose(read_dicom(path).pixels * 255, [[0, 10, 100, 255]], atol=1e-4)
 
 
+def test_a_lookup_table_may_have_an_entry_for_each_of_65536_values(tmp_path):
+    table = lookup_table(np.arange(65536)[::-1], 0, 16)
+    path = write(tmp_path / "a.dcm", film(16), VOILUTSequence=[table])
+    np.testing.assert_allclose(read_dicom(path).pixels, 1 - film(16) / 65535, atol=1e-6)
+
+
+def test_a_lookup_table_that_understates_its_bits_is_not_clipped(tmp_path):
+    path = write(tmp_path / "a.dcm", film(8), VOILUTSequence=[lookup_table(np.arange(256) * 16, 0, 8)])
+    np.testing.assert_allclose(read_dicom(path).pixels, film(8) / 255, atol=1e-6)
+
+
 def test_lookup_table_of_a_rescaled_film_may_start_below_zero(tmp_path):
     stored = np.arange(100, dtype="u2")[None]
     table = lookup_table(
@@ -325,6 +336,29 @@ def test_padding_may_be_a_range(tmp_path):
     assert (pixels.ravel()[[239, 251]] > 0.9).all()
 
 
+def test_negative_padding_may_be_written_as_unsigned(tmp_path):
+    stored = film(12, signed=True)
+    stored[0] = -2000
+    path = write(tmp_path / "a.dcm", stored, BitsStored=12, PixelPaddingValue=-2000)
+    signed, unsigned = b"\x28\0\x20\x01SS", b"\x28\0\x20\x01US"
+    assert signed in path.read_bytes()
+    path.write_bytes(path.read_bytes().replace(signed, unsigned))
+    radiograph = read_dicom(path)
+    assert "padding" in radiograph.issues
+    assert (radiograph.pixels[0] == 0).all()
+
+
+def test_a_window_that_shows_only_padding_is_ignored(tmp_path):
+    stored = np.clip(film(12), 0, 2000)
+    stored[0] = 3000
+    window = {"WindowCenter": 3000, "WindowWidth": 500}
+    radiograph = read_dicom(
+        write(tmp_path / "a.dcm", stored, BitsStored=12, PixelPaddingValue=3000, **window)
+    )
+    assert radiograph.issues == ("padding", "bad_window")
+    assert radiograph.pixels.std() > 0.2
+
+
 def test_a_padding_value_no_pixel_has_is_no_issue(tmp_path):
     path = write(tmp_path / "a.dcm", np.full((4, 4), 7, "u1") + np.eye(4, dtype="u1"), PixelPaddingValue=200)
     assert read_dicom(path).issues == ()
@@ -379,6 +413,13 @@ def test_photometric_interpretation_decides_the_polarity(tmp_path, photometric, 
     expected = film(8) / 255 if photometric == "MONOCHROME2" else 1 - film(8) / 255
     np.testing.assert_allclose(radiograph.pixels, expected, atol=1e-6)
     assert radiograph.issues == issues
+
+
+def test_the_rare_values_of_a_nearly_empty_film_are_shown(tmp_path):
+    stored = np.full((100, 100), 900, "u2")
+    stored[50, 50:52] = 400, 1400
+    pixels = read_dicom(write(tmp_path / "a.dcm", stored, BitsStored=12)).pixels
+    np.testing.assert_allclose(pixels[50, 49:53], [0.5, 0, 1, 0.5], atol=1e-6)
 
 
 def test_a_film_of_one_value_is_blank(tmp_path):

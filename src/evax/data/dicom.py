@@ -251,7 +251,8 @@ def _decode(dataset: Dataset, path: str | os.PathLike[str]) -> npt.NDArray[Any]:
 def _check_frame_header(dataset: Dataset) -> None:
     """Raise ValueError unless a JPEG frame is of the size the data set says.
 
-    gdcm's codecs believe the frame, write past the memory the data set made them reserve, and end the process.
+    gdcm's codecs believe the frame, write past the memory reserved for the data set's size, and may end the
+    whole process.
     """
     from pydicom.encaps import generate_frames
 
@@ -402,7 +403,7 @@ def _lookup_table(item: Dataset, *, signed: bool) -> tuple[Values, float, float]
     descriptor = _numbers(item, "LUTDescriptor")
     if len(descriptor) != 3:
         return None
-    count = int(descriptor[0]) % 2**16 or 2**16
+    count = int(descriptor[0]) or 2**16
     data = item.get("LUTData")
     if isinstance(data, bytes):  # OW, or 8-bit entries side by side
         wide = len(data) >= 2 * count

@@ -12,6 +12,7 @@ from PIL import Image
 
 from evax.data.radiograph import Radiograph
 from evax.errors import ConfigError, unknown_name
+from evax.published import MERGED_520K_MEAN, MERGED_520K_STD
 
 
 @dataclass(frozen=True)
@@ -26,9 +27,9 @@ class Preprocess:
     """Side of the stored 8-bit film in pixels, 16 to 4096."""
     input_size: int = 224
     """Side of the network's input in pixels, 16 to 4096."""
-    mean: float = 0.49185243
+    mean: float = MERGED_520K_MEAN
     """Mean of the pixels in [0, 1], subtracted; in [0, 1]."""
-    std: float = 0.28509309
+    std: float = MERGED_520K_STD
     """Standard deviation of the pixels in [0, 1], divided by; in (0, 1]."""
 
     def __post_init__(self) -> None:

@@ -11,6 +11,7 @@ from timm.models.eva import Eva
 from torch import Tensor
 
 from evax.errors import unknown_name
+from evax.published import MERGED_520K_MEAN, MERGED_520K_STD
 
 ENCODERS: dict[
     str, tuple[int, int, bool]
@@ -19,7 +20,6 @@ ENCODERS: dict[
     "eva_x_small_patch16_224": (384, 6, False),
     "eva_x_base_patch16_224": (768, 12, True),
 }
-MERGED_520K_MEAN, MERGED_520K_STD = 0.49185243, 0.28509309  # of films in [0, 1]; facts 2.1
 
 
 class Encoded(NamedTuple):

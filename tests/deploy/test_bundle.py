@@ -1,0 +1,112 @@
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import evax
+from evax.data.preprocess import Preprocess
+from evax.deploy.bundle import Card, read_card, save_bundle
+from evax.deploy.predictor import open_bundle
+from evax.errors import ConfigError, DataError, WeightsError
+from evax.models.classifier import Classifier
+from evax.models.encoders import build_encoder
+
+TINY = "eva_x_tiny_patch16_224"
+PREPROCESS = Preprocess(store_size=80, input_size=64, mean=0.4, std=0.2)
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory):
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = Classifier(build_encoder(TINY, img_size=64), 2)
+        torch.nn.init.normal_(network.head.weight)
+    card = Card(
+        kind="classifier",
+        encoder=TINY,
+        preprocess=PREPROCESS,
+        findings=("Effusion", "Mass"),
+        thresholds={"Effusion": 0.3, "Mass": None},
+    )
+    return save_bundle(tmp_path_factory.mktemp("bundle"), card, network), network.eval()
+
+
+@pytest.fixture
+def film(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (100, 90), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "film.png")
+    return tmp_path / "film.png"
+
+
+def test_a_bundle_predicts_what_the_network_in_memory_predicts(bundle, film):
+    folder, network = bundle
+    prediction = evax.open_bundle(folder)(film)
+    assert list(prediction) == ["Effusion", "Mass"]
+    stored = PREPROCESS.to_store(evax.read_image(film).pixels)
+    with torch.no_grad():
+        expected = torch.sigmoid(network(torch.from_numpy(PREPROCESS.to_input(stored)[None, None])))[0]
+    assert list(prediction.values()) == pytest.approx(expected.tolist(), abs=1e-6)
+
+
+def test_a_film_and_its_path_give_the_same_answer(bundle, film):
+    predictor = open_bundle(bundle[0])
+    assert predictor(film) == predictor(evax.read_image(film))
+
+
+def test_the_card_survives_the_way_to_disk_and_back(bundle):
+    card = read_card(bundle[0])
+    assert card.preprocess == PREPROCESS
+    assert card.findings == ("Effusion", "Mass")
+    assert card.thresholds == {"Effusion": 0.3, "Mass": None}
+    assert "Not a medical device" in card.intended_use
+
+
+def test_an_encoder_bundle_gives_a_feature_vector_and_its_weights_start_another_encoder(tmp_path, film):
+    encoder = build_encoder(TINY, img_size=64)
+    save_bundle(tmp_path / "encoder", Card(kind="encoder", encoder=TINY, preprocess=PREPROCESS), encoder)
+    assert open_bundle(tmp_path / "encoder")(film).shape == (192,)
+    loaded = evax.create_encoder(TINY, tmp_path / "encoder", img_size=64)
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(encoder.state_dict().values(), loaded.state_dict().values(), strict=True)
+    )
+
+
+def test_a_classifier_bundle_starts_an_encoder_too(bundle):
+    folder, network = bundle
+    encoder = evax.create_encoder(TINY, folder, img_size=64)
+    assert torch.equal(encoder.pos_embed, network.encoder.pos_embed)
+
+
+def test_a_folder_that_is_no_bundle_is_refused(tmp_path):
+    with pytest.raises(DataError, match=r"is not a bundle: it has no card.json"):
+        open_bundle(tmp_path)
+
+
+def test_a_card_of_another_format_or_a_damaged_one_is_refused(bundle, tmp_path):
+    content = json.loads((bundle[0] / "card.json").read_text())
+    (tmp_path / "card.json").write_text(json.dumps(content | {"format": 99}))
+    with pytest.raises(DataError, match="has format 99, this evax reads format 1"):
+        read_card(tmp_path)
+    (tmp_path / "card.json").write_text("{")
+    with pytest.raises(DataError, match="cannot be read as JSON"):
+        read_card(tmp_path)
+
+
+def test_weights_of_another_encoder_are_refused(bundle, tmp_path):
+    folder, _ = bundle
+    content = json.loads((folder / "card.json").read_text())
+    (tmp_path / "card.json").write_text(json.dumps(content | {"findings": ["Effusion"]}))
+    (tmp_path / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes())
+    with pytest.raises(WeightsError, match="does not fit the bundle's card"):
+        open_bundle(tmp_path)
+    (tmp_path / "model.safetensors").unlink()
+    with pytest.raises(DataError, match="no model.safetensors"):
+        open_bundle(tmp_path)
+
+
+def test_an_unknown_runtime_is_refused(bundle):
+    with pytest.raises(ConfigError, match="No runtime is called 'onxx'"):
+        open_bundle(bundle[0], runtime="onxx")

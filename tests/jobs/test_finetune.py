@@ -1,0 +1,147 @@
+import json
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from safetensors.numpy import load_file
+from sklearn.metrics import average_precision_score, roc_auc_score
+
+import evax
+from evax.data.manifest import Manifest
+from evax.data.store import build_store, open_store
+from evax.deploy.bundle import Card, save_bundle
+from evax.errors import ConfigError, DataError
+from evax.jobs.finetune import FinetuneConfig, finetune, split_rows
+from evax.models.encoders import build_encoder
+from evax.training.options import OptimizerConfig
+
+
+@pytest.fixture
+def tiny(phantom_store, tmp_path):
+    return FinetuneConfig(
+        store=phantom_store, out=tmp_path / "run", image_size=64, steps=6, batch_size=8, validate_every=3,
+        resamples=50, workers=1, precision="fp32", compile="off",
+    )  # fmt: skip
+
+
+def trained_weights(config):
+    return load_file(finetune(config) / "model.safetensors")
+
+
+def test_the_report_holds_what_scikit_learn_computes_from_the_written_predictions(tiny):
+    finetune(tiny)
+    report = json.loads((tiny.out / "report.json").read_text())
+    table = pd.read_csv(tiny.out / "predictions-test.csv")
+    assert len(table) == report["test_metrics"]["n"] == report["test"]["films"]
+    for row in report["test_metrics"]["findings"]:
+        labels, scores = table[f"label:{row['name']}"], table[f"probability:{row['name']}"]
+        if row["auroc"] is not None:
+            assert row["auroc"] == pytest.approx(roc_auc_score(labels, scores), abs=1e-6)
+            assert row["average_precision"] == pytest.approx(
+                average_precision_score(labels, scores), abs=1e-6
+            )
+    assert report["protocol"]["test_scored"] == "once"
+    assert report["protocol"]["checkpoint_chosen_on"] == "validation mAUC"
+
+
+def test_the_checkpoint_with_the_best_validation_score_is_kept(tiny):
+    finetune(tiny)
+    lines = [json.loads(line) for line in (tiny.out / "log.jsonl").read_text().splitlines()]
+    scores = {line["step"]: line["mauc"] for line in lines if line["event"] == "validation"}
+    assert json.loads((tiny.out / "report.json").read_text())["best_step"] == max(
+        scores, key=lambda step: (scores[step], -step)
+    )
+
+
+def test_the_bundle_gives_the_probabilities_of_the_test_table(tiny, phantoms):
+    predictor = evax.open_bundle(finetune(tiny))
+    table = pd.read_csv(tiny.out / "predictions-test.csv")
+    for _, row in table.iloc[:3].iterrows():
+        prediction = predictor(phantoms / row["image"])
+        for finding, value in prediction.items():
+            assert value == pytest.approx(row[f"probability:{finding}"], abs=2e-3)
+
+
+def test_the_test_films_do_not_influence_the_model(tiny, phantom_store, phantoms, tmp_path):
+    store = open_store(phantom_store)
+    table = store.manifest.table.copy()
+    is_test = table["split"] == "test"
+    table.loc[is_test, list(store.manifest.findings)] = 1 - table.loc[is_test, list(store.manifest.findings)]
+    inverted = Manifest(
+        table=table, findings=store.manifest.findings, exclusive=False, source="x", root=phantoms
+    )
+    build_store(inverted, tmp_path / "inverted", size=96)
+    ours, theirs = (
+        trained_weights(tiny),
+        trained_weights(replace(tiny, store=tmp_path / "inverted", out=tmp_path / "b")),
+    )
+    assert all(np.array_equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_every_option_reaches_the_run(tiny, tmp_path):
+    first = trained_weights(tiny)
+    changes = [
+        {"seed": 1}, {"label_fraction": 0.5}, {"steps": 5}, {"batch_size": 4}, {"layer_decay": 0.5}, {"drop_path": 0.9},
+        {"optimizer": OptimizerConfig(lr=1e-2)}, {"precision": "bf16"},
+    ]  # fmt: skip
+    for number, change in enumerate(changes):
+        other = trained_weights(replace(tiny, out=tmp_path / str(number), **change))
+        assert any(not np.array_equal(first[name], other[name]) for name in first), change
+
+
+def test_pre_trained_weights_are_where_fine_tuning_starts_and_their_normalisation_is_kept(tiny, tmp_path):
+    from evax.data.preprocess import Preprocess
+
+    chain = Preprocess(store_size=96, input_size=64, mean=0.1, std=0.9)
+    encoder = build_encoder("eva_x_tiny_patch16_224", img_size=64)
+    torch.nn.init.constant_(encoder.fc_norm.weight, 3.0)
+    card = Card(kind="encoder", encoder="eva_x_tiny_patch16_224", preprocess=chain)
+    save_bundle(tmp_path / "encoder", card, encoder)
+    config = replace(tiny, weights=tmp_path / "encoder", optimizer=OptimizerConfig(lr=1e-9, final_lr=0.0))
+    weights = trained_weights(config)
+    assert weights["encoder.fc_norm.weight"] == pytest.approx(3.0)
+    assert evax.open_bundle(config.out / "bundle").card.preprocess == chain
+    other = save_bundle(tmp_path / "other", replace(card, preprocess=replace(chain, store_size=128)), encoder)
+    with pytest.raises(DataError, match="kept at 128 pixels.*prepare the store with --size 128"):
+        finetune(replace(config, weights=other, out=tmp_path / "c"))
+
+
+def test_a_share_of_the_labels_is_a_share_of_the_training_patients(tiny, phantom_store):
+    store = open_store(phantom_store)
+    patients = store.manifest.table["patient"].to_numpy()
+    whole, *held_out = split_rows(store, tiny)
+    half, *same = split_rows(store, replace(tiny, label_fraction=0.5))
+    assert len(set(patients[half])) == int(np.ceil(len(set(patients[whole])) / 2))
+    assert set(half) < set(whole)
+    assert all(np.array_equal(a, b) for a, b in zip(held_out, same, strict=True))
+    assert all(set(patients[half]).isdisjoint(patients[rows]) for rows in held_out)
+
+
+def test_a_store_without_labels_or_without_a_split_is_refused(tiny, phantom_store, phantoms, tmp_path):
+    table = open_store(phantom_store).manifest.table.copy()
+    unlabelled = Manifest(table=table, findings=(), exclusive=False, source="x", root=phantoms)
+    build_store(unlabelled, tmp_path / "unlabelled", size=96)
+    with pytest.raises(DataError, match="has no labels"):
+        finetune(replace(tiny, store=tmp_path / "unlabelled"))
+    table["split"] = table["split"].replace("val", "train")
+    findings = open_store(phantom_store).manifest.findings
+    build_store(
+        Manifest(table=table, findings=findings, exclusive=False, source="x", root=phantoms),
+        tmp_path / "noval",
+        size=96,
+    )
+    with pytest.raises(DataError, match="has no val films"):
+        finetune(replace(tiny, store=tmp_path / "noval"))
+    assert not tiny.out.exists()
+
+
+def test_values_that_make_no_sense_are_refused(tiny):
+    for change, message in (
+        ({"label_fraction": 0.0}, "label_fraction must lie in"),
+        ({"drop_path": 1.0}, "drop_path must lie in"),
+        ({"steps": 0}, "steps must be above 0"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            replace(tiny, **change)

@@ -1,0 +1,173 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+import evax
+from evax.cli import run
+from evax.data.augment import CropConfig
+from evax.errors import ConfigError, DataError, WeightsError
+from evax.jobs.pretrain import PretrainConfig, common_preprocess, films_outside_tests, pretrain
+from evax.training.options import OptimizerConfig
+
+
+@pytest.fixture
+def tiny(phantom_store, tmp_path):
+    """A run of six steps on 64-pixel crops."""
+    return PretrainConfig(
+        stores=(phantom_store,), out=tmp_path / "run", image_size=64, batch_size=8, epochs=1.5, workers=1,
+        precision="fp32", compile="off", checkpoint_every=2,
+    )  # fmt: skip
+
+
+def events(out, kind):
+    lines = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+    return [line for line in lines if line["event"] == kind]
+
+
+def losses(config):
+    pretrain(config)
+    return [line["loss"] for line in events(config.out, "step")]
+
+
+def test_the_loss_falls_and_the_encoder_bundle_can_be_used(tiny, phantom_store):
+    config = replace(
+        tiny, epochs=10, probe_store=phantom_store, probe_every=5, optimizer=OptimizerConfig(lr=1e-3)
+    )
+    bundle = pretrain(config)
+    history = [line["loss"] for line in events(config.out, "step")]
+    assert np.mean(history[-5:]) < np.mean(history[:5]) - 0.1
+    assert evax.open_bundle(bundle).card.kind == "encoder"
+    probes = events(config.out, "probe")
+    assert [probe["images"] for probe in probes] == [0, probes[1]["images"], len(history) * 8]
+    assert all(1 <= probe["rankme"] <= 192 and probe["knn_findings"] >= 1 for probe in probes)
+    report = json.loads((config.out / "report.json").read_text())
+    assert report["knn_auc_last"] == probes[-1]["knn_auc"]
+    assert report["images"] == len(history) * 8
+
+
+def test_a_run_repeats_itself_and_every_option_reaches_it(tiny, tmp_path):
+    first = losses(tiny)
+    assert losses(replace(tiny, out=tmp_path / "again")) == first
+    changes = [
+        {"seed": 1}, {"mask_ratio": 0.5}, {"batch_size": 4}, {"image_size": 32}, {"epochs": 2.5},
+        {"crop": CropConfig(area=(0.9, 1.0))}, {"crop": CropConfig(aspect=(1.0, 1.0))}, {"crop": CropConfig(flip=0.0)},
+        {"optimizer": OptimizerConfig(lr=1e-2)}, {"optimizer": OptimizerConfig(warmup=0.5)},
+        {"optimizer": OptimizerConfig(final_lr=1e-3)}, {"optimizer": OptimizerConfig(weight_decay=5.0)},
+        {"optimizer": OptimizerConfig(betas=(0.5, 0.5))}, {"optimizer": OptimizerConfig(eps=1e-2)},
+        {"optimizer": OptimizerConfig(clip_norm=1e-3, eps=1e-3)}, {"precision": "bf16"},
+    ]  # fmt: skip
+    for number, change in enumerate(changes):
+        assert losses(replace(tiny, out=tmp_path / str(number), **change)) != first, change
+
+
+def test_threads_change_nothing(tiny, tmp_path):
+    assert losses(tiny) == losses(replace(tiny, out=tmp_path / "three", workers=3))
+
+
+def test_a_killed_run_goes_on_bit_for_bit(tiny, tmp_path):
+    config = replace(tiny, epochs=6.0)
+    pretrain(replace(config, out=tmp_path / "whole"))
+    command = [
+        sys.executable, "-c", "import evax.cli; evax.cli.main()", "pretrain", str(config.stores[0]), "--out", str(config.out),
+        "--image-size", "64", "--batch-size", "8", "--epochs", "6", "--workers", "1", "--precision", "fp32",
+        "--compile", "off", "--checkpoint-every", "2",
+    ]  # fmt: skip
+    log = config.out / "log.jsonl"
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not (log.is_file() and '"step": 7' in log.read_text()):
+        assert time.monotonic() < deadline
+        assert process.poll() is None
+        time.sleep(0.02)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not (config.out / "encoder").exists()
+    assert subprocess.run([*command, "--resume"], check=False, capture_output=True).returncode == 0
+    whole, resumed = (
+        load_file(out / "encoder" / "model.safetensors") for out in (tmp_path / "whole", config.out)
+    )
+    assert all(np.array_equal(whole[name], resumed[name]) for name in whole)
+
+
+def test_a_run_folder_that_exists_is_left_alone(tiny):
+    pretrain(tiny)
+    before = sorted(path.stat().st_mtime_ns for path in tiny.out.rglob("*"))
+    with pytest.raises(
+        ConfigError, match=r"exists. Choose another --out, continue with --resume, or delete it"
+    ):
+        pretrain(tiny)
+    assert sorted(path.stat().st_mtime_ns for path in tiny.out.rglob("*")) == before
+
+
+def test_resume_needs_a_run_and_the_same_options(tiny):
+    with pytest.raises(ConfigError, match="There is no run to resume"):
+        pretrain(replace(tiny, resume=True))
+    pretrain(tiny)
+    with pytest.raises(WeightsError, match=r"belongs to another run \(mask_ratio was 0.3, is 0.4\)"):
+        pretrain(replace(tiny, resume=True, mask_ratio=0.4))
+
+
+def test_films_of_the_test_split_are_never_trained_on(phantom_store):
+    store = evax.open_store(phantom_store)
+    films = films_outside_tests([store, store])
+    assert len(films) == 2 * (len(store) - len(store.rows("test")))
+    trained_on = {films.pixels(film).tobytes() for film in range(len(films))}
+    assert not trained_on & {store.pixels(row).tobytes() for row in store.rows("test")}
+
+
+def test_films_are_normalised_with_the_common_statistics_of_all_stores(phantom_store, phantoms, tmp_path):
+    from evax.data.manifest import Manifest
+    from evax.data.sources import read_source
+    from evax.data.store import build_store
+
+    whole = read_source("csv", phantoms, {})
+    bright = Manifest(
+        table=whole.table.iloc[:7].reset_index(drop=True),
+        findings=whole.findings,
+        exclusive=False,
+        source="x",
+        root=phantoms,
+    )
+    stores = [evax.open_store(phantom_store), build_store(bright, tmp_path / "few", size=96)]
+    pixels = (
+        np.concatenate([store.pixels(row).ravel() for store in stores for row in range(len(store))]) / 255
+    )
+    chain = common_preprocess(stores, 64)
+    assert chain.mean == pytest.approx(pixels.mean())
+    assert chain.std == pytest.approx(pixels.std())
+    with pytest.raises(DataError, match=r"different sizes \[80, 96\]"):
+        common_preprocess([stores[0], build_store(bright, tmp_path / "other", size=80)], 64)
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [
+        ("mask_ratio", 1.0, "mask_ratio must lie between 0 and 1"),
+        ("image_size", 100, "image_size must be a multiple of 16"),
+        ("epochs", 0, "epochs must be above 0"),
+        ("stores", (), "pretrain needs at least one store"),
+    ],
+)
+def test_values_that_make_no_sense_are_refused(option, value, message):
+    with pytest.raises(ConfigError, match=message):
+        PretrainConfig(**{"stores": (Path("s"),), "out": Path("o"), option: value})
+
+
+def test_unknown_names_are_refused_before_anything_is_written(tiny, capsys):
+    arguments = ["pretrain", str(tiny.stores[0]), "--out", str(tiny.out)]
+    assert run([*arguments, "--tokenizer", "efficientnet_lite9"]) == 1
+    assert (
+        "No tokenizer is called 'efficientnet_lite9'. Did you mean 'efficientnet_lite0'"
+        in capsys.readouterr().err
+    )
+    assert run([*arguments, "--encoder", "eva_x_tiny"]) == 1
+    assert not tiny.out.exists()

@@ -1,0 +1,108 @@
+"""The whole journey through the real command line, on a few phantoms."""
+
+import json
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+import evax
+from evax.config import RECIPES, command_line, read_recipe
+from evax.data.phantom import FINDINGS
+from evax.jobs.demo import DemoConfig, steps_of
+
+RECIPE = Path(__file__).parents[1] / "recipes" / "few_phantoms.yaml"
+
+
+def evax_command(*arguments, cwd):
+    command = [sys.executable, "-c", "import evax.cli; evax.cli.main()", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=cwd)
+
+
+@pytest.fixture(scope="module")
+def journey(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("journey")
+    done = evax_command("demo", "--recipe", str(RECIPE), "--out", "run", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    return folder, done
+
+
+def test_the_demo_prints_the_path_of_one_self_contained_page(journey):
+    folder, done = journey
+    assert done.stdout.strip() == "run/report.html"
+    page = (folder / "run/report.html").read_text()
+    assert not re.findall(r"(?:src|href)=[\"']?https?:", page)
+    for finding in FINDINGS:
+        assert finding in page
+
+
+def test_the_page_shows_the_commands_that_repeat_each_step_and_they_do(journey):
+    folder, _ = journey
+    run = json.loads((folder / "run/run.json").read_text())
+    assert [step["kind"] for step in run["steps"]] == [
+        "fetch",
+        "store",
+        "pretrain",
+        "finetune",
+        "localize",
+        "predict",
+    ]
+    *_, finetune, _, _ = run["steps"]
+    program, *arguments = shlex.split(finetune["command"])
+    assert program == "evax"
+    arguments[arguments.index("--out") + 1] = "again"
+    done = evax_command(*arguments, cwd=folder)
+    assert done.returncode == 0, done.stderr
+    first, again = (
+        json.loads((folder / name / "report.json").read_text()) for name in ("run/finetune", "again")
+    )
+    assert first["test_metrics"] == again["test_metrics"]
+
+
+def test_the_bundle_predicts_dicom_and_png_films_and_draws_maps(journey):
+    folder, _ = journey
+    films = sorted((folder / "run/raw/phantoms/images").iterdir())
+    assert {film.suffix for film in films} == {".dcm", ".png"}
+    table = (folder / "run/predictions.csv").read_text().splitlines()
+    assert len(table) == len(films) + 1
+    assert table[0].startswith("file," + ",".join(FINDINGS))
+
+
+def test_a_finished_demo_is_not_run_again_and_can_be_resumed(journey):
+    folder, _ = journey
+    done = evax_command("demo", "--recipe", str(RECIPE), "--out", "run", cwd=folder)
+    assert done.returncode == 1
+    assert "run exists" in done.stderr
+    before = (folder / "run/pretrain/log.jsonl").read_text()
+    assert (
+        evax_command("demo", "--recipe", str(RECIPE), "--out", "run", "--resume", cwd=folder).returncode == 0
+    )
+    assert (folder / "run/pretrain/log.jsonl").read_text() == before
+
+
+def test_a_finished_run_s_config_is_a_recipe(journey):
+    folder, _ = journey
+    done = evax_command(
+        "finetune", "--recipe", "run/finetune/config.yaml", "--out", "from-config", "--steps", "2", cwd=folder
+    )
+    assert done.returncode == 0, done.stderr
+    assert yaml.safe_load((folder / "from-config/config.yaml").read_text())["steps"] == 2
+
+
+def test_no_patient_identifier_is_in_the_report(journey):
+    folder, _ = journey
+    assert not re.search(r"PH\d{5}", (folder / "run/report.html").read_text())
+
+
+@pytest.mark.parametrize(
+    "path", [*RECIPES.glob("*.yaml"), *RECIPE.parent.glob("*.yaml")], ids=lambda path: path.stem
+)
+def test_every_recipe_is_understood(path):
+    config = DemoConfig(out=Path("run"), **read_recipe(path, DemoConfig))
+    assert [command_line(kind, step) for kind, _, step in steps_of(config)]
+    assert "RUN" not in " ".join(command_line(kind, step) for kind, _, step in steps_of(config))
+    assert evax.DemoConfig is DemoConfig
