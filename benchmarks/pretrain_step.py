@@ -1,6 +1,8 @@
-"""Question: how many crops per second does one pre-training step learn from, ours against a plain eager float32 loop?
+"""Question: how many crops per second does one pre-training step learn from, ours against a plain eager
+float32 loop?
 
-Both run the same networks (EVA-X-Ti student, efficientnet-lite0 tokenizer with random weights) on the same crops at
+Both run the same networks (EVA-X-Ti student, efficientnet-lite0 tokenizer with random weights) on the same
+crops at
 batch 128; the two are timed in turn, round by round, so that a drifting machine hits both.
 """
 
@@ -14,8 +16,8 @@ import time
 
 import numpy as np
 import torch
-from circumstances import keep
 
+from circumstances import keep
 from evax.data.loader import Batch
 from evax.data.preprocess import Preprocess
 from evax.models.encoders import build_encoder

@@ -1,4 +1,6 @@
-"""make docs: every link of the documentation leads somewhere, and every function and test the paper map names exists."""
+"""make docs: every link of the documentation leads somewhere, and every function and test the paper map names
+exists.
+"""
 
 from __future__ import annotations
 

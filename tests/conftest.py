@@ -15,7 +15,9 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
-    """The folder of real films (EVAX_SHARED, default ../shared); tests that need it say so where it is absent."""
+    """The folder of real films (EVAX_SHARED, default ../shared); tests that need it say so where it is
+    absent.
+    """
     data = Path(os.environ.get("EVAX_SHARED", REPOSITORY.parent / "shared")) / "data"
     if not data.is_dir():
         if os.environ.get("CI"):

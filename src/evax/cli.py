@@ -64,5 +64,6 @@ def usage() -> str:
     return (
         "usage: evax COMMAND [THINGS...] [--recipe FILE] [--option value]\n\ncommands:\n"
         + "\n".join(lines)
-        + "\n\n`evax COMMAND --help` lists the options of a command; a finished run's config.yaml is a recipe for it.\n"
+        + "\n\n`evax COMMAND --help` lists the options of a command; a finished run's config.yaml "
+        "is a recipe for it.\n"
     )

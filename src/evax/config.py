@@ -1,4 +1,4 @@
-"""Recipes and command lines -> one frozen dataclass, built once. A key nobody knows is an error at any depth."""
+"""Recipes and command lines -> one frozen dataclass, built once; an unknown key is an error at any depth."""
 
 from __future__ import annotations
 
@@ -24,7 +24,8 @@ RECIPES = Path(__file__).parent / "recipes"
 
 
 def parse_command_line(config_class: type[C], arguments: Sequence[str], program: str) -> C:
-    """The configuration of one command: the command line, else the recipe of --recipe, else the class's defaults.
+    """The configuration of one command: the command line, else the recipe of --recipe, else the class's
+    defaults.
 
     Recipe and command line are merged before the dataclass is built, so its checks see the final values only.
     Raises ConfigError for a faulty recipe; wrong usage ends the process with status 2, as argparse does.
@@ -181,14 +182,13 @@ def _checked_value(value: Any, kind: Any, where: str) -> Any:
             raise ConfigError(f"{where} must be a table of options, got {value!r}.")
         return _checked(value, kind, where)
     arguments = typing.get_args(kind)
-    if typing.get_origin(kind) is dict and dataclasses.is_dataclass(arguments[1]):
+    if typing.get_origin(kind) is dict and isinstance(arguments[1], type):
+        entry: Any = arguments[1]
         if not isinstance(value, Mapping):
             raise ConfigError(f"{where} must be a table of named entries, got {value!r}.")
         # whole entries: they do not appear on the command line, so they are built here
         return {
-            str(name): build(
-                arguments[1], _checked_value(item, arguments[1], f"{where}.{name}"), f"{where}.{name}"
-            )
+            str(name): build(entry, _checked_value(item, entry, f"{where}.{name}"), f"{where}.{name}")
             for name, item in value.items()
         }
     from pydantic import TypeAdapter, ValidationError
@@ -218,7 +218,7 @@ def build(config_class: type[C], values: Mapping[str, Any], where: str) -> C:
 
 
 def _unfinished(config_class: Any, values: Mapping[str, Any]) -> Any:
-    """An instance that only carries defaults to tyro: made without __init__, so no check sees half a config."""
+    """An instance that carries defaults to tyro: made without __init__, so no check sees half a config."""
     types = typing.get_type_hints(config_class)
     instance = object.__new__(config_class)
     for field in dataclasses.fields(config_class):

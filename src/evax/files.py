@@ -14,7 +14,8 @@ from evax.errors import DataError
 
 @contextmanager
 def replaced_whole(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path` that takes its place when the block ends well; otherwise nothing remains.
+    """A temporary path beside `path` that takes its place when the block ends well; otherwise nothing
+    remains.
 
     Raises DataError, naming the file, when it cannot be written (a full disk, for example).
     """

@@ -59,7 +59,8 @@ def test_a_run_repeats_itself_and_every_option_reaches_it(tiny, tmp_path):
     assert losses(replace(tiny, out=tmp_path / "again")) == first
     changes = [
         {"seed": 1}, {"mask_ratio": 0.5}, {"batch_size": 4}, {"image_size": 32}, {"epochs": 2.5},
-        {"crop": CropConfig(area=(0.9, 1.0))}, {"crop": CropConfig(aspect=(1.0, 1.0))}, {"crop": CropConfig(flip=0.0)},
+        {"crop": CropConfig(area=(0.9, 1.0))}, {"crop": CropConfig(aspect=(1.0, 1.0))},
+        {"crop": CropConfig(flip=0.0)},
         {"optimizer": OptimizerConfig(lr=1e-2)}, {"optimizer": OptimizerConfig(warmup=0.5)},
         {"optimizer": OptimizerConfig(final_lr=1e-3)}, {"optimizer": OptimizerConfig(weight_decay=5.0)},
         {"optimizer": OptimizerConfig(betas=(0.5, 0.5))}, {"optimizer": OptimizerConfig(eps=1e-2)},
@@ -77,7 +78,8 @@ def test_a_killed_run_goes_on_bit_for_bit(tiny, tmp_path):
     config = replace(tiny, epochs=6.0)
     pretrain(replace(config, out=tmp_path / "whole"))
     command = [
-        sys.executable, "-c", "import evax.cli; evax.cli.main()", "pretrain", str(config.stores[0]), "--out", str(config.out),
+        sys.executable, "-c", "import evax.cli; evax.cli.main()", "pretrain", str(config.stores[0]),
+        "--out", str(config.out),
         "--image-size", "64", "--batch-size", "8", "--epochs", "6", "--workers", "1", "--precision", "fp32",
         "--compile", "off", "--checkpoint-every", "2",
     ]  # fmt: skip

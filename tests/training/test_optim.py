@@ -1,3 +1,5 @@
+import itertools
+
 import pytest
 import torch
 
@@ -13,7 +15,7 @@ def test_the_learning_rate_rises_linearly_and_falls_to_its_final_value():
     assert rates[:10] == pytest.approx([0.1 * (step + 1) for step in range(10)])
     assert max(rates) == pytest.approx(1.0)
     assert rates[-1] == pytest.approx(0.1)
-    assert all(earlier >= later for earlier, later in zip(rates[10:], rates[11:], strict=False))
+    assert all(earlier >= later for earlier, later in itertools.pairwise(rates[10:]))
     assert lr_at_step(0, 1, config) == pytest.approx(1.0)
 
 

@@ -151,7 +151,8 @@ def test_weights_of_another_size_are_refused_by_name(tmp_path):
     torch.save({"module": official_mim(SMALL)}, tmp_path / "small.pt")
     with pytest.raises(
         WeightsError,
-        match=r"does not fit eva_x_tiny_patch16_224: 0 missing .* of another size \['cls_token \(1, 1, 384\) instead of \(1, 1, 192\)'",
+        match=r"does not fit eva_x_tiny_patch16_224: 0 missing .*"
+        r"of another size \['cls_token \(1, 1, 384\) instead of \(1, 1, 192\)'",
     ):
         create_encoder(TINY, tmp_path / "small.pt")
 

@@ -11,7 +11,7 @@ def test_the_packaged_imagenet_weights_are_in_the_tokenizer_layer_by_layer():
         "_conv_stem.weight": "conv_stem.weight",
         "_blocks.0._depthwise_conv.weight": "blocks.0.0.conv_dw.weight",
         "_blocks.2._expand_conv.weight": "blocks.1.1.conv_pw.weight",
-        "_blocks.10._project_conv.weight": "blocks.4.2.conv_pwl.weight",  # last layer before the 112-channel map
+        "_blocks.10._project_conv.weight": "blocks.4.2.conv_pwl.weight",  # the last before the target
         "_blocks.10._bn2.running_var": "blocks.4.2.bn3.running_var",
         "_fc.weight": "classifier.weight",
     }.items():

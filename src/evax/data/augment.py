@@ -1,4 +1,6 @@
-"""Random crops of stored films. Chance is an argument: the same (seed, epoch, film) gives the same crop anywhere."""
+"""Random crops of stored films. Chance is an argument: the same (seed, epoch, film) gives the same crop
+anywhere.
+"""
 
 from __future__ import annotations
 

@@ -55,8 +55,10 @@ def training_batches(
 ) -> Iterator[Batch]:
     """Batches of the given steps; every epoch shows every film once in an order of its own.
 
-    The stream of films runs on from epoch to epoch, so no film is dropped and small sets work with any batch size.
-    What a step holds depends on (seed, step) alone: a resumed run sees what the uninterrupted one would have seen.
+    The stream of films runs on from epoch to epoch, so no film is dropped and small sets work with any batch
+    size.
+    What a step holds depends on (seed, step) alone: a resumed run sees what the uninterrupted one would have
+    seen.
     """
     orders: dict[int, Int64[np.ndarray, " films"]] = {}
 
@@ -97,9 +99,13 @@ def training_batches(
 
 
 def whole_batches(
-    pixels: Callable[[int], UInt8[np.ndarray, "S S"]], films: Sequence[int], *, batch_size: int, size: int
+    pixels: Callable[[int], UInt8[np.ndarray, "S S"]],
+    films: Int64[np.ndarray, " films"],
+    *,
+    batch_size: int,
+    size: int,
 ) -> Iterator[UInt8[np.ndarray, "B 1 s s"]]:
     """The films themselves in order, without chance, at the network's input size."""
     for start in range(0, len(films), batch_size):
         chosen = films[start : start + batch_size]
-        yield np.stack([whole_film(pixels(film), size) for film in chosen])[:, None]
+        yield np.stack([whole_film(pixels(int(film)), size) for film in chosen])[:, None]

@@ -31,7 +31,8 @@ class Manifest:
     table: pd.DataFrame
     """COLUMNS, then one float32 column per finding: 1 present, 0 absent, -1 uncertain, NaN blank.
 
-    `image` is unique; missing texts are "", a missing age is NaN. A further column `file` may say where a film lies
+    `image` is unique; missing texts are "", a missing age is NaN. A further column `file` may say where a
+    film lies
     under root when `image` must not show it; it is never stored.
     """
     findings: tuple[str, ...]

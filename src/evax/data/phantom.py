@@ -124,7 +124,9 @@ def _expose(
     anatomy: Anatomy, present: set[str], view: str, rng: np.random.Generator
 ) -> tuple[Map, list[Region]]:
     """Path lengths on the canvas, scaled so that healthy lung is near 0 and the abdomen near 1, and the findings."""
-    dome = anatomy.dome - rng.uniform(0, 16) - (6 if view == "AP" else 0)  # a breath less deep lifts the domes
+    dome = (
+        anatomy.dome - rng.uniform(0, 16) - (6 if view == "AP" else 0)
+    )  # a breath less deep lifts the domes
     heart, silhouette = anatomy_maps.heart_depth(anatomy, dome)
     depth = 0.66 * anatomy.thick
     air = np.zeros((SIDE, SIDE), np.float32)
@@ -180,7 +182,9 @@ def _expose(
     healthy_lung = (total[:, SIDE // 2 :] - AIR * healthy)[healthy > 0.75 * depth]
     total += added - air
     total += anatomy_maps.spine(anatomy) + anatomy_maps.ribs(anatomy)
-    total += anatomy_maps.clavicles_and_shoulder(anatomy, rng.uniform(2, 16) if view == "AP" else rng.uniform(-6, 6))
+    total += anatomy_maps.clavicles_and_shoulder(
+        anatomy, rng.uniform(2, 16) if view == "AP" else rng.uniform(-6, 6)
+    )
     total -= anatomy_maps.airways(anatomy)
     if anatomy.breast:
         shadow = anatomy_maps.breasts(anatomy)
@@ -206,7 +210,9 @@ def _whole(half: Mask, side: int) -> Mask:
 
 def _lung_field(top: float) -> Mask:
     """Half canvas: what the reader calls lung, down to the dome and into the costophrenic angle."""
-    across = (anatomy_maps.lung_edge(AXIS)[:, None] > OUTWARDS) & (anatomy_maps.medial_edge(AXIS)[:, None] < OUTWARDS)
+    across = (anatomy_maps.lung_edge(AXIS)[:, None] > OUTWARDS) & (
+        anatomy_maps.medial_edge(AXIS)[:, None] < OUTWARDS
+    )
     return across & (AXIS[:, None] < anatomy_maps.diaphragm(OUTWARDS, top) + 3) & (AXIS[:, None] > APEX)
 
 
@@ -219,8 +225,8 @@ def _pneumothorax(
     """
     hilum_x, hilum_y = HILUM[side]
     sideways, above, below = shrink
-    x = np.where(OUTWARDS > hilum_x, hilum_x + (OUTWARDS - hilum_x) / sideways, OUTWARDS).astype(np.float32)
-    y = (hilum_y + (AXIS - hilum_y) / np.where(AXIS < hilum_y, above, below)).astype(np.float32)
+    x = np.where(hilum_x < OUTWARDS, hilum_x + (OUTWARDS - hilum_x) / sideways, OUTWARDS).astype(np.float32)
+    y = (hilum_y + (AXIS - hilum_y) / np.where(hilum_y > AXIS, above, below)).astype(np.float32)
     rest = anatomy_maps.lung_depth(x, y, top, depth)
     edge = anatomy_maps.lung_edge(y)
     # from the horizontal distance to the distance across the edge, which lies flat at the apex
@@ -345,11 +351,15 @@ def _confounders(anatomy: Anatomy, view: str, rng: np.random.Generator) -> Map:
         side, x, lean = rng.choice((-1, 1)), rng.uniform(75, 125), rng.uniform(-0.3, 0.3)
         across = side * AXIS[None, :] - x - lean * AXIS[:, None]
         along = np.clip(1 - ((AXIS - rng.uniform(-30, 40)) / 90) ** 2, 0, 1)
-        total += rng.uniform(8, 15) * (step(-across, 1.5) * np.exp(np.minimum(across, 0) / 16)) * along[:, None]
+        total += (
+            rng.uniform(8, 15) * (step(-across, 1.5) * np.exp(np.minimum(across, 0) / 16)) * along[:, None]
+        )
     if rng.random() < 0.2:
         x, y = rng.uniform(70, 95), rng.uniform(45, 70)
         for side in (-1, 1):
-            _disc(total, side * x + rng.normal(0, 4), y + rng.normal(0, 4), 4.2, rng.uniform(7, 13), hollow=0.0)
+            _disc(
+                total, side * x + rng.normal(0, 4), y + rng.normal(0, 4), 4.2, rng.uniform(7, 13), hollow=0.0
+            )
     return total
 
 
@@ -364,9 +374,7 @@ def _disc(canvas: Map, x: float, y: float, radius: float, depth: float, hollow: 
 # --- display ------------------------------------------------------------------------------------------------
 
 
-def _display(
-    depths: Map, anatomy: Anatomy, rng: np.random.Generator
-) -> tuple[Map, float, tuple[float, ...]]:
+def _display(depths: Map, anatomy: Anatomy, rng: np.random.Generator) -> tuple[Map, float, tuple[float, ...]]:
     """Pixels, their spacing in mm and the place of the film on the canvas, as `_placed` takes it."""
     harmonised = rng.uniform(0, 0.45)  # detectors lower the contrast of large areas against that of details
     blocks = depths.reshape(20, SIDE // 20, 20, SIDE // 20).mean(axis=(1, 3))
@@ -415,7 +423,9 @@ def _collimate(film: Map, rng: np.random.Generator) -> None:
     height, width = film.shape
     for edge in rng.permutation(4)[: rng.integers(1, 5)]:
         turned = np.rot90(film, int(edge))  # a view: the top of it is one of the four borders
-        reach = rng.uniform(0.005, 0.03) * height + np.linspace(0, rng.normal(0, 0.008) * height, turned.shape[1])
+        reach = rng.uniform(0.005, 0.03) * height + np.linspace(
+            0, rng.normal(0, 0.008) * height, turned.shape[1]
+        )
         turned[:] *= np.clip(np.arange(turned.shape[0])[:, None] - reach, 0.02, 1)
 
 

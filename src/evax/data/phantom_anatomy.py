@@ -127,7 +127,7 @@ def smoothed(values: Map, sigma_mm: float, spacing_mm: float = MM) -> Map:
 
 
 def lung_edge(y: Map) -> Map:
-    """x outwards of the lung's lateral edge at each y; it meets `medial_edge` at the apex."""
+    """X outwards of the lung's lateral edge at each y; it meets `medial_edge` at the apex."""
     up = np.clip((WIDEST - y) / (WIDEST - APEX), 0, 1)
     down = np.clip((y - WIDEST) / 70, 0, 1)
     return 48 + (INNER_HALF_WIDTH - 48) * (1 - up**2.2) ** 0.47 - 12 * down**2
@@ -138,7 +138,7 @@ def medial_edge(y: Map) -> Map:
 
 
 def diaphragm(x: Map, top: float) -> Map:
-    """y of a dome at each x outwards: down to the costophrenic angle at the side, a little towards the heart."""
+    """Y of a dome at each x outwards: down to the costophrenic angle at the side, a little towards the heart."""
     lateral = np.clip((x - 66) / (INNER_HALF_WIDTH - 66), 0, 1.3)
     return top + 50 * lateral**2.3 + 13 * np.clip((66 - x) / 66, 0, 1) ** 2
 
@@ -159,7 +159,7 @@ def lung_depth(x: Map, y: Map, top: float, depth: float) -> Map:
 
 
 def heart_edges(anatomy: Anatomy, dome: float) -> tuple[Map, Map]:
-    """x of the right and of the left edge of heart and great vessels, for each y of the canvas."""
+    """X of the right and of the left edge of heart and great vessels, for each y of the canvas."""
     width = anatomy.heart_ratio * 2 * INNER_HALF_WIDTH
     y = AXIS - (dome - 94)  # the heart rides on the diaphragm
 
@@ -185,7 +185,7 @@ def heart_depth(anatomy: Anatomy, dome: float) -> tuple[Map, npt.NDArray[np.bool
     inside = np.minimum(left[:, None] - AXIS, AXIS - right[:, None])
     filled = 0.35 * step(inside, 2.2) + 0.65 * dome_profile(inside / 34)
     shift = dome - 94
-    rows = (AXIS > -24 + shift) & (AXIS < 112 + shift)
+    rows = (-24 + shift < AXIS) & (112 + shift > AXIS)
     return filled.astype(np.float32), (inside > 0) & rows[:, None]
 
 
@@ -204,7 +204,9 @@ def body(anatomy: Anatomy, arms: float, rng: np.random.Generator) -> Map:
     neck = neck * np.clip((-60 - y) / 50, 0, 1)
 
     def capsule(x0: float, y0: float, x1: float, y1: float, radius: float) -> Map:
-        along = np.clip(((x - x0) * (x1 - x0) + (y - y0) * (y1 - y0)) / ((x1 - x0) ** 2 + (y1 - y0) ** 2), 0, 1)
+        along = np.clip(
+            ((x - x0) * (x1 - x0) + (y - y0) * (y1 - y0)) / ((x1 - x0) ** 2 + (y1 - y0) ** 2), 0, 1
+        )
         square = (x - x0 - along * (x1 - x0)) ** 2 + (y - y0 - along * (y1 - y0)) ** 2
         return 2 * np.sqrt(np.clip(radius**2 - square, 0, None))
 
@@ -252,9 +254,7 @@ def splat(x: Map, y: Map, weight: Map | float) -> Map:
     return total
 
 
-def tube(
-    path_x: Map, path_y: Map, radius: Map | float, around: int, *, hollow: float
-) -> tuple[Map, Map]:
+def tube(path_x: Map, path_y: Map, radius: Map | float, around: int, *, hollow: float) -> tuple[Map, Map]:
     """Points of tubes along paths (..., n): (..., n, around). hollow: 1 only the shell, whose rims are dense, 0 filled."""
     count = path_x.shape[-1]
     golden = np.arange(path_x.size, dtype=np.float32).reshape(path_x.shape) * np.float32(0.618034) % 1
@@ -263,7 +263,9 @@ def tube(
     tx, ty = np.gradient(path_x, axis=-1), np.gradient(path_y, axis=-1)
     length = np.hypot(tx, ty) + np.float32(1e-6)
     reach = np.broadcast_to(np.asarray(radius, np.float32), (*path_x.shape[:-1], count))[..., None] * across
-    return path_x[..., None] - reach * (ty / length)[..., None], path_y[..., None] + reach * (tx / length)[..., None]
+    return path_x[..., None] - reach * (ty / length)[..., None], path_y[..., None] + reach * (tx / length)[
+        ..., None
+    ]
 
 
 def ribs(anatomy: Anatomy) -> Map:
@@ -334,7 +336,9 @@ def spine(anatomy: Anatomy) -> Map:
     pitch = anatomy.rib_pitch * 1.02
     phase = ((y - APEX - 4 + 2.5 * np.sin(y / 60)) / pitch) % 1
     plates = np.exp(-(((phase - 0.13) / 0.05) ** 2)) + np.exp(-(((phase - 0.92) / 0.05) ** 2))
-    bodies = smoothed(np.where((phase > 0.10) & (phase < 0.95), 1.0, 0.62).astype(np.float32) + 0.32 * plates, 0.9)
+    bodies = smoothed(
+        np.where((phase > 0.10) & (phase < 0.95), 1.0, 0.62).astype(np.float32) + 0.32 * plates, 0.9
+    )
     waist = 1 - 0.09 * np.sin(np.pi * np.clip((phase - 0.1) / 0.85, 0, 1))
     half_width = (15.5 + 4.5 * np.clip((y + 120) / 240, 0, 1)) * waist
     lean = rng.normal(0, 2.5) * np.sin((y + 40) / rng.uniform(60, 120))
@@ -346,7 +350,9 @@ def spine(anatomy: Anatomy) -> Map:
     py = (centres[:, None] + 4.5 * np.sin(ring))[None] + 0 * px
     tips = splat(px.ravel(), py.ravel(), 3.0)
     t = np.linspace(0, 1, 40, dtype=np.float32)
-    sx, sy = tube(0 * t + 0 * centres[:, None], centres[:, None] + pitch * (0.25 + 0.5 * t), 2.6, 10, hollow=0.9)
+    sx, sy = tube(
+        0 * t + 0 * centres[:, None], centres[:, None] + pitch * (0.25 + 0.5 * t), 2.6, 10, hollow=0.9
+    )
     tips += splat(sx.ravel(), sy.ravel(), 2.2)
     return (anatomy.bone * (column + tips)).astype(np.float32)
 
@@ -357,7 +363,9 @@ def airways(anatomy: Anatomy) -> Map:
     bend = anatomy.trachea_bend * np.sin(np.pi * t) - 2
     xs, ys = tube(bend, -235 + 200 * t, 8.2, 40, hollow=0.1)
     for side, reach, fall in ((-1, 36, 34), (1, 44, 30)):
-        bx, by = tube(bend[-1] + side * reach * t[::2], -38 + fall * t[::2], 5.6 - 1.5 * t[::2], 24, hollow=0.1)
+        bx, by = tube(
+            bend[-1] + side * reach * t[::2], -38 + fall * t[::2], 5.6 - 1.5 * t[::2], 24, hollow=0.1
+        )
         xs, ys = np.concatenate([xs.ravel(), bx.ravel()]), np.concatenate([ys.ravel(), by.ravel()])
     return splat(xs, ys, 0.62)
 
@@ -385,7 +393,9 @@ def vessel_points(anatomy: Anatomy) -> list[tuple[int, Map, Map, Map]]:
             around = (12, 8, 5, 3)[generation]
             cx, cy = tube(px, py, thin, around, hollow=0.25)
             # projected depth is volume over area: radius^2 * length shared among the points of one tube
-            share = thin**2 * (length / t.size).astype(np.float32)[:, None] * np.float32(np.pi / around / MM**2)
+            share = (
+                thin**2 * (length / t.size).astype(np.float32)[:, None] * np.float32(np.pi / around / MM**2)
+            )
             xs.append(cx.ravel())
             ys.append(cy.ravel())
             weights.append(np.broadcast_to(share[..., None], cx.shape).ravel())

@@ -18,7 +18,8 @@ def split_position(patient: str, seed: int) -> float:
 def assign_splits(manifest: Manifest, validation: float, test: float, seed: int) -> Manifest:
     """The manifest with every film in "train", "val" or "test", all films of a patient together.
 
-    validation, test: shares of the patients, together below or equal 1. A release that names its test films keeps
+    validation, test: shares of the patients, together below or equal 1. A release that names its test films
+    keeps
     them, and no other film of such a patient is trained on; the rest is divided into train and val only.
     """
     if validation < 0 or test < 0 or validation + test > 1:

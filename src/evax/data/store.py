@@ -1,4 +1,6 @@
-"""ImageStore: resized 8-bit films and their table in memory-mapped Arrow shards, built in parallel, resumable."""
+"""ImageStore: resized 8-bit films and their table in memory-mapped Arrow shards, built in parallel,
+resumable.
+"""
 
 from __future__ import annotations
 
@@ -107,9 +109,12 @@ def build_store(
 ) -> ImageStore:
     """Reads every film of a manifest and keeps it at size x size, 8 bit.
 
-    workers: processes that read. split_note: how the split was made, for the card. on_progress(done, total, rejected).
-    A film that cannot be read goes to rejected.csv with its reason. Shards are written whole: an interrupted build,
-    started again, goes on after the last of them and ends in the same store. Memory does not grow with the films.
+    workers: processes that read. split_note: how the split was made, for the card. on_progress(done, total,
+    rejected).
+    A film that cannot be read goes to rejected.csv with its reason. Shards are written whole: an interrupted
+    build,
+    started again, goes on after the last of them and ends in the same store. Memory does not grow with the
+    films.
     Raises DataError when OUT holds another store, or no film could be read.
     """
     plan = {"format": FORMAT, "size": size, "input": _identity(manifest, size)}

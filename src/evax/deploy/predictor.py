@@ -48,7 +48,7 @@ class Predictor:
             images = torch.from_numpy(np.stack([self.network_input(film) for film in films]))
             if isinstance(self.network, Classifier):
                 return probabilities(self.network(images), self.card.exclusive).numpy()
-            return self.network.encode(images).patches.mean(dim=1).numpy()  # type: ignore[operator, no-any-return]
+            return self.network.encode(images).patches.mean(dim=1).numpy()  # type: ignore[operator]
 
     def network_input(self, film: Radiograph) -> Float[np.ndarray, "1 H W"]:
         """The film as the network sees it, native -> store size -> input, normalised."""
@@ -58,7 +58,8 @@ class Predictor:
 def open_bundle(path: str | os.PathLike[str], runtime: str = "torch") -> Predictor:
     """A predictor from a bundle folder.
 
-    runtime: "torch". Raises DataError for a folder that is no bundle, WeightsError for weights that do not fit its card.
+    runtime: "torch". Raises DataError for a folder that is no bundle, WeightsError for weights that do not
+    fit its card.
     """
     if runtime not in RUNTIMES:
         raise unknown_name("runtime", runtime, RUNTIMES)

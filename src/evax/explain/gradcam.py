@@ -55,10 +55,13 @@ def grad_cam(
 def grad_cam_maps(
     network: Classifier, images: Float[Tensor, "B C H W"], at: At = "norm1"
 ) -> Float[Tensor, "B K h w"]:
-    """ReLU(sum_c mean(gradient_c) * activation_c) on the patch grid for every finding at once, not yet normalised.
+    """ReLU(sum_c mean(gradient_c) * activation_c) on the patch grid for every finding at once, not yet
+    normalised.
 
-    One forward pass up to the last block without gradients; then K vector-Jacobian products through what follows
-    the activations. Nothing stays on the network. Source: Selvaraju 2017, layer and pooling of facts section 6.
+    One forward pass up to the last block without gradients; then K vector-Jacobian products through what
+    follows
+    the activations. Nothing stays on the network. Source: Selvaraju 2017, layer and pooling of facts section
+    6.
     """
     block = network.encoder.blocks[-1]
     layer = block.norm1 if at == "norm1" else block
@@ -85,11 +88,13 @@ def grad_cam_maps(
     weights = gradients[:, :, 1:].mean(dim=2)  # (K, B, D)
     height, width = network.encoder.patch_embed.grid_size
     maps = torch.einsum("kbd,bnd->bkn", weights, activations).relu()
-    return maps.unflatten(-1, (height, width))
+    return maps.reshape(*maps.shape[:2], height, width)
 
 
 def spread(grid: Float[np.ndarray, "h w"], shape: tuple[int, ...]) -> Float[np.ndarray, "H W"]:
-    """A patch map on the film's own pixels: bilinear, then scaled so that its largest value is 1 (all zero stays zero)."""
+    """A patch map on the film's own pixels: bilinear, then scaled so that its largest value is 1 (all zero
+    stays zero).
+    """
     height, width = shape
     large = np.asarray(
         Image.fromarray(grid.astype(np.float32)).resize((width, height), Image.Resampling.BILINEAR)

@@ -29,14 +29,16 @@ STEPS: dict[str, Any] = {  # in the order of the journey
     "localize": localize,
     "predict": predict,
 }
-Hidden = tyro.conf.Suppress
+Hidden: Any = tyro.conf.Suppress
 
 
 @dataclass(frozen=True, kw_only=True)
 class DemoConfig:
-    """The whole journey: films -> stores -> encoder without labels -> classifier -> test -> Grad-CAM -> report.
+    """The whole journey: films -> stores -> encoder without labels -> classifier -> test -> Grad-CAM ->
+    report.
 
-    Without --recipe: synthetic films. A recipe lists the steps; each entry holds the options of one command, and
+    Without --recipe: synthetic films. A recipe lists the steps; each entry holds the options of one command,
+    and
     RUN at the start of a path stands for the run folder.
     """
 
@@ -75,7 +77,7 @@ def demo(config: DemoConfig) -> Path:
         raise ConfigError(
             f"The run folder {config.out} exists. Choose another --out, continue with --resume, or delete it."
         )
-    run = read_json(journal) if journal.is_file() else {"title": config.title, "steps": []}
+    run: dict[str, Any] = read_json(journal) if journal.is_file() else {"title": config.title, "steps": []}
     run["environment"] = environment()
     finished = {step["command"] for step in run["steps"]}
     for kind, name, step in steps_of(config):
@@ -120,7 +122,7 @@ def in_run_folder(step: Any, out: Path) -> Any:
 
 
 def ready_to_continue(step: Any, out: Path) -> Any:
-    """A step that was interrupted goes on where it can (pretrain, prepare) and starts anew where it cannot."""
+    """An interrupted step goes on where it can (pretrain, prepare) and starts anew where it cannot."""
     if isinstance(step, PretrainConfig):
         return replace(step, resume=(step.out / "config.yaml").is_file())
     if not isinstance(step, PrepareConfig) and step.out.is_dir() and out in step.out.parents:

@@ -13,7 +13,9 @@ from evax.errors import ConfigError
 
 @dataclass(frozen=True, kw_only=True)
 class FetchConfig:
-    """Get a data set. phantoms: synthetic radiographs with known findings, boxes and masks, drawn on this machine."""
+    """Get a data set. phantoms: synthetic radiographs with known findings, boxes and masks, drawn on this
+    machine.
+    """
 
     name: tyro.conf.Positional[Literal["phantoms"]]
     """Data set."""

@@ -27,7 +27,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class FinetuneConfig:
-    """Fine-tune an encoder with labels: validation chooses the checkpoint and the thresholds, test is scored once."""
+    """Fine-tune an encoder with labels: validation chooses the checkpoint and the thresholds, test is scored
+    once.
+    """
 
     store: tyro.conf.Positional[Path]
     """Labelled store made by `evax prepare`."""
@@ -177,7 +179,9 @@ def split_rows(store: ImageStore, config: FinetuneConfig) -> list[np.ndarray[Any
 
 
 def preprocess_of(store: ImageStore, config: FinetuneConfig) -> Preprocess:
-    """The chain the encoder was pre-trained with; for other weights, normalised with the store's own statistics."""
+    """The chain the encoder was pre-trained with; for other weights, normalised with the store's own
+    statistics.
+    """
     from dataclasses import replace
 
     from evax.data.preprocess import Preprocess
@@ -187,8 +191,8 @@ def preprocess_of(store: ImageStore, config: FinetuneConfig) -> Preprocess:
         chain = read_card(config.weights).preprocess
         if chain.store_size != store.size:
             raise DataError(
-                f"{config.weights} was trained on films kept at {chain.store_size} pixels, {config.store} keeps them "
-                f"at {store.size}: prepare the store with --size {chain.store_size}."
+                f"{config.weights} was trained on films kept at {chain.store_size} pixels, {config.store} "
+                f"keeps them at {store.size}: prepare the store with --size {chain.store_size}."
             )
         return replace(chain, input_size=config.image_size)
     return Preprocess(store_size=store.size, input_size=config.image_size, mean=store.mean, std=store.std)

@@ -108,14 +108,20 @@ def localize(config: LocalizeConfig) -> Path:
                 "interval": [interval.low, interval.high],
             }
         )  # fmt: skip
-        for row in of_finding[: config.overlays]:
-            pixels = store.pixels(row["row"]) / 255.0
-            picture = overlay(pixels, spread(row["heatmap"], pixels.shape), row["boxes"])
-            path = config.out / "overlays" / f"{finding}-{Path(row['image']).stem}.png"
+        for shown in of_finding[: config.overlays]:
+            film = store.pixels(shown["row"]) / 255.0
+            picture = overlay(film, spread(shown["heatmap"], film.shape), shown["boxes"])
+            path = config.out / "overlays" / f"{finding}-{Path(shown['image']).stem}.png"
             path.parent.mkdir(exist_ok=True)
             picture.save(path)
-    report = {"kind": "localize", "at": config.at, "split": config.split, "data_fingerprint": store.fingerprint,
-              "bundle": str(config.bundle), "pointing": pointing}  # fmt: skip
+    report = {
+        "kind": "localize",
+        "at": config.at,
+        "split": config.split,
+        "data_fingerprint": store.fingerprint,
+        "bundle": str(config.bundle),
+        "pointing": pointing,
+    }
     write_json(report, config.out / "report.json")
     return config.out / "report.json"
 

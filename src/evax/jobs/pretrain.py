@@ -80,7 +80,8 @@ class PretrainConfig:
 def pretrain(config: PretrainConfig) -> Path:
     """Runs the pre-training; returns the folder of the encoder bundle.
 
-    Raises ConfigError for a run folder that exists, DataError for stores that cannot be used, WeightsError for a
+    Raises ConfigError for a run folder that exists, DataError for stores that cannot be used, WeightsError
+    for a
     checkpoint of another run.
     """
     from evax.data.loader import training_batches
@@ -217,7 +218,7 @@ def summary_of(log: RunLog) -> dict[str, Any]:
 
 
 class OnlineProbe:
-    """kNN AUC and RankMe of the encoder as it stands, written to the log; does nothing without a probe store."""
+    """kNN AUC and RankMe of the encoder as it stands, for the log; does nothing without a probe store."""
 
     def __init__(
         self, store: ImageStore | None, encoder: EvaX, preprocess: Preprocess, fabric: Fabric, log: RunLog

@@ -13,7 +13,8 @@ from evax.models.encoders import EvaX
 class Classifier(nn.Module):
     """Logits of K findings from an encoder.
 
-    The class token is left out of the mean, as the released weights were tuned (paper: "average all the tokens").
+    The class token is left out of the mean, as the released weights were tuned (paper: "average all the
+    tokens").
     """
 
     def __init__(self, encoder: EvaX, findings: int) -> None:
@@ -36,5 +37,5 @@ class Classifier(nn.Module):
 
 
 def probabilities(logits: Float[Tensor, "B K"], exclusive: bool) -> Float[Tensor, "B K"]:
-    """Softmax when exactly one finding is true per film, else one sigmoid per finding; computed in float32."""
+    """Softmax when exactly one finding is true per film, else a sigmoid per finding; computed in float32."""
     return torch.softmax(logits.float(), dim=1) if exclusive else torch.sigmoid(logits.float())

@@ -1,4 +1,6 @@
-"""EVA-X Ti, S and B: timm's Eva with the paper's sizes, registered in timm, and one way to ask any of them for features."""
+"""EVA-X Ti, S and B: timm's Eva with the paper's sizes, registered in timm, and one way to ask any of them
+for features.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +35,7 @@ class Encoded(NamedTuple):
     """(B, D), or None for encoders without a class token."""
 
 
-class EvaX(Eva):  # type: ignore[misc]  # timm is untyped
+class EvaX(Eva):
     """timm's Eva plus `encode`. Parameters and names are timm's, so timm checkpoints fit as they are."""
 
     def encode(

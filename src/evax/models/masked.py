@@ -13,7 +13,8 @@ from evax.models.encoders import EvaX
 class MaskedImageModel(nn.Module):
     """Predicts the tokenizer's features of hidden patches from the visible ones (Eq. 4-5).
 
-    The encoder's `fc_norm` is the MIM `norm` of the released files: here it acts per token before the projection,
+    The encoder's `fc_norm` is the MIM `norm` of the released files: here it acts per token before the
+    projection,
     in a classifier after pooling.
     """
 

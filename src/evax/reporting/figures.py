@@ -55,7 +55,7 @@ def curve_panel(
     x_label: str,
     y_label: str,
     chance: float | None = None,
-    best: float | None = None,
+    best: int | float | None = None,
 ) -> str:
     """A quantity along a training run, NaN left out; a few points are marked one by one.
 
@@ -122,7 +122,7 @@ def interval_plot(
     *,
     label: str,
     x_label: str,
-    limits: tuple[float, float],
+    limits: tuple[int | float, int | float],
     reference: float | None = None,
     bars: bool = False,
 ) -> str:

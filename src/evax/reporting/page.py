@@ -444,12 +444,12 @@ def show_interval(ends: list[float | None]) -> str:
     return "[not defined]" if known is None else f"[{known[0]:.3f}, {known[1]:.3f}]"
 
 
-def show_percent(part: float, whole: float = 1) -> str:
+def show_percent(part: int | float, whole: int | float = 1) -> str:
     """A share of a whole, or a dash where there is no whole."""
     return f"{100 * part / whole:.1f} %" if whole else "–"
 
 
-def show_duration(seconds: float) -> str:
+def show_duration(seconds: int | float) -> str:
     """Seconds, minutes or hours, as one would say it."""
     if seconds < 100:
         return f"{seconds:.1f} s"

@@ -49,7 +49,8 @@ def checkpoint_paths(folder: Path) -> list[Path]:
 def load_newest_checkpoint(
     folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, facts: dict[str, Any]
 ) -> int:
-    """Restores model and optimizer in place; returns the steps that are done, 0 when there is no checkpoint yet.
+    """Restores model and optimizer in place; returns the steps that are done, 0 when there is no checkpoint
+    yet.
 
     facts: what the run is; they must equal those it was saved with.
     Raises WeightsError when the newest file cannot be read, or was written by a run with other options.

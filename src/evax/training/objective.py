@@ -15,9 +15,11 @@ def at_positions(tokens: Float[Tensor, "B N D"], positions: Int[Tensor, "B M"]) 
 def masked_cosine_loss(
     predicted: Float[Tensor, "B M Dt"], targets: Float[Tensor, "B N Dt"], positions: Int[Tensor, "B M"]
 ) -> Float[Tensor, ""]:
-    """Minus the mean cosine between prediction and tokenizer feature over the hidden patches (Eq. 6-7), in float32.
+    """Minus the mean cosine between prediction and tokenizer feature over the hidden patches (Eq. 6-7), in
+    float32.
 
-    predicted: at the hidden positions only. targets: the tokenizer's features of all patches of the clean film.
+    predicted: at the hidden positions only. targets: the tokenizer's features of all patches of the clean
+    film.
     Returns a value in [-1, 1]; lower is better.
     """
     wanted = at_positions(targets, positions)
@@ -27,7 +29,8 @@ def masked_cosine_loss(
 def classification_loss(
     logits: Float[Tensor, "B K"], labels: Float[Tensor, "B K"], exclusive: bool
 ) -> Float[Tensor, ""]:
-    """Cross entropy when exactly one finding is true per film, else binary cross entropy over the known labels.
+    """Cross entropy when exactly one finding is true per film, else binary cross entropy over the known
+    labels.
 
     labels: 1 present, 0 absent, NaN unknown (left out; not allowed when exclusive).
     """

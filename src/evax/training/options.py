@@ -1,4 +1,6 @@
-"""Options that pretrain and finetune share. No torch here: the command line reads them before it loads anything."""
+"""Options that pretrain and finetune share. No torch here: the command line reads them before it loads
+anything.
+"""
 
 from __future__ import annotations
 

@@ -58,7 +58,9 @@ def film_features(
 
 
 def probe(encoder: EvaX, store: ImageStore, preprocess: Preprocess, fabric: Fabric) -> ProbeResult:
-    """KNN AUROC from train to validation films of a labelled store, and RankMe. The test split is not touched."""
+    """KNN AUROC from train to validation films of a labelled store, and RankMe. The test split is not
+    touched.
+    """
     labels = store.manifest.labels()
     train, val = store.rows("train"), store.rows("val")
     train = train[:: math.ceil(len(train) / VOTERS)]

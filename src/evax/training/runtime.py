@@ -34,7 +34,9 @@ def start_fabric(precision: Precision) -> Fabric:
 
 
 def bf16_is_faster() -> bool:
-    """Whether this machine multiplies bfloat16 matrices at least 1.5 times as fast as float32 ones; about 0.1 s."""
+    """Whether this machine multiplies bfloat16 matrices at least 1.5 times as fast as float32 ones; about 0.1
+    s.
+    """
     if torch.cuda.is_available():
         return torch.cuda.is_bf16_supported(including_emulation=False)
     return matmul_seconds(torch.float32) > 1.5 * matmul_seconds(torch.bfloat16)
@@ -55,7 +57,8 @@ def matmul_seconds(dtype: torch.dtype, size: int = 1024, repeats: int = 5) -> fl
 def maybe_compile(module: M, choice: Compile, tokens: int, device: torch.device) -> M:
     """The module itself, or compiled for training on `device`.
 
-    tokens: how many the student will see in this run; with "auto" it decides whether compiling is earned back.
+    tokens: how many the student will see in this run; with "auto" it decides whether compiling is earned
+    back.
     """
     if choice == "auto":
         has_compiler = shutil.which(os.environ.get("CXX", "g++")) is not None
@@ -63,11 +66,11 @@ def maybe_compile(module: M, choice: Compile, tokens: int, device: torch.device)
     if choice == "off":
         return module
     if device.type == "cpu":
-        # Torch's fused CPU attention has a slow backward; the plain products, fused by the compiler, train EVA-X-Ti
-        # a quarter faster (docs/results/pretrain-speed.md). The function computed is the same.
+        # Torch's fused CPU attention has a slow backward; the plain products, fused by the compiler, train
+        # EVA-X-Ti a quarter faster (docs/results/pretrain-speed.md). The function computed is the same.
         for part in module.modules():
             if hasattr(part, "fused_attn"):
-                part.fused_attn = False
+                setattr(part, "fused_attn", False)  # noqa: B010  # Module types its attributes
     return cast(M, torch.compile(module))
 
 

@@ -33,7 +33,8 @@ def masked_image_step(
     lr: float,
     clip_norm: float,
 ) -> dict[str, float]:
-    """Hide patches, predict the teacher's features of the clean crop at the hidden places, learn from the cosine.
+    """Hide patches, predict the teacher's features of the clean crop at the hidden places, learn from the
+    cosine.
 
     Returns loss, cosine, lr, grad_norm and images_per_s of this step.
     """

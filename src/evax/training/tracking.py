@@ -36,7 +36,8 @@ LIBRARIES = ("evax", "torch", "timm", "numpy", "pillow", "pydicom", "pyarrow")
 def start_run(out: Path, config: Any, resume: bool) -> RunLog:
     """Makes the run folder with config.yaml and environment.json and opens its log.
 
-    Raises ConfigError when the folder already holds something and resume is not asked for, or the other way round.
+    Raises ConfigError when the folder already holds something and resume is not asked for, or the other way
+    round.
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())) and not resume:
         raise ConfigError(

@@ -1,4 +1,4 @@
-"""Encoders with weights: ours, timm's, and the authors' MIM and fine-tuned layouts (facts 1.4-1.5), strictly."""
+"""Encoders with weights, strictly: ours, timm's, the authors' MIM and fine-tuned layouts (facts 1.4-1.5)."""
 
 from __future__ import annotations
 
@@ -30,7 +30,8 @@ ROPE_TOLERANCE = 2e-3  # the released buffers are float16; 14 against 16 differs
 def create_encoder(name: str, weights: str | os.PathLike[str] | None = None, **options: Any) -> EvaX:
     """An encoder by name, with `encode(images) -> Encoded(patches, grid, cls)`.
 
-    name: a key of evax.models.encoders.ENCODERS. weights: None for random weights, or a path: a bundle folder, a
+    name: a key of evax.models.encoders.ENCODERS. weights: None for random weights, or a path: a bundle
+    folder, a
     .safetensors file, or a file in the authors' layout. options: timm's (img_size, drop_path_rate, ...).
     A position table of another resolution is resampled; anything else that does not fit is refused.
     Raises ConfigError for an unknown name, WeightsError for a file that cannot be read or does not fit.
@@ -42,7 +43,9 @@ def create_encoder(name: str, weights: str | os.PathLike[str] | None = None, **o
 
 
 def load_encoder_weights(encoder: EvaX, name: str, path: Path) -> None:
-    """Copies the weights of a file into an encoder; every tensor of the encoder must be given, none may be left over."""
+    """Copies the weights of a file into an encoder; every tensor of the encoder must be given, none may be
+    left over.
+    """
     given = _to_timm_names(read_state_dict(path), encoder, path)
     wanted = encoder.state_dict()
     if "pos_embed" in given and given["pos_embed"].shape[-1] == wanted["pos_embed"].shape[-1]:
@@ -55,8 +58,9 @@ def load_encoder_weights(encoder: EvaX, name: str, path: Path) -> None:
     ]
     if missing or unused or other_shape:
         raise WeightsError(
-            f"{path} does not fit {name}: {len(missing)} missing {missing[:3]}, {len(unused)} unused {unused[:3]}, "
-            f"{len(other_shape)} of another size {other_shape[:3]}. Was it made for another encoder?"
+            f"{path} does not fit {name}: {len(missing)} missing {missing[:3]}, "
+            f"{len(unused)} unused {unused[:3]}, {len(other_shape)} of another size {other_shape[:3]}. "
+            "Was it made for another encoder?"
         )
     encoder.load_state_dict({key: value.to(wanted[key].dtype) for key, value in given.items()}, strict=True)
 
@@ -85,7 +89,9 @@ def _to_timm_names(state: dict[str, Tensor], encoder: EvaX, path: Path) -> dict[
 
 
 def _check_rope(key: str, buffer: Tensor, encoder: EvaX, path: Path) -> None:
-    """Rotary tables are rebuilt, not loaded; a file trained with other positions must not pass unnoticed (facts 1.3)."""
+    """Rotary tables are rebuilt, not loaded; a file trained with other positions must not pass unnoticed
+    (facts 1.3).
+    """
     sine, cosine = encoder.rope.get_embed().chunk(2, dim=-1)  # (N, 64) each
     ours = cosine if key.endswith("cos") else sine
     if buffer.shape == ours.shape and not torch.allclose(buffer.float(), ours, atol=ROPE_TOLERANCE):

@@ -1,10 +1,12 @@
-"""The only place that opens foreign weight files: unpickles tensors and a short list of harmless classes, no more."""
+"""The only place that opens foreign weight files: unpickles tensors and a short list of harmless classes, no
+more.
+"""
 
 from __future__ import annotations
 
 import argparse
 import pickle
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ from torch import Tensor
 from evax.errors import WeightsError
 
 # Found in the authors' fine-tuned files; it only holds values (facts 1.4).
-HARMLESS_CLASSES = [argparse.Namespace]
+HARMLESS_CLASSES: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [argparse.Namespace]
 # Where the released files keep the weights: fine-tuned files under `model`, DeepSpeed bundles under `module`.
 STATE_DICT_KEYS = ("model", "module", "state_dict")
 
@@ -66,6 +68,7 @@ def _unwrap(content: Any) -> Any:
 def _tensors(path: Path, state: Any) -> dict[str, Tensor]:
     if not isinstance(state, Mapping) or not any(isinstance(value, Tensor) for value in state.values()):
         raise WeightsError(
-            f"{path} holds no table of weights (looked at the top level and under {', '.join(STATE_DICT_KEYS)})."
+            f"{path} holds no table of weights, neither at the top level nor under "
+            f"{', '.join(STATE_DICT_KEYS)}."
         )
     return {str(name): value for name, value in state.items() if isinstance(value, Tensor)}

@@ -10,7 +10,7 @@ from evax.weights.files import read_state_dict
 
 
 def create_tokenizer(name: str) -> Tokenizer:
-    """A frozen tokenizer by name (a key of evax.models.tokenizers.TOKENIZERS), with its pre-trained weights."""
+    """A frozen tokenizer, with its pre-trained weights, by its name in models.tokenizers.TOKENIZERS."""
     tokenizer = Tokenizer(name)
     given, wanted = read_state_dict(_package_file()), tokenizer.network.state_dict()
     # The package names its layers its own way; order and shapes are timm's, tensor by tensor.

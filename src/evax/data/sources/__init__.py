@@ -23,7 +23,8 @@ SOURCES = {  # name: what the folder holds; module read_<name> of the same name
 def read_source(name: str, raw: Path, options: dict[str, Any]) -> Manifest:
     """The manifest of a release.
 
-    options: only those that were set. Raises ConfigError for an option the source does not have, DataError for a
+    options: only those that were set. Raises ConfigError for an option the source does not have, DataError
+    for a
     folder that is not such a release.
     """
     if name not in SOURCES:

@@ -29,10 +29,14 @@ def read_csv(
 ) -> Manifest:
     """Films and labels of RAW/table.
 
-    table: CSV file in raw with a column image (or image_id, file, filename, path); patient, study, view, sex, age and
-    split are used when they are there. label_column: a column of class names, exactly one per film; without it
-    a column `label` is taken when present. findings: columns of 1, 0, -1 or blank; without it, none of the above:
-    every other column that holds nothing else. RAW/boxes.csv (image, finding, x, y, width, height in fractions) is read when present.
+    table: CSV file in raw with a column image (or image_id, file, filename, path); patient, study, view, sex,
+    age and
+    split are used when they are there. label_column: a column of class names, exactly one per film; without
+    it
+    a column `label` is taken when present. findings: columns of 1, 0, -1 or blank; without it, none of the
+    above:
+    every other column that holds nothing else. RAW/boxes.csv (image, finding, x, y, width, height in
+    fractions) is read when present.
     """
     path = raw / table
     rows = read_table(path)
@@ -111,7 +115,9 @@ def _texts(rows: pd.DataFrame, name: str | None) -> pd.Series:
 
 
 def _existing(raw: Path, path: Path, images: pd.Series) -> pd.Series:
-    """Each name as a path under raw: as written, in images/, with a usual suffix; a name that fits nowhere stays."""
+    """Each name as a path under raw: as written, in images/, with a usual suffix; a name that fits nowhere
+    stays.
+    """
     for folder in FOLDERS:
         for suffix in SUFFIXES:
             first = raw / folder / f"{images.iloc[0]}{suffix}" if len(images) else path

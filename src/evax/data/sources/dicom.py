@@ -21,7 +21,8 @@ logger = logging.getLogger("evax")
 def read_dicom(raw: Path, *, private: Path) -> Manifest:
     """Frontal films of a tree. Laterals (by their own view) are left out and counted.
 
-    private: folder for what must not travel with the store: `pseudonyms.key`, made when absent, and `crosswalk.csv`
+    private: folder for what must not travel with the store: `pseudonyms.key`, made when absent, and
+    `crosswalk.csv`
     (pseudonym, file). The same key gives a patient the same pseudonym in every store.
     A file without a patient is a patient of its own. Files that are no DICOM are skipped and counted.
     """

@@ -18,7 +18,8 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".dcm")
 def read_folders(raw: Path, *, patient_pattern: str = "") -> Manifest:
     """Films of RAW/CLASS/*, single-label; or of RAW/* without labels.
 
-    patient_pattern: regular expression whose first group, found at the start of a file name, is the patient; without
+    patient_pattern: regular expression whose first group, found at the start of a file name, is the patient;
+    without
     it every film is a patient of its own.
     """
     films = sorted(path.relative_to(raw) for path in raw.rglob("*") if path.suffix.lower() in SUFFIXES)

@@ -1,0 +1,474 @@
+"""The page shows what the files of a run say, requests nothing, and names a file that is broken."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from evax.data.manifest import Manifest
+from evax.data.store import build_store, open_store
+from evax.errors import DataError
+from evax.evaluation.report import evaluate_classifier
+from evax.explain.overlay import overlay
+from evax.files import read_json, write_json
+from evax.reporting.page import write_report
+
+FINDINGS = ("Effusion", "Mass", "Hernia")  # no test film has a hernia
+SECTIONS = {"store": "data", "pretrain": "pretraining", "finetune": "finetuning", "localize": "localisation"}
+
+
+@pytest.fixture(scope="session")
+def films(tmp_path_factory) -> Path:
+    """A store of 40 small films of 20 patients, with a box, unknown labels and one file that was lost."""
+    raw, rng = tmp_path_factory.mktemp("raw"), np.random.default_rng(0)
+    names = [f"{number:03}.png" for number in range(40)]
+    for name in names:
+        Image.fromarray(rng.integers(0, 255, (48, 40), dtype=np.uint8)).save(raw / name)
+    table = pd.DataFrame({"image": [*names, "lost.png"], "patient": [f"p{n // 2}" for n in range(41)]})
+    table["study"], table["view"], table["sex"] = "", "PA", ["F", "M", ""] * 13 + ["F", "M"]
+    table["age"] = [np.nan, *np.linspace(20, 80, 40)]
+    table["split"] = ["test"] * 16 + ["val"] * 6 + ["train"] * 19
+    table["Effusion"] = np.float32([1, 0] * 20 + [0])
+    table["Mass"] = np.float32([0, 0, 1, np.nan] * 10 + [0])
+    table["Hernia"] = np.float32([0] * 39 + [1, 0])
+    boxes = pd.DataFrame(
+        [("000.png", "Effusion", 0.2, 0.3, 0.4, 0.3)],
+        columns=["image", "finding", "x", "y", "width", "height"],
+    )
+    store = raw / "store"
+    manifest = Manifest(table, FINDINGS, False, "forty squares", raw, boxes)
+    build_store(manifest, store, size=32, workers=1, split_note="by patient, seed 0")
+    return store
+
+
+def write_lines(path: Path, lines: list[dict]) -> None:
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+def write_pretraining(folder: Path) -> None:
+    folder.mkdir()
+    steps = [
+        {
+            "event": "step",
+            "step": n,
+            "images": 128 * n,
+            "cosine": n / 20,
+            "loss": -n / 20,
+            "lr": 1e-3,
+            "seconds": n,
+        }
+        for n in range(1, 13)
+    ]
+    probes = [
+        {
+            "event": "probe",
+            "step": n,
+            "images": 128 * n,
+            "knn_auc": 0.5 + n / 100,
+            "knn_findings": 2,
+            "rankme": 9.5,
+        }
+        for n in (0, 12)
+    ]
+    write_lines(folder / "log.jsonl", [{"event": "start", "step": 0}, probes[0], *steps, probes[1]])
+    report = {
+        "kind": "pretrain", "encoder": "eva_x_tiny_patch16_224", "tokenizer": "efficientnet_lite0",
+        "mask_ratio": 0.3, "steps": 12, "images": 1536, "images_per_s": 33.14, "final_cosine": 0.5678,
+        "stores": ["feedbeef"], "knn_auc_first": 0.5123, "knn_auc_last": 0.6234, "rankme_last": 9.5,
+    }  # fmt: skip
+    write_json(report, folder / "report.json")
+
+
+def write_finetuning(
+    folder: Path, films: Path, seed: int = 0, exclusive: bool = False, weights: str | None = None
+):
+    folder.mkdir()
+    store, rng = open_store(films), np.random.default_rng(seed)
+    table = store.manifest.table.loc[store.rows("test")]
+    labels = table[list(FINDINGS)].to_numpy(np.float64)
+    if exclusive:
+        labels = np.eye(3)[np.arange(len(table)) % 3]
+    probabilities = np.clip(rng.random(labels.shape) * 0.6 + 0.3 * (labels == 1), 0.01, 0.99)
+    patients, thresholds = table["patient"].to_numpy(str), np.array([0.5, 0.4, np.nan])
+    report = evaluate_classifier(
+        probabilities, labels, FINDINGS, patients, thresholds, exclusive, resamples=50
+    )
+    predictions = table[["image", "patient"]].copy()
+    for column, finding in enumerate(FINDINGS):
+        predictions[f"label:{finding}"] = labels[:, column]
+        predictions[f"probability:{finding}"] = probabilities[:, column]
+    predictions.to_csv(folder / "predictions-test.csv", index=False)
+    steps = [{"event": "step", "step": n, "loss": 1 / n, "lr": 1e-3, "seconds": n} for n in range(1, 9)]
+    checks = [{"event": "validation", "step": n, "mauc": 0.6 + n / 100, "seconds": n} for n in (4, 8)]
+    write_lines(folder / "log.jsonl", steps + checks)
+    protocol = {
+        "name": "clean", "checkpoint_chosen_on": "validation mAUC", "test_scored": "once",
+        "thresholds_chosen_on": "validation (Youden)", "split": "by patient, seed 0",
+        "label_fraction": 0.01, "seed": seed,
+        "interval": "patient-clustered bootstrap, percentile, 50 resamples",
+    }  # fmt: skip
+    sizes = {name: {"films": 19, "patients": 10} for name in ("train", "validation", "test")}
+    facts = {
+        "kind": "finetune",
+        "encoder": "eva_x_tiny_patch16_224",
+        "weights": weights,
+        "protocol": protocol,
+    }
+    write_json(facts | sizes | {"best_step": 8, "test_metrics": report.to_json()}, folder / "report.json")
+
+
+def write_localization(folder: Path) -> None:
+    (folder / "overlays").mkdir(parents=True)
+    film = np.linspace(0, 1, 32 * 32, dtype=np.float32).reshape(32, 32)
+    overlay(film, film, [(0.2, 0.3, 0.4, 0.3)]).save(folder / "overlays" / "Pleural-Mass-000_1.png")
+    pointing = [
+        {"finding": "Pleural-Mass", "films": 8, "hits": 5, "rate": 0.625, "interval": [0.3, 0.9]},
+        {"finding": "Pleural", "films": 1, "hits": 1, "rate": 1.0, "interval": [None, None]},
+    ]
+    report = {
+        "kind": "localize", "at": "norm1", "split": "test", "data_fingerprint": "feedbeef", "pointing": pointing,
+    }  # fmt: skip
+    write_json(report, folder / "report.json")
+
+
+def write_journal(run: Path, kinds: list[str], title: str = "evax trial", names: dict | None = None) -> None:
+    """One step per kind, its folder named after it."""
+    steps = [
+        {"kind": kind.split("-")[0], "name": (names or {}).get(kind, kind), "seconds": 12.3, "folder": kind,
+         "command": f"evax {kind} films --out {kind}"}
+        for kind in kinds
+    ]  # fmt: skip
+    environment = {
+        "date": "2025-11-03T10:00:00+00:00",
+        "evax": "0.1.0",
+        "gpu": None,
+        "cores": 2,
+        "commit": "abc1234",
+    }
+    write_json({"title": title, "steps": steps, "environment": environment}, run / "run.json")
+
+
+@pytest.fixture
+def run(tmp_path, films) -> Path:
+    """A whole run: store, pre-training, two classifiers tested on the same films, localisation."""
+    shutil.copytree(films, tmp_path / "store")
+    write_pretraining(tmp_path / "pretrain")
+    write_finetuning(tmp_path / "finetune", films, seed=0, weights=str(tmp_path / "pretrain" / "encoder"))
+    write_finetuning(tmp_path / "finetune-random", films, seed=1)
+    write_localization(tmp_path / "localize")
+    write_journal(tmp_path, ["store", "pretrain", "finetune", "finetune-random", "localize"])
+    return tmp_path
+
+
+class Reader(HTMLParser):
+    """What a browser would request, the ids, and the words."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.addresses, self.ids, self.tags, self.words = [], [], [], []
+        self.feed(page)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.addresses += [
+            value for name, value in attrs if name in ("src", "href", "xlink:href", "srcset", "data")
+        ]
+        self.ids += [value for name, value in attrs if name == "id"]
+
+    def handle_data(self, data):
+        if self.tags[-1:] not in (["style"], ["script"]):
+            self.words.append(data)
+
+    @property
+    def text(self) -> str:
+        return " ".join(" ".join(self.words).split())
+
+
+def page_of(run: Path) -> str:
+    path = write_report(run)
+    assert path == run / "report.html"
+    return path.read_text(encoding="utf-8")
+
+
+def test_the_page_asks_for_nothing_outside_itself(run):
+    page = page_of(run)
+    reader = Reader(page)
+    assert (
+        len([address for address in reader.addresses if address.startswith("data:image/jpeg;base64,")]) == 13
+    )
+    assert all(address.startswith(("data:", "#")) for address in reader.addresses)
+    assert not re.search(r"url\(\s*['\"]?(?!#)|@import|fetch\(|XMLHttpRequest", page)
+
+
+def test_no_two_elements_share_an_id_and_every_link_inside_the_page_arrives(run):
+    reader = Reader(page_of(run))
+    assert len(reader.ids) == len(set(reader.ids))
+    assert {address[1:] for address in reader.addresses if address.startswith("#")} <= set(reader.ids)
+
+
+@pytest.mark.parametrize("absent", [*SECTIONS, None])
+def test_a_section_appears_when_its_data_is_there_and_only_then(run, absent):
+    for folder in run.glob(f"{absent}*"):
+        shutil.rmtree(folder)
+    ids = Reader(page_of(run)).ids
+    for kind, section in SECTIONS.items():
+        assert (section in ids) == (kind != absent)
+    assert {"short", "steps", "environment", "limits"} <= set(ids)
+
+
+def test_the_step_of_a_folder_that_is_gone_says_so(run):
+    shutil.rmtree(run / "localize")
+    assert "localize (no longer in this folder)" in Reader(page_of(run)).text
+
+
+def test_every_number_of_a_test_is_on_the_page_with_its_interval_and_its_films(run):
+    text = Reader(page_of(run)).text
+    metrics = read_json(run / "finetune" / "report.json")["test_metrics"]
+    for mean in (metrics["mauc"], metrics["map"], metrics["macc"]):
+        low, high = mean["interval"]
+        assert f"{mean['value']:.3f} [{low:.3f}, {high:.3f}]" in text
+    assert metrics["mauc"]["findings_entered"] == 2
+    assert (
+        f"2 of 3 findings, {metrics['n']} test films of {metrics['patients']} patients. Protocol clean"
+        in text
+    )
+    for finding in metrics["findings"][:2]:
+        low, high = finding["auroc_interval"]
+        assert (
+            f"{finding['name']} AUC {finding['auroc']:.3f} [{low:.3f}, {high:.3f}]" in text
+        )  # title of its ROC
+        assert f"ECE {finding['ece']:.3f}, Brier {finding['brier']:.3f}" in text
+        assert f"{finding['average_precision']:.3f}" in text
+        found = round(finding["sensitivity"] * finding["positives"])
+        assert f"{found} found , {finding['positives'] - found} missed" in text
+
+
+def test_a_finding_without_positive_films_is_not_defined_and_counted(run):
+    text = Reader(page_of(run)).text
+    assert "Hernia 0 / 16 not defined 0 present, 16 absent not defined" in text
+    assert "Hernia AUC" not in text
+
+
+def test_protocol_and_origin_of_the_weights_stand_beside_the_numbers(run):
+    text = Reader(page_of(run)).text
+    assert "checkpoint chosen on validation mAUC" in text
+    assert "test scored once" in text
+    assert (
+        "starts from weights of pretrain/encoder" in text
+    )  # from the run folder, not from this machine's root
+    assert "starts from random weights" in text
+    assert str(run) not in text
+
+
+def test_the_data_sheet_counts_films_patients_and_labels(run):
+    text = Reader(page_of(run)).text
+    store = open_store(run / "store")
+    assert "40 of 20 patients" in text
+    assert store.fingerprint in text
+    assert f"{store.mean:.4f} ± {store.std:.4f}" in text
+    assert "rejected files 1" in text
+    assert "test 16 films 8 patients" in text
+    assert "Effusion 50.0 % 9 of 18 50.0 % 3 of 6 50.0 % 8 of 16 0" in text
+    assert (
+        "Mass 28.6 % 4 of 14 50.0 % 2 of 4 33.3 % 4 of 12 10" in text
+    )  # the last: films where it is not known
+    assert "known for 39 films" in text
+    assert "forty squares" in text
+
+
+def test_pre_training_shows_its_facts_and_four_curves(run):
+    page = page_of(run)
+    text = Reader(page).text
+    assert "0.512 → 0.623" in text
+    assert "0.568 (mean of the last 20 steps)" in text
+    assert "33.1 image views per second" in text
+    for title in ("cosine with the tokenizer", "learning rate", "kNN mean AUC", "RankMe (effective rank)"):
+        assert f'aria-label="{title} of pretrain against image views"' in page
+
+
+def test_the_log_of_an_interrupted_run_counts_each_step_once(run):
+    before = page_of(run)
+    log = run / "pretrain" / "log.jsonl"
+    first = next(line for line in log.read_text().splitlines() if '"step": 1,' in line)
+    log.write_text(json.dumps(json.loads(first) | {"cosine": 99.0}) + "\n" + log.read_text())
+    assert page_of(run) == before
+
+
+def test_runs_tested_on_the_same_films_are_compared(run):
+    reader = Reader(page_of(run))
+    assert "comparison" in reader.ids
+    assert "mean AUC on the same 16 test films" in reader.text
+    assert "Same test films, same labels, protocol clean" in reader.text
+
+
+@pytest.mark.parametrize("difference", ["films", "labels", "protocol"])
+def test_runs_that_differ_in_films_labels_or_protocol_are_never_compared(run, difference):
+    folder = run / "finetune-random"
+    if difference == "protocol":
+        report = read_json(folder / "report.json")
+        report["protocol"]["name"] = "paper"
+        write_json(report, folder / "report.json")
+    else:
+        table = pd.read_csv(folder / "predictions-test.csv")
+        column, value = ("image", "other.png") if difference == "films" else ("label:Effusion", 0.0)
+        table.loc[0, column] = value
+        table.to_csv(folder / "predictions-test.csv", index=False)
+    reader = Reader(page_of(run))
+    assert "comparison" not in reader.ids
+    assert ("protocol paper" in reader.text) == (difference == "protocol")
+
+
+def test_exclusive_findings_have_a_table_of_true_against_most_probable(run, films):
+    assert "Which finding is most probable" not in Reader(page_of(run)).text
+    write_finetuning(run / "finetune-exclusive", films, exclusive=True)
+    write_journal(run, ["finetune-exclusive"])
+    table = pd.read_csv(run / "finetune-exclusive" / "predictions-test.csv")
+    truth, answer = (
+        table.filter(regex=f"^{kind}:").to_numpy().argmax(1) for kind in ("label", "probability")
+    )
+    counts = " ".join(str(int(((truth == 0) & (answer == k)).sum())) for k in range(3))
+    assert f"true Effusion Mass Hernia Effusion {counts}" in Reader(page_of(run)).text
+
+
+def test_localisation_shows_hits_of_films_and_the_pictures_with_the_right_finding(run):
+    text = Reader(page_of(run)).text
+    assert "Pleural-Mass (5 of 8)" in text
+    assert "0.625 [0.300, 0.900]" in text
+    assert "1.000 [not defined]" in text
+    assert "6 of 9" in text
+    assert "Pleural-Mass 000_1" in text
+
+
+def test_a_command_is_shown_as_it_is_typed(run):
+    journal = read_json(run / "run.json")
+    journal["steps"][0]["command"] = "evax prepare 'a b' --out x && echo \"<done>\""
+    write_json(journal, run / "run.json")
+    assert "evax prepare 'a b' --out x && echo \"<done>\"" in Reader(page_of(run)).text
+
+
+def test_names_cannot_put_code_on_the_page(run):
+    attack = '<script>alert("x")</script><img src="https://example.org/x.png">'
+    write_journal(run, ["store", "pretrain", "finetune"], title=attack, names=dict.fromkeys(
+        ("store", "pretrain", "finetune"), attack))  # fmt: skip
+    report = read_json(run / "finetune" / "report.json")
+    report["protocol"]["split"] = attack
+    write_json(report, run / "finetune" / "report.json")
+    reader = Reader(page_of(run))
+    assert reader.tags.count("script") == 1
+    assert not any(address.startswith("http") for address in reader.addresses)
+    assert attack in reader.text
+
+
+def test_synthetic_films_are_announced_at_the_top(run):
+    assert "Synthetic films." not in Reader(page_of(run)).text
+    journal = read_json(run / "run.json")
+    journal["steps"].insert(
+        0,
+        {
+            "kind": "fetch",
+            "name": "x",
+            "command": "evax fetch phantoms --out raw",
+            "seconds": 1,
+            "folder": "raw",
+        },
+    )
+    write_json(journal, run / "run.json")
+    text = Reader(page_of(run)).text
+    assert text.index("Synthetic films.") < text.index("Mean AUC on test")
+    assert "Research software, not a medical device." in text
+
+
+@pytest.mark.parametrize(
+    "file",
+    ["run.json", "pretrain/report.json", "finetune/report.json", "localize/report.json", "store/store.json"],
+)
+def test_a_damaged_file_is_an_error_with_its_name_and_the_old_page_stays(run, file):
+    before = page_of(run)
+    (run / file).write_text('{"kind": ')
+    with pytest.raises(DataError, match=re.escape(file)):
+        write_report(run)
+    assert (run / "report.html").read_text(encoding="utf-8") == before
+    assert not list(run.glob(".report*"))
+
+
+@pytest.mark.parametrize(
+    ("file", "key"),
+    [("run.json", "title"), ("pretrain/report.json", "encoder"), ("finetune/report.json", "best_step")],
+)
+def test_a_file_that_lacks_something_is_named_with_what_it_lacks(run, file, key):
+    content = read_json(run / file)
+    del content[key]
+    write_json(content, run / file)
+    with pytest.raises(DataError, match=f"{re.escape(file)} has no '{key}'"):
+        write_report(run)
+
+
+def test_a_broken_line_of_a_log_is_named_with_its_number(run):
+    log = run / "finetune" / "log.jsonl"
+    log.write_text(log.read_text() + '{"event": "step", "st')
+    with pytest.raises(DataError, match=r"finetune/log\.jsonl, line 11, is not"):
+        write_report(run)
+
+
+def test_predictions_of_another_run_are_refused(run):
+    path = run / "finetune" / "predictions-test.csv"
+    path.write_text("\n".join(path.read_text().splitlines()[:-1]) + "\n")
+    with pytest.raises(DataError, match=r"predictions-test\.csv has 15 films, its report 16"):
+        write_report(run)
+
+
+def test_without_predictions_and_logs_the_numbers_are_still_shown(run):
+    for name in ("predictions-test.csv", "log.jsonl"):
+        (run / "finetune" / name).unlink()
+    reader = Reader(page_of(run))
+    value = read_json(run / "finetune" / "report.json")["test_metrics"]["mauc"]["value"]
+    assert f"{value:.3f}" in reader.text
+    assert "comparison" not in reader.ids
+
+
+def test_a_step_of_an_unknown_kind_is_refused(run):
+    write_journal(run, ["brew"])
+    with pytest.raises(DataError, match="kind 'brew'; known: fetch, finetune"):
+        write_report(run)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("width", [1280, 500])
+def test_a_browser_shows_the_page_without_sideways_scrolling(run, tmp_path, width):
+    browser = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if browser is None:
+        pytest.skip("no chromium here: install it to look at the page as a reader would")
+    page = page_of(run).replace(
+        "</body>",
+        "<script>document.title = document.documentElement.scrollWidth <= innerWidth ? 'fits' : 'too wide: ' +"
+        " [...document.querySelectorAll('main *')].filter(e => e.getBoundingClientRect().right > innerWidth)"
+        ".map(e => e.className).join();</script></body>",
+    )
+    (tmp_path / "measured.html").write_text(page, encoding="utf-8")
+    options = [
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-background-networking",
+        "--no-first-run",
+    ]
+    command = [
+        browser,
+        *options,
+        f"--user-data-dir={tmp_path / 'profile'}",
+        f"--window-size={width},900",
+        "--dump-dom",
+    ]
+    shown = subprocess.run(
+        [*command, (tmp_path / "measured.html").as_uri()], capture_output=True, text=True, timeout=60
+    )
+    assert "<title>fits</title>" in shown.stdout
