@@ -113,7 +113,8 @@ def test_a_value_stands_beside_its_interval_and_a_missing_one_is_not_defined():
 def test_an_interval_below_the_axis_widens_it():
     rows = [("Mass", 0.4, (0.2, 0.6))]
     shown = texts(figures.interval_plot(rows, label="AUC", x_label="AUC", limits=(0.5, 1)))
-    assert "0.2" in shown
+    assert "0.30" in shown
+    assert "0.30" not in texts(forest_svg())
 
 
 def test_a_long_training_run_does_not_make_a_large_picture():

@@ -146,7 +146,7 @@ def _expose(
         half_air = AIR * lung
         field = _lung_field(top) & ~_half(silhouette, side)
         if side == collapsed:
-            shrink[side] = (rng.uniform(0.60, 0.84), rng.uniform(0.62, 0.86), rng.uniform(0.90, 1.0))
+            shrink[side] = (rng.uniform(0.50, 0.76), rng.uniform(0.52, 0.78), rng.uniform(0.85, 1.0))
             half_air, gap, line = _pneumothorax(lung, side, shrink[side], top, depth)
             gap &= field
             _half(lines, side)[:] = rng.uniform(5, 9) * line
@@ -180,7 +180,7 @@ def _expose(
     air *= 1 + 0.022 * anatomy_maps.noise(rng, 4.5) + 0.03 * anatomy_maps.noise(rng, 14)
     total = anatomy_maps.body(anatomy, rng.uniform(0.6, 1) if view == "AP" else rng.uniform(0, 0.7), rng)
     healthy_lung = (total[:, SIDE // 2 :] - AIR * healthy)[healthy > 0.75 * depth]
-    total += added - air
+    total = total + added - air  # the body map is shared between films
     total += anatomy_maps.spine(anatomy) + anatomy_maps.ribs(anatomy)
     total += anatomy_maps.clavicles_and_shoulder(
         anatomy, rng.uniform(2, 16) if view == "AP" else rng.uniform(-6, 6)
@@ -242,7 +242,7 @@ def _pneumothorax(
 def _effusion(top: float, rng: np.random.Generator) -> Map:
     """Half canvas: share of the lung's depth that is fluid; its surface climbs at the chest wall (meniscus)."""
     angle = float(anatomy_maps.diaphragm(np.array([INNER_HALF_WIDTH], np.float32), top)[0])
-    height, climb = rng.uniform(36, 130), rng.uniform(22, 46)
+    height, climb = rng.uniform(50, 130), rng.uniform(24, 46)
     surface = angle - height + climb * (1 - np.exp((OUTWARDS - INNER_HALF_WIDTH) / rng.uniform(22, 45)))
     above = surface[None, :] - AXIS[:, None]
     haze = 0.22 * np.exp(-np.clip(above, 0, None) / 28)  # fluid behind the lung, above the visible surface
@@ -261,7 +261,7 @@ def _drawn_place(seen: Mask, rng: np.random.Generator) -> tuple[float, float]:
 def _consolidation(seen: Mask, rng: np.random.Generator) -> tuple[Map, Map]:
     """Opacity in [0, 1] of a fuzzy patch, and the bronchi that stay open in it (mm of air)."""
     x, y = _drawn_place(seen, rng)
-    size = rng.uniform(20, 42)
+    size = rng.uniform(34, 56)
     field = np.zeros((len(COARSE), len(COARSE)), np.float32)
     for _ in range(int(rng.integers(3, 7))):
         dx, dy = rng.normal(0, 0.45 * size, 2)
@@ -286,9 +286,9 @@ def _consolidation(seen: Mask, rng: np.random.Generator) -> tuple[Map, Map]:
 
 
 def _nodule(seen: Mask, rng: np.random.Generator) -> tuple[Map, Mask]:
-    """Added depth of a slightly lobed ball of 12 to 40 mm, its rim sharp or soft, and its disc."""
+    """Added depth of a slightly lobed ball of 24 to 48 mm, its rim sharp or soft, and its disc."""
     x, y = _drawn_place(seen, rng)
-    radius = rng.uniform(6, 20)
+    radius = rng.uniform(12, 24)
     softness = rng.uniform(0.08, 0.4)
     dx, dy = AXIS[None, :] - x, AXIS[:, None] - y
     near = np.ix_(np.abs(dy[:, 0]) < 2 * radius, np.abs(dx[0]) < 2 * radius)
@@ -298,7 +298,7 @@ def _nodule(seen: Mask, rng: np.random.Generator) -> tuple[Map, Mask]:
     ball = np.sqrt(np.clip(1.05 - distance**2, 0, 1)) * step((1 - distance).astype(np.float32), softness)
     added, disc = np.zeros((SIDE, SIDE), np.float32), np.zeros((SIDE, SIDE), dtype=bool)
     # a small nodule that shows on a film is a dense one
-    added[near] = ball * (18 + 1.5 * radius) * rng.uniform(0.9, 1.35)
+    added[near] = ball * (26 + 1.6 * radius) * rng.uniform(1.0, 1.4)
     disc[near] = distance < 1
     return added, disc
 
