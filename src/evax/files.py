@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from evax.errors import DataError
 
 
-@contextmanager
+@contextlib.contextmanager
 def replaced_whole(path: Path) -> Iterator[Path]:
     """A temporary path beside `path` that takes its place when the block ends well; otherwise nothing
     remains.
@@ -31,7 +31,9 @@ def replaced_whole(path: Path) -> Iterator[Path]:
             f"{path} could not be written: {error}. Free some space or choose another folder."
         ) from error
     finally:
-        unfinished.unlink(missing_ok=True)
+        # a folder that cannot be written cannot be cleaned either, and the first error says more
+        with contextlib.suppress(OSError):
+            unfinished.unlink(missing_ok=True)
 
 
 def write_json(content: Any, path: Path) -> None:

@@ -11,8 +11,8 @@ import evax
 from evax.config import read_recipe
 from evax.data.augment import CropConfig
 from evax.jobs.demo import DemoConfig
-from evax.jobs.pretrain import PretrainConfig, pretrain
 from evax.jobs.prepare import prepare
+from evax.jobs.pretrain import PretrainConfig, pretrain
 
 RECIPE = Path(__file__).parents[1] / "recipes" / "real_films.yaml"
 pytestmark = pytest.mark.real
@@ -64,7 +64,7 @@ def test_label_free_pre_training_on_real_films_improves_frozen_features(stores, 
             probe_store=stores["kermany"],
             probe_every=4,
             crop=CropConfig(area=(0.3, 1.0)),
-        )  # fmt: skip
+        )
     )
     report = json.loads((tmp_path / "run" / "report.json").read_text())
     assert report["knn_auc_last"] > report["knn_auc_first"] + 0.05

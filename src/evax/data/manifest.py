@@ -62,12 +62,14 @@ class Manifest:
         if wrong.any():
             row, column = np.argwhere(wrong)[0]
             raise DataError(
-                f"{self.source}: {self.findings[column]} of {table['image'].iloc[row]} is {labels[row, column]:g}; "
+                f"{self.source}: {self.findings[column]} of {table['image'].iloc[row]} "
+                f"is {labels[row, column]:g}; "
                 "labels are 1 (present), 0 (absent), -1 (uncertain) or blank."
             )
         if self.exclusive and len(odd := np.flatnonzero((labels == 1).sum(axis=1) != 1)):
             raise DataError(
-                f"{self.source}: {table['image'].iloc[odd[0]]} has {int((labels[odd[0]] == 1).sum())} findings; "
+                f"{self.source}: {table['image'].iloc[odd[0]]} "
+                f"has {int((labels[odd[0]] == 1).sum())} findings; "
                 "a single-label table has exactly one per film."
             )
         self._check_boxes()
@@ -85,7 +87,8 @@ class Manifest:
         inside = (left >= 0) & (top >= 0) & (right <= 1.001) & (bottom <= 1.001)
         if not inside.all():
             raise DataError(
-                f"{self.source}: a box of {boxes.loc[~inside, 'image'].iloc[0]} leaves the image; boxes are fractions."
+                f"{self.source}: a box of {boxes.loc[~inside, 'image'].iloc[0]} leaves the image; "
+                "boxes are fractions."
             )
 
     def labels(self) -> Float32[np.ndarray, "S K"]:

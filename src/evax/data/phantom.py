@@ -49,7 +49,7 @@ class Phantom:
     labels: dict[str, int]
     """1 present, 0 absent, for each of FINDINGS."""
     boxes: tuple[Box, ...]
-    """(finding, x, y, width, height) in fractions of the image; a bilateral effusion has one box on each side."""
+    """(finding, x, y, width, height) in fractions of the image; a bilateral effusion has two."""
     masks: dict[str, Mask]
     """(H, W) for each of FINDINGS; empty where the finding is absent. Cardiomegaly: the heart."""
     view: str
@@ -117,13 +117,13 @@ def _bounds(mask: Mask) -> tuple[float, float, float, float]:
     return left / width, top / height, (columns[-1] + 1 - left) / width, (rows[-1] + 1 - top) / height
 
 
-# --- findings: they change the air in the lungs --------------------------------------------------------------
+# --- findings: they change the air in the lungs ---
 
 
 def _expose(
     anatomy: Anatomy, present: set[str], view: str, rng: np.random.Generator
 ) -> tuple[Map, list[Region]]:
-    """Path lengths on the canvas, scaled so that healthy lung is near 0 and the abdomen near 1, and the findings."""
+    """Path lengths on the canvas, healthy lung near 0 and the abdomen near 1, and the findings."""
     dome = (
         anatomy.dome - rng.uniform(0, 16) - (6 if view == "AP" else 0)
     )  # a breath less deep lifts the domes
@@ -138,11 +138,9 @@ def _expose(
         wet = {-1, 1}
     regions: list[Region] = []
     shrink = {side: (1.0, 1.0, 1.0) for side in (-1, 1)}
-    healthy = None
     for side in (-1, 1):
         top = dome + (anatomy.dome_step if side == 1 else 0)
         lung = anatomy_maps.lung_depth(OUTWARDS, AXIS, top, depth)
-        healthy = lung if healthy is None else healthy
         half_air = AIR * lung
         field = _lung_field(top) & ~_half(silhouette, side)
         if side == collapsed:
@@ -179,6 +177,7 @@ def _expose(
 
     air *= 1 + 0.022 * anatomy_maps.noise(rng, 4.5) + 0.03 * anatomy_maps.noise(rng, 14)
     total = anatomy_maps.body(anatomy, rng.uniform(0.6, 1) if view == "AP" else rng.uniform(0, 0.7), rng)
+    healthy = anatomy_maps.lung_depth(OUTWARDS, AXIS, dome, depth)
     healthy_lung = (total[:, SIDE // 2 :] - AIR * healthy)[healthy > 0.75 * depth]
     total = total + added - air  # the body map is shared between films
     total += anatomy_maps.spine(anatomy) + anatomy_maps.ribs(anatomy)
@@ -240,7 +239,7 @@ def _pneumothorax(
 
 
 def _effusion(top: float, rng: np.random.Generator) -> Map:
-    """Half canvas: share of the lung's depth that is fluid; its surface climbs at the chest wall (meniscus)."""
+    """Half canvas: share of the lung's depth that is fluid; its surface climbs at the chest wall."""
     angle = float(anatomy_maps.diaphragm(np.array([INNER_HALF_WIDTH], np.float32), top)[0])
     height, climb = rng.uniform(50, 130), rng.uniform(24, 46)
     surface = angle - height + climb * (1 - np.exp((OUTWARDS - INNER_HALF_WIDTH) / rng.uniform(22, 45)))
@@ -420,7 +419,7 @@ def _placed(canvas: Image.Image, place: tuple[float, ...], shape: tuple[int, ...
 
 def _collimate(film: Map, rng: np.random.Generator) -> None:
     """Darken one to four borders in place: the beam was narrower than the detector."""
-    height, width = film.shape
+    height = len(film)
     for edge in rng.permutation(4)[: rng.integers(1, 5)]:
         turned = np.rot90(film, int(edge))  # a view: the top of it is one of the four borders
         reach = rng.uniform(0.005, 0.03) * height + np.linspace(

@@ -1,12 +1,13 @@
 """The body of a synthetic radiograph: smooth organs, bones and vessels as maps of X-ray path length.
 
-Every map lives on one canvas of SIDE x SIDE points, MM apart, in the coordinates of an average adult: x from the
-midline towards the patient's left (right in the picture), y downwards, (0, 0) in the middle of the chest. Values
-are millimetres of soft tissue that weaken the beam as much. Lungs are drawn on half canvases, where x counts
-outwards from the midline, so that both sides share one description.
+Every map lives on one canvas of SIDE x SIDE points, MM apart, in the coordinates of an average adult: x
+from the midline towards the patient's left (right in the picture), y downwards, (0, 0) in the middle of the
+chest. Values are millimetres of soft tissue that weaken the beam as much. Lungs are drawn on half canvases,
+where x counts outwards from the midline, so that both sides share one description.
 
-Sources: proportions after textbook norms (heart below half of the chest's inner width, right dome higher than
-the left, ten ribs behind the lung, left hilum higher than the right); the rest is drawn by eye beside real films.
+Sources: proportions after textbook norms (heart below half of the chest's inner width, right dome higher
+than the left, ten ribs behind the lung, left hilum higher than the right); the rest is drawn by eye beside
+real films.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw
 
-Map = npt.NDArray[np.float32]
+Map = npt.NDArray[np.floating]
 
 SIDE, MM = 600, 0.8
 AXIS: Map = ((np.arange(SIDE) + 0.5 - SIDE / 2) * MM).astype(np.float32)
@@ -138,13 +139,13 @@ def medial_edge(y: Map) -> Map:
 
 
 def diaphragm(x: Map, top: float) -> Map:
-    """Y of a dome at each x outwards: down to the costophrenic angle at the side, a little towards the heart."""
+    """Y of a dome at each x outwards: far down to the costophrenic angle, a little towards the heart."""
     lateral = np.clip((x - 66) / (INNER_HALF_WIDTH - 66), 0, 1.3)
     return top + 50 * lateral**2.3 + 13 * np.clip((66 - x) / 66, 0, 1) ** 2
 
 
 def lung_depth(x: Map, y: Map, top: float, depth: float) -> Map:
-    """Thickness (len(y), len(x)) of one lung along the beam. top: y of its dome. depth: its greatest thickness.
+    """Thickness (len(y), len(x)) of one lung along the beam. top: y of its dome. depth: its greatest.
 
     Behind the dome a rest of the lung reaches down, which the abdomen in front nearly hides.
     """
@@ -237,11 +238,11 @@ def gas(rng: np.random.Generator, dome: float) -> Map:
     return total
 
 
-# --- bones and vessels: clouds of points, added up on the canvas ---------------------------------------------
+# --- bones and vessels: clouds of points, added up on the canvas ---
 
 
 def splat(x: Map, y: Map, weight: Map | float) -> Map:
-    """Sum of point weights on the canvas, spread over neighbouring points; weight in mm per point of the grid."""
+    """Sum of point weights on the canvas, spread over neighbouring points; weight in mm per point."""
     columns = (x * np.float32(1 / MM) + np.float32(SIDE / 2)).astype(np.int32)
     rows = (y * np.float32(1 / MM) + np.float32(SIDE / 2)).astype(np.int32)
     seen = (columns >= 0) & (columns < SIDE) & (rows >= 0) & (rows < SIDE)
@@ -255,7 +256,7 @@ def splat(x: Map, y: Map, weight: Map | float) -> Map:
 
 
 def tube(path_x: Map, path_y: Map, radius: Map | float, around: int, *, hollow: float) -> tuple[Map, Map]:
-    """Points of tubes along paths (..., n): (..., n, around). hollow: 1 only the shell, whose rims are dense, 0 filled."""
+    """Points of tubes along paths (..., n): (..., n, around). hollow: 1 a shell with dense rims, 0 filled."""
     count = path_x.shape[-1]
     golden = np.arange(path_x.size, dtype=np.float32).reshape(path_x.shape) * np.float32(0.618034) % 1
     angle = 2 * np.pi * (golden[..., None] + np.arange(around, dtype=np.float32) / around)
@@ -271,8 +272,8 @@ def tube(path_x: Map, path_y: Map, radius: Map | float, around: int, *, hollow: 
 def ribs(anatomy: Anatomy) -> Map:
     """Ten ribs on each side as bent shells, seen through from front to back.
 
-    A rib leaves the spine, runs outwards and down, turns at the side (where the beam meets it edge on: bright)
-    and comes forward and down; its front end is cartilage, which does not show.
+    A rib leaves the spine, runs outwards and down, turns at the side (where the beam meets it edge on:
+    bright) and comes forward and down; its front end is cartilage, which does not show.
     """
     rng = np.random.default_rng(anatomy.detail)
     number = np.arange(RIBS, dtype=np.float32)[:, None, None]
@@ -301,7 +302,7 @@ def ribs(anatomy: Anatomy) -> Map:
 
 
 def clavicles_and_shoulder(anatomy: Anatomy, lift: float) -> Map:
-    """Clavicles as S-shaped shells; scapulae and heads of the arm bones as faint plates. lift: mm, by pose."""
+    """Clavicles as S-shaped shells; scapulae and heads of the arm bones as faint plates. lift: mm."""
     t = np.linspace(0, 1, 330, dtype=np.float32)
     x = 17 + 142 * t
     y = -82 - lift * t + anatomy.clavicle_slope * 140 * t + 7 * np.sin(2 * np.pi * t) - 10 * np.sin(np.pi * t)

@@ -178,9 +178,12 @@ def _write_shard(manifest: Manifest, films: list[tuple[int, bytes]], path: Path)
             "boxes": pa.array(boxes, box_type),
         }
     ).combine_chunks()
-    with replaced_whole(path) as unfinished, pa.OSFile(str(unfinished), "wb") as file:
-        with pa.ipc.new_file(file, table.schema) as writer:
-            writer.write_table(table, max_chunksize=len(table) or None)
+    with (
+        replaced_whole(path) as unfinished,
+        pa.OSFile(str(unfinished), "wb") as file,
+        pa.ipc.new_file(file, table.schema) as writer,
+    ):
+        writer.write_table(table, max_chunksize=len(table) or None)
 
 
 def _finish(
@@ -200,7 +203,7 @@ def _finish(
         for pixels in shard["pixels"].chunk(0):
             film = np.frombuffer(pixels.as_buffer(), dtype=np.uint8)
             histogram += np.bincount(film, minlength=256)
-            digest.update(film)
+            digest.update(film.data)
         digest.update(shard.drop_columns(["pixels"]).to_pandas().to_csv(index=False).encode())
     with (out / "rejected.csv").open("w", newline="") as file:
         csv.writer(file).writerows([("file", "reason"), *reasons])

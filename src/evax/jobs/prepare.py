@@ -15,7 +15,7 @@ logger = logging.getLogger("evax")
 
 @dataclass(frozen=True, kw_only=True)
 class PrepareConfig:
-    """Read every film once, resize it and keep it in a store; patients are divided into train, val and test."""
+    """Read every film once, resize it and keep it in a store; split the patients into train, val and test."""
 
     raw: Path
     """Folder that holds the films."""
@@ -67,7 +67,8 @@ def prepare(config: PrepareConfig) -> Path:
 
     manifest = read_source(config.source, config.raw, source_options(config))
     manifest = assign_splits(manifest, config.validation, config.test, config.seed)
-    note = f"by patient, seed {config.seed}, validation {config.validation:g}, test {config.test:g} or the release's"
+    shares = f"validation {config.validation:g}, test {config.test:g} or the release's"
+    note = f"by patient, seed {config.seed}, {shares}"
     with counting_bar(f"preparing {config.raw.name}", len(manifest.table)) as show:
         store = build_store(
             manifest,

@@ -1,4 +1,4 @@
-"""One reader per kind of release: a folder on disk -> Manifest. A reader's keyword arguments are its options."""
+"""One reader per kind of release: a folder on disk -> Manifest. Its keyword arguments are its options."""
 
 from __future__ import annotations
 

@@ -140,6 +140,7 @@ def _numbers(path: Path, column: pd.Series) -> pd.Series:
         row = int(np.flatnonzero(wrong)[0])
         raise DataError(
             f"{path}: column '{column.name}', line {row + 2} holds '{texts.iloc[row]}', not a number. "
-            "Labels are 1 (present), 0 (absent), -1 (uncertain) or blank; a column of class names is --label-column."
+            "Labels are 1 (present), 0 (absent), -1 (uncertain) or blank; "
+            "a column of class names is --label-column."
         )
     return numbers.astype(float)

@@ -28,7 +28,8 @@ def read_folders(raw: Path, *, patient_pattern: str = "") -> Manifest:
     loose = [film for film in films if len(film.parts) == 1]
     if loose and len(loose) < len(films):
         raise DataError(
-            f"{raw} holds both images ({loose[0]}) and folders of images: move the loose images into a class folder."
+            f"{raw} holds both images ({loose[0]}) and folders of images: "
+            "move the loose images into a class folder."
         )
     classes = () if loose else tuple(sorted({canonical(film.parts[0]) for film in films}))
     table = pd.DataFrame({"image": [film.as_posix() for film in films]})
