@@ -47,7 +47,7 @@ class ImageStore:
     def __len__(self) -> int:
         return int(self._starts[-1])
 
-    def pixels(self, index: int) -> UInt8[np.ndarray, "S S"]:
+    def pixels(self, index: int | np.integer) -> UInt8[np.ndarray, "S S"]:
         """The stored film: a read-only view of the file, nothing is copied."""
         shard = int(np.searchsorted(self._starts, index, side="right")) - 1
         buffer = self._pixels[shard][index - int(self._starts[shard])].as_buffer()
