@@ -19,7 +19,7 @@ BATCHES_AHEAD = 3
 class Films:
     """Chosen rows of one or several stores as one numbered list."""
 
-    def __init__(self, parts: Sequence[tuple[ImageStore, Int64[np.ndarray, " rows"]]]) -> None:
+    def __init__(self, parts: Sequence[tuple[ImageStore, Int64[np.ndarray, " _"]]]) -> None:
         self._stores = [store for store, _ in parts]
         self._store_of = np.concatenate([np.full(len(rows), i) for i, (_, rows) in enumerate(parts)])
         self._row_of = np.concatenate([rows for _, rows in parts])

@@ -49,6 +49,10 @@ class Manifest:
             raise DataError(f"{self.source}: the table lacks the columns {', '.join(missing)}.")
         if not len(table):
             raise DataError(f"{self.source}: the table has no films.")
+        if twice := [name for name in self.findings if self.findings.count(name) > 1]:
+            raise DataError(
+                f"{self.source}: the finding {twice[0]} has two columns, maybe in two spellings: keep one."
+            )
         if (repeated := table["image"].duplicated()).any():
             raise DataError(
                 f"{self.source}: the image {table.loc[repeated, 'image'].iloc[0]} is listed twice."
@@ -85,10 +89,11 @@ class Manifest:
         left, top = boxes["x"], boxes["y"]
         right, bottom = left + boxes["width"], top + boxes["height"]
         inside = (left >= 0) & (top >= 0) & (right <= 1.001) & (bottom <= 1.001)
+        inside &= (right > left) & (bottom > top)
         if not inside.all():
             raise DataError(
-                f"{self.source}: a box of {boxes.loc[~inside, 'image'].iloc[0]} leaves the image; "
-                "boxes are fractions."
+                f"{self.source}: a box of {boxes.loc[~inside, 'image'].iloc[0]} leaves the image "
+                "or is empty; boxes are x, y, width, height in fractions of the image."
             )
 
     def labels(self) -> Float32[np.ndarray, "S K"]:

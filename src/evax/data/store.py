@@ -12,8 +12,9 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import numpy as np
@@ -41,8 +42,8 @@ class ImageStore:
         self.size = int(card["size"])
         self.mean, self.std = float(card["mean"]), float(card["std"])
         self.fingerprint = str(card["fingerprint"])
-        self._pixels = [shard.column("pixels").chunk(0) for shard in shards]
-        self._starts = np.cumsum([0, *(len(column) for column in self._pixels)])
+        self._pixels = [_mapped(shard.column("pixels").chunk(0), self.size) for shard in shards]
+        self._starts = np.cumsum([0, *(len(films) for films in self._pixels)])
 
     def __len__(self) -> int:
         return int(self._starts[-1])
@@ -50,12 +51,18 @@ class ImageStore:
     def pixels(self, index: int | np.integer) -> UInt8[np.ndarray, "S S"]:
         """The stored film: a read-only view of the file, nothing is copied."""
         shard = int(np.searchsorted(self._starts, index, side="right")) - 1
-        buffer = self._pixels[shard][index - int(self._starts[shard])].as_buffer()
-        return np.frombuffer(buffer, dtype=np.uint8).reshape(self.size, self.size)
+        film: UInt8[np.ndarray, "S S"] = self._pixels[shard][index - int(self._starts[shard])]
+        return film
 
     def rows(self, *splits: str) -> Int64[np.ndarray, " rows"]:
         """Indices of the films of these splits, in order."""
         return np.flatnonzero(self.manifest.table["split"].isin(splits).to_numpy())
+
+
+def _mapped(column: pa.LargeBinaryArray, size: int) -> UInt8[np.ndarray, "films S S"]:
+    """The films of a shard as one view of its file; taken one by one as Arrow's scalars they are copied."""
+    _, _, pixels = column.buffers()
+    return np.frombuffer(pixels, dtype=np.uint8, count=len(column) * size**2).reshape(-1, size, size)
 
 
 def open_store(path: str | os.PathLike[str]) -> ImageStore:
@@ -78,7 +85,12 @@ def open_store(path: str | os.PathLike[str]) -> ImageStore:
     for name in card["shards"]:
         if not (folder / name).is_file():
             raise DataError(f"The store {folder} lacks {name}: copy it again or prepare it anew.")
-        shards.append(pa.ipc.open_file(pa.memory_map(str(folder / name))).read_all())
+        try:
+            shards.append(pa.ipc.open_file(pa.memory_map(str(folder / name))).read_all())
+        except pa.ArrowInvalid as error:
+            raise DataError(
+                f"{folder / name} is damaged ({error}): copy the store again or prepare it anew."
+            ) from error
     columns = [*COLUMNS, *card["findings"]]
     table = pa.concat_tables([shard.select(columns) for shard in shards]).to_pandas().reset_index(drop=True)
     boxes = [
@@ -134,12 +146,13 @@ def build_store(
             if not path.is_file():
                 films: list[tuple[int, bytes]] = []
                 reasons: list[tuple[str, str]] = []
-                files = [str(name) for name in part["file" if "file" in part else "image"]]
-                for row, answer in enumerate(readers.read([manifest.root / name for name in files])):
+                images = [str(name) for name in part["image"]]
+                files = [manifest.root / str(name) for name in part["file" if "file" in part else "image"]]
+                for row, answer in enumerate(readers.read(files)):
                     if isinstance(answer, bytes):
                         films.append((start + row, answer))
-                    else:
-                        reasons.append((files[row], answer))
+                    else:  # a path may show the patient
+                        reasons.append((images[row], answer.replace(str(files[row]), images[row])))
                     on_progress(done + row + 1, total, rejected + len(reasons))
                 write_json(reasons, refusals)
                 _write_shard(manifest, films, path)
@@ -206,9 +219,12 @@ def _finish(
             digest.update(film.data)
         digest.update(shard.drop_columns(["pixels"]).to_pandas().to_csv(index=False).encode())
     with (out / "rejected.csv").open("w", newline="") as file:
-        csv.writer(file).writerows([("file", "reason"), *reasons])
+        csv.writer(file).writerows([("image", "reason"), *reasons])
     if not kept:
-        raise DataError(f"None of the {len(manifest.table)} films could be read; see {out / 'rejected.csv'}.")
+        raise DataError(
+            f"None of the {len(manifest.table)} films could be read; see {out / 'rejected.csv'}. "
+            f"Mend them, delete {out} and prepare again."
+        )
     values = np.arange(256) / 255
     mean = float(histogram @ values / histogram.sum())
     std = math.sqrt(float(histogram @ (values - mean) ** 2 / histogram.sum()))
@@ -237,7 +253,9 @@ class _Readers:
         self._pool = self._new_pool()
 
     def _new_pool(self) -> ProcessPoolExecutor:
-        return ProcessPoolExecutor(self._workers, mp_context=get_context("spawn"))
+        return ProcessPoolExecutor(
+            self._workers, mp_context=get_context("spawn"), initializer=_end_with_parent
+        )
 
     def __enter__(self) -> _Readers:
         return self
@@ -277,6 +295,17 @@ class _Readers:
         except BrokenProcessPool:
             self._pool = self._new_pool()
             return "The decoder crashed on this file."
+
+
+def _end_with_parent() -> None:
+    """A killed build leaves no processes behind; they would wait for films for ever."""
+
+    def watch() -> None:
+        if parent := parent_process():
+            parent.join()
+        os._exit(1)
+
+    Thread(target=watch, daemon=True).start()
 
 
 def _stored_pixels(file: Path, preprocess: Preprocess) -> bytes | str:

@@ -29,7 +29,7 @@ class PredictConfig:
     out: Path
     """CSV file: file, one probability and one present/absent per finding, notes on the film, error."""
     heatmaps: Path | None = None
-    """Folder for one Grad-CAM picture per film and present finding."""
+    """Folder for one Grad-CAM picture per film and present finding: ROW-FILM-FINDING.png, row of OUT."""
     batch_size: int = 16
     """Films scored at once."""
 
@@ -63,7 +63,7 @@ def predict(config: PredictConfig) -> Path:
             f"No film found in {', '.join(map(str, config.films))} (looked for {', '.join(SUFFIXES[:-1])})."
         )
     header = ["file", *card.findings, *(f"{finding}:present" for finding in card.findings), "notes", "error"]
-    scored = 0
+    row, scored, first_reason = 0, 0, ""
     with (
         replaced_whole(config.out) as unfinished,
         unfinished.open("w", newline="") as file,
@@ -76,7 +76,9 @@ def predict(config: PredictConfig) -> Path:
             readable = [(path, film) for path, film in films if not isinstance(film, str)]
             answers = iter(predictor.predict([film for _, film in readable]) if readable else ())
             for path, film in films:
+                row += 1
                 if isinstance(film, str):
+                    first_reason = first_reason or film
                     table.writerow([path, *[""] * (2 * len(card.findings) + 1), film])
                 else:
                     answer = next(answers)
@@ -89,10 +91,10 @@ def predict(config: PredictConfig) -> Path:
                     )
                     scored += 1
                     if config.heatmaps:
-                        draw_heatmaps(predictor, path, film, present, config.heatmaps)
+                        draw_heatmaps(predictor, film, present, config.heatmaps, f"{row:05d}-{path.stem}")
                 advance("")
         if not scored:
-            raise DataError(f"None of the {total} files could be read; the first reason: {films[0][1]}")
+            raise DataError(f"None of the {total} files could be read; the first reason: {first_reason}")
     return config.out
 
 
@@ -128,9 +130,12 @@ def read_or_reason(path: Path) -> Radiograph | str:
 
 
 def draw_heatmaps(
-    predictor: Predictor, path: Path, film: Radiograph, present: Sequence[int | str], folder: Path
+    predictor: Predictor, film: Radiograph, present: Sequence[int | str], folder: Path, name: str
 ) -> None:
-    """One picture per finding that counts as present: the film beside the film with the map."""
+    """One picture per finding that counts as present: the film beside the film with the map.
+
+    name: how the files start; unlike a film's name alone, different for every film.
+    """
     from evax.explain.gradcam import grad_cam
     from evax.explain.overlay import overlay
 
@@ -138,4 +143,4 @@ def draw_heatmaps(
     for finding, is_present in zip(predictor.card.findings, present, strict=True):
         if is_present == 1:
             picture = overlay(film.pixels, grad_cam(predictor, film, finding))
-            picture.save(folder / f"{path.stem}-{finding}.png")
+            picture.save(folder / f"{name}-{finding.replace('/', '-')}.png")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,9 @@ import pandas as pd
 
 from evax.data.manifest import BOX_COLUMNS, COLUMNS, Manifest, no_boxes
 from evax.errors import DataError
-from evax.findings import canonical
+from evax.findings import SYNONYMS, canonical
+
+logger = logging.getLogger("evax")
 
 # the names a table may use for the columns that every manifest has
 SPELLINGS = {
@@ -21,6 +24,9 @@ SPELLINGS = {
     "age": ("age",),
     "split": ("split",),
 }
+LABEL_VALUES = (
+    "Labels are 1 (present), 0 (absent), -1 (uncertain) or blank; a column of class names is --label-column."
+)
 FOLDERS, SUFFIXES = ("", "images"), ("", ".png", ".jpg", ".jpeg", ".dcm", ".tif", ".tiff")
 
 
@@ -35,8 +41,8 @@ def read_csv(
     it
     a column `label` is taken when present. findings: columns of 1, 0, -1 or blank; without it, none of the
     above:
-    every other column that holds nothing else. RAW/boxes.csv (image, finding, x, y, width, height in
-    fractions) is read when present.
+    every other column that holds nothing else or is named as a known finding. RAW/boxes.csv (image, finding,
+    x, y, width, height in fractions) is read when present.
     """
     path = raw / table
     rows = read_table(path)
@@ -47,7 +53,7 @@ def read_csv(
             f"Rename one of them (also accepted: {', '.join(SPELLINGS['image'][1:])})."
         )
     result = pd.DataFrame({ours: _texts(rows, names[ours]) for ours in COLUMNS})
-    result["image"] = _existing(raw, path, result["image"])
+    result["image"] = _existing(raw, result["image"])
     result["patient"] = result["patient"].where(result["patient"] != "", result["image"])
     result["age"] = pd.to_numeric(_texts(rows, names["age"]).replace("", None), errors="coerce").astype(float)
     result["view"], result["sex"] = result["view"].str.upper(), result["sex"].str.upper().str[:1]
@@ -56,20 +62,23 @@ def read_csv(
     if classes:
         if classes not in rows.columns:
             raise DataError(f"{path} has no column '{classes}'; it has {', '.join(rows.columns)}.")
+        if (blank := rows[classes].str.strip() == "").any():
+            raise DataError(
+                f"{path}: column '{classes}', line {int(np.flatnonzero(blank)[0]) + 2} is blank; "
+                "with class names every film has exactly one. Fill it in or leave the film out."
+            )
         found = tuple(sorted({canonical(value) for value in rows[classes]}))
         for name in found:
             result[name] = (rows[classes].map(canonical) == name).astype(np.float32)
     else:
-        used = set(names.values())
-        chosen = (
-            findings
-            if findings is not None
-            else [name for name in rows.columns if name not in used and _is_label(rows[name])]
-        )
+        others = [name for name in rows.columns if name not in names.values()]
+        chosen = [name for name in others if _is_label(rows[name])] if findings is None else list(findings)
+        if findings is None and (texts := [name for name in others if name not in chosen]):
+            logger.info("%s: the columns %s hold no labels and are left out.", path, ", ".join(texts))
         for name in chosen:
             if name not in rows.columns:
                 raise DataError(f"{path} has no column '{name}'; it has {', '.join(rows.columns)}.")
-            result[canonical(name)] = _numbers(path, rows[name])
+            result[canonical(name)] = _numbers(path, rows[name], LABEL_VALUES)
         found = tuple(canonical(name) for name in chosen)
     return Manifest(
         table=result,
@@ -86,13 +95,13 @@ def read_table(path: Path) -> pd.DataFrame:
     if not path.is_file():
         raise DataError(f"There is no table {path}. Name it with --table.")
     try:
-        return pd.read_csv(path, dtype=str, keep_default_na=False)
+        return pd.read_csv(path, dtype=str, keep_default_na=False, index_col=False)
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
         raise DataError(f"{path} is not a readable CSV table: {error}.") from error
 
 
 def read_boxes(raw: Path, films: pd.DataFrame) -> pd.DataFrame:
-    """RAW/boxes.csv, or no boxes."""
+    """RAW/boxes.csv, or no boxes; those of other films are left out and counted."""
     path = raw / "boxes.csv"
     if not path.is_file():
         return no_boxes()
@@ -100,9 +109,13 @@ def read_boxes(raw: Path, films: pd.DataFrame) -> pd.DataFrame:
     if missing := [name for name in BOX_COLUMNS if name not in boxes.columns]:
         raise DataError(f"{path} lacks the columns {', '.join(missing)}.")
     for name in BOX_COLUMNS[2:]:
-        boxes[name] = _numbers(path, boxes[name])
+        boxes[name] = _numbers(path, boxes[name], "Boxes are fractions of the image.")
+    boxes["image"] = _existing(raw, boxes["image"].str.strip())
     boxes["finding"] = boxes["finding"].map(canonical)
-    return boxes[boxes["image"].isin(films["image"])][list(BOX_COLUMNS)].reset_index(drop=True)
+    listed = boxes["image"].isin(films["image"])
+    if stray := int((~listed).sum()):
+        logger.info("%s: %d of %d boxes are of films that are not listed.", path, stray, len(boxes))
+    return boxes[listed][list(BOX_COLUMNS)].reset_index(drop=True)
 
 
 def _column(rows: pd.DataFrame, spellings: tuple[str, ...]) -> str | None:
@@ -114,25 +127,26 @@ def _texts(rows: pd.DataFrame, name: str | None) -> pd.Series:
     return rows[name].str.strip() if name is not None else pd.Series([""] * len(rows))
 
 
-def _existing(raw: Path, path: Path, images: pd.Series) -> pd.Series:
+def _existing(raw: Path, images: pd.Series) -> pd.Series:
     """Each name as a path under raw: as written, in images/, with a usual suffix; a name that fits nowhere
     stays.
     """
-    for folder in FOLDERS:
-        for suffix in SUFFIXES:
-            first = raw / folder / f"{images.iloc[0]}{suffix}" if len(images) else path
-            if first.is_file():
-                return images.map(
-                    lambda name, folder=folder, suffix=suffix: str(Path(folder) / f"{name}{suffix}")
-                )
-    return images
+
+    def place(name: str) -> str:
+        places = (Path(folder) / f"{name}{suffix}" for folder in FOLDERS for suffix in SUFFIXES)
+        return next((str(path) for path in places if (raw / path).is_file()), name)
+
+    return images.map(place)
 
 
 def _is_label(column: pd.Series) -> bool:
-    return bool(column.str.strip().isin(["0", "1", "-1", "0.0", "1.0", "-1.0", ""]).all())
+    """A known finding is one even where its values are wrong: then the table is refused, not cut."""
+    filled = column.str.strip()[lambda texts: texts != ""]
+    is_number = len(filled) > 0 and filled.isin(["0", "1", "-1", "0.0", "1.0", "-1.0"]).all()
+    return bool(is_number) or canonical(str(column.name)) in SYNONYMS
 
 
-def _numbers(path: Path, column: pd.Series) -> pd.Series:
+def _numbers(path: Path, column: pd.Series, expected: str) -> pd.Series:
     texts = column.str.strip()
     numbers = pd.to_numeric(texts.replace("", None), errors="coerce")
     wrong = numbers.isna() & (texts != "")
@@ -140,7 +154,6 @@ def _numbers(path: Path, column: pd.Series) -> pd.Series:
         row = int(np.flatnonzero(wrong)[0])
         raise DataError(
             f"{path}: column '{column.name}', line {row + 2} holds '{texts.iloc[row]}', not a number. "
-            "Labels are 1 (present), 0 (absent), -1 (uncertain) or blank; "
-            "a column of class names is --label-column."
+            f"{expected}"
         )
     return numbers.astype(float)

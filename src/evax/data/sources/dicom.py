@@ -30,10 +30,10 @@ def read_dicom(raw: Path, *, private: Path) -> Manifest:
     rows, crosswalk, skipped, laterals = [], [], 0, 0
     for path in sorted(item for item in raw.rglob("*") if item.is_file()):
         name = path.relative_to(raw).as_posix()
-        if not is_dicom(path) or path.name == "DICOMDIR":
-            skipped += 1
-            continue
         try:
+            if path.name == "DICOMDIR" or not is_dicom(path):
+                skipped += 1
+                continue
             header = read_header(path)
         except DataError:  # it is refused with its reason when the store is built
             header = None

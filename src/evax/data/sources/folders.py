@@ -51,7 +51,7 @@ def _patient(film: Path, pattern: str) -> str:
         match = re.match(pattern, film.name)
     except re.error as error:
         raise ConfigError(f"patient_pattern {pattern!r} is not a regular expression: {error}.") from error
-    if match is None or not match.groups():
+    if match is None or not match.groups() or not match[1]:
         raise DataError(
             f"patient_pattern {pattern!r} finds no patient at the start of {film.name}; it needs one group."
         )

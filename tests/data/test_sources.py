@@ -1,0 +1,483 @@
+"""Releases as they lie on a disk -> the one table; what is wrong with one is said in a sentence."""
+
+from __future__ import annotations
+
+import copy
+import logging
+
+import numpy as np
+import pydicom
+import pytest
+from PIL import Image
+
+from evax.data.sources import read_source
+from evax.errors import ConfigError, DataError
+from evax.findings import CHESTXRAY14
+
+
+def draw(*paths):
+    for path in paths:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (20, 20), 90).save(path)
+
+
+@pytest.fixture
+def raw(tmp_path):
+    """Films images/a.png, images/b.png, images/c.jpg; tables are written by the tests."""
+    draw(tmp_path / "images" / "a.png", tmp_path / "images" / "b.png", tmp_path / "images" / "c.jpg")
+    return tmp_path
+
+
+def from_csv(raw, labels, boxes=None, **options):
+    (raw / "labels.csv").write_text(labels)
+    if boxes is not None:
+        (raw / "boxes.csv").write_text("image,finding,x,y,width,height\n" + boxes)
+    return read_source("csv", raw, options)
+
+
+def refused(message, error=DataError):
+    return pytest.raises(error, match=message)
+
+
+# --- any source -------------------------------------------------------------------------------------
+
+
+def test_a_folder_that_does_not_exist_is_named(tmp_path):
+    with refused("There is no folder .*none. --raw names the folder that holds the films"):
+        read_source("csv", tmp_path / "none", {})
+
+
+def test_an_unknown_source_and_a_foreign_option_are_refused(tmp_path):
+    with refused("No source is called 'folder'. Did you mean 'folders'", ConfigError):
+        read_source("folder", tmp_path, {})
+    with refused(r"The source 'folders' has no option table \(its options: patient_pattern\)", ConfigError):
+        read_source("folders", tmp_path, {"table": "a.csv"})
+
+
+# --- csv: the films ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("written", ["images/a.png", "a.png", "a", "images/a"])
+def test_a_film_is_found_as_written_in_images_and_by_its_stem(raw, written):
+    assert list(from_csv(raw, f"image\n{written}\n").table["image"]) == ["images/a.png"]
+
+
+def test_every_film_is_looked_for_by_itself(raw):
+    table = from_csv(raw, "image\nlost\na\nc\nimages/b.png\n").table
+    assert list(table["image"]) == ["lost", "images/a.png", "images/c.jpg", "images/b.png"]
+
+
+@pytest.mark.parametrize("header", ["image", "Image_ID", "file", " filename", "PATH"])
+def test_the_column_of_films_may_have_other_names(raw, header):
+    assert list(from_csv(raw, f"{header},Mass\na,1\n").table["image"]) == ["images/a.png"]
+
+
+def test_facts_about_films_and_patients_are_taken_over(raw):
+    text = (
+        "image_id,patient_id,study_id,gender,age,projection,split\na,7,s,male,51.5,pa,test\nb, 7 ,,f,,AP,\n"
+    )
+    table = from_csv(raw, text).table
+    assert table[["patient", "study", "view", "sex", "split"]].to_numpy().tolist() == [
+        ["7", "s", "PA", "M", "test"],
+        ["7", "", "AP", "F", ""],
+    ]
+    np.testing.assert_array_equal(table["age"], [51.5, np.nan])
+
+
+def test_a_film_without_a_patient_is_a_patient_of_its_own(raw):
+    table = from_csv(raw, "image,patient\na,\nb,\nc,p\n").table
+    assert list(table["patient"]) == ["images/a.png", "images/b.png", "p"]
+
+
+def test_a_table_without_a_column_of_films_says_what_it_has_and_what_is_accepted(raw):
+    message = (
+        r"labels.csv has no column 'image' that names the films; it has picture, Mass. Rename one of them"
+    )
+    with refused(message + r" \(also accepted: image_id, file"):
+        from_csv(raw, "picture,Mass\na,1\n")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "labels.csv is not a readable CSV table"),
+        (b"image\n\xff\xfe\xfa\n", "labels.csv is not a readable CSV table"),
+        (b"image,Mass\n", "the table has no films"),
+        (b"image\na\nb\na\n", "the image images/a.png is listed twice"),
+        (b"image,split\na,training\n", "the split 'training' is unknown; known: train, val, test or blank"),
+    ],
+)
+def test_a_table_that_is_none_is_refused(raw, content, message):
+    (raw / "labels.csv").write_bytes(content)
+    with refused(message):
+        read_source("csv", raw, {})
+
+
+def test_a_missing_table_is_named_with_the_option_that_names_it(raw):
+    with refused("There is no table .*labels.csv. Name it with --table"):
+        read_source("csv", raw, {})
+    (raw / "mine.csv").write_text("image\na\n")
+    assert len(read_source("csv", raw, {"table": "mine.csv"}).table) == 1
+
+
+# --- csv: the labels --------------------------------------------------------------------------------
+
+
+def test_every_further_column_of_1_0_minus_1_or_blank_is_a_finding(raw, caplog):
+    caplog.set_level(logging.INFO, "evax")
+    text = "image,age,pleural effusion,modality,Scar,note,empty\na,1,1,CR,-1.0,0,\nb,0,,DX,0,x,\n"
+    manifest = from_csv(raw, text)
+    assert manifest.findings == ("Effusion", "Scar")
+    np.testing.assert_array_equal(manifest.labels(), [[1, -1], [np.nan, 0]])
+    assert not manifest.exclusive
+    assert "the columns modality, note, empty hold no labels and are left out" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (
+            "yes",
+            "labels.csv: column 'Effusion', line 3 holds 'yes', not a number. Labels are 1 .present., 0 ",
+        ),
+        (
+            "2",
+            r"Effusion of images/b.png is 2; labels are 1 \(present\), 0 \(absent\), -1 \(uncertain\) or",
+        ),
+    ],
+)
+def test_a_wrong_value_in_the_column_of_a_known_finding_is_refused_and_the_column_not_skipped(
+    raw, value, message
+):
+    with refused(message):
+        from_csv(raw, f"image,Effusion\na,1\nb,{value}\n")
+
+
+def test_only_the_findings_asked_for_are_taken_and_text_in_them_is_refused(raw):
+    text = "image,Scar,Mass\na,1,0\nb,maybe,1\n"
+    assert from_csv(raw, text, findings=("Mass",)).findings == ("Mass",)
+    with refused("column 'Scar', line 3 holds 'maybe', not a number. .* class names is --label-column"):
+        from_csv(raw, text, findings=("Scar",))
+    with refused("labels.csv has no column 'Scars'; it has image, Scar, Mass"):
+        from_csv(raw, text, findings=("Scars",))
+
+
+def test_two_columns_of_one_finding_are_refused(raw):
+    with refused("the finding Effusion has two columns, maybe in two spellings: keep one"):
+        from_csv(raw, "image,Effusion,pleural effusion\na,1,0\n")
+
+
+@pytest.mark.parametrize(("header", "options"), [("label", {}), ("kind", {"label_column": "kind"})])
+def test_a_column_of_class_names_gives_exactly_one_finding_per_film(raw, header, options):
+    manifest = from_csv(raw, f"image,{header},Mass\na,normal,1\nb,PNEUMONIA,1\nc,normal,0\n", **options)
+    assert manifest.findings == ("Pneumonia", "normal")
+    assert manifest.exclusive
+    np.testing.assert_array_equal(manifest.labels(), [[0, 1], [1, 0], [0, 1]])
+
+
+def test_a_film_without_its_class_is_refused_with_its_line(raw):
+    with refused("labels.csv: column 'label', line 3 is blank; .* Fill it in or leave the film out"):
+        from_csv(raw, "image,label\na,normal\nb, \n")
+    with refused("labels.csv has no column 'klass'; it has image, label"):
+        from_csv(raw, "image,label\na,normal\n", label_column="klass")
+
+
+# --- csv: the boxes ---------------------------------------------------------------------------------
+
+
+def test_boxes_find_their_films_however_the_table_names_them(raw, caplog):
+    caplog.set_level(logging.INFO, "evax")
+    boxes = "a,pleural effusion,0.1,0.2,0.3,0.4\nimages/b.png,Mass,0,0,1,1\nz,Mass,0,0,1,1\n"
+    found = from_csv(raw, "image,Effusion,Mass\na,1,0\nb,0,1\n", boxes).boxes
+    assert found.to_numpy().tolist() == [
+        ["images/a.png", "Effusion", 0.1, 0.2, 0.3, 0.4],
+        ["images/b.png", "Mass", 0.0, 0.0, 1.0, 1.0],
+    ]
+    assert "1 of 3 boxes are of films that are not listed" in caplog.text
+
+
+def test_boxes_that_cannot_be_read_are_refused(raw):
+    labels = "image,Mass\na,1\n"
+    with refused("boxes.csv: column 'width', line 2 holds '30px', not a number. Boxes are fractions"):
+        from_csv(raw, labels, "a,Mass,0,0,30px,0.4\n")
+    with refused("a box of images/a.png leaves the image or is empty; boxes are x, y, width, height in frac"):
+        from_csv(raw, labels, "a,Mass,10,20,30,40\n")
+    (raw / "boxes.csv").write_text("image,finding\na,Mass\n")
+    with refused("boxes.csv lacks the columns x, y, width, height"):
+        read_source("csv", raw, {})
+
+
+# --- folders ----------------------------------------------------------------------------------------
+
+
+def test_the_folder_of_a_film_is_its_class(tmp_path):
+    draw(
+        tmp_path / "normal" / "p1_a.png",
+        tmp_path / "pneumonia" / "p1_b.png",
+        tmp_path / "pneumonia" / "x" / "p2.png",
+    )
+    (tmp_path / "pneumonia" / "notes.txt").write_text("no film")
+    manifest = read_source("folders", tmp_path, {})
+    assert manifest.findings == ("Pneumonia", "normal")
+    assert manifest.exclusive
+    np.testing.assert_array_equal(manifest.labels(), [[0, 1], [1, 0], [1, 0]])
+    assert list(manifest.table["image"]) == ["normal/p1_a.png", "pneumonia/p1_b.png", "pneumonia/x/p2.png"]
+    assert manifest.table["patient"].nunique() == 3
+
+
+def test_images_without_folders_are_unlabelled(tmp_path):
+    draw(tmp_path / "b.PNG", tmp_path / "a.jpeg")
+    manifest = read_source("folders", tmp_path, {})
+    assert list(manifest.table["image"]) == ["a.jpeg", "b.PNG"]
+    assert manifest.labels().shape == (2, 0)
+
+
+def test_the_patient_is_read_from_the_file_name(tmp_path):
+    draw(
+        *(
+            tmp_path / kind / name
+            for kind, name in [("a", "person12_1.png"), ("b", "person12_7.png"), ("b", "person1_7.png")]
+        )
+    )
+    table = read_source("folders", tmp_path, {"patient_pattern": r"(person\d+)"}).table
+    assert list(table["patient"]) == ["person12", "person12", "person1"]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "error", "message"),
+    [
+        ("(person", ConfigError, r"patient_pattern '\(person' is not a regular expression: "),
+        (r"(IM-\d+)", DataError, "finds no patient at the start of p1.png; it needs one group"),
+        ("(IM)?p", DataError, "finds no patient at the start of p1.png; it needs one group"),
+        (r"p\d", DataError, "finds no patient at the start of p1.png; it needs one group"),
+    ],
+)
+def test_a_pattern_that_finds_no_patient_is_refused_with_the_film(tmp_path, pattern, error, message):
+    draw(tmp_path / "p1.png")
+    with refused(message, error):
+        read_source("folders", tmp_path, {"patient_pattern": pattern})
+
+
+def test_a_folder_without_images_or_with_loose_ones_beside_classes_is_refused(tmp_path):
+    with refused("There are no images in .* .looked for .png, .jpg"):
+        read_source("folders", tmp_path, {})
+    draw(tmp_path / "a.png", tmp_path / "normal" / "b.png")
+    with refused(
+        r"holds both images \(a.png\) and folders of images: move the loose images into a class folder"
+    ):
+        read_source("folders", tmp_path, {})
+
+
+# --- dicom ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def dicom_film(phantoms):
+    return pydicom.dcmread(next(phantoms.glob("images/*.dcm")))
+
+
+def write_dicom(film, path, **tags):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    film = copy.deepcopy(film)
+    for keyword, value in tags.items():
+        setattr(film, keyword, value)
+    film.save_as(path, enforce_file_format=True)
+
+
+@pytest.fixture
+def tree(dicom_film, tmp_path):
+    """Two films of Ada, one of Bob, a lateral film, a file without a patient; a note and an empty file."""
+    raw = tmp_path / "raw"
+    ada, bob = {"PatientID": "ADA1", "StudyInstanceUID": "1.2.3"}, {"PatientID": "BOB2", "PatientAge": "070Y"}
+    write_dicom(
+        dicom_film, raw / "ADA1" / "1.dcm", **ada, ViewPosition="PA", PatientSex="F", PatientAge="031Y"
+    )
+    write_dicom(dicom_film, raw / "ADA1" / "2", **ada, ViewPosition="AP")
+    write_dicom(dicom_film, raw / "BOB2" / "1.dcm", **bob)
+    write_dicom(dicom_film, raw / "BOB2" / "2.dcm", **bob, ViewPosition="LL")
+    write_dicom(dicom_film, raw / "nobody" / "1.dcm", PatientID="")
+    (raw / "nobody" / "note.txt").write_text("a long note about the films, and no film by itself")
+    (raw / "DICOMDIR").write_bytes((raw / "BOB2" / "1.dcm").read_bytes())
+    return raw
+
+
+def from_dicom(tree, private="private"):
+    return read_source("dicom", tree, {"private": tree.parent / private})
+
+
+def test_a_tree_of_dicoms_gives_its_frontal_films_by_pseudonym(tree, caplog):
+    caplog.set_level(logging.INFO, "evax")
+    manifest = from_dicom(tree)
+    table = manifest.table.set_index("file")
+    assert list(table.index) == ["ADA1/1.dcm", "ADA1/2", "BOB2/1.dcm", "nobody/1.dcm"]
+    assert "4 films, 1 lateral films left out, 2 other files skipped" in caplog.text
+    assert table["patient"].nunique() == 3
+    assert table.at["ADA1/1.dcm", "patient"] == table.at["ADA1/2", "patient"]
+    assert table.at["ADA1/1.dcm", "study"] == table.at["ADA1/2", "study"] != ""
+    assert table.at["nobody/1.dcm", "patient"] == table.at["nobody/1.dcm", "image"]
+    assert (table.at["ADA1/1.dcm", "view"], table.at["ADA1/2", "view"]) == ("PA", "AP")
+    assert (table.at["ADA1/1.dcm", "sex"], table.at["ADA1/1.dcm", "age"]) == ("F", 31)
+    for secret in ("ADA1", "BOB2", "1.2.3"):
+        assert secret not in manifest.table.drop(columns="file").to_csv()
+    assert manifest.findings == ()
+
+
+def test_the_same_key_gives_a_patient_the_same_pseudonym_in_every_store_and_another_key_another(
+    tree, tmp_path
+):
+    first = from_dicom(tree).table
+    (tree / "ADA1").rename(tree / "moved")
+    again, other = from_dicom(tree).table, from_dicom(tree, "other").table
+    assert set(again["patient"][again["file"].str.startswith("moved")]) == {first["patient"][0]}
+    assert not set(other["patient"]) & set(again["patient"])
+
+
+def test_key_and_crosswalk_lead_back_and_are_for_their_owner_only(tree, tmp_path):
+    table = from_dicom(tree).table
+    lines = (tmp_path / "private" / "crosswalk.csv").read_text().splitlines()
+    assert lines == [
+        "image,file",
+        *(f"{image},{file}" for image, file in zip(table["image"], table["file"], strict=True)),
+    ]
+    assert {path.name: oct(path.stat().st_mode & 0o777) for path in (tmp_path / "private").iterdir()} == {
+        "crosswalk.csv": "0o600",
+        "pseudonyms.key": "0o600",
+    }
+
+
+def test_a_damaged_key_is_refused_and_not_replaced(tree, tmp_path):
+    from_dicom(tree)
+    (tmp_path / "private" / "pseudonyms.key").write_bytes(b"short")
+    with refused("pseudonyms.key is not a pseudonym key: it has 5 bytes, expected 32"):
+        from_dicom(tree)
+    assert (tmp_path / "private" / "pseudonyms.key").read_bytes() == b"short"
+
+
+def test_an_unreadable_file_in_the_tree_does_not_stop_the_others(tree):
+    (tree / "empty.dcm").write_bytes(b"")
+    (tree / "cut.dcm").write_bytes((tree / "BOB2" / "1.dcm").read_bytes()[:300])
+    assert {"empty.dcm", "cut.dcm", "BOB2/1.dcm"} <= set(from_dicom(tree).table["file"])
+
+
+def test_a_tree_without_frontal_films_says_what_it_found(tree):
+    for path in [*tree.rglob("1.dcm"), tree / "ADA1" / "2"]:
+        path.unlink()
+    with refused(r"There is no frontal DICOM film in .*raw \(2 other files, 1 lateral films\)"):
+        from_dicom(tree)
+
+
+# --- ChestX-ray14 -----------------------------------------------------------------------------------
+
+HEADER = (
+    "Image Index,Finding Labels,Follow-up #,Patient ID,Patient Age,Patient Gender,View Position,"
+    "OriginalImage[Width,Height],OriginalImagePixelSpacing[x,y]\n"
+)
+
+
+@pytest.fixture
+def release(tmp_path):
+    draw(tmp_path / "images_001" / "images" / "1_0.png", tmp_path / "images_002" / "images" / "2_0.png")
+    (tmp_path / "Data_Entry_2017.csv").write_text(
+        HEADER + "1_0.png,Effusion|Infiltration,0,1,057Y,M,PA,2682,2749,0.1,0.1\n"
+        "2_0.png,No Finding,0,2,411,F,AP,2682,2749,0.1,0.1\n3_0.png,Hernia,0,3,60,F,AP,2682,2749,0.1,0.1\n"
+    )
+    (tmp_path / "BBox_List_2017.csv").write_text(
+        "Image Index,Finding Label,Bbox [x,y,w,h],,,\n1_0.png,Infiltrate,256,512,128,64,,,\n"
+        "3_0.png,Hernia,1,1,9,9,,,\n"
+    )
+    (tmp_path / "test_list.txt").write_text("2_0.png\n")
+    (tmp_path / "train_val_list.txt").write_text("1_0.png\n3_0.png\n")
+    return tmp_path
+
+
+def test_the_official_release_is_read_in_all_its_parts(release, caplog):
+    caplog.set_level(logging.INFO, "evax")
+    manifest = read_source("chestxray14", release, {})
+    assert manifest.findings == CHESTXRAY14
+    assert list(manifest.table["image"]) == ["images_001/images/1_0.png", "images_002/images/2_0.png"]
+    present = [{CHESTXRAY14[column] for column in np.flatnonzero(row)} for row in manifest.labels()]
+    assert present == [{"Effusion", "Infiltration"}, set()]
+    assert list(manifest.table["split"]) == ["", "test"]
+    np.testing.assert_array_equal(manifest.table["age"], [57, np.nan])
+    assert manifest.boxes.to_numpy().tolist() == [
+        ["images_001/images/1_0.png", "Infiltration", 0.25, 0.5, 0.125, 0.0625]
+    ]
+    assert "1 of 3 listed films are not in" in caplog.text
+
+
+def test_what_the_release_lacks_is_named(release):
+    entries = (release / "Data_Entry_2017.csv").read_text()
+    (release / "Data_Entry_2017.csv").write_text(
+        entries.replace("Hernia", "Pox").replace("No Finding", "Pox")
+    )
+    with refused("Data_Entry_2017.csv has the finding 'Pox', unknown in this release"):
+        read_source("chestxray14", release, {})
+    (release / "Data_Entry_2017.csv").write_text(entries.replace("Patient ID", "Patient"))
+    with refused("Data_Entry_2017.csv lacks the columns Patient ID"):
+        read_source("chestxray14", release, {})
+    (release / "Data_Entry_2017.csv").write_text(entries)
+    (release / "train_val_list.txt").write_text("3_0.png\n")
+    with refused("1_0.png is in neither test_list.txt nor train_val_list.txt"):
+        read_source("chestxray14", release, {})
+    (release / "train_val_list.txt").unlink()
+    with refused("train_val_list.txt is missing: the official release has train_val_list.txt and test_list"):
+        read_source("chestxray14", release, {})
+    for path in release.glob("*/images/*.png"):
+        path.unlink()
+    with refused("None of the 3 listed films is in .*/images or .*/images_001/images"):
+        read_source("chestxray14", release, {})
+
+
+# --- real releases ----------------------------------------------------------------------------------
+
+
+@pytest.mark.real
+def test_the_sample_of_chestxray14_has_the_counts_of_its_description(shared):
+    manifest = read_source("chestxray14", shared / "chestxray14-sample", {})
+    counts = dict(zip(manifest.findings, manifest.labels().sum(axis=0).astype(int).tolist(), strict=True))
+    assert (len(manifest.table), manifest.table["patient"].nunique()) == (758, 502)
+    assert (counts["Pneumonia"], counts["Infiltration"], counts["Atelectasis"], counts["Edema"]) == (
+        378,
+        141,
+        80,
+        80,
+    )
+    assert (manifest.table["split"] == "test").sum() == 200
+    assert manifest.boxes["finding"].value_counts().to_dict()["Pneumonia"] == 32
+    assert len(manifest.boxes) == 38
+    assert set(manifest.boxes["image"]) <= set(manifest.table["image"][manifest.table["split"] == "test"])
+
+
+@pytest.mark.real
+def test_hannover_s_films_are_unlabelled_because_their_modality_is_no_finding(shared):
+    manifest = read_source("csv", shared / "hannover-covid19", {})
+    assert manifest.findings == ()
+    assert (len(manifest.table), manifest.table["patient"].nunique()) == (243, 71)
+    assert manifest.table["view"].value_counts().to_dict() == {"AP": 194, "PA": 49}
+    assert all((manifest.root / image).is_file() for image in manifest.table["image"])
+
+
+@pytest.mark.real
+def test_both_kermany_sets_divide_the_same_patients_alike(shared):
+    from evax.data.split import assign_splits
+
+    whole = read_source("csv", shared / "kermany-pneumonia", {})
+    assert whole.table["patient"].nunique() == 2846
+    assert dict(zip(whole.findings, whole.labels().sum(axis=0), strict=True)) == {
+        "bacterial": 2530,
+        "normal": 1341,
+        "viral": 1345,
+    }
+    pattern = {"patient_pattern": r"(person\d+|NORMAL2-IM-\d+|IM-\d+)"}
+    part = read_source("folders", shared / "kermany-lungs" / "images", pattern)
+    sides = [
+        dict(assign_splits(m, 0.1, 0.2, 0).table[["patient", "split"]].to_numpy()) for m in (whole, part)
+    ]
+    assert set(sides[1]) <= set(sides[0])
+    assert all(sides[0][patient] == split for patient, split in sides[1].items())
+
+
+@pytest.mark.real
+def test_real_dicoms_are_indexed(shared, tmp_path):
+    manifest = read_source("dicom", shared / "dicom", {"private": tmp_path})
+    assert len(manifest.table) == 2

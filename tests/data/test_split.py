@@ -1,0 +1,104 @@
+"""Patients are divided, by their name and the seed alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from evax.data.manifest import Manifest
+from evax.data.split import assign_splits, split_position
+from evax.errors import ConfigError
+
+PATIENTS = st.lists(st.text(max_size=8), min_size=1, max_size=60)
+SEEDS = st.integers(0, 2**31)
+
+
+def films_of(patients, splits=None):
+    """A manifest with one film for each entry."""
+    table = pd.DataFrame({"image": [f"{i}.png" for i in range(len(patients))], "patient": patients})
+    table = table.assign(study="", view="", sex="", age=np.nan, split=splits or "")
+    return Manifest(table=table, findings=(), exclusive=False, source="mine", root=Path())
+
+
+def places(manifest, **options):
+    options = {"validation": 0.2, "test": 0.3, "seed": 0} | options
+    return dict(enumerate(assign_splits(manifest, **options).table["split"]))
+
+
+@settings(deadline=None)
+@given(PATIENTS, SEEDS)
+def test_no_patient_is_in_two_parts(patients, seed):
+    split = places(films_of(patients), seed=seed)
+    parts = pd.Series(split).groupby(pd.Series(patients)).nunique()
+    assert (parts == 1).all()
+    assert set(split.values()) <= {"train", "val", "test"}
+
+
+@settings(deadline=None)
+@given(PATIENTS, PATIENTS, SEEDS)
+def test_more_films_move_nobody(patients, others, seed):
+    few, many = (places(films_of(people), seed=seed) for people in (patients, [*patients, *others]))
+    assert few == {film: many[film] for film in few}
+
+
+@settings(deadline=None)
+@given(st.text(), SEEDS)
+def test_a_position_is_a_number_from_0_to_1_that_patient_and_seed_decide(patient, seed):
+    assert 0 <= split_position(patient, seed) < 1
+    assert split_position(patient, seed) == split_position(patient, seed)
+    assert split_position(patient, seed) != split_position(patient + "x", seed)
+    assert split_position(patient, seed) != split_position(patient, seed + 1)
+
+
+def test_positions_are_the_same_on_every_machine_and_in_every_version():
+    assert split_position("person1", 0) == 0.4377947868119649
+    assert split_position("person1", 1) == 0.747565640601397
+
+
+@pytest.mark.parametrize(("validation", "test"), [(0.1, 0.2), (0.25, 0.25), (0.0, 0.5), (0.3, 0.0)])
+def test_the_parts_have_about_the_shares_that_were_asked_for(validation, test):
+    split = pd.Series(places(films_of([f"p{i}" for i in range(5000)]), validation=validation, test=test))
+    found = [(split == name).mean() for name in ("train", "val", "test")]
+    assert found == pytest.approx([1 - validation - test, validation, test], abs=0.02)
+
+
+def test_another_seed_divides_otherwise():
+    people = films_of([f"p{i}" for i in range(100)])
+    assert places(people, seed=0) != places(people, seed=1)
+
+
+@settings(deadline=None)
+@given(st.lists(st.tuples(st.text(max_size=3), st.booleans()), min_size=1, max_size=40), SEEDS)
+def test_test_films_of_a_release_stay_and_their_patients_are_never_trained_on(films, seed):
+    patients, tested = zip(*films, strict=True)
+    given_splits = ["test" if is_test else "" for is_test in tested]
+    split = places(films_of(patients, given_splits), seed=seed)
+    test_patients = {patient for patient, is_test in films if is_test}
+    for film, patient in enumerate(patients):
+        if any(tested):
+            assert (split[film] == "test") == (patient in test_patients)
+
+
+def test_a_release_with_a_test_list_keeps_the_share_of_validation_among_the_rest():
+    patients = [f"p{i}" for i in range(4000)]
+    split = pd.Series(places(films_of(patients, ["test"] * 1000 + [""] * 3000), validation=0.2, test=0.5))
+    assert (split[:1000] == "test").all()
+    assert (split[1000:] == "val").mean() == pytest.approx(0.2, abs=0.02)
+    assert set(split[1000:]) == {"train", "val"}
+
+
+def test_the_given_manifest_is_not_changed():
+    people = films_of(["a", "b"])
+    assign_splits(people, validation=0.5, test=0.5, seed=0)
+    assert list(people.table["split"]) == ["", ""]
+
+
+@pytest.mark.parametrize(("validation", "test"), [(0.6, 0.5), (-0.1, 0.2), (0.1, -0.2)])
+def test_shares_that_make_no_sense_are_refused(validation, test):
+    with pytest.raises(ConfigError, match=f"shares with a sum up to 1, got {validation} and {test}"):
+        assign_splits(films_of(["a"]), validation=validation, test=test, seed=0)

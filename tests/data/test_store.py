@@ -1,0 +1,279 @@
+"""A store is built once, whole or resumable, and gives back pixels, table and boxes as they went in."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pytest
+from PIL import Image
+
+from evax.data.manifest import BOX_COLUMNS, Manifest
+from evax.data.preprocess import Preprocess
+from evax.data.radiograph import read_image
+from evax.data.sources import read_source
+from evax.data.split import assign_splits
+from evax.data.store import build_store, open_store
+from evax.errors import DataError
+
+
+@pytest.fixture
+def films(tmp_path):
+    """Four films with labels and boxes; the third cannot be read."""
+    names = [f"{letter}.png" for letter in "abcd"]
+    for number, name in enumerate(names):
+        pixels = np.random.default_rng(number).integers(0, 256, (40, 36), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / name)
+    (tmp_path / "c.png").write_bytes(b"")
+    table = pd.DataFrame(
+        {
+            "image": names, "patient": ["p", "p", "q", "ü"], "study": "", "view": ["PA", "AP", "", "PA"],
+            "sex": ["M", "M", "", "F"], "age": [50.5, np.nan, 3, 70],
+            "split": ["train", "train", "val", "test"],
+            "Mass": [1.0, np.nan, 0, -1], "Edema": [0.0, 0, 0, 1],
+        }
+    )  # fmt: skip
+    boxes = [
+        ("d.png", "Mass", 0.1, 0.2, 0.3, 0.4),
+        ("a.png", "Mass", 0, 0, 1, 1),
+        ("a.png", "Mass", 0.5, 0, 0.5, 1),
+    ]
+    return Manifest(
+        table=table, findings=("Mass", "Edema"), exclusive=False, source="mine", root=tmp_path,
+        boxes=pd.DataFrame(boxes, columns=list(BOX_COLUMNS)),
+    )  # fmt: skip
+
+
+def test_pixels_are_those_of_the_films_at_the_store_s_size(films, tmp_path):
+    store = build_store(films, tmp_path / "store", size=32)
+    assert len(store) == 3
+    for row, name in enumerate(["a.png", "b.png", "d.png"]):
+        expected = Preprocess(store_size=32).to_store(read_image(tmp_path / name).pixels)
+        np.testing.assert_array_equal(store.pixels(row), expected)
+
+
+def test_a_stored_film_is_a_view_of_the_file_that_cannot_be_written_by_mistake(films, tmp_path):
+    store = build_store(films, tmp_path / "store", size=32)
+    assert np.shares_memory(store.pixels(1), store.pixels(1))
+    with pytest.raises(ValueError, match="read-only"):
+        store.pixels(0)[0, 0] = 1
+
+
+def test_the_table_and_the_boxes_come_back_as_they_went_in(films, tmp_path):
+    store = build_store(films, tmp_path / "store", size=32)
+    kept = [0, 1, 3]
+    pd.testing.assert_frame_equal(
+        store.manifest.table[list(films.table.columns)],
+        films.table.iloc[kept].reset_index(drop=True).astype({"Mass": "float32", "Edema": "float32"}),
+        check_dtype=False,
+    )
+    assert store.manifest.findings == ("Mass", "Edema")
+    np.testing.assert_array_equal(store.manifest.labels(), films.labels()[kept])
+    written, read = (m.boxes.sort_values(["image", "x"]).to_numpy().tolist() for m in (films, store.manifest))
+    assert read == written
+
+
+def test_rows_are_those_of_the_splits_asked_for(films, tmp_path):
+    store = build_store(films, tmp_path / "store", size=32)
+    assert store.rows("train").tolist() == [0, 1]
+    assert store.rows("val").tolist() == []
+    assert store.rows("test", "train").tolist() == [0, 1, 2]
+
+
+def test_an_unreadable_film_is_listed_with_its_reason_and_its_boxes_are_gone(films, tmp_path):
+    store = build_store(films, tmp_path / "store", size=32)
+    with (store.path / "rejected.csv").open(newline="") as file:
+        rows = list(csv.reader(file))
+    assert rows == [
+        ["image", "reason"],
+        ["c.png", "c.png is empty (0 bytes): copy it again from its source."],
+    ]
+    assert (store.card["films"], store.card["rejected"]) == (3, 1)
+    assert not list(store.path.glob("rejected-*"))
+
+
+def test_mean_and_deviation_are_those_of_all_pixels(films, tmp_path):
+    store = build_store(films, tmp_path / "store", size=32)
+    pixels = np.stack([store.pixels(row) for row in range(len(store))]) / 255
+    assert store.mean == pytest.approx(pixels.mean())
+    assert store.std == pytest.approx(pixels.std())
+
+
+def test_a_store_may_be_moved_without_its_films(films, tmp_path):
+    store = build_store(films, tmp_path / "store", size=32)
+    first = store.pixels(0).copy()
+    (tmp_path / "store").rename(tmp_path / "elsewhere")
+    for name in films.table["image"]:
+        (tmp_path / name).unlink()
+    moved = open_store(tmp_path / "elsewhere")
+    np.testing.assert_array_equal(moved.pixels(0), first)
+
+
+def test_other_programs_can_open_the_shards(films, tmp_path):
+    build_store(films, tmp_path / "store", size=32)
+    table = pa.ipc.open_file(tmp_path / "store" / "shard-00000.arrow").read_all()
+    assert table["image"].to_pylist() == ["a.png", "b.png", "d.png"]
+    assert all(len(pixels) == 32 * 32 for pixels in table["pixels"].to_pylist())
+
+
+def test_the_same_films_give_the_same_fingerprint_whatever_the_workers(phantoms, phantom_store, tmp_path):
+    manifest = assign_splits(read_source("csv", phantoms, {}), validation=0.25, test=0.25, seed=0)
+    again = build_store(manifest, tmp_path / "again", size=96, workers=2)
+    assert again.fingerprint == open_store(phantom_store).fingerprint
+
+
+@pytest.mark.parametrize("change", ["pixel", "label", "split", "size", "box"])
+def test_another_pixel_label_split_size_or_film_gives_another_fingerprint(films, tmp_path, change):
+    first = build_store(films, tmp_path / "store", size=32).fingerprint
+    size = 32
+    if change == "pixel":
+        pixels = np.array(Image.open(tmp_path / "a.png"))
+        pixels[:20, :20] ^= 255
+        Image.fromarray(pixels).save(tmp_path / "a.png")
+    elif change == "label":
+        films.table.loc[0, "Edema"] = 1.0
+    elif change == "split":
+        films.table.loc[0, "split"] = "val"
+    elif change == "box":
+        films.boxes.loc[0, "x"] = 0.11
+    else:
+        size = 33
+    assert build_store(films, tmp_path / "other", size=size).fingerprint != first
+
+
+def test_a_finished_store_is_opened_and_not_built_again(films, tmp_path):
+    store = build_store(films, tmp_path / "store", size=32)
+    before = {path.name: path.stat().st_mtime_ns for path in store.path.iterdir()}
+    (tmp_path / "a.png").unlink()
+    assert build_store(films, tmp_path / "store", size=32).fingerprint == store.fingerprint
+    assert {path.name: path.stat().st_mtime_ns for path in store.path.iterdir()} == before
+
+
+@pytest.mark.parametrize("change", ["size", "label", "box"])
+def test_a_store_of_other_films_is_not_written_over(films, tmp_path, change):
+    build_store(films, tmp_path / "store", size=32)
+    if change == "label":
+        films.table.loc[0, "Edema"] = 1.0
+    if change == "box":
+        films.boxes.loc[0, "x"] = 0.11
+    with pytest.raises(
+        DataError, match="store already holds something else. Choose another --out or delete it"
+    ):
+        build_store(films, tmp_path / "store", size=48 if change == "size" else 32)
+
+
+def test_a_folder_of_something_else_is_left_alone(films, tmp_path):
+    (tmp_path / "store").mkdir()
+    (tmp_path / "store" / "thesis.txt").write_text("dear")
+    with pytest.raises(DataError, match="already holds something else"):
+        build_store(films, tmp_path / "store", size=32)
+    assert [path.name for path in (tmp_path / "store").iterdir()] == ["thesis.txt"]
+
+
+def test_when_no_film_can_be_read_the_reasons_are_kept_and_named(films, tmp_path):
+    for name in films.table["image"]:
+        (tmp_path / name).write_bytes(b"")
+    with pytest.raises(
+        DataError, match=r"None of the 4 films could be read; see .*rejected.csv. Mend them, delete"
+    ):
+        build_store(films, tmp_path / "store", size=32)
+    assert (tmp_path / "store" / "rejected.csv").read_text().count("is empty (0 bytes)") == 4
+    with pytest.raises(DataError, match="is unfinished"):
+        open_store(tmp_path / "store")
+
+
+def test_progress_ends_at_all_films_and_counts_the_rejected(films, tmp_path):
+    seen = []
+    build_store(films, tmp_path / "store", size=32, on_progress=lambda *numbers: seen.append(numbers))
+    assert seen[0] == (1, 4, 0)
+    assert seen[-1] == (4, 4, 1)
+    assert seen == sorted(seen)
+
+
+# --- opening what is no store -----------------------------------------------------------------------
+
+
+def refused(path, message):
+    with pytest.raises(DataError, match=message):
+        open_store(path)
+
+
+def test_what_is_no_store_is_refused_with_the_next_step(tmp_path):
+    refused(tmp_path / "none", "There is no store at .*none. Make one with: evax prepare --raw FOLDER --out")
+    refused(tmp_path, "is not a store: it has no store.json")
+    (tmp_path / "plan.json").write_text("{}")
+    refused(tmp_path, "is unfinished: run the same evax prepare again, it goes on")
+
+
+@pytest.fixture
+def copy(phantom_store, tmp_path):
+    return shutil.copytree(phantom_store, tmp_path / "copy")
+
+
+def test_a_store_of_another_format_is_refused(copy):
+    card = json.loads((copy / "store.json").read_text())
+    (copy / "store.json").write_text(json.dumps(card | {"format": 99}))
+    refused(copy, "has store format 99, this evax reads 1: prepare it again")
+
+
+def test_a_store_that_lacks_a_shard_or_whose_copy_broke_off_is_refused(copy):
+    shard = copy / "shard-00000.arrow"
+    shard.write_bytes(shard.read_bytes()[:-5000])
+    refused(copy, r"shard-00000.arrow is damaged \(.*\): copy the store again or prepare it anew")
+    shard.write_bytes(b"")
+    refused(copy, r"shard-00000.arrow is damaged")
+    shard.unlink()
+    refused(copy, "lacks shard-00000.arrow: copy it again or prepare it anew")
+
+
+def test_a_damaged_card_is_named(copy):
+    (copy / "store.json").write_text("{")
+    refused(copy, "store.json cannot be read as JSON")
+
+
+# --- several shards ---------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory):
+    """1,100 tiny films, three shards' worth; the shard in the middle has no readable film at all."""
+    folder = tmp_path_factory.mktemp("many")
+    for number in range(1100):
+        path = folder / f"{number:04}.png"
+        if 512 <= number < 1024:
+            path.write_bytes(b"")
+        else:
+            Image.fromarray(np.full((16, 16), number % 251, np.uint8)).save(path, compress_level=0)
+    manifest = assign_splits(read_source("folders", folder, {}), validation=0.1, test=0.2, seed=0)
+    build_store(manifest, folder / "store", size=16)
+    return manifest, folder / "store"
+
+
+def test_films_of_all_shards_are_found_and_a_shard_without_films_does_no_harm(many):
+    store = open_store(many[1])
+    names = store.manifest.table["image"]
+    assert len(store) == 512 + 76
+    assert [int(store.pixels(row)[3, 3]) for row in range(len(store))] == [int(n[:4]) % 251 for n in names]
+    assert store.card["rejected"] == 512
+    with pytest.raises(IndexError):
+        store.pixels(len(store))
+
+
+@pytest.mark.parametrize("lost", ["store.json", "shard-00002.arrow", "shard-00000.arrow"])
+def test_a_build_that_broke_off_anywhere_ends_in_the_same_store(many, tmp_path, lost):
+    manifest, path = many
+    whole = {file.name: file.read_bytes() for file in path.iterdir()}
+    broken = shutil.copytree(path, tmp_path / "store")
+    (broken / "store.json").unlink()
+    (broken / "rejected.csv").unlink()
+    (broken / lost).unlink(missing_ok=True)
+    refusals = [f"{number:04}.png" for number in range(512, 1024)]
+    for number in range(3):
+        reasons = [(n, f"{n} is empty (0 bytes): copy it again from its source.") for n in refusals]
+        (broken / f"rejected-{number:05}.json").write_text(json.dumps(reasons if number == 1 else []))
+    build_store(manifest, broken, size=16)
+    assert {file.name: file.read_bytes() for file in broken.iterdir()} == whole

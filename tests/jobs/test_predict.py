@@ -1,0 +1,205 @@
+"""A bundle and films give a table; what cannot be read is a line of it."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import evax
+from evax.cli import run
+from evax.data.preprocess import Preprocess
+from evax.deploy.bundle import Card, save_bundle
+from evax.errors import ConfigError, DataError
+from evax.explain.overlay import overlay
+from evax.jobs.predict import PredictConfig, predict
+from evax.models.classifier import Classifier
+from evax.models.encoders import build_encoder
+
+TINY = "eva_x_tiny_patch16_224"
+FINDINGS = ("Effusion", "Nodule/Mass", "Edema")
+EVERYTHING, NOTHING = 0.0, 1.1
+
+
+def draw(path, seed):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    coarse = np.random.default_rng(seed).integers(0, 256, (5, 4), dtype=np.uint8)
+    Image.fromarray(coarse).resize((80, 100), Image.Resampling.BICUBIC).save(path)
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory):
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = Classifier(build_encoder(TINY, img_size=64), len(FINDINGS))
+        torch.nn.init.normal_(network.head.weight)
+    card = Card(
+        kind="classifier",
+        encoder=TINY,
+        preprocess=Preprocess(store_size=80, input_size=64),
+        findings=FINDINGS,
+        thresholds={"Effusion": 0.5, "Nodule/Mass": None},
+    )
+    return save_bundle(tmp_path_factory.mktemp("bundle"), card, network)
+
+
+@pytest.fixture
+def with_thresholds(bundle, tmp_path):
+    """Makes the same bundle with other thresholds."""
+
+    def make(**thresholds):
+        folder = shutil.copytree(bundle, tmp_path / "bundle", dirs_exist_ok=True)
+        card = json.loads((bundle / "card.json").read_text())
+        (folder / "card.json").write_text(json.dumps(card | {"thresholds": thresholds}))
+        return folder
+
+    return make
+
+
+@pytest.fixture
+def config(bundle, tmp_path):
+    """Seven films in two folders, two of them of the same name, and between them one that is damaged."""
+    films = tmp_path / "films"
+    for number, name in enumerate(
+        ["a/1.png", "a/2.jpg", "a/4.png", "b/1.png", "b/1.tif", "b/deep/x.PNG", "z.png"]
+    ):
+        draw(films / name, number)
+    (films / "a" / "3.png").write_bytes((films / "a" / "1.png").read_bytes()[:200])
+    (films / "a" / "readme.txt").write_text("not a film")
+    (films / "a" / ".hidden.png").write_text("not a film")
+    return PredictConfig(bundle=bundle, films=(films,), out=tmp_path / "scores.csv", batch_size=3)
+
+
+def table_of(config):
+    with predict(config).open(newline="") as file:
+        return {row["file"].removeprefix(f"{config.films[0]}/"): row for row in csv.DictReader(file)}
+
+
+NAMES = ["a/1.png", "a/2.jpg", "a/3.png", "a/4.png", "b/1.png", "b/1.tif", "b/deep/x.PNG", "z.png"]
+READABLE = [name for name in NAMES if name != "a/3.png"]
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 100])
+def test_the_table_holds_what_the_predictor_says_of_each_film(config, batch_size):
+    table, predictor = table_of(replace(config, batch_size=batch_size)), evax.open_bundle(config.bundle)
+    assert list(table) == NAMES
+    for name in READABLE:
+        prediction = predictor(config.films[0] / name)
+        assert {f: float(table[name][f]) for f in FINDINGS} == pytest.approx(prediction, abs=2e-6)
+        assert table[name]["error"] == ""
+    assert len({table[name]["Effusion"] for name in READABLE}) == len(READABLE)
+
+
+def test_a_film_that_cannot_be_read_is_a_line_with_its_reason(config):
+    row = table_of(config)["a/3.png"]
+    assert row.pop("file") in row["error"]
+    assert "is damaged or of an unsupported kind" in row.pop("error")
+    assert set(row.values()) == {""}
+
+
+def test_the_notes_are_the_issues_of_the_film(config):
+    Image.new("RGB", (50, 50), (255, 0, 0)).save(config.films[0] / "a" / "4.png")
+    table = table_of(config)
+    assert table["a/4.png"]["notes"] == "colour blank"
+    assert table["a/1.png"]["notes"] == ""
+
+
+def test_a_score_at_the_threshold_is_present_and_one_a_hair_below_is_not(config, with_thresholds):
+    config = replace(config, batch_size=1)
+    film = config.films[0] / "a" / "1.png"
+    score = evax.open_bundle(config.bundle)(film)["Effusion"]
+    assert score == np.float32(score)
+    for threshold, present in [
+        (score, "1"),
+        (math.nextafter(score, 1), "0"),
+        (math.nextafter(score, 0), "1"),
+    ]:
+        table = table_of(replace(config, bundle=with_thresholds(Effusion=threshold)))
+        assert table["a/1.png"]["Effusion:present"] == present
+
+
+def test_a_finding_without_a_threshold_is_neither_present_nor_absent(config):
+    row = table_of(config)["z.png"]
+    assert row["Effusion:present"] in ("0", "1")
+    assert (row["Nodule/Mass:present"], row["Edema:present"]) == ("", "")
+
+
+def test_every_film_keeps_its_own_maps_although_names_repeat(config, with_thresholds, tmp_path):
+    maps = tmp_path / "maps"
+    folder = with_thresholds(**{"Effusion": EVERYTHING, "Nodule/Mass": EVERYTHING, "Edema": NOTHING})
+    config = replace(config, bundle=folder, heatmaps=maps)
+    predict(config)
+    assert sorted(path.name for path in maps.iterdir()) == [
+        f"{row:05}-{name.rpartition('/')[2].rpartition('.')[0]}-{finding}.png"
+        for row, name in enumerate(NAMES, start=1)
+        if name in READABLE
+        for finding in ("Effusion", "Nodule-Mass")
+    ]
+    predictor = evax.open_bundle(folder)
+    for row, name in ((1, "a/1"), (5, "b/1")):
+        film = evax.read_image(config.films[0] / f"{name}.png")
+        expected = overlay(film.pixels, evax.grad_cam(predictor, film, "Effusion"))
+        np.testing.assert_array_equal(
+            np.asarray(Image.open(maps / f"{row:05}-1-Effusion.png")), np.asarray(expected)
+        )
+
+
+def test_files_may_be_named_one_by_one_whatever_their_suffix(config, tmp_path):
+    draw(tmp_path / "film.png", 1)
+    (tmp_path / "film.png").rename(tmp_path / "film.xyz")
+    table = table_of(replace(config, films=(tmp_path, tmp_path / "film.xyz")))
+    assert list(table) == [f"films/{name}" for name in NAMES] + ["film.xyz"]
+
+
+def test_the_command_prints_where_the_table_is(config, capsys):
+    assert run(["predict", str(config.bundle), str(config.films[0]), "--out", str(config.out)]) == 0
+    assert capsys.readouterr().out.strip() == str(config.out)
+    assert len(config.out.read_text().splitlines()) == 1 + len(NAMES)
+
+
+# --- refusals ---------------------------------------------------------------------------------------
+
+
+def test_a_place_that_does_not_exist_or_holds_no_film_is_named(config, tmp_path):
+    with pytest.raises(DataError, match="There is no file or folder .*lost.png"):
+        predict(replace(config, films=(config.films[0], tmp_path / "lost.png")))
+    (tmp_path / "none").mkdir()
+    with pytest.raises(DataError, match=r"No film found in .*none \(looked for .dcm, .png"):
+        predict(replace(config, films=(tmp_path / "none",)))
+    assert not config.out.exists()
+
+
+def test_when_no_film_can_be_read_the_first_reason_is_said_and_an_older_table_stays(config):
+    config.out.write_text("older")
+    for number, name in enumerate(NAMES):
+        (config.films[0] / name).write_bytes(b"" if number == 0 else b"no film at all")
+    with pytest.raises(
+        DataError, match="None of the 8 files could be read; the first reason: .*1.png is empty"
+    ):
+        predict(config)
+    assert config.out.read_text() == "older"
+
+
+def test_an_encoder_bundle_is_refused(config, tmp_path):
+    card = Card(kind="encoder", encoder=TINY, preprocess=Preprocess(store_size=80, input_size=64))
+    encoder = save_bundle(tmp_path / "encoder", card, build_encoder(TINY, img_size=64))
+    with pytest.raises(
+        ConfigError, match="encoder holds an encoder; predict needs a classifier bundle. Fine-tune"
+    ):
+        predict(replace(config, bundle=encoder))
+
+
+def test_options_that_make_no_sense_are_refused(config):
+    with pytest.raises(
+        ConfigError, match=r"predict needs films: evax predict BUNDLE FILES\|FOLDER --out x.csv"
+    ):
+        replace(config, films=())
+    with pytest.raises(ConfigError, match="batch_size must be above 0, got 0"):
+        replace(config, batch_size=0)

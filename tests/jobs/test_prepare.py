@@ -1,0 +1,275 @@
+"""A folder of films becomes a store, whatever is wrong with some of them and whenever it is interrupted."""
+
+from __future__ import annotations
+
+import copy
+import csv
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pydicom
+import pytest
+from PIL import Image
+
+import evax
+from evax.cli import run
+from evax.errors import ConfigError, DataError
+from evax.jobs.prepare import PrepareConfig, prepare
+
+
+def draw(path, seed=0, side=24):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.random.default_rng(seed).integers(0, 256, (side, side), dtype=np.uint8)).save(path)
+
+
+@pytest.fixture(scope="module")
+def dicom_film(phantoms):
+    return pydicom.dcmread(next(phantoms.glob("images/*.dcm")))
+
+
+def write_dicom(film, path, *, remove=(), **tags):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    film = copy.deepcopy(film)
+    for keyword, value in tags.items():
+        setattr(film, keyword, value)
+    for keyword in remove:
+        delattr(film, keyword)
+    film.save_as(path, enforce_file_format=True)
+
+
+def rejected(store):
+    with (store / "rejected.csv").open(newline="") as file:
+        (header, *rows) = csv.reader(file)
+    assert header == ["image", "reason"]
+    return dict(rows)
+
+
+def files_of(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+@pytest.fixture
+def config(tmp_path):
+    """Twelve films without labels."""
+    for number in range(12):
+        draw(tmp_path / "raw" / f"p{number}.png", number)
+    return PrepareConfig(
+        raw=tmp_path / "raw",
+        out=tmp_path / "store",
+        source="folders",
+        size=16,
+        validation=0.3,
+        test=0.3,
+        workers=1,
+    )
+
+
+def write_bad_films(film, folder):
+    """One of each kind of file that cannot be read, and a word of the reason for it."""
+    (folder / "empty.png").write_bytes(b"")
+    draw(folder / "corrupt.png", side=64)
+    content = (folder / "corrupt.png").read_bytes()
+    (folder / "corrupt.png").write_bytes(content[:800] + bytes(400) + content[1200:])
+    write_dicom(film, folder / "truncated.dcm")
+    (folder / "truncated.dcm").write_bytes((folder / "truncated.dcm").read_bytes()[:200_000])
+    write_dicom(film, folder / "report.dcm", remove=("PixelData", "Rows", "Columns"))
+    write_dicom(film, folder / "cine.dcm", NumberOfFrames=2, PixelData=film.PixelData * 2)
+    return {
+        "empty.png": "is empty (0 bytes): copy it again from its source.",
+        "corrupt.png": "is damaged or of an unsupported kind",
+        "truncated.dcm": "is damaged or of an unsupported kind",
+        "report.dcm": "has no pixel data, it is a Digital X-Ray Image Storage - For Presentation: leave",
+        "cine.dcm": "has 2 frames: a film has one. Export the wanted frame alone.",
+    }
+
+
+@pytest.mark.filterwarnings("ignore:End of file reached")
+def test_films_that_cannot_be_read_are_listed_with_their_reasons_and_stop_nothing(
+    tmp_path, dicom_film, capsys
+):
+    folder = tmp_path / "raw"
+    draw(folder / "a.png")
+    write_dicom(dicom_film, folder / "middle.dcm")
+    draw(folder / "z.png")
+    reasons = write_bad_films(dicom_film, folder)
+    arguments = ["--source", "folders", "--size", "32", "--workers", "1"]
+    assert run(["prepare", "--raw", str(folder), "--out", str(tmp_path / "store"), *arguments]) == 0
+    assert capsys.readouterr().out.strip() == str(tmp_path / "store")
+    store = evax.open_store(tmp_path / "store")
+    assert list(store.manifest.table["image"]) == ["a.png", "middle.dcm", "z.png"]
+    assert (store.pixels(0) == store.pixels(2)).all()
+    assert store.pixels(1).std() > 10
+    found = rejected(store.path)
+    assert found.keys() == reasons.keys()
+    for image, reason in reasons.items():
+        assert found[image].startswith(image)
+        assert reason in found[image]
+
+
+@pytest.mark.filterwarnings("ignore:End of file reached")
+def test_a_tree_of_dicoms_with_the_same_files_ends_well_too(tmp_path, dicom_film):
+    folder = tmp_path / "raw"
+    write_dicom(dicom_film, folder / "good.dcm")
+    write_bad_films(dicom_film, folder)
+    prepare(PrepareConfig(raw=folder, out=tmp_path / "store", source="dicom", size=32, workers=1))
+    assert len(evax.open_store(tmp_path / "store")) == 1
+    reasons = " ".join(rejected(tmp_path / "store").values())
+    for word in ("is empty (0 bytes)", "is damaged", "has no pixel data", "has 2 frames"):
+        assert word in reasons
+
+
+def test_no_patient_identifier_is_in_any_file_of_the_store(tmp_path, dicom_film):
+    folder, out = tmp_path / "raw", tmp_path / "store"
+    tags = {"PatientName": "LOVELACE^ADA", "PatientID": "PATIENT4711", "StudyInstanceUID": "1.2.3.4711"}
+    write_dicom(dicom_film, folder / "LOVELACE_ADA" / "PATIENT4711_1.dcm", **tags)
+    write_dicom(dicom_film, folder / "LOVELACE_ADA" / "PATIENT4711_2.dcm", **tags, NumberOfFrames=2)
+    (folder / "LOVELACE_ADA" / "PATIENT4711_3.dcm").write_bytes(b"")
+    config = PrepareConfig(raw=folder, out=out, source="dicom", size=32, workers=1)
+    prepare(config)
+    assert len(rejected(out)) == 2
+    for name, content in files_of(out).items():
+        for secret in (b"LOVELACE", b"PATIENT4711", b"1.2.3.4711"):
+            assert secret not in content, name
+    # what leads back lies beside the store, or where the user wants it
+    assert b"LOVELACE_ADA/PATIENT4711_1.dcm" in (tmp_path / "store.private" / "crosswalk.csv").read_bytes()
+    prepare(replace(config, out=tmp_path / "other", private=tmp_path / "safe"))
+    assert sorted(path.name for path in (tmp_path / "safe").iterdir()) == ["crosswalk.csv", "pseudonyms.key"]
+    assert not (tmp_path / "other.private").exists()
+
+
+@pytest.fixture
+def long_work(tmp_path):
+    """600 small films, one empty, and large ones at the end: time for a kill after the first shard."""
+    folder = tmp_path / "raw"
+    for number in range(600):
+        draw(folder / f"{number:04}.png", number)
+    (folder / "0007.png").write_bytes(b"")
+    Image.new("L", (4000, 4000), 90).save(folder / "z0.png")
+    for number in range(1, 6):
+        (folder / f"z{number}.png").hardlink_to(folder / "z0.png")
+    return folder
+
+
+def children_of(process):
+    return [int(pid) for pid in Path(f"/proc/{process}/task/{process}/children").read_text().split()]
+
+
+def alive(process):
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="looks at processes through /proc")
+def test_a_killed_prepare_leaves_no_processes_and_goes_on_to_the_same_store(long_work, tmp_path):
+    def command(out):
+        return [
+            sys.executable, "-c", "import evax.cli; evax.cli.main()", "prepare", "--raw", str(long_work),
+            "--out", str(out), "--source", "folders", "--size", "16", "--workers", "2",
+        ]  # fmt: skip
+
+    subprocess.run(command(tmp_path / "whole"), check=True, capture_output=True)
+    killed = tmp_path / "killed"
+    process = subprocess.Popen(command(killed), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 60
+    while not (killed / "shard-00000.arrow").is_file():
+        assert time.monotonic() < deadline
+        assert process.poll() is None
+        time.sleep(0.005)
+    children = children_of(process.pid)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert len(children) >= 2
+    assert not (killed / "store.json").exists()
+    with pytest.raises(DataError, match="is unfinished: run the same evax prepare again, it goes on"):
+        evax.open_store(killed)
+    first = (killed / "shard-00000.arrow").stat().st_mtime_ns
+    subprocess.run(command(killed), check=True, capture_output=True)
+    assert (killed / "shard-00000.arrow").stat().st_mtime_ns == first
+    assert files_of(killed) == files_of(tmp_path / "whole")
+    while any(alive(child) for child in children):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_the_same_seed_gives_the_same_store_and_another_seed_another_split(config, tmp_path):
+    one = evax.open_store(prepare(config))
+    same = evax.open_store(prepare(replace(config, out=tmp_path / "same")))
+    other = evax.open_store(prepare(replace(config, out=tmp_path / "other", seed=1)))
+    assert same.fingerprint == one.fingerprint
+    assert other.fingerprint != one.fingerprint
+    assert list(other.manifest.table["split"]) != list(one.manifest.table["split"])
+
+
+def test_prepare_run_twice_keeps_what_is_there(config):
+    prepare(config)
+    before = files_of(config.out)
+    assert prepare(config) == config.out
+    assert files_of(config.out) == before
+
+
+def test_options_decide_size_split_and_patients(config):
+    changed = replace(config, size=20, validation=0.0, test=1.0, patient_pattern="(p1?)")
+    store = evax.open_store(prepare(changed))
+    assert store.size == 20
+    assert set(store.manifest.table["patient"]) == {"p", "p1"}
+    assert set(store.manifest.table["split"]) == {"test"}
+    assert store.card["split"] == "by patient, seed 0, validation 0, test 1 or the release's"
+
+
+def test_the_columns_named_for_a_csv_are_used(config, tmp_path):
+    lines = [f"p{number}.png,{number % 2},{'ab'[number % 2]},x" for number in range(12)]
+    (config.raw / "my.csv").write_text("\n".join(["image,Scar,kind,remark", *lines]))
+    config = replace(config, source="csv", table="my.csv")
+    assert evax.open_store(prepare(config)).manifest.findings == ("Scar",)
+    by_class = replace(config, label_column="kind", out=tmp_path / "b")
+    assert evax.open_store(prepare(by_class)).manifest.findings == ("a", "b")
+    with pytest.raises(DataError, match="column 'remark', line 2 holds 'x', not a number"):
+        prepare(replace(config, findings=("remark",), out=tmp_path / "c"))
+
+
+def test_a_mistake_is_one_line_on_the_terminal_and_exit_status_1(config, tmp_path, capsys):
+    def said(*arguments):
+        assert run(["prepare", "--out", str(config.out), *arguments]) == 1
+        return capsys.readouterr().err.splitlines()
+
+    raw = str(config.raw)
+    assert said("--raw", str(tmp_path / "none")) == [
+        f"evax prepare: There is no folder {tmp_path}/none. --raw names the folder that holds the films."
+    ]
+    assert said("--raw", raw) == [f"evax prepare: There is no table {raw}/labels.csv. Name it with --table."]
+    assert said("--raw", raw, "--source", "folders", "--table", "a.csv") == [
+        "evax prepare: The source 'folders' has no option table (its options: patient_pattern)."
+    ]
+    assert not config.out.exists()
+
+
+def test_an_out_that_holds_other_films_is_left_alone(config):
+    prepare(config)
+    before = files_of(config.out)
+    with pytest.raises(
+        DataError, match="store already holds something else. Choose another --out or delete it"
+    ):
+        prepare(replace(config, seed=5))
+    assert files_of(config.out) == before
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [
+        ("size", 8, "size must lie between 16 and 4096 pixels, got 8"),
+        ("workers", -1, "workers must be at least 0, got -1"),
+        ("validation", 0.9, "validation and test are shares with a sum up to 1, got 0.9 and 0.2"),
+        ("test", -0.1, "got 0.1 and -0.1"),
+    ],
+)
+def test_values_that_make_no_sense_are_refused(option, value, message):
+    with pytest.raises(ConfigError, match=message):
+        PrepareConfig(**{"raw": Path("r"), "out": Path("o"), option: value})
