@@ -37,6 +37,12 @@ def test_a_recipe_that_sets_one_nested_option_keeps_the_command_s_other_defaults
     )  # pretrain's are (0.9, 0.98)
 
 
+def test_an_entry_of_a_journey_that_sets_one_nested_option_keeps_the_command_s_other_defaults(tmp_path):
+    path = recipe(tmp_path, "finetune: {a: {store: s, out: o, optimizer: {lr: 0.01}}}")
+    optimizer = read_recipe(path, DemoConfig)["finetune"]["a"].optimizer
+    assert (optimizer.lr, optimizer.betas, optimizer.clip_norm) == (0.01, (0.9, 0.999), 0.0)
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

@@ -7,7 +7,7 @@ import logging
 import sys
 
 from evax.config import parse_command_line
-from evax.errors import EvaxError, unknown_name
+from evax.errors import EvaxError, Interrupted, unknown_name
 
 COMMANDS = {  # name: what it does; module, config class and function share the name
     "demo": "the whole journey on synthetic films, or on the films of a recipe, with a report",
@@ -27,7 +27,7 @@ def main() -> None:
 
 
 def run(arguments: list[str]) -> int:
-    """Exit status: 0 done; 1 the user's data or recipe; 2 wrong usage; 130 interrupted."""
+    """Exit status: 0 done; 1 the user's data or recipe; 2 wrong usage; 130 or 143 interrupted."""
     if not arguments or arguments[0] in ("-h", "--help"):
         sys.stdout.write(usage())
         return 0
@@ -50,6 +50,9 @@ def run(arguments: list[str]) -> int:
     except EvaxError as error:
         sys.stderr.write(f"evax {name}: {error}\n")
         return 1
+    except Interrupted as stop:
+        sys.stderr.write(f"evax {name}: {stop}\n")
+        return stop.status
     except KeyboardInterrupt:
         sys.stderr.write(f"evax {name}: interrupted.\n")
         return INTERRUPTED

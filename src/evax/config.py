@@ -203,13 +203,16 @@ def _checked_value(value: Any, kind: Any, where: str) -> Any:
 def build(config_class: type[C], values: Mapping[str, Any], where: str) -> C:
     """A config from checked dictionaries; ConfigError names the options that are missing."""
     types = typing.get_type_hints(config_class)
+    fields = {field.name: field for field in dataclasses.fields(config_class)}  # type: ignore[arg-type]
     finished = {
-        key: build(types[key], value, f"{where}.{key}") if dataclasses.is_dataclass(types[key]) else value
+        key: build(types[key], _inherited(fields[key]) | value, f"{where}.{key}")
+        if dataclasses.is_dataclass(types[key])
+        else value
         for key, value in values.items()
     }
     required = [
         field.name
-        for field in dataclasses.fields(config_class)  # type: ignore[arg-type]
+        for field in fields.values()
         if field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
     ]
     if missing := [name for name in required if name not in finished]:
@@ -223,10 +226,8 @@ def _unfinished(config_class: Any, values: Mapping[str, Any]) -> Any:
     instance = object.__new__(config_class)
     for field in dataclasses.fields(config_class):
         if dataclasses.is_dataclass(types[field.name]):
-            inherited = (
-                {} if field.default_factory is dataclasses.MISSING else _as_values(field.default_factory())
-            )
-            default: Any = _unfinished(types[field.name], inherited | values.get(field.name, {}))
+            nested = _inherited(field) | values.get(field.name, {})
+            default: Any = _unfinished(types[field.name], nested)
         elif field.name in values:
             default = values[field.name]
         else:
@@ -236,5 +237,9 @@ def _unfinished(config_class: Any, values: Mapping[str, Any]) -> Any:
     return instance
 
 
-def _as_values(config: Any) -> dict[str, Any]:
-    return {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
+def _inherited(field: dataclasses.Field[Any]) -> dict[str, Any]:
+    """What a nested config starts from: the command's own defaults, which may differ from its class's."""
+    if field.default_factory is dataclasses.MISSING:
+        return {}
+    config = field.default_factory()
+    return {item.name: getattr(config, item.name) for item in dataclasses.fields(config)}

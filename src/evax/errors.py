@@ -26,6 +26,15 @@ class ExportError(EvaxError):
     """A bundle cannot be run or converted here."""
 
 
+class Interrupted(KeyboardInterrupt):
+    """A signal asked a job to stop, and what it had done is saved."""
+
+    def __init__(self, message: str, signal_number: int) -> None:
+        super().__init__(message)
+        self.status = 128 + signal_number
+        """Exit status, as a shell reports the signal."""
+
+
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> ConfigError:
     """The error for a name that is not in a table, with the nearest known one as a hint.
 

@@ -1,5 +1,4 @@
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -74,23 +73,33 @@ def test_threads_change_nothing(tiny, tmp_path):
     assert losses(tiny) == losses(replace(tiny, out=tmp_path / "three", workers=3))
 
 
-def test_a_killed_run_goes_on_bit_for_bit(tiny, tmp_path):
-    config = replace(tiny, epochs=6.0)
-    pretrain(replace(config, out=tmp_path / "whole"))
-    command = [
+def command_of(config, checkpoint_every):
+    return [
         sys.executable, "-c", "import evax.cli; evax.cli.main()", "pretrain", str(config.stores[0]),
         "--out", str(config.out),
-        "--image-size", "64", "--batch-size", "8", "--epochs", "6", "--workers", "1", "--precision", "fp32",
-        "--compile", "off", "--checkpoint-every", "2",
+        "--image-size", "64", "--batch-size", "8", "--epochs", str(config.epochs), "--workers", "1",
+        "--precision", "fp32", "--compile", "off", "--checkpoint-every", str(checkpoint_every),
     ]  # fmt: skip
+
+
+def started_until_step_7(config, command):
+    """A process that has done seven steps."""
     log = config.out / "log.jsonl"
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 120
     while not (log.is_file() and '"step": 7' in log.read_text()):
         assert time.monotonic() < deadline
-        assert process.poll() is None
+        assert process.poll() is None, process.stderr.read()
         time.sleep(0.02)
-    os.kill(process.pid, signal.SIGKILL)
+    return process
+
+
+def test_a_killed_run_goes_on_bit_for_bit(tiny, tmp_path):
+    config = replace(tiny, epochs=6.0)
+    pretrain(replace(config, out=tmp_path / "whole"))
+    command = command_of(config, checkpoint_every=2)
+    process = started_until_step_7(config, command)
+    process.kill()
     process.wait()
     assert not (config.out / "encoder").exists()
     assert subprocess.run([*command, "--resume"], check=False, capture_output=True).returncode == 0
@@ -98,6 +107,19 @@ def test_a_killed_run_goes_on_bit_for_bit(tiny, tmp_path):
         load_file(out / "encoder" / "model.safetensors") for out in (tmp_path / "whole", config.out)
     )
     assert all(np.array_equal(whole[name], resumed[name]) for name in whole)
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_run_that_is_asked_to_stop_saves_its_last_step_first(tiny, number, status):
+    config = replace(tiny, epochs=60.0)
+    process = started_until_step_7(config, command_of(config, checkpoint_every=10_000))
+    process.send_signal(number)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == status
+    done = max(line["step"] for line in events(config.out, "step"))
+    assert f"stopped after step {done} of" in said
+    assert "--resume goes on" in said
+    assert [path.stem for path in (config.out / "checkpoints").iterdir()] == [f"step-{done:07d}"]
 
 
 def test_a_run_folder_that_exists_is_left_alone(tiny):

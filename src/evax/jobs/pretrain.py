@@ -11,7 +11,7 @@ import tyro
 
 from evax.config import to_plain
 from evax.data.augment import CropConfig
-from evax.errors import ConfigError, DataError
+from evax.errors import ConfigError, DataError, Interrupted
 from evax.training.options import Compile, OptimizerConfig, Precision
 
 if TYPE_CHECKING:
@@ -81,8 +81,7 @@ def pretrain(config: PretrainConfig) -> Path:
     """Runs the pre-training; returns the folder of the encoder bundle.
 
     Raises ConfigError for a run folder that exists, DataError for stores that cannot be used, WeightsError
-    for a
-    checkpoint of another run.
+    for a checkpoint of another run, Interrupted (after saving) when Ctrl-C or SIGTERM stopped it.
     """
     from evax.data.loader import training_batches
     from evax.data.store import open_store
@@ -92,7 +91,7 @@ def pretrain(config: PretrainConfig) -> Path:
     from evax.models.masked import MaskedImageModel
     from evax.training.checkpoint import load_newest_checkpoint, save_checkpoint
     from evax.training.optim import create_optimizer, lr_at_step
-    from evax.training.runtime import is_compiled, maybe_compile, seeded, start_fabric
+    from evax.training.runtime import is_compiled, maybe_compile, seeded, start_fabric, stop_requests
     from evax.training.steps import masked_image_step
     from evax.training.tracking import progress_bar, start_run
     from evax.weights.tokenizers import create_tokenizer
@@ -127,7 +126,7 @@ def pretrain(config: PretrainConfig) -> Path:
         steps=range(first, steps),
         workers=config.workers,
     )
-    with progress_bar("pre-training", steps, first) as advance:
+    with progress_bar("pre-training", steps, first) as advance, stop_requests() as stop:
         for batch in batches:
             if batch.step in probe_steps:
                 online.run(batch.step, batch.step * config.batch_size)
@@ -148,8 +147,13 @@ def pretrain(config: PretrainConfig) -> Path:
             log.write(
                 "step", step=done, epoch=int(batch.epochs[0]), images=done * config.batch_size, **measured
             )
-            if done % config.checkpoint_every == 0 or done == steps:
+            if done % config.checkpoint_every == 0 or done == steps or stop:
                 save_checkpoint(config.out / "checkpoints", done, model, optimizer, facts)
+            if stop:
+                raise Interrupted(
+                    f"stopped after step {done} of {steps}; it is saved, --resume goes on.",
+                    stop.signal_number,
+                )
             advance(f"cosine {measured['cosine']:.3f}, {measured['images_per_s']:.0f} films/s")
     online.run(steps, steps * config.batch_size)
 

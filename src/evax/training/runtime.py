@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -77,6 +79,41 @@ def maybe_compile(module: M, choice: Compile, tokens: int, device: torch.device)
 def is_compiled(module: nn.Module) -> bool:
     """Whether maybe_compile compiled it."""
     return hasattr(module, "_orig_mod")
+
+
+class StopRequest:
+    """Whether a signal has asked the job to stop after the step it is in."""
+
+    signal_number = 0
+
+    def __bool__(self) -> bool:
+        return self.signal_number > 0
+
+
+@contextmanager
+def stop_requests() -> Iterator[StopRequest]:
+    """Ctrl-C and SIGTERM inside only make the yielded request true; the second one ends the process as usual.
+
+    A step that is broken off would leave weights and optimizer half updated: nothing to save.
+    """
+    request = StopRequest()
+    if threading.current_thread() is not threading.main_thread():  # signals are the main thread's
+        yield request
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def ask(number: int, frame: object) -> None:
+        request.signal_number = number
+        for each, handler in before.items():
+            signal.signal(each, handler)
+
+    try:
+        for number in before:
+            signal.signal(number, ask)
+        yield request
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @contextmanager
