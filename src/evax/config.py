@@ -102,6 +102,10 @@ def read_recipe(path: Path, config_class: type) -> dict[str, Any]:
         text = path.read_text()
     except OSError as error:
         raise ConfigError(f"The recipe {path} cannot be read: {error.strerror}.") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(
+            f"The recipe {path} is not UTF-8 text: {error.reason}. Save it as UTF-8."
+        ) from error
     try:
         content = yaml.safe_load(text) or {}
     except yaml.YAMLError as error:

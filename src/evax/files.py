@@ -5,11 +5,14 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from evax.errors import DataError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @contextlib.contextmanager
@@ -34,6 +37,31 @@ def replaced_whole(path: Path) -> Iterator[Path]:
         # a folder that cannot be written cannot be cleaned either, and the first error says more
         with contextlib.suppress(OSError):
             unfinished.unlink(missing_ok=True)
+
+
+def make_folder(path: Path, mode: int = 0o777) -> Path:
+    """The folder, made with its parents where it is missing. Raises DataError when that is not possible."""
+    try:
+        path.mkdir(parents=True, exist_ok=True, mode=mode)
+    except OSError as error:
+        raise DataError(f"The folder {path} cannot be made: {error.strerror}. Choose another.") from error
+    return path
+
+
+def save_tensors(tensors: Mapping[str, Tensor], path: Path, metadata: dict[str, str]) -> None:
+    """A safetensors file, whole or not at all. Raises DataError when it cannot be written."""
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    with replaced_whole(path) as unfinished:
+        try:
+            save_file(
+                {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()},
+                unfinished,
+                metadata,
+            )
+        except SafetensorError as error:  # a full disk comes out of safetensors as its own kind of error
+            raise OSError(str(error)) from error
 
 
 def write_json(content: Any, path: Path) -> None:

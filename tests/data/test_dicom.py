@@ -305,6 +305,17 @@ def test_too_few_bits_stored_do_not_wrap_a_compressed_film_around(tmp_path):
     assert (np.diff(read_dicom(path).pixels.ravel()) >= 0).all()
 
 
+@pytest.mark.parametrize("photometric", ["MONOCHROME1", "MONOCHROME2"])
+@pytest.mark.parametrize("syntax", [None, JPEG2000Lossless])
+def test_eight_bits_in_sixteen_keep_their_full_scale_without_a_window(tmp_path, syntax, photometric):
+    stored = film(8).astype("u2")
+    path = tmp_path / "a.dcm"
+    tags = {"BitsStored": 8, "HighBit": 7, "PhotometricInterpretation": photometric}
+    write(path, stored, *([syntax] if syntax else []), **tags)
+    expected = stored / 255 if photometric == "MONOCHROME2" else 1 - stored / 255
+    np.testing.assert_allclose(read_dicom(path).pixels, expected, atol=1e-6)
+
+
 def test_one_bit_films_are_black_and_white(tmp_path):
     stored = np.array([[0, 1, 1, 0, 1, 0, 0, 1]], dtype="u1")
     path = write(tmp_path / "a.dcm", stored, BitsAllocated=1, BitsStored=1, PixelData=b"\x96\0")

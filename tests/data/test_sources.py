@@ -84,6 +84,33 @@ def test_facts_about_films_and_patients_are_taken_over(raw):
     np.testing.assert_array_equal(table["age"], [51.5, np.nan])
 
 
+@pytest.mark.parametrize("header", ["PatientID", "Patient ID", "patient-id", "Subject_ID"])
+def test_the_column_of_patients_may_have_other_names(raw, header, caplog):
+    assert list(from_csv(raw, f"image,{header}\na,p\nb,p\n").table["patient"]) == ["p", "p"]
+    assert "no column 'patient'" not in caplog.text
+
+
+def test_a_table_without_patients_is_warned_of(raw, caplog):
+    from_csv(raw, "image,Mass\na,1\n")
+    assert "has no column 'patient': every film counts as a patient of its own" in caplog.text
+
+
+def test_ages_in_dicom_s_form_are_read_and_others_are_counted(raw, caplog):
+    table = from_csv(raw, "image,patient,age\na,1,063Y\nb,2,old\nc,3,7\n").table
+    np.testing.assert_array_equal(table["age"], [63, np.nan, 7])
+    assert "1 ages are no number of years" in caplog.text
+
+
+def test_a_row_of_more_fields_than_the_header_is_refused(raw):
+    with refused("is not a readable CSV table"):
+        from_csv(raw, "image,Mass\na,1,left,upper\nb,0,,\n")
+
+
+def test_some_words_among_the_labels_of_an_unknown_finding_are_refused_and_not_lost(raw):
+    with refused("column 'Rib_Fracture', line 4 holds 'yes', not a number"):
+        from_csv(raw, "image,Rib_Fracture\na,1\nb,0\nc,yes\n")
+
+
 def test_a_film_without_a_patient_is_a_patient_of_its_own(raw):
     table = from_csv(raw, "image,patient\na,\nb,\nc,p\n").table
     assert list(table["patient"]) == ["images/a.png", "images/b.png", "p"]
@@ -93,7 +120,7 @@ def test_a_table_without_a_column_of_films_says_what_it_has_and_what_is_accepted
     message = (
         r"labels.csv has no column 'image' that names the films; it has picture, Mass. Rename one of them"
     )
-    with refused(message + r" \(also accepted: image_id, file"):
+    with refused(message + r" \(also accepted: image_id, image_index, file"):
         from_csv(raw, "picture,Mass\na,1\n")
 
 
@@ -225,6 +252,19 @@ def test_the_folder_of_a_film_is_its_class(tmp_path):
     assert manifest.table["patient"].nunique() == 3
 
 
+def test_folders_named_train_val_and_test_are_the_splits_and_the_next_ones_the_classes(tmp_path):
+    draw(tmp_path / "train" / "NORMAL" / "a.png", tmp_path / "val" / "PNEUMONIA" / "b.png")
+    draw(tmp_path / "test" / "NORMAL" / "c.png", tmp_path / "__MACOSX" / "test" / "NORMAL" / "._c.png")
+    manifest = read_source("folders", tmp_path, {})
+    assert manifest.findings == ("NORMAL", "Pneumonia")
+    assert dict(zip(manifest.table["image"], manifest.table["split"], strict=True)) == {
+        "test/NORMAL/c.png": "test", "train/NORMAL/a.png": "train", "val/PNEUMONIA/b.png": "val",
+    }  # fmt: skip
+    draw(tmp_path / "more" / "d.png")
+    with refused("holds a folder test beside class folders"):
+        read_source("folders", tmp_path, {})
+
+
 def test_images_without_folders_are_unlabelled(tmp_path):
     draw(tmp_path / "b.PNG", tmp_path / "a.jpeg")
     manifest = read_source("folders", tmp_path, {})
@@ -337,12 +377,22 @@ def test_key_and_crosswalk_lead_back_and_are_for_their_owner_only(tree, tmp_path
     lines = (tmp_path / "private" / "crosswalk.csv").read_text().splitlines()
     assert lines == [
         "image,file",
-        *(f"{image},{file}" for image, file in zip(table["image"], table["file"], strict=True)),
+        *(f"{image},{tree / file}" for image, file in zip(table["image"], table["file"], strict=True)),
     ]
     assert {path.name: oct(path.stat().st_mode & 0o777) for path in (tmp_path / "private").iterdir()} == {
         "crosswalk.csv": "0o600",
         "pseudonyms.key": "0o600",
     }
+
+
+def test_trees_that_share_a_private_folder_keep_their_places_in_the_crosswalk(tree, dicom_film, tmp_path):
+    first = from_dicom(tree).table
+    write_dicom(dicom_film, tmp_path / "second" / "1.dcm", PatientID="ADA1")
+    second = read_source("dicom", tmp_path / "second", {"private": tmp_path / "private"}).table
+    assert set(second["patient"]) < set(first["patient"])
+    lines = (tmp_path / "private" / "crosswalk.csv").read_text().splitlines()[1:]
+    assert {line.split(",")[0] for line in lines} == {*first["image"], *second["image"]}
+    assert any(line.endswith(str(tmp_path / "second" / "1.dcm")) for line in lines)
 
 
 def test_a_damaged_key_is_refused_and_not_replaced(tree, tmp_path):

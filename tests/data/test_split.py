@@ -92,6 +92,15 @@ def test_a_release_with_a_test_list_keeps_the_share_of_validation_among_the_rest
     assert set(split[1000:]) == {"train", "val"}
 
 
+def test_the_splits_of_a_source_are_kept_patient_by_patient_and_only_the_others_are_divided():
+    patients = ["a", "a", "b", "c", *(f"p{i}" for i in range(500))]
+    split = pd.Series(places(films_of(patients, ["train", "val", "train", "test"] + [""] * 500)))
+    assert list(split[:4]) == ["val", "val", "train", "test"]
+    assert set(split[4:]) == {"train"}
+    without_test = pd.Series(places(films_of(patients, ["train", "val", "train", ""] + [""] * 500)))
+    assert set(without_test[3:]) == {"train", "test"}
+
+
 def test_the_given_manifest_is_not_changed():
     people = films_of(["a", "b"])
     assign_splits(people, validation=0.5, test=0.5, seed=0)

@@ -108,6 +108,27 @@ def test_pre_trained_weights_are_where_fine_tuning_starts_and_their_normalisatio
         finetune(replace(config, weights=other, out=tmp_path / "c"))
 
 
+def test_an_encoder_that_was_pre_trained_on_the_test_films_is_refused(tiny, phantom_store, tmp_path):
+    from evax.data.preprocess import Preprocess
+    from evax.deploy.bundle import save_films
+
+    store = open_store(phantom_store)
+    encoder = build_encoder("eva_x_tiny_patch16_224", img_size=64)
+    chain = Preprocess(store_size=96, input_size=64)
+    save_bundle(
+        tmp_path / "encoder",
+        Card(kind="encoder", encoder="eva_x_tiny_patch16_224", preprocess=chain),
+        encoder,
+    )
+    config = replace(tiny, weights=tmp_path / "encoder", steps=1)
+    save_films(tmp_path / "encoder", store.digests(store.rows("train", "val")))
+    finetune(config)
+    save_films(tmp_path / "encoder", store.digests(store.rows("val", "test")[::2]))
+    with pytest.raises(DataError, match=r"was pre-trained on \d+ of the \d+ test films"):
+        finetune(replace(config, out=tmp_path / "other"))
+    assert not (tmp_path / "other").exists()
+
+
 def test_a_share_of_the_labels_is_a_share_of_the_training_patients(tiny, phantom_store):
     store = open_store(phantom_store)
     patients = store.manifest.table["patient"].to_numpy()

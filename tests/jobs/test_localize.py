@@ -54,8 +54,20 @@ def test_hits_are_counted_on_the_films_that_have_a_box(config):
 def test_a_picture_per_finding_shows_film_and_map_side_by_side(config):
     report = json.loads(localize(config).read_text())
     pictures = sorted((config.out / "overlays").iterdir())
-    assert len(pictures) == len(report["pointing"])
+    assert [picture.name for picture in pictures] == [shown["picture"] for shown in report["overlays"]]
+    assert [shown["finding"] for shown in report["overlays"]] == [
+        row["finding"] for row in report["pointing"]
+    ]
     assert all(Image.open(picture).size == (192, 96) for picture in pictures)
+
+
+def test_a_store_of_films_at_another_size_is_refused(config, phantoms, tmp_path):
+    from evax.data.store import build_store
+
+    manifest = replace(evax.open_store(config.store).manifest, root=phantoms)
+    build_store(manifest, tmp_path / "small", size=80)
+    with pytest.raises(DataError, match="kept at 96 pixels, .* at 80: prepare the store with --size 96"):
+        localize(replace(config, store=tmp_path / "small"))
 
 
 def test_the_layer_of_the_map_is_said_and_changes_it(config, tmp_path):

@@ -164,6 +164,19 @@ def test_the_command_prints_where_the_table_is(config, capsys):
     assert len(config.out.read_text().splitlines()) == 1 + len(NAMES)
 
 
+def test_a_folder_s_dicom_files_are_found_whatever_they_are_called(config, phantoms, tmp_path):
+    film = next(phantoms.glob("images/*.dcm"))
+    folder = tmp_path / "archive"
+    folder.mkdir()
+    for name in ("1.2.840.113619.0", "IM0001", "DICOMDIR"):
+        (folder / name).write_bytes(film.read_bytes())
+    (folder / "notes.txt").write_text("a long note about the films, and no film by itself")
+    predict(replace(config, films=(folder,)))
+    assert [row.split(",")[0] for row in config.out.read_text().splitlines()[1:]] == [
+        str(folder / "1.2.840.113619.0"), str(folder / "IM0001"),
+    ]  # fmt: skip
+
+
 # --- refusals ---------------------------------------------------------------------------------------
 
 

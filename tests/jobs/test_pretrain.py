@@ -122,6 +122,39 @@ def test_a_run_that_is_asked_to_stop_saves_its_last_step_first(tiny, number, sta
     assert [path.stem for path in (config.out / "checkpoints").iterdir()] == [f"step-{done:07d}"]
 
 
+def test_a_log_that_broke_off_in_a_line_does_not_stop_the_run_that_goes_on(tiny):
+    config = replace(tiny, epochs=6.0)
+    process = started_until_step_7(config, command_of(config, checkpoint_every=2))
+    process.kill()
+    process.wait()
+    with (config.out / "log.jsonl").open("a") as log:
+        log.write('{"event": "step", "lo')
+    before = (config.out / "config.yaml").read_text()
+    pretrain(replace(config, resume=True, checkpoint_every=2))
+    assert events(config.out, "resume")[0]["environment"]["torch"]
+    assert (config.out / "config.yaml").read_text() == before
+    assert json.loads((config.out / "report.json").read_text())["final_cosine"] > 0
+
+
+def test_a_loss_that_is_no_number_ends_the_run_before_anything_is_learned_from_it(tiny):
+    with pytest.raises(DataError, match=r"The loss of step \d+ is nan.*lower --optimizer.lr"):
+        pretrain(replace(tiny, epochs=20, optimizer=OptimizerConfig(lr=1e30, warmup=0.0, clip_norm=0.0)))
+    assert not (tiny.out / "encoder").exists()
+
+
+def test_a_probe_store_that_cannot_probe_is_refused_before_anything_is_written(
+    tiny, phantom_store, phantoms, tmp_path
+):
+    from evax.data.store import build_store
+
+    manifest = evax.open_store(phantom_store).manifest
+    only_train = replace(manifest, table=manifest.table.assign(split="train"), root=phantoms)
+    build_store(only_train, tmp_path / "only-train", size=96)
+    with pytest.raises(DataError, match="has no val films: prepare it with --validation above 0"):
+        pretrain(replace(tiny, probe_store=tmp_path / "only-train"))
+    assert not tiny.out.exists()
+
+
 def test_a_run_folder_that_exists_is_left_alone(tiny):
     pretrain(tiny)
     before = sorted(path.stat().st_mtime_ns for path in tiny.out.rglob("*"))
@@ -176,6 +209,8 @@ def test_films_are_normalised_with_the_common_statistics_of_all_stores(phantom_s
     ("option", "value", "message"),
     [
         ("mask_ratio", 1.0, "mask_ratio must lie between 0 and 1"),
+        ("mask_ratio", 0.001, "hides 0 of 196 patches at image_size 224: some must be hidden"),
+        ("seed", -1, "seed must be at least 0, got -1"),
         ("image_size", 100, "image_size must be a multiple of 16"),
         ("epochs", 0, "epochs must be above 0"),
         ("stores", (), "pretrain needs at least one store"),

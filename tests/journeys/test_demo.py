@@ -84,6 +84,21 @@ def test_a_finished_demo_is_not_run_again_and_can_be_resumed(journey):
     assert (folder / "run/pretrain/log.jsonl").read_text() == before
 
 
+def test_every_step_of_a_journey_writes_into_the_run_folder_and_none_over_a_finished_one(journey, tmp_path):
+    folder, _ = journey
+    recipe = tmp_path / "outside.yaml"
+    recipe.write_text(f"prepare: {{films: {{raw: films, out: {tmp_path / 'elsewhere'}}}}}")
+    done = evax_command("demo", "--recipe", str(recipe), "--out", str(tmp_path / "run"), cwd=folder)
+    assert done.returncode == 1
+    assert "prepare.films.out is" in done.stderr
+    assert "it must start with RUN/" in done.stderr
+    changed = RECIPE.read_text().replace("steps: 10", "steps: 11")
+    recipe.write_text(changed)
+    done = evax_command("demo", "--recipe", str(recipe), "--out", "run", "--resume", cwd=folder)
+    assert done.returncode == 1
+    assert "finetune.phantoms was finished in run/finetune with other options" in done.stderr
+
+
 def test_a_finished_run_s_config_is_a_recipe(journey):
     folder, _ = journey
     done = evax_command(
@@ -95,7 +110,10 @@ def test_a_finished_run_s_config_is_a_recipe(journey):
 
 def test_no_patient_identifier_is_in_the_report(journey):
     folder, _ = journey
-    assert not re.search(r"PH\d{5}", (folder / "run/report.html").read_text())
+    page = (folder / "run/report.html").read_text()
+    for film in (folder / "run/raw/phantoms/images").iterdir():  # named after their patients
+        assert film.stem not in page
+    assert not re.search(r"PH\d{5}", page)
 
 
 @pytest.mark.parametrize(

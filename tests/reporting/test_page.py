@@ -129,7 +129,7 @@ def write_finetuning(
 def write_localization(folder: Path) -> None:
     (folder / "overlays").mkdir(parents=True)
     film = np.linspace(0, 1, 32 * 32, dtype=np.float32).reshape(32, 32)
-    overlay(film, film, [(0.2, 0.3, 0.4, 0.3)]).save(folder / "overlays" / "Pleural-Mass-000_1.png")
+    overlay(film, film, [(0.2, 0.3, 0.4, 0.3)]).save(folder / "overlays" / "000.png")
     pointing = [
         {"finding": "Pleural-Mass", "films": 8, "hits": 5, "rate": 0.625, "interval": [0.3, 0.9]},
         {"finding": "Pleural", "films": 1, "hits": 1, "rate": 1.0, "interval": [None, None]},
@@ -137,6 +137,9 @@ def write_localization(folder: Path) -> None:
     report = {
         "kind": "localize", "at": "norm1", "split": "test", "data_fingerprint": "feed",
         "pointing": pointing,
+        "overlays": [
+            {"picture": "000.png", "finding": "Pleural-Mass", "row": 3, "probability": 0.75, "hit": True}
+        ],
     }  # fmt: skip
     write_json(report, folder / "report.json")
 
@@ -349,7 +352,7 @@ def test_localisation_shows_hits_of_films_and_the_pictures_with_the_right_findin
     assert "0.625 [0.300, 0.900]" in reader.text
     assert "1.000 [not defined]" in reader.text
     assert "6 of 9" in reader.text
-    assert "Pleural-Mass 000_1" in reader.text
+    assert "Pleural-Mass probability 0.75, peak inside the box" in reader.text
 
 
 def test_a_command_is_shown_as_it_is_typed(run):

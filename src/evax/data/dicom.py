@@ -286,7 +286,7 @@ def _grey(stored: npt.NDArray[Any], dataset: Dataset) -> tuple[npt.NDArray[np.fl
     shown, voi = _voi(modality, present & ~padding, dataset)
     if shown is None:
         counts = np.bincount(codes.ravel(), minlength=len(values)) * ~padding
-        shown = _from_range(modality, counts, deep=int(dataset.BitsStored) > 8)
+        shown = _from_range(modality, counts, _announced(values, int(dataset.BitsStored)))
     monochrome1 = dataset.PhotometricInterpretation == "MONOCHROME1"
     if monochrome1:
         shown = 1 - shown
@@ -384,15 +384,28 @@ def _window(modality: Values, dataset: Dataset) -> Values | None:
     return line
 
 
-def _from_range(modality: Values, counts: npt.NDArray[np.int64], *, deep: bool) -> Values:
+def _announced(values: Values, bits: int) -> Mask | None:
+    """Which stored values a shallow film (up to 8 bits) has by its header; None for a deeper film."""
+    if bits > 8:
+        return None
+    lowest = -(2 ** (bits - 1)) if values.min() < 0 else 0
+    return (values >= lowest) & (values < lowest + 2**bits)
+
+
+def _from_range(modality: Values, counts: npt.NDArray[np.int64], announced: Mask | None) -> Values:
     """[0, 1] without a window: see `read_dicom`, step 3. counts: how many pixels have each stored value."""
-    low, high = modality.min(), modality.max()
-    if deep and counts.any():
+    if announced is not None:
+        # an encoder may have written 8 bits into 16, and a header may announce less than there is
+        scale = modality[announced | (counts > 0)]
+        low, high = scale.min(), scale.max()
+    elif counts.any():
         order = np.argsort(modality, kind="stable")
         cumulated = np.cumsum(counts[order])
         low, high = modality[order][np.searchsorted(cumulated, np.array([0.001, 0.999]) * cumulated[-1])]
         if low == high:  # nearly all pixels are equal: the others still count
             low, high = modality[counts > 0].min(), modality[counts > 0].max()
+    else:
+        low, high = modality.min(), modality.max()
     span = high - low or 1.0  # a film of one value is black
     stretched: Values = np.clip((modality - low) / span, 0, 1)
     return stretched

@@ -8,7 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Int64, UInt8
+from jaxtyping import Int64, UInt8, UInt64
 
 from evax.data.augment import CROP, ORDER, CropConfig, film_chance, random_crop, whole_film
 from evax.data.store import ImageStore
@@ -26,6 +26,11 @@ class Films:
 
     def __len__(self) -> int:
         return len(self._row_of)
+
+    def digests(self) -> UInt64[np.ndarray, " films"]:
+        """See ImageStore.digests."""
+        parts = [store.digests(self._row_of[self._store_of == i]) for i, store in enumerate(self._stores)]
+        return np.concatenate(parts)
 
     def pixels(self, film: int) -> UInt8[np.ndarray, "S S"]:
         """Stored 8-bit pixels, a view."""

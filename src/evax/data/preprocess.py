@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +13,8 @@ from PIL import Image
 from evax.data.radiograph import Radiograph
 from evax.errors import ConfigError, unknown_name
 from evax.published import MERGED_520K_MEAN, MERGED_520K_STD
+
+Pixels = TypeVar("Pixels", bound=Any)
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,12 @@ class Preprocess:
         if film.shape != (self.input_size, self.input_size):
             side = (self.input_size, self.input_size)
             film = np.asarray(Image.fromarray(film).resize(side, Image.Resampling.BILINEAR))
-        return (np.divide(film, 255, dtype=np.float32) - np.float32(self.mean)) / np.float32(self.std)
+        return self.normalise(np.divide(film, 255, dtype=np.float32))
+
+    def normalise(self, pixels: Pixels) -> Pixels:
+        """Array or tensor of pixels in [0, 1] -> what the network sees, of the same kind."""
+        normalised: Pixels = (pixels - self.mean) / self.std
+        return normalised
 
     def to_network_input(self, radiograph: Radiograph) -> npt.NDArray[np.float32]:
         """A film as the network sees it, by way of the store's size and 8 bits, as in training."""

@@ -6,8 +6,10 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import logging
 import math
 import os
+import signal
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -20,13 +22,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-from jaxtyping import Int64, UInt8
+from jaxtyping import Int64, UInt8, UInt64
 
 from evax.data.manifest import BOX_COLUMNS, COLUMNS, Manifest
 from evax.data.preprocess import Preprocess
 from evax.data.radiograph import read_image
 from evax.errors import DataError
-from evax.files import read_json, replaced_whole, write_json
+from evax.files import make_folder, read_json, replaced_whole, write_json
+
+logger = logging.getLogger("evax")
 
 FORMAT = 1
 SHARD_FILMS = 512
@@ -53,6 +57,11 @@ class ImageStore:
         shard = int(np.searchsorted(self._starts, index, side="right")) - 1
         film: UInt8[np.ndarray, "S S"] = self._pixels[shard][index - int(self._starts[shard])]
         return film
+
+    def digests(self, rows: Int64[np.ndarray, " rows"]) -> UInt64[np.ndarray, " rows"]:
+        """A number per film that tells whether another store holds the very same pixels."""
+        parts = [hashlib.blake2b(self.pixels(int(row)).data, digest_size=8).digest() for row in rows]
+        return np.frombuffer(b"".join(parts), dtype="<u8")
 
     def rows(self, *splits: str) -> Int64[np.ndarray, " rows"]:
         """Indices of the films of these splits, in order."""
@@ -131,11 +140,13 @@ def build_store(
     """
     plan = {"format": FORMAT, "size": size, "input": _identity(manifest, size)}
     plan_file = out / "plan.json"
-    if out.exists() and any(out.iterdir()):
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
         if not plan_file.is_file() or read_json(plan_file) != plan:
             raise DataError(f"{out} already holds something else. Choose another --out or delete it.")
         if (out / "store.json").is_file():
+            logger.info("%s was finished before; delete it to read its films again.", out)
             return open_store(out)
+    make_folder(out)
     write_json(plan, plan_file)
     total, done, rejected = len(manifest.table), 0, 0
     starts = list(range(0, total, SHARD_FILMS))
@@ -298,7 +309,8 @@ class _Readers:
 
 
 def _end_with_parent() -> None:
-    """A killed build leaves no processes behind; they would wait for films for ever."""
+    """A killed build leaves no processes behind; they would wait for ever. Ctrl-C is for the parent."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
     def watch() -> None:
         if parent := parent_process():

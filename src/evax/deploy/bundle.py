@@ -6,14 +6,16 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
-from safetensors.torch import save_file
+import numpy as np
+from jaxtyping import UInt64
 from torch import nn
 
 from evax.data.preprocess import Preprocess
 from evax.errors import DataError
-from evax.files import read_json, replaced_whole, write_json
+from evax.files import read_json, replaced_whole, save_tensors, write_json
 
 FORMAT = 1
+FILMS = "films.u64"
 INTENDED_USE = "Research. Not a medical device; not for diagnosis or for decisions about patients."
 
 
@@ -43,11 +45,25 @@ class Card:
 
 def save_bundle(folder: Path, card: Card, network: nn.Module) -> Path:
     """Writes card and weights; the card last, so that a folder with a card is complete."""
-    state = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
-    with replaced_whole(folder / "model.safetensors") as unfinished:
-        save_file(state, unfinished, {"kind": card.kind, "encoder": card.encoder})
+    metadata = {"kind": card.kind, "encoder": card.encoder}
+    save_tensors(network.state_dict(), folder / "model.safetensors", metadata)
     write_json(asdict(card) | {"preprocess": card.preprocess.to_json()}, folder / "card.json")
     return folder
+
+
+def save_films(folder: Path, digests: UInt64[np.ndarray, " films"]) -> None:
+    """Keeps beside an encoder which films it learned from, so that nobody tests on them unknowingly.
+
+    digests: see ImageStore.digests. They say nothing about a film or a patient to who does not hold the film.
+    """
+    with replaced_whole(folder / FILMS) as unfinished:
+        unfinished.write_bytes(digests.astype("<u8").tobytes())
+
+
+def read_films(folder: Path) -> UInt64[np.ndarray, " films"]:
+    """The digests that save_films kept; none for a bundle without them."""
+    path = folder / FILMS
+    return np.frombuffer(path.read_bytes() if path.is_file() else b"", dtype="<u8")
 
 
 def read_card(folder: Path) -> Card:

@@ -27,7 +27,7 @@ class Predictor:
 
     def __init__(self, card: Card, network: nn.Module) -> None:
         self.card = card
-        self.network = network.eval()
+        self.network = network.eval().requires_grad_(False)
 
     def __call__(
         self, film: Radiograph | str | os.PathLike[str]
@@ -44,8 +44,12 @@ class Predictor:
 
     def predict(self, films: Sequence[Radiograph]) -> Float[np.ndarray, "S outputs"]:
         """The same for several films at once: (S, K) probabilities or (S, D) features."""
+        return self.predict_inputs(np.stack([self.network_input(film) for film in films]))
+
+    def predict_inputs(self, inputs: Float[np.ndarray, "S 1 H W"]) -> Float[np.ndarray, "S outputs"]:
+        """The same for what `network_input` made of the films."""
         with torch.inference_mode():
-            images = torch.from_numpy(np.stack([self.network_input(film) for film in films]))
+            images = torch.from_numpy(inputs)
             if isinstance(self.network, Classifier):
                 return probabilities(self.network(images), self.card.exclusive).numpy()
             return self.network.encode(images).patches.mean(dim=1).numpy()  # type: ignore[operator]

@@ -79,10 +79,11 @@ def demo(config: DemoConfig) -> Path:
         )
     run: dict[str, Any] = read_json(journal) if journal.is_file() else {"title": config.title, "steps": []}
     run["environment"] = environment()
-    finished = {step["command"] for step in run["steps"]}
-    for kind, name, step in steps_of(config):
-        command = command_line(kind, step)
-        if command in finished:
+    finished = {(step["folder"], step["command"]) for step in run["steps"]}
+    steps = [(kind, name, step, command_line(kind, step)) for kind, name, step in steps_of(config)]
+    refuse_other_places(steps, config.out, finished)
+    for kind, name, step, command in steps:
+        if command in {done for _, done in finished}:
             continue
         start = time.perf_counter()
         STEPS[kind](ready_to_continue(step, config.out))
@@ -99,6 +100,21 @@ def demo(config: DemoConfig) -> Path:
     from evax.reporting.page import write_report
 
     return write_report(config.out)
+
+
+def refuse_other_places(
+    steps: list[tuple[str, str, Any, str]], out: Path, finished: set[tuple[str, str]]
+) -> None:
+    """Before anything runs: every step writes into the run folder, and none over a finished one."""
+    for kind, name, step, command in steps:
+        if out not in step.out.parents:
+            raise ConfigError(f"{kind}.{name}.out is {step.out}; it must start with {RUN_FOLDER}/.")
+        folder = str(step.out.relative_to(out))
+        if any(folder == place and command != done for place, done in finished):
+            raise ConfigError(
+                f"{kind}.{name} was finished in {step.out} with other options. Give it another out, or "
+                "choose another --out for the whole run."
+            )
 
 
 def steps_of(config: DemoConfig) -> Iterator[tuple[str, str, Any]]:

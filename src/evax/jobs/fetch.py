@@ -31,6 +31,8 @@ class FetchConfig:
     def __post_init__(self) -> None:
         if self.films <= 0:
             raise ConfigError(f"films must be above 0, got {self.films}.")
+        if self.seed < 0:
+            raise ConfigError(f"seed must be at least 0, got {self.seed}.")
         if self.workers < 0:
             raise ConfigError(f"workers must be at least 0, got {self.workers}.")
 

@@ -80,6 +80,8 @@ class FinetuneConfig:
         for name in ("label_fraction", "layer_decay"):
             if not 0 < getattr(self, name) <= 1:
                 raise ConfigError(f"{name} must lie in (0, 1], got {getattr(self, name)}.")
+        if self.seed < 0:
+            raise ConfigError(f"seed must be at least 0, got {self.seed}.")
         if not 0 <= self.drop_path < 1:
             raise ConfigError(f"drop_path must lie in [0, 1), got {self.drop_path}.")
         for name in ("steps", "batch_size", "validate_every", "resamples", "workers"):
@@ -109,6 +111,7 @@ def finetune(config: FinetuneConfig) -> Path:
         store.manifest.exclusive,
     )
     train, val, test = split_rows(store, config)
+    refuse_seen_films(store, test, config)
     preprocess = preprocess_of(store, config)
     with seeded(config.seed):
         encoder = create_encoder(
@@ -176,6 +179,24 @@ def split_rows(store: ImageStore, config: FinetuneConfig) -> list[np.ndarray[Any
                 f"The store {config.store} has no {name} films: prepare it with shares for all splits."
             )
     return splits
+
+
+def refuse_seen_films(store: ImageStore, test: np.ndarray[Any, Any], config: FinetuneConfig) -> None:
+    """Raises DataError when the encoder was pre-trained on films of this test split.
+
+    Only the very same stored pixels are recognised, not a film at another size or another film of a patient.
+    """
+    import numpy as np
+
+    from evax.deploy.bundle import read_films
+
+    if config.weights is None or not (known := read_films(config.weights)).size:
+        return
+    if seen := int(np.isin(store.digests(test), known).sum()):
+        raise DataError(
+            f"{config.weights} was pre-trained on {seen} of the {len(test)} test films of {config.store}. "
+            "Prepare both stores with the same patients and --seed, or pre-train without these films."
+        )
 
 
 def preprocess_of(store: ImageStore, config: FinetuneConfig) -> Preprocess:
@@ -289,7 +310,7 @@ def predict_rows(
         for batch in whole_batches(store.pixels, rows, batch_size=64, size=preprocess.input_size):
             films = fabric.to_device(torch.from_numpy(batch)).float() / 255
             with fabric.autocast():
-                logits = model((films - preprocess.mean) / preprocess.std)
+                logits = model(preprocess.normalise(films))
             results.append(probabilities(logits, exclusive).cpu().numpy())
     return np.concatenate(results)
 

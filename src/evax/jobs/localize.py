@@ -54,7 +54,7 @@ def localize(config: LocalizeConfig) -> Path:
     from evax.evaluation.localization import peak_in_box
     from evax.explain.gradcam import grad_cam_maps, spread
     from evax.explain.overlay import overlay
-    from evax.files import write_json
+    from evax.files import make_folder, write_json
     from evax.models.classifier import Classifier, probabilities
     from evax.training.tracking import progress_bar, start_run
 
@@ -63,6 +63,11 @@ def localize(config: LocalizeConfig) -> Path:
     if not isinstance(predictor.network, Classifier):
         raise ConfigError(
             f"{config.bundle} holds an encoder; localize needs a classifier. Fine-tune it first."
+        )
+    if (needed := predictor.card.preprocess.store_size) != store.size:
+        raise DataError(
+            f"{config.bundle} was trained on films kept at {needed} pixels, {config.store} keeps them at "
+            f"{store.size}: prepare the store with --size {needed}."
         )
     cases = films_with_boxes(store, config.split, findings)
     if not cases:
@@ -92,7 +97,7 @@ def localize(config: LocalizeConfig) -> Path:
                     }
                 )
             advance("")
-    pointing = []
+    pointing, overlays = [], list[dict[str, Any]]()
     for finding in findings:
         of_finding = sorted(
             (row for row in rows if row["finding"] == finding), key=lambda row: -row["probability"]
@@ -111,9 +116,13 @@ def localize(config: LocalizeConfig) -> Path:
         for shown in of_finding[: config.overlays]:
             film = store.pixels(shown["row"]) / 255.0
             picture = overlay(film, spread(shown["heatmap"], film.shape), shown["boxes"])
-            path = config.out / "overlays" / f"{finding}-{Path(shown['image']).stem}.png"
-            path.parent.mkdir(exist_ok=True)
+            # numbered: a film's name may be its patient's, and findings may hold any character
+            path = make_folder(config.out / "overlays") / f"{len(overlays):03d}.png"
             picture.save(path)
+            overlays.append(
+                {"picture": path.name, "finding": finding, "row": shown["row"],
+                 "probability": shown["probability"], "hit": shown["hit"]}
+            )  # fmt: skip
     report = {
         "kind": "localize",
         "at": config.at,
@@ -121,6 +130,7 @@ def localize(config: LocalizeConfig) -> Path:
         "data_fingerprint": store.fingerprint,
         "bundle": str(config.bundle),
         "pointing": pointing,
+        "overlays": overlays,
     }
     write_json(report, config.out / "report.json")
     return config.out / "report.json"

@@ -5,17 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import tyro
 
 from evax.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from evax.data.radiograph import Radiograph
     from evax.deploy.predictor import Predictor
 
-SUFFIXES = (".dcm", ".png", ".jpg", ".jpeg", ".tif", ".tiff", "")  # a file without suffix may be a DICOM
+SUFFIXES = (".dcm", ".png", ".jpg", ".jpeg", ".tif", ".tiff")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,8 +49,10 @@ def predict(config: PredictConfig) -> Path:
     """
     import csv
 
+    import numpy as np
+
     from evax.deploy.predictor import open_bundle
-    from evax.files import replaced_whole
+    from evax.files import make_folder, replaced_whole
     from evax.training.tracking import progress_bar
 
     predictor = open_bundle(config.bundle)
@@ -60,8 +64,11 @@ def predict(config: PredictConfig) -> Path:
     total = sum(1 for _ in find_films(config.films))
     if not total:
         raise DataError(
-            f"No film found in {', '.join(map(str, config.films))} (looked for {', '.join(SUFFIXES[:-1])})."
+            f"No film found in {', '.join(map(str, config.films))} "
+            f"(looked for {', '.join(SUFFIXES)}, and for DICOM files of any name)."
         )
+    if config.heatmaps:
+        make_folder(config.heatmaps)
     header = ["file", *card.findings, *(f"{finding}:present" for finding in card.findings), "notes", "error"]
     row, scored, first_reason = 0, 0, ""
     with (
@@ -72,10 +79,10 @@ def predict(config: PredictConfig) -> Path:
         table = csv.writer(file)
         table.writerow(header)
         for batch in batches_of(find_films(config.films), config.batch_size):
-            films = [(path, read_or_reason(path)) for path in batch]
-            readable = [(path, film) for path, film in films if not isinstance(film, str)]
-            answers = iter(predictor.predict([film for _, film in readable]) if readable else ())
-            for path, film in films:
+            films = [read_or_reason(path, predictor, bool(config.heatmaps)) for path in batch]
+            inputs = [film.input for film in films if isinstance(film, ReadFilm)]
+            answers = iter(predictor.predict_inputs(np.stack(inputs)) if inputs else ())
+            for path, film in zip(batch, films, strict=True):
                 row += 1
                 if isinstance(film, str):
                     first_reason = first_reason or film
@@ -90,8 +97,9 @@ def predict(config: PredictConfig) -> Path:
                         [path, *(f"{value:.6f}" for value in answer), *present, " ".join(film.issues), ""]
                     )
                     scored += 1
-                    if config.heatmaps:
-                        draw_heatmaps(predictor, film, present, config.heatmaps, f"{row:05d}-{path.stem}")
+                    if config.heatmaps and film.radiograph:
+                        name = f"{row:05d}-{path.stem}"
+                        draw_heatmaps(predictor, film.radiograph, present, config.heatmaps, name)
                 advance("")
         if not scored:
             raise DataError(f"None of the {total} files could be read; the first reason: {first_reason}")
@@ -99,11 +107,11 @@ def predict(config: PredictConfig) -> Path:
 
 
 def find_films(places: tuple[Path, ...]) -> Iterator[Path]:
-    """Files as named, folders searched in a fixed order."""
+    """Files as named; of folders, in a fixed order, what has a film's suffix or is a DICOM by its content."""
     for place in places:
         if place.is_dir():
             for path in sorted(place.rglob("*")):
-                if path.is_file() and path.suffix.lower() in SUFFIXES and not path.name.startswith("."):
+                if path.is_file() and not path.name.startswith(".") and looks_like_a_film(path):
                     yield path
         elif place.exists():
             yield place
@@ -119,14 +127,36 @@ def batches_of(films: Iterator[Path], size: int) -> Iterator[list[Path]]:
         yield batch
 
 
-def read_or_reason(path: Path) -> Radiograph | str:
-    """The film, or why it cannot be read."""
+def looks_like_a_film(path: Path) -> bool:
+    """Archives name DICOM files by their UID, whose last number is no suffix: the content decides."""
+    from evax.data.dicom import is_dicom
+
+    if path.suffix.lower() in SUFFIXES:
+        return True
+    try:
+        return path.name != "DICOMDIR" and is_dicom(path)
+    except DataError:
+        return False
+
+
+@dataclass(frozen=True, eq=False)
+class ReadFilm:
+    """What is kept of a film until its batch is scored; the native film only where a map is drawn on it."""
+
+    input: np.ndarray[Any, Any]
+    issues: tuple[str, ...]
+    radiograph: Radiograph | None
+
+
+def read_or_reason(path: Path, predictor: Predictor, keep: bool) -> ReadFilm | str:
+    """The film as the network sees it, or why it cannot be read."""
     from evax.data.radiograph import read_image
 
     try:
-        return read_image(path)
+        radiograph = read_image(path)
     except DataError as error:
         return str(error)
+    return ReadFilm(predictor.network_input(radiograph), radiograph.issues, radiograph if keep else None)
 
 
 def draw_heatmaps(
@@ -139,7 +169,6 @@ def draw_heatmaps(
     from evax.explain.gradcam import grad_cam
     from evax.explain.overlay import overlay
 
-    folder.mkdir(parents=True, exist_ok=True)
     for finding, is_present in zip(predictor.card.findings, present, strict=True):
         if is_present == 1:
             picture = overlay(film.pixels, grad_cam(predictor, film, finding))

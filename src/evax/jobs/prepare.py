@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import logging
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from evax.errors import ConfigError
+
+if TYPE_CHECKING:
+    from evax.data.manifest import Manifest
 
 logger = logging.getLogger("evax")
 
@@ -47,6 +50,8 @@ class PrepareConfig:
     def __post_init__(self) -> None:
         if not 16 <= self.size <= 4096:
             raise ConfigError(f"size must lie between 16 and 4096 pixels, got {self.size}.")
+        if self.seed < 0:
+            raise ConfigError(f"seed must be at least 0, got {self.seed}.")
         if self.workers < 0:
             raise ConfigError(f"workers must be at least 0, got {self.workers}.")
         if self.validation < 0 or self.test < 0 or self.validation + self.test > 1:
@@ -65,7 +70,7 @@ def prepare(config: PrepareConfig) -> Path:
     from evax.data.store import build_store
     from evax.training.tracking import counting_bar
 
-    manifest = read_source(config.source, config.raw, source_options(config))
+    manifest = frontal_only(read_source(config.source, config.raw, source_options(config)))
     manifest = assign_splits(manifest, config.validation, config.test, config.seed)
     shares = f"validation {config.validation:g}, test {config.test:g} or the release's"
     note = f"by patient, seed {config.seed}, {shares}"
@@ -79,8 +84,23 @@ def prepare(config: PrepareConfig) -> Path:
             on_progress=lambda done, total, rejected: show(done, f"{rejected} rejected"),
         )
     counts = ", ".join(f"{name} {len(store.rows(name))}" for name in ("train", "val", "test"))
-    logger.info("%s: %d films (%s), %d rejected.", config.out, len(store), counts, store.card["rejected"])
+    rejected = store.card["rejected"]
+    logger.info(
+        "%s: %d films (%s), %d rejected%s.",
+        config.out, len(store), counts, rejected, ", reasons in rejected.csv" if rejected else "",
+    )  # fmt: skip
     return config.out
+
+
+def frontal_only(manifest: Manifest) -> Manifest:
+    """Without the films whose source calls them lateral; how many is said."""
+    lateral = manifest.table["view"] == "LATERAL"
+    if not lateral.any():
+        return manifest
+    logger.info("%d lateral films are left out.", int(lateral.sum()))
+    table = manifest.table[~lateral].reset_index(drop=True)
+    boxes = manifest.boxes[manifest.boxes["image"].isin(table["image"])].reset_index(drop=True)
+    return replace(manifest, table=table, boxes=boxes)
 
 
 def source_options(config: PrepareConfig) -> dict[str, Any]:

@@ -12,6 +12,7 @@ import tyro
 from evax.config import to_plain
 from evax.data.augment import CropConfig
 from evax.errors import ConfigError, DataError, Interrupted
+from evax.training.masking import hidden_count
 from evax.training.options import Compile, OptimizerConfig, Precision
 
 if TYPE_CHECKING:
@@ -72,6 +73,14 @@ class PretrainConfig:
             raise ConfigError(f"mask_ratio must lie between 0 and 1, got {self.mask_ratio}.")
         if self.image_size < 32 or self.image_size % 16:
             raise ConfigError(f"image_size must be a multiple of 16 from 32 on, got {self.image_size}.")
+        patches = (self.image_size // 16) ** 2
+        if not 0 < (hidden := hidden_count(patches, self.mask_ratio)) < patches:
+            raise ConfigError(
+                f"mask_ratio {self.mask_ratio} hides {hidden} of {patches} patches at image_size "
+                f"{self.image_size}: some must be hidden and some seen."
+            )
+        if self.seed < 0:
+            raise ConfigError(f"seed must be at least 0, got {self.seed}.")
         for name in ("epochs", "batch_size", "probe_every", "checkpoint_every", "workers"):
             if getattr(self, name) <= 0:
                 raise ConfigError(f"{name} must be above 0, got {getattr(self, name)}.")
@@ -85,7 +94,7 @@ def pretrain(config: PretrainConfig) -> Path:
     """
     from evax.data.loader import training_batches
     from evax.data.store import open_store
-    from evax.deploy.bundle import Card, save_bundle
+    from evax.deploy.bundle import Card, save_bundle, save_films
     from evax.files import write_json
     from evax.models.encoders import build_encoder
     from evax.models.masked import MaskedImageModel
@@ -105,6 +114,7 @@ def pretrain(config: PretrainConfig) -> Path:
         model = MaskedImageModel(build_encoder(config.encoder, img_size=config.image_size), tokenizer.width)
     optimizer = create_optimizer(model, config.optimizer, depth=len(model.encoder.blocks))
 
+    probe_store = open_probe_store(config.probe_store) if config.probe_store else None
     log = start_run(config.out, config, config.resume)
     fabric = start_fabric(config.precision)
     facts = identity_of_run(config, stores, steps)
@@ -114,7 +124,6 @@ def pretrain(config: PretrainConfig) -> Path:
     teacher = maybe_compile(fabric.to_device(tokenizer), config.compile, tokens, fabric.device)
     log.write("start", step=first, steps=steps, films=len(films), compiled=is_compiled(teacher))
 
-    probe_store = open_store(config.probe_store) if config.probe_store else None
     online = OnlineProbe(probe_store, model.encoder, preprocess, fabric, log)
     probe_steps = {math.ceil(k * config.probe_every * len(films) / config.batch_size) for k in range(steps)}
     batches = training_batches(
@@ -160,6 +169,7 @@ def pretrain(config: PretrainConfig) -> Path:
     training = facts | {"images": steps * config.batch_size} | summary_of(log)
     write_json({"kind": "pretrain", **training}, config.out / "report.json")
     card = Card(kind="encoder", encoder=config.encoder, preprocess=preprocess, training=training)
+    save_films(config.out / "encoder", films.digests())
     return save_bundle(config.out / "encoder", card, model.encoder)
 
 
@@ -189,6 +199,21 @@ def common_preprocess(stores: list[ImageStore], image_size: int) -> Preprocess:
     return Preprocess(
         store_size=stores[0].size, input_size=image_size, mean=mean, std=math.sqrt(square - mean**2)
     )
+
+
+def open_probe_store(path: Path) -> ImageStore:
+    """A store whose train films can vote on its validation films."""
+    from evax.data.store import open_store
+
+    store = open_store(path)
+    if not store.manifest.findings:
+        raise DataError(f"The probe store {path} has no labels; nothing can be probed with it.")
+    for split in ("train", "val"):
+        if not len(store.rows(split)):
+            raise DataError(
+                f"The probe store {path} has no {split} films: prepare it with --validation above 0."
+            )
+    return store
 
 
 def identity_of_run(config: PretrainConfig, stores: list[ImageStore], steps: int) -> dict[str, Any]:

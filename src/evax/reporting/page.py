@@ -362,12 +362,16 @@ def localisation(name: str, folder: Path) -> dict[str, Any]:
     """The pointing game and the pictures that were drawn for it."""
     report = read_facts(folder / "report.json")
     scored = report["pointing"]
-    findings = sorted((row["finding"] for row in scored), key=len, reverse=True)
     pictures = []
-    for path in sorted((folder / "overlays").glob("*.png")):
-        finding = next((name for name in findings if path.stem.startswith(f"{name}-")), "")
-        with Image.open(path) as picture:
-            pictures.append((finding, path.stem.removeprefix(f"{finding}-"), data_uri(figures.jpeg(picture))))
+    for shown in report["overlays"]:
+        path = folder / "overlays" / Path(shown["picture"]).name
+        try:
+            with Image.open(path) as picture:
+                film = data_uri(figures.jpeg(picture))
+        except OSError as error:
+            raise DataError(f"The picture {path} cannot be read: {error}. Run that step again.") from error
+        peak = "peak inside the box" if shown["hit"] else "peak outside the box"
+        pictures.append((shown["finding"], f"probability {shown['probability']:.2f}, {peak}", film))
     return {
         "name": name,
         "report": report,

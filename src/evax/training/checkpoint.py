@@ -8,11 +8,10 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import nn
 
 from evax.errors import WeightsError
-from evax.files import replaced_whole
+from evax.files import save_tensors
 
 KEPT = 2  # the newest and the one before it
 
@@ -29,13 +28,7 @@ def save_checkpoint(
             tensors[f"optimizer.{names[id(parameter)]}.{key}"] = torch.as_tensor(value)
     path = folder / f"step-{step:07d}.safetensors"
     metadata = {"step": str(step), "facts": json.dumps(facts, sort_keys=True)}
-    with replaced_whole(path) as unfinished:
-        try:
-            save_file(
-                {name: tensor.detach().contiguous() for name, tensor in tensors.items()}, unfinished, metadata
-            )
-        except SafetensorError as error:
-            raise OSError(str(error)) from error
+    save_tensors(tensors, path, metadata)
     for old in checkpoint_paths(folder)[:-KEPT]:
         old.unlink()
     return path

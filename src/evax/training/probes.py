@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float, Int64
 from lightning_fabric import Fabric
 
+from evax.data.labels import resolve_labels
 from evax.data.loader import whole_batches
 from evax.data.preprocess import Preprocess
 from evax.data.store import ImageStore
@@ -51,7 +52,7 @@ def film_features(
     for batch in whole_batches(store.pixels, rows, batch_size=BATCH, size=preprocess.input_size):
         films = fabric.to_device(torch.from_numpy(batch)).float() / 255
         with fabric.autocast():
-            patches = encoder.encode((films - preprocess.mean) / preprocess.std).patches
+            patches = encoder.encode(preprocess.normalise(films)).patches
         features.append(patches.float().mean(dim=1).cpu().numpy())
     encoder.train(was_training)
     return np.concatenate(features)
@@ -61,7 +62,7 @@ def probe(encoder: EvaX, store: ImageStore, preprocess: Preprocess, fabric: Fabr
     """KNN AUROC from train to validation films of a labelled store, and RankMe. The test split is not
     touched.
     """
-    labels = store.manifest.labels()
+    labels = resolve_labels(store.manifest.labels(), uncertain="ignore", blank="ignore")
     train, val = store.rows("train"), store.rows("val")
     train = train[:: math.ceil(len(train) / VOTERS)]
     train_features = film_features(encoder, store, train, preprocess, fabric)

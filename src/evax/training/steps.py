@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from typing import Any
 
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from evax.data.loader import Batch
 from evax.data.preprocess import Preprocess
+from evax.errors import DataError
 from evax.models.classifier import Classifier
 from evax.models.masked import MaskedImageModel
 from evax.models.tokenizers import Tokenizer
@@ -45,10 +47,10 @@ def masked_image_step(
     positions = fabric.to_device(torch.from_numpy(hidden))  # (B, M)
     with fabric.autocast():
         targets = teacher(films)
-    predicted = student((films - preprocess.mean) / preprocess.std, positions)
+    predicted = student(preprocess.normalise(films), positions)
     loss = masked_cosine_loss(predicted, targets, positions)
+    value = _finite(loss, batch.step)
     grad_norm = _learn(student, optimizer, fabric, loss, lr, clip_norm)
-    value = loss.item()
     return {
         "loss": value,
         "cosine": -value,
@@ -73,15 +75,26 @@ def classification_step(
     """Returns loss, lr, grad_norm and images_per_s of this step."""
     start = time.perf_counter()
     films = fabric.to_device(torch.from_numpy(batch.images)).float() / 255
-    logits = classifier((films - preprocess.mean) / preprocess.std)
+    logits = classifier(preprocess.normalise(films))
     loss = classification_loss(logits, fabric.to_device(labels), exclusive)
+    value = _finite(loss, batch.step)
     grad_norm = _learn(classifier, optimizer, fabric, loss, lr, clip_norm)
     return {
-        "loss": loss.item(),
+        "loss": value,
         "lr": lr,
         "grad_norm": grad_norm,
         "images_per_s": len(films) / (time.perf_counter() - start),
     }
+
+
+def _finite(loss: Tensor, step: int) -> float:
+    value = loss.item()
+    if not math.isfinite(value):
+        raise DataError(
+            f"The loss of step {step} is {value}; nothing was learned from it, and the newest checkpoint is "
+            "from before. Start again with a lower --optimizer.lr or --precision fp32."
+        )
+    return value
 
 
 def _learn(

@@ -28,13 +28,13 @@ from rich.progress import (
 
 from evax.config import write_recipe
 from evax.errors import ConfigError
-from evax.files import write_json
+from evax.files import make_folder, write_json
 
 LIBRARIES = ("evax", "torch", "timm", "numpy", "pillow", "pydicom", "pyarrow")
 
 
 def start_run(out: Path, config: Any, resume: bool) -> RunLog:
-    """Makes the run folder with config.yaml and environment.json and opens its log.
+    """Makes the run folder with config.yaml and environment.json and opens its log; a resumed run keeps both.
 
     Raises ConfigError when the folder already holds something and resume is not asked for, or the other way
     round.
@@ -45,10 +45,14 @@ def start_run(out: Path, config: Any, resume: bool) -> RunLog:
         )
     if resume and not (out / "config.yaml").is_file():
         raise ConfigError(f"There is no run to resume in {out}. Leave --resume out to start it.")
-    out.mkdir(parents=True, exist_ok=True)
-    write_recipe(config, out / "config.yaml")
-    write_json(environment(), out / "environment.json")
-    return RunLog(out / "log.jsonl")
+    make_folder(out)
+    log = RunLog(out / "log.jsonl")
+    if resume:
+        log.write("resume", environment=environment())
+    else:
+        write_recipe(config, out / "config.yaml")
+        write_json(environment(), out / "environment.json")
+    return log
 
 
 class RunLog:
@@ -56,6 +60,9 @@ class RunLog:
 
     def __init__(self, path: Path) -> None:
         self.path, self._start = path, time.monotonic()
+        if path.is_file() and not (text := path.read_bytes()).endswith(b"\n"):
+            # a kill or a full disk broke the last line off
+            path.write_bytes(text[: text.rfind(b"\n") + 1])
 
     def write(self, event: str, **facts: Any) -> None:
         """Appends an event with the seconds since this process started the run."""

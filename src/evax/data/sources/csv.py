@@ -3,25 +3,28 @@
 from __future__ import annotations
 
 import logging
+import re
+import warnings
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
+from evax.data.dicom import VIEWS
 from evax.data.manifest import BOX_COLUMNS, COLUMNS, Manifest, no_boxes
 from evax.errors import DataError
 from evax.findings import SYNONYMS, canonical
 
 logger = logging.getLogger("evax")
 
-# the names a table may use for the columns that every manifest has
+# the names a table may use for the columns that every manifest has, in any case and with blanks, - and _
 SPELLINGS = {
-    "image": ("image", "image_id", "file", "filename", "path"),
-    "patient": ("patient", "patient_id"),
+    "image": ("image", "image_id", "image_index", "file", "file_name", "path"),
+    "patient": ("patient", "patient_id", "subject", "subject_id"),
     "study": ("study", "study_id"),
     "view": ("view", "projection", "view_position"),
-    "sex": ("sex", "gender"),
-    "age": ("age",),
+    "sex": ("sex", "gender", "patient_sex", "patient_gender"),
+    "age": ("age", "patient_age"),
     "split": ("split",),
 }
 LABEL_VALUES = (
@@ -54,11 +57,18 @@ def read_csv(
         )
     result = pd.DataFrame({ours: _texts(rows, names[ours]) for ours in COLUMNS})
     result["image"] = _existing(raw, result["image"])
+    if names["patient"] is None:
+        logger.warning(
+            "%s has no column 'patient': every film counts as a patient of its own, and films of one person "
+            "may be divided between training and test. Add the column if people have several films.",
+            path,
+        )
     result["patient"] = result["patient"].where(result["patient"] != "", result["image"])
-    result["age"] = pd.to_numeric(_texts(rows, names["age"]).replace("", None), errors="coerce").astype(float)
-    result["view"], result["sex"] = result["view"].str.upper(), result["sex"].str.upper().str[:1]
+    result["age"] = _ages(path, _texts(rows, names["age"]))
+    result["sex"] = result["sex"].str.upper().str[:1]
+    result["view"] = [VIEWS.get(view, view) for view in result["view"].str.upper()]
 
-    classes = label_column or ("label" if "label" in rows.columns and findings is None else "")
+    classes = label_column or (_column(rows, ("label",)) if findings is None else None)
     if classes:
         if classes not in rows.columns:
             raise DataError(f"{path} has no column '{classes}'; it has {', '.join(rows.columns)}.")
@@ -73,8 +83,12 @@ def read_csv(
     else:
         others = [name for name in rows.columns if name not in names.values()]
         chosen = [name for name in others if _is_label(rows[name])] if findings is None else list(findings)
-        if findings is None and (texts := [name for name in others if name not in chosen]):
-            logger.info("%s: the columns %s hold no labels and are left out.", path, ", ".join(texts))
+        if findings is None:
+            texts = [name for name in others if name not in chosen]
+            logger.info(
+                "%s: findings are %s; other columns: %s. --findings chooses others.",
+                path, ", ".join(chosen) or "none", ", ".join(texts) or "none",
+            )  # fmt: skip
         for name in chosen:
             if name not in rows.columns:
                 raise DataError(f"{path} has no column '{name}'; it has {', '.join(rows.columns)}.")
@@ -95,8 +109,12 @@ def read_table(path: Path) -> pd.DataFrame:
     if not path.is_file():
         raise DataError(f"There is no table {path}. Name it with --table.")
     try:
-        return pd.read_csv(path, dtype=str, keep_default_na=False, index_col=False)
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", pd.errors.ParserWarning)  # a row of more fields than the header
+            return pd.read_csv(path, dtype=str, keep_default_na=False, index_col=False)
+    except (
+        pd.errors.ParserError, pd.errors.ParserWarning, pd.errors.EmptyDataError, UnicodeDecodeError,
+    ) as error:  # fmt: skip
         raise DataError(f"{path} is not a readable CSV table: {error}.") from error
 
 
@@ -119,8 +137,20 @@ def read_boxes(raw: Path, films: pd.DataFrame) -> pd.DataFrame:
 
 
 def _column(rows: pd.DataFrame, spellings: tuple[str, ...]) -> str | None:
-    lower = {name.strip().lower(): name for name in rows.columns}
-    return next((lower[spelling] for spelling in spellings if spelling in lower), None)
+    columns = {_plain(name): name for name in rows.columns}
+    return next((columns[_plain(spelling)] for spelling in spellings if _plain(spelling) in columns), None)
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[\s_-]", "", name).lower()
+
+
+def _ages(path: Path, texts: pd.Series) -> pd.Series:
+    """Years from texts such as 63, 63.5 and DICOM's 063Y; what is none of these is counted and unknown."""
+    years = pd.to_numeric(texts.str.extract(r"^(\d+(?:\.\d+)?)\s*[Yy]?$")[0], errors="coerce").astype(float)
+    if unread := int((years.isna() & (texts != "")).sum()):
+        logger.warning("%s: %d ages are no number of years and count as unknown.", path, unread)
+    return years
 
 
 def _texts(rows: pd.DataFrame, name: str | None) -> pd.Series:
@@ -140,10 +170,16 @@ def _existing(raw: Path, images: pd.Series) -> pd.Series:
 
 
 def _is_label(column: pd.Series) -> bool:
-    """A known finding is one even where its values are wrong: then the table is refused, not cut."""
+    """Whether a column holds a finding.
+
+    A known finding, and a column of labels with some words in it, is one even where its values are wrong:
+    then the table is refused, not cut.
+    """
     filled = column.str.strip()[lambda texts: texts != ""]
-    is_number = len(filled) > 0 and filled.isin(["0", "1", "-1", "0.0", "1.0", "-1.0"]).all()
-    return bool(is_number) or canonical(str(column.name)) in SYNONYMS
+    is_value = filled.isin(["0", "1", "-1", "0.0", "1.0", "-1.0"])
+    is_word = pd.to_numeric(filled, errors="coerce").isna()
+    mostly_labels = len(filled) > 0 and (is_value | is_word).all() and is_value.mean() > 0.5
+    return bool(mostly_labels) or canonical(str(column.name)) in SYNONYMS
 
 
 def _numbers(path: Path, column: pd.Series, expected: str) -> pd.Series:

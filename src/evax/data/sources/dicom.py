@@ -14,6 +14,7 @@ import pandas as pd
 from evax.data.dicom import is_dicom, read_header
 from evax.data.manifest import Manifest
 from evax.errors import DataError
+from evax.files import make_folder, replaced_whole
 
 logger = logging.getLogger("evax")
 
@@ -22,12 +23,13 @@ def read_dicom(raw: Path, *, private: Path) -> Manifest:
     """Frontal films of a tree. Laterals (by their own view) are left out and counted.
 
     private: folder for what must not travel with the store: `pseudonyms.key`, made when absent, and
-    `crosswalk.csv`
-    (pseudonym, file). The same key gives a patient the same pseudonym in every store.
+    `crosswalk.csv` (pseudonym, file), which grows with every tree that shares the folder. The same key gives
+    a patient the same pseudonym in every store.
     A file without a patient is a patient of its own. Files that are no DICOM are skipped and counted.
     """
+    make_folder(private, mode=0o700)
     key = _key(private / "pseudonyms.key")
-    rows, crosswalk, skipped, laterals = [], [], 0, 0
+    rows, crosswalk, skipped, laterals = [], {}, 0, 0
     for path in sorted(item for item in raw.rglob("*") if item.is_file()):
         name = path.relative_to(raw).as_posix()
         try:
@@ -40,8 +42,9 @@ def read_dicom(raw: Path, *, private: Path) -> Manifest:
         if header is not None and header.view == "LATERAL":
             laterals += 1
             continue
-        image = _pseudonym(key, "image", name)
-        crosswalk.append((image, name))
+        # by both: anonymisers give many films one UID, and two trees may hold different films of one name
+        image = _pseudonym(key, "image", f"{header.image_uid if header else ''}:{name}")
+        crosswalk[image] = str(path.resolve())
         patient = header.patient_id if header else ""
         rows.append(
             {
@@ -72,7 +75,6 @@ def _pseudonym(key: bytes, kind: str, value: str) -> str:
 
 def _key(path: Path) -> bytes:
     if not path.is_file():
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
             file.write(os.urandom(32))
     key = path.read_bytes()
@@ -81,6 +83,14 @@ def _key(path: Path) -> bytes:
     return key
 
 
-def _write_private(path: Path, crosswalk: list[tuple[str, str]]) -> None:
-    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", newline="") as file:
-        csv.writer(file).writerows([("image", "file"), *crosswalk])
+def _write_private(path: Path, crosswalk: dict[str, str]) -> None:
+    """Adds the films to the crosswalk; those of other trees stay."""
+    before: dict[str, str] = {}
+    if path.is_file():
+        with path.open(newline="") as file:
+            before = {row["image"]: row["file"] for row in csv.DictReader(file)}
+    with (
+        replaced_whole(path) as unfinished,
+        os.fdopen(os.open(unfinished, os.O_WRONLY | os.O_CREAT, 0o600), "w", newline="") as file,
+    ):
+        csv.writer(file).writerows([("image", "file"), *(before | crosswalk).items()])

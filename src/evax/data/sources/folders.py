@@ -1,4 +1,4 @@
-"""One folder of images per class; a folder without class folders holds unlabelled images."""
+"""One folder of images per class, maybe below folders named train, val and test; or images alone."""
 
 from __future__ import annotations
 
@@ -12,17 +12,25 @@ from evax.data.manifest import Manifest
 from evax.errors import ConfigError, DataError
 from evax.findings import canonical
 
+SPLIT_FOLDERS = {
+    "train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test",
+    "testing": "test",
+}  # fmt: skip
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".dcm")
 
 
 def read_folders(raw: Path, *, patient_pattern: str = "") -> Manifest:
-    """Films of RAW/CLASS/*, single-label; or of RAW/* without labels.
+    """Films of RAW/CLASS/*, single-label; of RAW/train/CLASS/* and RAW/test/CLASS/*, which are then the
+    splits; or of RAW/* without labels. Hidden files and those of __MACOSX are passed over.
 
     patient_pattern: regular expression whose first group, found at the start of a file name, is the patient;
     without
     it every film is a patient of its own.
     """
-    films = sorted(path.relative_to(raw) for path in raw.rglob("*") if path.suffix.lower() in SUFFIXES)
+    found = (path.relative_to(raw) for path in raw.rglob("*") if path.suffix.lower() in SUFFIXES)
+    films = sorted(
+        film for film in found if not any(part.startswith((".", "__MACOSX")) for part in film.parts)
+    )
     if not films:
         raise DataError(f"There are no images in {raw} (looked for {', '.join(SUFFIXES)}).")
     loose = [film for film in films if len(film.parts) == 1]
@@ -31,14 +39,24 @@ def read_folders(raw: Path, *, patient_pattern: str = "") -> Manifest:
             f"{raw} holds both images ({loose[0]}) and folders of images: "
             "move the loose images into a class folder."
         )
-    classes = () if loose else tuple(sorted({canonical(film.parts[0]) for film in films}))
+    splits = [SPLIT_FOLDERS.get(film.parts[0].lower(), "") for film in films]
+    has_splits = all(splits) and all(len(film.parts) > 2 for film in films)
+    if any(splits) and not has_splits and not loose:
+        named = next(film.parts[0] for film, split in zip(films, splits, strict=True) if split)
+        raise DataError(
+            f"{raw} holds a folder {named} beside class folders, or without class folders in it: give --raw "
+            "one folder per class, or folders train, val and test with one folder per class in each."
+        )
+    names = [canonical(film.parts[has_splits]) for film in films]
+    classes = () if loose else tuple(sorted(set(names)))
     table = pd.DataFrame({"image": [film.as_posix() for film in films]})
     table["patient"] = [_patient(film, patient_pattern) for film in films]
-    for name in ("study", "view", "sex", "split"):
+    for name in ("study", "view", "sex"):
         table[name] = ""
+    table["split"] = splits if has_splits else ""
     table["age"] = np.nan
     for name in classes:
-        table[name] = np.array([canonical(film.parts[0]) == name for film in films], dtype=np.float32)
+        table[name] = np.array([given == name for given in names], dtype=np.float32)
     return Manifest(
         table=table, findings=classes, exclusive=bool(classes), source=f"folders:{raw.name}", root=raw
     )
