@@ -42,10 +42,15 @@ class Card:
 
 
 def save_bundle(folder: Path, card: Card, network: nn.Module) -> Path:
-    """Writes card and weights; the card last, so that a folder with a card is complete."""
+    """Writes card and weights; the card last, so that a folder with a card is complete.
+
+    The encoder's rotary grid is noted in model.safetensors itself: it is part of what the weights mean.
+    """
+    grid = getattr(getattr(network, "encoder", network), "rotary_grid", None)
+    notes = {"kind": card.kind, "encoder": card.encoder} | ({"rotary_grid": str(grid)} if grid else {})
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
     with replaced_whole(folder / "model.safetensors") as unfinished:
-        save_file(state, unfinished, {"kind": card.kind, "encoder": card.encoder})
+        save_file(state, unfinished, notes)
     write_json(asdict(card) | {"preprocess": card.preprocess.to_json()}, folder / "card.json")
     return folder
 
