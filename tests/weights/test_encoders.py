@@ -1,7 +1,9 @@
 """Files with random tensors under the exact official names, dtypes and nesting (facts 1.4-1.5)."""
 
 import pickle
+import zipfile
 
+import numpy as np
 import pytest
 import torch
 
@@ -155,6 +157,34 @@ def test_a_file_that_would_run_code_is_refused_and_nothing_runs(tmp_path, monkey
         with pytest.raises(WeightsError, match=r"runs no code from weight files|cannot be read"):
             create_encoder(TINY, name)
     assert not (tmp_path / "owned").exists()
+
+
+def test_numbers_of_numpy_are_read_but_none_of_its_objects(tmp_path):
+    path = tmp_path / "x.pt"
+    for number in (np.float32(1), np.float64(1), np.int64(1), np.bool_(True)):
+        torch.save({"module": official_mim(TINY), "best": number}, path)
+        create_encoder(TINY, path)
+    torch.save({"module": official_mim(TINY), "best": np.array([Malice()])}, path)
+    with pytest.raises(WeightsError, match="runs no code from weight files"):
+        create_encoder(TINY, path)
+
+
+def test_a_damaged_copy_is_refused(tmp_path):
+    path = tmp_path / "mim.pt"
+    write_mim(path, TINY)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    (tmp_path / "flipped.pt").write_bytes(content)
+    (tmp_path / "short.pt").write_bytes(content[: len(content) // 2])
+    with zipfile.ZipFile(tmp_path / "packed.pt", "w", zipfile.ZIP_DEFLATED) as packed:
+        packed.writestr("archive/data.pkl", b"0" * 1000)
+    for name, reason in (
+        ("flipped.pt", r"is damaged: \S+/data/\d+ does not match its checksum"),
+        ("short.pt", "cannot be read as a PyTorch file"),
+        ("packed.pt", "is packed"),
+    ):
+        with pytest.raises(WeightsError, match=reason):
+            create_encoder(TINY, tmp_path / name)
 
 
 @pytest.mark.parametrize(

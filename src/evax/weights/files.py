@@ -86,17 +86,32 @@ def _weight_file(path: Path) -> Path:
 
 def _read_pickle(path: Path) -> Any:
     try:
+        mapped = zipfile.is_zipfile(path)  # the layout since torch 1.6
+        if mapped:
+            _check_archive(path)
         with torch.serialization.safe_globals(HARMLESS_CLASSES):
-            # mapped, so that the optimizer's share of a file (12 of 14 bytes) is not read
-            mapped = zipfile.is_zipfile(path)
+            # mapped, so that the optimizer's share of a file (12 of 14 bytes) takes no memory
             return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except pickle.UnpicklingError as error:
         reason = str(error).splitlines()[0]
         raise WeightsError(
             f"{path} holds more than weights, and evax runs no code from weight files: {reason}"
         ) from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise WeightsError(f"{path} cannot be read as a PyTorch file: {error}. Copy it again.") from error
+
+
+def _check_archive(path: Path) -> None:
+    """torch.load compares no checksum, so a damaged copy would give other weights without a word."""
+    with zipfile.ZipFile(path) as archive:
+        if any(part.compress_type != zipfile.ZIP_STORED for part in archive.infolist()):
+            raise WeightsError(f"{path} is packed; torch writes weight files that are not. Unpack it first.")
+        try:
+            damaged = archive.testzip()
+        except zipfile.BadZipFile as error:
+            raise WeightsError(f"{path} is damaged: {error}. Copy it again.") from error
+    if damaged:
+        raise WeightsError(f"{path} is damaged: {damaged} does not match its checksum. Copy it again.")
 
 
 def _unwrap(content: Any) -> Any:
