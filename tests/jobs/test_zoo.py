@@ -1,6 +1,8 @@
 """Published weights become bundles, and bundles go back to the layouts that others read."""
 
 import csv
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -107,7 +109,9 @@ def test_a_renamed_file_needs_to_be_told_what_it_is_like(tmp_path):
         zoo(ZooConfig(**convert, out=tmp_path / "x", like="eva_x_tiny_cxr14"))
     with pytest.raises(WeightsError, match=r"\(1, 197, 192\), expected 901 tokens for 480 pixels"):
         zoo(ZooConfig(**convert, out=tmp_path / "x", like="eva_x_small_covidx4"))
-    with pytest.raises(WeightsError, match="layout of torchvision"):
+    with pytest.raises(WeightsError, match="has a head, so it was fine-tuned"):
+        zoo(ZooConfig(**convert, out=tmp_path / "x", like="eva_x_tiny_mim"))
+    with pytest.raises(WeightsError, match=r"layout of torchvision.*evax zoo fetch resnet50_mgca_cxr14"):
         zoo(ZooConfig(**convert, out=tmp_path / "x", like="resnet50_mgca_cxr14"))
     assert not (tmp_path / "x").exists()
 
@@ -208,6 +212,17 @@ def test_timm_and_transformers_open_the_converted_encoder_and_agree(tmp_path, en
             AutoModel.from_pretrained(folder).eval()(images).last_hidden_state, expected, atol=1e-4
         )
         assert torch.equal(evax.create_encoder(TINY, folder).pos_embed, encoder.pos_embed)
+
+
+def test_a_converted_folder_needs_timm_only(tmp_path, encoder):
+    bundle_of(tmp_path / "bundle", encoder)
+    zoo(ZooConfig(action="convert", source=str(tmp_path / "bundle"), to="timm", out=tmp_path / "timm"))
+    program = (
+        "import sys, timm; model = timm.create_model('local-dir:timm', pretrained=True); "
+        "print(sum(p.numel() for p in model.parameters()), 'evax' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True)
+    assert done.stdout.split() == ["5525184", "False"], done.stderr
 
 
 class Malice:

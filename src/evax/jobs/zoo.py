@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import tyro
 
-from evax.errors import ConfigError
+from evax.errors import ConfigError, WeightsError
 
 if TYPE_CHECKING:
     from evax.deploy.bundle import Card
@@ -126,11 +126,10 @@ def read_source(config: ZooConfig) -> tuple[Card, EvaX | Classifier]:
             )
         predictor = open_bundle(path)
         return predictor.card, predictor.network  # type: ignore[return-value]
-    name = config.like or name_of_file(path.name)
-    if not path.exists() and path.name == text:  # a name, or an error with the nearest one
-        if config.like:
-            raise ConfigError(f"There is no file {path}; like describes a file that is there.")
-        name, path = text, fetch_published(text)
+    is_name = not path.exists() and path.name == text
+    if is_name and config.like:
+        raise ConfigError(f"There is no file {path}; like describes a file that is there.")
+    name = text if is_name else config.like or name_of_file(path.name)
     if not name:
         names = ", ".join(key for key, row in RELEASED.items() if row.loadable)
         raise ConfigError(
@@ -138,6 +137,12 @@ def read_source(config: ZooConfig) -> tuple[Card, EvaX | Classifier]:
             f"which it is with --like: {names}."
         )
     row = released(name)
+    if not row.loadable:
+        raise WeightsError(
+            f"{row.file} has the layout of {row.layout}; evax converts the layouts mim and fine-tuned. "
+            f"`evax zoo fetch {name}` gives it as it is."
+        )
+    path = fetch_published(name) if is_name else path
     network = create_published(row, path, config.full_precision)
     if row.findings:
         logger.info(

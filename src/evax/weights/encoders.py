@@ -47,14 +47,9 @@ def create_encoder(
 def create_published(row: Released, path: Path, full_precision: bool = False) -> EvaX | Classifier:
     """The encoder of a MIM file, the classifier of a fine-tuned one.
 
-    row: what the table says about the file; its number of outputs and input size must be those of the file.
-    Raises WeightsError otherwise, and as create_encoder does.
+    row: what the table says about the file, of a layout that evax loads; head, number of outputs and input
+    size must be those of the file. Raises WeightsError otherwise, and as create_encoder does.
     """
-    if not row.loadable:
-        raise WeightsError(
-            f"{path} has the layout of {row.layout}; evax makes encoders and classifiers of the layouts mim "
-            "and fine-tuned. Read it with the library it was made with."
-        )
     state = read_state_dict(path, full_precision)
     table, tokens = state.get("pos_embed"), (row.input_size // 16) ** 2 + 1
     if table is not None and table.shape[1:2] != (tokens,):
@@ -62,11 +57,13 @@ def create_published(row: Released, path: Path, full_precision: bool = False) ->
             f"{path} has a position table of {tuple(table.shape)}, expected {tokens} tokens for "
             f"{row.input_size} pixels. Is it another published file?"
         )
+    head = {key.removeprefix("head."): value for key, value in state.items() if key.startswith("head.")}
+    if head and row.layout == "mim":
+        raise WeightsError(f"{path} has a head, so it was fine-tuned; {row.file} has none.")
     encoder = _filled_encoder(row.encoder, path, state, {"img_size": row.input_size})
     if row.layout == "mim":
         return encoder
     classifier = Classifier(encoder, len(row.findings))
-    head = {key.removeprefix("head."): value for key, value in state.items() if key.startswith("head.")}
     _fill(classifier.head, head, f"a head of {len(row.findings)} findings ({', '.join(row.findings)})", path)
     return classifier
 
