@@ -30,8 +30,9 @@ def random_network(kind, rotary_grid=14):
     with torch.random.fork_rng():
         torch.manual_seed(0)
         network = build_encoder(TINY, ref_feat_shape=(rotary_grid, rotary_grid))
-        for parameter in network.parameters():
-            torch.nn.init.normal_(parameter, std=0.05)
+        for key, parameter in network.named_parameters():  # large enough for positions to matter
+            is_scale = "norm" in key and key.endswith("weight")
+            torch.nn.init.normal_(parameter, mean=float(is_scale), std=0.1)
         if kind == "classifier":
             network = Classifier(network, len(FINDINGS))
             torch.nn.init.normal_(network.head.weight)
