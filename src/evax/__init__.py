@@ -27,6 +27,7 @@ _PUBLIC = {  # name: module that defines it
             "finetune": "FinetuneConfig",
             "localize": "LocalizeConfig",
             "predict": "PredictConfig",
+            "zoo": "ZooConfig",
         }.items()
         for name in (job, config)
     },

@@ -17,6 +17,7 @@ COMMANDS = {  # name: what it does; module, config class and function share the 
     "finetune": "labelled store + encoder -> classifier, tested once",
     "localize": "does Grad-CAM point at the boxes of a store?",
     "predict": "classifier + films -> table",
+    "zoo": "published weights: list, fetch, convert",
 }
 INTERRUPTED = 130
 

@@ -62,6 +62,8 @@ def save_tensors(tensors: Mapping[str, Tensor], path: Path, metadata: dict[str, 
             )
         except SafetensorError as error:  # a full disk comes out of safetensors as its own kind of error
             raise OSError(str(error)) from error
+        # safetensors makes files for their owner only; who may read the folder may read its weights
+        unfinished.chmod(path.parent.stat().st_mode & 0o666)
 
 
 def write_json(content: Any, path: Path) -> None:

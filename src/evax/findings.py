@@ -24,6 +24,10 @@ SYNONYMS: dict[str, tuple[str, ...]] = {
 
 # Column order of the released 14-output models, checked against the official totals (facts section 3.2).
 CHESTXRAY14: tuple[str, ...] = tuple(SYNONYMS)
+# Output order of the authors' fine-tuned files (facts section 3.2).
+CHEXPERT5: tuple[str, ...] = ("Atelectasis", "Cardiomegaly", "Consolidation", "Edema", "Effusion")
+COVIDX3: tuple[str, ...] = ("Normal", "Pneumonia", "COVID-19")
+COVIDX4: tuple[str, ...] = ("No COVID-19", "COVID-19")
 
 
 def _key(name: str) -> str:

@@ -1,109 +1,18 @@
 """Files with random tensors under the exact official names, dtypes and nesting (facts 1.4-1.5)."""
 
-import argparse
 import pickle
+import zipfile
 
+import numpy as np
 import pytest
 import torch
 
-from evax.errors import WeightsError
+from evax.errors import ConfigError, WeightsError
 from evax.models.encoders import ENCODERS
 from evax.weights.encoders import create_encoder
+from official_files import forward_as_released, official_mim, write_fine_tuned, write_mim
 
 TINY, SMALL, BASE = ENCODERS
-
-
-def official_mim(name, target_width=768, dtype=torch.float16):
-    """The table under `module` of a released MIM bundle."""
-    width, _, split = ENCODERS[name]
-    ffn = int(width * 4 * 2 / 3)
-    chance = torch.Generator().manual_seed(3)
-
-    def table(*shape):
-        return torch.randn(*shape, generator=chance).mul(0.02).to(dtype)
-
-    t = torch.arange(14.0)
-    angles = 10000.0 ** (-2 * torch.arange(16.0) / 32)
-    angles = (t[:, None] * angles).repeat_interleave(2, dim=1)  # (14, 32): pairs share a frequency
-    grid = torch.cat([angles[:, None].expand(14, 14, 32), angles[None].expand(14, 14, 32)], dim=-1).reshape(
-        196, 64
-    )
-    rope = {"rope.freqs_cos": grid.cos().to(dtype), "rope.freqs_sin": grid.sin().to(dtype)}
-    state = {
-        "cls_token": table(1, 1, width), "mask_token": table(1, 1, width), "pos_embed": table(1, 197, width),
-        "patch_embed.proj.weight": table(width, 3, 16, 16), "patch_embed.proj.bias": table(width), **rope,
-    }  # fmt: skip
-    for i in range(12):
-        block = {f"norm{n}.{part}": table(width) for n in (1, 2) for part in ("weight", "bias")}
-        block |= {"attn.q_bias": table(width), "attn.v_bias": table(width)}
-        if split:
-            block |= {f"attn.{part}_proj.weight": table(width, width) for part in "qkv"}
-            block |= {f"mlp.{part}.weight": table(ffn, width) for part in ("w1", "w2")}
-            block |= {f"mlp.{part}.bias": table(ffn) for part in ("w1", "w2")}
-            block |= {"mlp.ffn_ln.weight": table(ffn), "mlp.ffn_ln.bias": table(ffn)}
-        else:
-            block |= {"attn.qkv.weight": table(3 * width, width)}
-            block |= {"mlp.w12.weight": table(2 * ffn, width), "mlp.w12.bias": table(2 * ffn)}
-        block |= {"attn.proj.weight": table(width, width), "attn.proj.bias": table(width)}
-        block |= {"mlp.w3.weight": table(width, ffn), "mlp.w3.bias": table(width)}
-        state |= {f"blocks.{i}.{key}": value for key, value in block.items()}
-        state |= {f"blocks.{i}.attn.{key}": value for key, value in rope.items()}
-    state |= {"norm.weight": table(width), "norm.bias": table(width)}
-    return state | {"lm_head.weight": table(target_width, width), "lm_head.bias": table(target_width)}
-
-
-def forward_as_released(state, images):
-    """The released network written out once more, from facts 1.2, with the released names."""
-    state = {key: value.double() for key, value in state.items()}
-    width = state["cls_token"].shape[-1]
-    heads = width // 64
-    x = torch.nn.functional.conv2d(
-        images.double(), state["patch_embed.proj.weight"], state["patch_embed.proj.bias"], stride=16
-    )
-    x = (
-        torch.cat([state["cls_token"].expand(len(x), -1, -1), x.flatten(2).transpose(1, 2)], 1)
-        + state["pos_embed"]
-    )
-
-    def norm(x, key, size):
-        return torch.nn.functional.layer_norm(
-            x, (size,), state[f"{key}.weight"], state[f"{key}.bias"], eps=1e-6
-        )
-
-    def rotate(x):  # (B, heads, T, 64): pairs (x0, x1) -> (-x1, x0), class token left as it is
-        patches = x[:, :, 1:]
-        turned = torch.stack([-patches[..., 1::2], patches[..., ::2]], dim=-1).flatten(-2)
-        return torch.cat(
-            [x[:, :, :1], patches * state["rope.freqs_cos"] + turned * state["rope.freqs_sin"]], 2
-        )
-
-    for i in range(12):
-        b = f"blocks.{i}."
-        y = norm(x, b + "norm1", width)
-        if b + "attn.qkv.weight" in state:
-            q, k, v = (y @ state[b + "attn.qkv.weight"].T).chunk(3, -1)
-        else:
-            q, k, v = (y @ state[f"{b}attn.{part}_proj.weight"].T for part in "qkv")
-        q, v = q + state[b + "attn.q_bias"], v + state[b + "attn.v_bias"]
-        q, k, v = (z.unflatten(-1, (heads, 64)).transpose(1, 2) for z in (q, k, v))
-        attention = (rotate(q) @ rotate(k).transpose(-1, -2) * 0.125).softmax(-1) @ v
-        x = (
-            x
-            + attention.transpose(1, 2).flatten(2) @ state[b + "attn.proj.weight"].T
-            + state[b + "attn.proj.bias"]
-        )
-        y = norm(x, b + "norm2", width)
-        if b + "mlp.w12.weight" in state:
-            gate, value = (y @ state[b + "mlp.w12.weight"].T + state[b + "mlp.w12.bias"]).chunk(2, -1)
-        else:
-            gate, value = (
-                y @ state[f"{b}mlp.{w}.weight"].T + state[f"{b}mlp.{w}.bias"] for w in ("w1", "w2")
-            )
-        hidden = torch.nn.functional.silu(gate) * value
-        if b + "mlp.ffn_ln.weight" in state:
-            hidden = norm(hidden, b + "mlp.ffn_ln", hidden.shape[-1])
-        x = x + hidden @ state[b + "mlp.w3.weight"].T + state[b + "mlp.w3.bias"]
-    return x
 
 
 @pytest.mark.parametrize("name", [TINY, BASE])
@@ -111,14 +20,7 @@ def test_an_official_mim_bundle_loads_strictly_and_computes_what_the_released_ne
     name, tmp_path
 ):
     state = official_mim(name)
-    deepspeed = {
-        "module": state,
-        "optimizer": {"loss_scale": 65536.0},
-        "global_steps": 3,
-        "epoch": 1,
-        "ds_config": {},
-    }
-    torch.save(deepspeed, tmp_path / "mim.pt")
+    torch.save({"module": state, "global_steps": 3, "epoch": 1, "ds_config": {}}, tmp_path / "mim.pt")
     encoder = create_encoder(name, tmp_path / "mim.pt").eval().double()
     images = torch.randn(2, 3, 224, 224, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
@@ -130,19 +32,7 @@ def test_an_official_mim_bundle_loads_strictly_and_computes_what_the_released_ne
 
 
 def test_a_fine_tuned_file_with_argparse_namespace_and_480_pixel_positions_loads(tmp_path):
-    state = {
-        key: value.float()
-        for key, value in official_mim(TINY).items()
-        if not key.startswith(("mask", "lm_head", "norm."))
-    }
-    state = {key: value for key, value in state.items() if "rope" not in key}
-    state |= {"fc_norm.weight": torch.ones(192), "fc_norm.bias": torch.zeros(192)}
-    state |= {
-        "head.weight": torch.zeros(3, 192),
-        "head.bias": torch.zeros(3),
-        "pos_embed": torch.randn(1, 901, 192),
-    }
-    torch.save({"model": state, "epoch": "best", "args": argparse.Namespace(lr=1e-3)}, tmp_path / "ft.pth")
+    state = write_fine_tuned(tmp_path / "ft.pth", TINY, outputs=3, input_size=480)
     assert torch.equal(create_encoder(TINY, tmp_path / "ft.pth", img_size=480).pos_embed, state["pos_embed"])
     assert create_encoder(TINY, tmp_path / "ft.pth").pos_embed.shape == (1, 197, 192)
 
@@ -168,13 +58,90 @@ def test_a_partial_file_is_refused_and_the_missing_names_are_listed(tmp_path):
         create_encoder(TINY, tmp_path / "partial.pt")
 
 
-def test_a_file_trained_with_other_rotary_positions_is_refused(tmp_path):
+def test_the_float32_weights_of_a_bundle_are_read_exactly_when_asked_for(tmp_path):
+    exact = write_mim(tmp_path / "mim.pt", TINY)
+    default = create_encoder(TINY, tmp_path / "mim.pt")
+    encoder = create_encoder(TINY, tmp_path / "mim.pt", full_precision=True)
+    for ours, official in {
+        "cls_token": "cls_token", "pos_embed": "pos_embed", "fc_norm.weight": "norm.weight",
+        "blocks.11.attn.q_bias": "blocks.11.attn.q_bias",
+        "blocks.3.mlp.fc1.weight": "blocks.3.mlp.w12.weight",
+    }.items():  # fmt: skip
+        assert torch.equal(encoder.state_dict()[ours], exact[official])
+        assert torch.equal(default.state_dict()[ours], exact[official].half().float())
+        assert not torch.equal(default.state_dict()[ours], exact[official])
+
+
+def test_float32_weights_that_do_not_round_to_the_float16_weights_are_refused(tmp_path):
+    write_mim(tmp_path / "mim.pt", TINY)
+    content = torch.load(tmp_path / "mim.pt", weights_only=False)
+    content["optimizer"]["fp32_groups_flat"][0][-1] += 1
+    torch.save(content, tmp_path / "other.pt")
+    with pytest.raises(WeightsError, match=r"other.pt .* 0 of 2 groups go on with lm_head.bias"):
+        create_encoder(TINY, tmp_path / "other.pt", full_precision=True)
+    content["optimizer"]["fp32_groups_flat"][0][-1] -= 1
+    content["optimizer"]["fp32_groups_flat"][1] = torch.cat([content["optimizer"]["fp32_groups_flat"][1]] * 2)
+    torch.save(content, tmp_path / "longer.pt")
+    with pytest.raises(WeightsError, match=r"longer.pt do not belong .* values are left over"):
+        create_encoder(TINY, tmp_path / "longer.pt", full_precision=True)
+
+
+def test_full_precision_without_float32_weights_is_refused(tmp_path):
+    torch.save({"module": official_mim(TINY)}, tmp_path / "half.pt")
+    with pytest.raises(WeightsError, match="half.pt keeps no second set of float32 weights"):
+        create_encoder(TINY, tmp_path / "half.pt", full_precision=True)
+    with pytest.raises(ConfigError, match="give weights too"):
+        create_encoder(TINY, full_precision=True)
+
+
+@pytest.mark.parametrize(("rotary_grid", "input_size"), [(14, 224), (16, 224), (16, 320)])
+def test_rotary_positions_are_those_the_file_was_trained_with(rotary_grid, input_size, tmp_path):
+    state = write_fine_tuned(tmp_path / "ft.pth", TINY, 2, input_size, rotary_grid)
+    encoder = create_encoder(TINY, tmp_path / "ft.pth", img_size=input_size).eval()
+    assert encoder.rotary_grid == rotary_grid
+    images = torch.randn(1, 3, input_size, input_size, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        patches = encoder.encode(images).patches
+    assert torch.allclose(patches.double(), forward_as_released(state, images)[:, 1:], atol=1e-3)
+
+
+def test_an_option_that_contradicts_the_file_s_rotary_positions_is_refused(tmp_path):
+    write_mim(tmp_path / "rope16.pt", TINY, rotary_grid=16)
+    assert create_encoder(TINY, tmp_path / "rope16.pt", ref_feat_shape=(16, 16)).rotary_grid == 16
+    with pytest.raises(WeightsError, match=r"16 x 16 grid, which ref_feat_shape=\(14, 14\) contradicts"):
+        create_encoder(TINY, tmp_path / "rope16.pt", ref_feat_shape=(14, 14))
+
+
+def test_a_file_trained_with_rotary_positions_of_no_known_grid_is_refused(tmp_path):
+    write_mim(tmp_path / "rope20.pt", TINY, rotary_grid=20)
+    with pytest.raises(WeightsError, match="other rotary positions than those of the grids 14 and 16"):
+        create_encoder(TINY, tmp_path / "rope20.pt")
+    torch.save({"module": official_mim(TINY) | {"rope.freqs_cos": torch.ones(7, 64)}}, tmp_path / "odd.pt")
+    with pytest.raises(WeightsError, match="odd.pt has rotary tables of the sizes"):
+        create_encoder(TINY, tmp_path / "odd.pt")
+
+
+def test_one_block_with_other_rotary_positions_is_enough_to_refuse(tmp_path):
     state = official_mim(TINY)
-    for key in [key for key in state if key.endswith("freqs_cos")]:
-        state[key] = torch.cos(torch.arange(196.0)[:, None] * 16 / 14).expand(196, 64).half()
-    torch.save({"module": state}, tmp_path / "rope16.pt")
+    state["blocks.7.attn.rope.freqs_sin"] = official_mim(TINY, rotary_grid=16)["rope.freqs_sin"]
+    torch.save({"module": state}, tmp_path / "mixed.pt")
     with pytest.raises(WeightsError, match="other rotary positions"):
-        create_encoder(TINY, tmp_path / "rope16.pt")
+        create_encoder(TINY, tmp_path / "mixed.pt")
+
+
+def test_a_position_table_that_no_resolution_explains_is_refused(tmp_path):
+    endless = torch.zeros(1, 1, 192).expand(1, 10**9 + 1, 192)  # a view: four bytes per column in the file
+    for table in (torch.zeros(1, 190, 192), endless):
+        torch.save({"module": official_mim(TINY) | {"pos_embed": table}}, tmp_path / "x.pt")
+        with pytest.raises(WeightsError, match="1 of another size .*pos_embed"):
+            create_encoder(TINY, tmp_path / "x.pt")
+
+
+def test_a_name_that_is_neither_file_nor_published_weight_is_refused_with_the_nearest(tmp_path):
+    with pytest.raises(ConfigError, match=r"called 'eva_x_smal_mim'. Did you mean 'eva_x_small_mim'\?"):
+        create_encoder(SMALL, "eva_x_smal_mim")
+    with pytest.raises(WeightsError, match="eva_x_base_mim belongs to eva_x_base_patch16_224, not to"):
+        create_encoder(TINY, "eva_x_base_mim")
 
 
 class Malice:
@@ -190,6 +157,34 @@ def test_a_file_that_would_run_code_is_refused_and_nothing_runs(tmp_path, monkey
         with pytest.raises(WeightsError, match=r"runs no code from weight files|cannot be read"):
             create_encoder(TINY, name)
     assert not (tmp_path / "owned").exists()
+
+
+def test_numbers_of_numpy_are_read_but_none_of_its_objects(tmp_path):
+    path = tmp_path / "x.pt"
+    for number in (np.float32(1), np.float64(1), np.int64(1), np.bool_(True)):
+        torch.save({"module": official_mim(TINY), "best": number}, path)
+        create_encoder(TINY, path)
+    torch.save({"module": official_mim(TINY), "best": np.array([Malice()])}, path)
+    with pytest.raises(WeightsError, match="runs no code from weight files"):
+        create_encoder(TINY, path)
+
+
+def test_a_damaged_copy_is_refused(tmp_path):
+    path = tmp_path / "mim.pt"
+    write_mim(path, TINY)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    (tmp_path / "flipped.pt").write_bytes(content)
+    (tmp_path / "short.pt").write_bytes(content[: len(content) // 2])
+    with zipfile.ZipFile(tmp_path / "packed.pt", "w", zipfile.ZIP_DEFLATED) as packed:
+        packed.writestr("archive/data.pkl", b"0" * 1000)
+    for name, reason in (
+        ("flipped.pt", r"is damaged: \S+/data/\d+ does not match its checksum"),
+        ("short.pt", "cannot be read as a PyTorch file"),
+        ("packed.pt", "is packed"),
+    ):
+        with pytest.raises(WeightsError, match=reason):
+            create_encoder(TINY, tmp_path / name)
 
 
 @pytest.mark.parametrize(

@@ -44,9 +44,13 @@ class Card:
 
 
 def save_bundle(folder: Path, card: Card, network: nn.Module) -> Path:
-    """Writes card and weights; the card last, so that a folder with a card is complete."""
-    metadata = {"kind": card.kind, "encoder": card.encoder}
-    save_tensors(network.state_dict(), folder / "model.safetensors", metadata)
+    """Writes card and weights; the card last, so that a folder with a card is complete.
+
+    The encoder's rotary grid is noted in model.safetensors itself: it is part of what the weights mean.
+    """
+    grid = getattr(getattr(network, "encoder", network), "rotary_grid", None)
+    notes = {"kind": card.kind, "encoder": card.encoder} | ({"rotary_grid": str(grid)} if grid else {})
+    save_tensors(network.state_dict(), folder / "model.safetensors", notes)
     write_json(asdict(card) | {"preprocess": card.preprocess.to_json()}, folder / "card.json")
     return folder
 

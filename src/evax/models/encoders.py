@@ -22,6 +22,7 @@ ENCODERS: dict[
     "eva_x_small_patch16_224": (384, 6, False),
     "eva_x_base_patch16_224": (768, 12, True),
 }
+ROTARY_GRID = 14  # rotary positions run from 0 to 13 at every resolution, unless a file was trained otherwise
 
 
 class Encoded(NamedTuple):
@@ -37,6 +38,13 @@ class Encoded(NamedTuple):
 
 class EvaX(Eva):
     """timm's Eva plus `encode`. Parameters and names are timm's, so timm checkpoints fit as they are."""
+
+    @property
+    def rotary_grid(self) -> int:
+        """Side of the grid whose positions the rotary tables span at every resolution: 14, or a file's own
+        (facts 1.3).
+        """
+        return int(self.rope.ref_feat_shape[0])
 
     def encode(
         self,
@@ -74,7 +82,7 @@ def _eva_x(name: str, pretrained: bool, **options: Any) -> EvaX:
         "scale_mlp": split,
         "qkv_fused": not split,
         "use_rot_pos_emb": True,
-        "ref_feat_shape": (14, 14),  # rotary positions 0..13 at every resolution; facts 1.2
+        "ref_feat_shape": (ROTARY_GRID, ROTARY_GRID),  # facts 1.2
         "num_classes": 0,
     }
     return build_model_with_cfg(EvaX, name, pretrained, **(settings | options))

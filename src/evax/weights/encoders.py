@@ -6,50 +6,101 @@ import os
 from pathlib import Path
 from typing import Any
 
-import torch
 from timm.layers import resample_abs_pos_embed
-from torch import Tensor
+from torch import Tensor, nn
 
-from evax.errors import WeightsError
-from evax.models.encoders import EvaX, build_encoder
-from evax.weights.files import read_state_dict
-
-# official part of a name -> timm's; applied in this order to every key
-OFFICIAL_TO_TIMM = (
-    ("mlp.ffn_ln.", "mlp.norm."),
-    ("mlp.w12.", "mlp.fc1."),
-    ("mlp.w1.", "mlp.fc1_g."),
-    ("mlp.w2.", "mlp.fc1_x."),
-    ("mlp.w3.", "mlp.fc2."),
-)
-# Parts of a file that an encoder does not have: the MIM projection and mask token, a classifier's head.
-NOT_ENCODER = ("mask_token", "lm_head.", "head.")
-ROPE_TOLERANCE = 2e-3  # the released buffers are float16; 14 against 16 differs by 0.1
+from evax.errors import ConfigError, WeightsError, unknown_name
+from evax.models.classifier import Classifier
+from evax.models.encoders import ENCODERS, EvaX, build_encoder
+from evax.weights.download import fetch_published
+from evax.weights.files import noted_rotary_grid, read_state_dict
+from evax.weights.official import rotary_grid_of, square_grid, to_timm_names
+from evax.weights.released import RELEASED, Released
 
 
-def create_encoder(name: str, weights: str | os.PathLike[str] | None = None, **options: Any) -> EvaX:
+def create_encoder(
+    name: str,
+    weights: str | os.PathLike[str] | None = None,
+    full_precision: bool = False,
+    **options: Any,
+) -> EvaX:
     """An encoder by name, with `encode(images) -> Encoded(patches, grid, cls)`.
 
-    name: a key of evax.models.encoders.ENCODERS. weights: None for random weights, or a path: a bundle
-    folder, a
-    .safetensors file, or a file in the authors' layout. options: timm's (img_size, drop_path_rate, ...).
-    A position table of another resolution is resampled; anything else that does not fit is refused.
-    Raises ConfigError for an unknown name, WeightsError for a file that cannot be read or does not fit.
+    name: a key of evax.models.encoders.ENCODERS. weights: None for random weights; a path: a bundle folder, a
+    .safetensors file, or a file in the authors' layout; or the name of a published file
+    (`evax zoo list`), fetched when it is not on this machine. An existing path goes before a name.
+    full_precision: the float32 weights of a DeepSpeed bundle instead of its float16 copies.
+    options: timm's (img_size, drop_path_rate, ...).
+    A position table of another resolution is resampled; the rotary positions are those the file was trained
+    with; anything else that does not fit is refused.
+    Raises ConfigError for an unknown name, WeightsError for a file that cannot be had or read or does not
+    fit.
     """
+    if weights is None:
+        if full_precision:
+            raise ConfigError("full_precision chooses among the weights of a file: give weights too.")
+        return build_encoder(name, **options)
+    path = _weights_path(name, weights)
+    return _filled_encoder(name, path, read_state_dict(path, full_precision), options)
+
+
+def create_published(row: Released, path: Path, full_precision: bool = False) -> EvaX | Classifier:
+    """The encoder of a MIM file, the classifier of a fine-tuned one.
+
+    row: what the table says about the file, of a layout that evax loads; head, number of outputs and input
+    size must be those of the file. Raises WeightsError otherwise, and as create_encoder does.
+    """
+    state = read_state_dict(path, full_precision)
+    table, tokens = state.get("pos_embed"), (row.input_size // 16) ** 2 + 1
+    if table is not None and table.shape[1:2] != (tokens,):
+        raise WeightsError(
+            f"{path} has a position table of {tuple(table.shape)}, expected {tokens} tokens for "
+            f"{row.input_size} pixels. Is it another published file?"
+        )
+    head = {key.removeprefix("head."): value for key, value in state.items() if key.startswith("head.")}
+    if head and row.layout == "mim":
+        raise WeightsError(f"{path} has a head, so it was fine-tuned; {row.file} has none.")
+    encoder = _filled_encoder(row.encoder, path, state, {"img_size": row.input_size})
+    if row.layout == "mim":
+        return encoder
+    classifier = Classifier(encoder, len(row.findings))
+    _fill(classifier.head, head, f"a head of {len(row.findings)} findings ({', '.join(row.findings)})", path)
+    return classifier
+
+
+def _weights_path(name: str, weights: str | os.PathLike[str]) -> Path:
+    text, path = os.fspath(weights), Path(weights)
+    if path.exists() or path.name != text:  # with a folder before it, it cannot be a name
+        return path
+    names = [known for known, row in RELEASED.items() if row.loadable]
+    if text not in names:
+        raise unknown_name("weight file or published weight", text, names)
+    if name in ENCODERS and RELEASED[text].encoder != name:
+        raise WeightsError(f"{text} belongs to {RELEASED[text].encoder}, not to {name}.")
+    return fetch_published(text)
+
+
+def _filled_encoder(name: str, path: Path, state: dict[str, Tensor], options: dict[str, Any]) -> EvaX:
+    grid = rotary_grid_of(state, path) or noted_rotary_grid(path)
+    if grid:
+        asked = options.get("ref_feat_shape")
+        if asked is not None and tuple(asked) != (grid, grid):
+            raise WeightsError(
+                f"{path} was trained with rotary positions of a {grid} x {grid} grid, which "
+                f"ref_feat_shape={tuple(asked)} contradicts: leave the option out."
+            )
+        options = options | {"ref_feat_shape": (grid, grid)}
     encoder = build_encoder(name, **options)
-    if weights is not None:
-        load_encoder_weights(encoder, name, Path(weights))
+    given = to_timm_names(state)
+    if "pos_embed" in given:
+        given["pos_embed"] = _resample_positions(given["pos_embed"], encoder)
+    _fill(encoder, given, name, path)
     return encoder
 
 
-def load_encoder_weights(encoder: EvaX, name: str, path: Path) -> None:
-    """Copies the weights of a file into an encoder; every tensor of the encoder must be given, none may be
-    left over.
-    """
-    given = _to_timm_names(read_state_dict(path), encoder, path)
-    wanted = encoder.state_dict()
-    if "pos_embed" in given and given["pos_embed"].shape[-1] == wanted["pos_embed"].shape[-1]:
-        given["pos_embed"] = _resample_positions(given["pos_embed"], encoder)
+def _fill(network: nn.Module, given: dict[str, Tensor], name: str, path: Path) -> None:
+    """Copies tensors into a network; every one of the network must be given, none may be left over."""
+    wanted = network.state_dict()
     missing, unused = sorted(wanted.keys() - given.keys()), sorted(given.keys() - wanted.keys())
     other_shape = [
         f"{key} {tuple(given[key].shape)} instead of {tuple(wanted[key].shape)}"
@@ -60,51 +111,16 @@ def load_encoder_weights(encoder: EvaX, name: str, path: Path) -> None:
         raise WeightsError(
             f"{path} does not fit {name}: {len(missing)} missing {missing[:3]}, "
             f"{len(unused)} unused {unused[:3]}, {len(other_shape)} of another size {other_shape[:3]}. "
-            "Was it made for another encoder?"
+            "Was it made for another one?"
         )
-    encoder.load_state_dict({key: value.to(wanted[key].dtype) for key, value in given.items()}, strict=True)
-
-
-def _to_timm_names(state: dict[str, Tensor], encoder: EvaX, path: Path) -> dict[str, Tensor]:
-    if any(key.startswith("encoder.") for key in state):  # one of our classifiers or pre-training checkpoints
-        state = {key.removeprefix("encoder."): value for key, value in state.items()}
-    split = "blocks.0.attn.q_proj.weight" in state
-    renamed: dict[str, Tensor] = {}
-    for key, value in state.items():
-        if "rope.freqs" in key:
-            _check_rope(key, value, encoder, path)
-            continue
-        if key.startswith(NOT_ENCODER):
-            continue
-        for official, ours in OFFICIAL_TO_TIMM:
-            key = key.replace(official, ours)
-        if split:
-            key = key.replace("attn.q_bias", "attn.q_proj.bias").replace("attn.v_bias", "attn.v_proj.bias")
-        if key.startswith(
-            "norm."
-        ):  # MIM: the norm before lm_head serves as the norm after pooling (paper-map)
-            key = f"fc_{key}"
-        renamed[key] = value
-    return renamed
-
-
-def _check_rope(key: str, buffer: Tensor, encoder: EvaX, path: Path) -> None:
-    """Rotary tables are rebuilt, not loaded; a file trained with other positions must not pass unnoticed
-    (facts 1.3).
-    """
-    sine, cosine = encoder.rope.get_embed().chunk(2, dim=-1)  # (N, 64) each
-    ours = cosine if key.endswith("cos") else sine
-    if buffer.shape == ours.shape and not torch.allclose(buffer.float(), ours, atol=ROPE_TOLERANCE):
-        raise WeightsError(
-            f"{path} was trained with other rotary positions: {key} differs by "
-            f"{(buffer.float() - ours).abs().max():.2f} from positions 0 to 13. Create the encoder with the "
-            "ref_feat_shape of that training, for example ref_feat_shape=(16, 16)."
-        )
+    network.load_state_dict({key: value.to(wanted[key].dtype) for key, value in given.items()}, strict=True)
 
 
 def _resample_positions(table: Tensor, encoder: EvaX) -> Tensor:
+    """Only a table that another resolution explains is resampled; any other is left to be refused."""
     height, width = encoder.patch_embed.grid_size
-    if table.shape[1] == height * width + 1:
+    known = table.ndim == 3 and len(table) == 1 and table.shape[-1] == encoder.embed_dim
+    if not known or table.shape[1] == height * width + 1 or square_grid(table.shape[1] - 1) is None:
         return table
     return resample_abs_pos_embed(
         table.float(), new_size=[height, width], num_prefix_tokens=1

@@ -6,56 +6,112 @@ from __future__ import annotations
 
 import argparse
 import pickle
+import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
 from evax.errors import WeightsError
+from evax.weights.official import LARGEST_GRID
 
-# Found in the authors' fine-tuned files; it only holds values (facts 1.4).
-HARMLESS_CLASSES: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [argparse.Namespace]
+# Found in the authors' files; they only hold values (facts 1.4): the options of a run, and numbers of numpy,
+# whose maker has another address since numpy 2.
+_NUMPY_SCALAR: Callable[..., Any] = np.float64(0).__reduce__()[0]  # type: ignore[assignment]
+HARMLESS_CLASSES: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [
+    argparse.Namespace,
+    (_NUMPY_SCALAR, "numpy.core.multiarray.scalar"),
+    (_NUMPY_SCALAR, "numpy._core.multiarray.scalar"),
+    np.dtype,
+    *(type(np.dtype(name)) for name in ("float64", "float32", "float16", "int64", "int32", "bool")),
+]
 # Where the released files keep the weights: fine-tuned files under `model`, DeepSpeed bundles under `module`.
 STATE_DICT_KEYS = ("model", "module", "state_dict")
 
 
-def read_state_dict(path: Path) -> dict[str, Tensor]:
+def read_state_dict(path: Path, full_precision: bool = False) -> dict[str, Tensor]:
     """All tensors of a weight file by name.
 
     path: a .safetensors file, a folder that holds model.safetensors (a bundle), or a PyTorch file.
-    Raises WeightsError when the file is missing, damaged, or would need code to be run.
+    full_precision: the float32 weights that a DeepSpeed bundle keeps for its optimizer, instead of their
+    float16 copies.
+    Raises WeightsError when the file is missing, damaged, would need code to be run, or has no float32
+    weights when they are asked for.
     """
-    if path.is_dir():
-        path = path / "model.safetensors"
+    path = _weight_file(path)
+    if path.suffix != ".safetensors":
+        content = _read_pickle(path)
+        state = _tensors(path, _unwrap(content))
+        return state | _float32_parameters(path, state, content) if full_precision else state
+    if full_precision:
+        raise _no_float32(path)
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise _unreadable(path, error) from error
+
+
+def noted_rotary_grid(path: Path) -> int | None:
+    """The rotary grid that a bundle's model.safetensors notes; None for other files."""
+    path = _weight_file(path)
+    if path.suffix != ".safetensors":
+        return None
+    try:
+        with safe_open(path, "pt") as file:
+            note = (file.metadata() or {}).get("rotary_grid")
+    except (SafetensorError, OSError) as error:
+        raise _unreadable(path, error) from error
+    if note is not None and not (note.isdecimal() and 0 < int(note) <= LARGEST_GRID):
+        raise WeightsError(f"{path} notes the rotary grid {note!r}, expected a whole number. Copy it again.")
+    return None if note is None else int(note)
+
+
+def _unreadable(path: Path, error: Exception) -> WeightsError:
+    return WeightsError(f"{path} is not a readable safetensors file: {error}. Copy it again.")
+
+
+def _weight_file(path: Path) -> Path:
+    path = path / "model.safetensors" if path.is_dir() else path
     if not path.is_file():
         raise WeightsError(
             f"There is no weight file at {path}. Give a .safetensors, .pt or .pth file or a bundle folder."
         )
-    if path.suffix == ".safetensors":
-        try:
-            return load_file(path)
-        except (SafetensorError, OSError) as error:
-            raise WeightsError(
-                f"{path} is not a readable safetensors file: {error}. Copy it again."
-            ) from error
-    return _tensors(path, _unwrap(_read_pickle(path)))
+    return path
 
 
 def _read_pickle(path: Path) -> Any:
     try:
+        mapped = zipfile.is_zipfile(path)  # the layout since torch 1.6
+        if mapped:
+            _check_archive(path)
         with torch.serialization.safe_globals(HARMLESS_CLASSES):
-            return torch.load(path, map_location="cpu", weights_only=True)
+            # mapped, so that the optimizer's share of a file (12 of 14 bytes) takes no memory
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except pickle.UnpicklingError as error:
         reason = str(error).splitlines()[0]
         raise WeightsError(
             f"{path} holds more than weights, and evax runs no code from weight files: {reason}"
         ) from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise WeightsError(f"{path} cannot be read as a PyTorch file: {error}. Copy it again.") from error
+
+
+def _check_archive(path: Path) -> None:
+    """torch.load compares no checksum, so a damaged copy would give other weights without a word."""
+    with zipfile.ZipFile(path) as archive:
+        if any(part.compress_type != zipfile.ZIP_STORED for part in archive.infolist()):
+            raise WeightsError(f"{path} is packed; torch writes weight files that are not. Unpack it first.")
+        try:
+            damaged = archive.testzip()
+        except zipfile.BadZipFile as error:
+            raise WeightsError(f"{path} is damaged: {error}. Copy it again.") from error
+    if damaged:
+        raise WeightsError(f"{path} is damaged: {damaged} does not match its checksum. Copy it again.")
 
 
 def _unwrap(content: Any) -> Any:
@@ -72,3 +128,45 @@ def _tensors(path: Path, state: Any) -> dict[str, Tensor]:
             f"{', '.join(STATE_DICT_KEYS)}."
         )
     return {str(name): value for name, value in state.items() if isinstance(value, Tensor)}
+
+
+def _float32_parameters(path: Path, state: Mapping[str, Tensor], content: Any) -> dict[str, Tensor]:
+    """The parameters of a DeepSpeed bundle in float32, cut out of `optimizer.fp32_groups_flat`.
+
+    Each group is one long vector of the parameters that share a weight decay, in the network's order. Which
+    parameter is in which group is not in the file, so it is found by value: a parameter belongs to the group
+    whose next values round to its float16 copy. Anything else than exactly one such group, and values left
+    over, are refused; so every float32 weight is checked against its copy.
+    """
+    optimizer = content.get("optimizer") if isinstance(content, Mapping) else None
+    groups = optimizer.get("fp32_groups_flat") if isinstance(optimizer, Mapping) else None
+    if not isinstance(groups, list | tuple) or not all(isinstance(group, Tensor) for group in groups):
+        raise _no_float32(path)
+    buffers = {str(name) for name in content.get("buffer_names") or ()}
+    parameters = [name for name in state if name not in buffers and "rope.freqs" not in name]
+    flat, next_value = [group.detach().flatten() for group in groups], [0] * len(groups)
+    exact: dict[str, Tensor] = {}
+    for name in parameters:
+        rounded, count = state[name].flatten(), state[name].numel()
+        candidates = [group[start : start + count] for group, start in zip(flat, next_value, strict=True)]
+        fitting = [i for i, values in enumerate(candidates) if torch.equal(values.to(rounded.dtype), rounded)]
+        if len(fitting) != 1:
+            raise WeightsError(
+                f"The float32 weights of {path} do not belong to its float16 weights: {len(fitting)} of "
+                f"{len(groups)} groups go on with {name}, expected exactly one. Use the float16 weights."
+            )
+        exact[name] = candidates[fitting[0]].view(state[name].shape)
+        next_value[fitting[0]] += count
+    if left := sum(map(len, flat)) - sum(next_value):
+        raise WeightsError(
+            f"The float32 weights of {path} do not belong to its float16 weights: {left} values are left "
+            "over. Use the float16 weights."
+        )
+    return exact
+
+
+def _no_float32(path: Path) -> WeightsError:
+    return WeightsError(
+        f"{path} keeps no second set of float32 weights (optimizer.fp32_groups_flat of a DeepSpeed bundle). "
+        "Read it without full_precision."
+    )

@@ -1,0 +1,178 @@
+"""evax zoo: published weights by name, and the way back to the layouts others read."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import tyro
+
+from evax.errors import ConfigError, WeightsError
+
+if TYPE_CHECKING:
+    from evax.deploy.bundle import Card
+    from evax.models.classifier import Classifier
+    from evax.models.encoders import EvaX
+    from evax.weights.released import Released
+
+logger = logging.getLogger("evax")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ZooConfig:
+    """Published weights. list: what there is. fetch NAME: get a file. convert SOURCE: give it another form.
+
+    Files lie in the folder EVAX_WEIGHTS (default: the user's cache), where those put by hand are used too;
+    EVAX_WEIGHTS_MIRROR names another server than the authors' page.
+    """
+
+    action: tyro.conf.Positional[Literal["list", "fetch", "convert"]]
+    """What to do."""
+    source: tyro.conf.Positional[str | None] = None
+    """fetch: a name of the list. convert: a name, a file in the authors' layout, or a bundle."""
+    to: Literal["bundle", "official", "timm", "transformers"] | None = None
+    """convert: a bundle for `evax predict`; the authors' file; a folder that timm and transformers open."""
+    out: Path | None = None
+    """fetch: folder, instead of EVAX_WEIGHTS. convert: the new folder, or the new file for official."""
+    like: str | None = None
+    """convert: name of the list whose file SOURCE is, when it has not its official file name."""
+    full_precision: bool = False
+    """convert: the float32 weights of a DeepSpeed bundle instead of its float16 copies."""
+
+    def __post_init__(self) -> None:
+        if self.action != "list" and self.source is None:
+            raise ConfigError(f"zoo {self.action} needs a name or file after it; `evax zoo list` shows them.")
+        if self.action == "convert" and (self.to is None or self.out is None):
+            raise ConfigError("zoo convert needs --to bundle|official|timm|transformers and --out.")
+        allowed = {"list": (), "fetch": ("source", "out")}.get(self.action)
+        given = [name for name in ("source", "to", "out", "like", "full_precision") if getattr(self, name)]
+        if allowed is not None and (stray := [name for name in given if name not in allowed]):
+            raise ConfigError(f"zoo {self.action} does not take {', '.join(stray)}.")
+
+
+def zoo(config: ZooConfig) -> Path | str:
+    """The table as text for list; the path of what was fetched or written otherwise.
+
+    Raises ConfigError for an unknown name or an --out that exists, WeightsError for a file that cannot be
+    had, read or converted.
+    """
+    from evax.weights.download import fetch_published
+
+    if config.action == "list":
+        return table_of_released()
+    if config.action == "fetch":
+        return fetch_published(str(config.source), config.out)
+    return convert(config)
+
+
+def table_of_released() -> str:
+    """One line per published file, with whether it lies in the weights folder."""
+    import io
+    import shutil
+
+    from rich.console import Console
+    from rich.table import Table
+
+    from evax.weights.download import weights_folder
+    from evax.weights.released import RELEASED
+
+    folder = weights_folder()
+    table = Table(caption=f"here: in {folder}", caption_justify="left")
+    for column in ("name", "encoder", "size", "layout", "licence", "for", "here"):
+        table.add_column(column, justify="right" if column == "size" else "left", overflow="fold")
+    for name, row in RELEASED.items():
+        size = f"{row.size / 1e6:.1f} MB" if row.size else "unknown"
+        layout = row.layout if row.loadable else f"{row.layout} (fetch only)"
+        here = "yes" if (folder / row.file).is_file() else "no"
+        table.add_row(name, row.encoder, size, layout, row.licence, row.purpose, here)
+    text = io.StringIO()
+    Console(file=text, width=max(150, shutil.get_terminal_size().columns)).print(table)
+    return text.getvalue().rstrip()
+
+
+def convert(config: ZooConfig) -> Path:
+    """Reads the source as a card and a network, and writes them in the form that was asked for."""
+    from evax.deploy.bundle import save_bundle
+    from evax.weights.share import save_official, save_timm
+
+    assert config.out is not None  # checked by the config
+    if config.out.is_file() or (config.out.is_dir() and any(config.out.iterdir())):
+        raise ConfigError(f"{config.out} exists. Choose another --out or delete it.")
+    card, network = read_source(config)
+    if config.to == "bundle":
+        return save_bundle(config.out, card, network)
+    if config.to == "official":
+        return save_official(config.out, network)
+    chain, notes = card.preprocess, (card.licence, card.intended_use)
+    return save_timm(config.out, card.encoder, network, card.findings, chain.mean, chain.std, notes)
+
+
+def read_source(config: ZooConfig) -> tuple[Card, EvaX | Classifier]:
+    """A bundle as it is; a published file by its name, its official file name, or --like."""
+    from evax.deploy.predictor import open_bundle
+    from evax.weights.download import fetch_published
+    from evax.weights.encoders import create_published
+    from evax.weights.released import RELEASED, name_of_file, released
+
+    text = str(config.source)
+    path = Path(text)
+    if path.is_dir():
+        if config.to == "bundle" or config.like or config.full_precision:
+            raise ConfigError(
+                f"{path} is a bundle: it goes to official, timm or transformers as it is, without like or "
+                "full_precision."
+            )
+        predictor = open_bundle(path)
+        return predictor.card, predictor.network  # type: ignore[return-value]
+    is_name = not path.exists() and path.name == text
+    if is_name and config.like:
+        raise ConfigError(f"There is no file {path}; like describes a file that is there.")
+    name = text if is_name else config.like or name_of_file(path.name)
+    if not name:
+        names = ", ".join(key for key, row in RELEASED.items() if row.loadable)
+        raise ConfigError(
+            f"{path} has not the name of a published file, so its outputs and input size are unknown. Say "
+            f"which it is with --like: {names}."
+        )
+    row = released(name)
+    if not row.loadable:
+        raise WeightsError(
+            f"{row.file} has the layout of {row.layout}; evax converts the layouts mim and fine-tuned. "
+            f"`evax zoo fetch {name}` gives it as it is."
+        )
+    path = fetch_published(name) if is_name else path
+    network = create_published(row, path, config.full_precision)
+    if row.findings:
+        logger.info(
+            "No thresholds were published: `evax predict` gives probabilities and leaves present empty."
+        )
+    return card_of(row, path, config.full_precision), network
+
+
+def card_of(row: Released, path: Path, full_precision: bool) -> Card:
+    """What the table knows, as a card; nothing that was not published is filled in.
+
+    The store size of fine-tuned files is their input size, as they were tuned on films resized once; the
+    films of pre-training were kept at 336 pixels.
+    """
+    from evax.data.preprocess import Preprocess
+    from evax.deploy.bundle import Card
+
+    mim = row.layout == "mim"
+    chain = {"input_size": row.input_size, "mean": row.mean, "std": row.std}
+    preprocess = Preprocess(**chain) if mim else Preprocess(store_size=row.input_size, **chain)  # type: ignore[arg-type]
+    training: dict[str, Any] = {"published": row.file, "source": row.url, "read_from": path.name}
+    if mim:
+        training["precision"] = "float32" if full_precision else "float16"
+    return Card(
+        kind="encoder" if mim else "classifier",
+        encoder=row.encoder,
+        preprocess=preprocess,
+        findings=row.findings,
+        exclusive=row.exclusive,
+        thresholds=dict.fromkeys(row.findings),
+        training=training,
+        licence=f"{row.licence} (the published weights); the terms of the films they learned from hold too.",
+    )

@@ -1,0 +1,271 @@
+"""Published weights become bundles, and bundles go back to the layouts that others read."""
+
+import csv
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import timm
+import torch
+from PIL import Image
+
+import evax
+from evax.cli import run
+from evax.data.phantom import make_phantom
+from evax.data.preprocess import Preprocess
+from evax.deploy.bundle import Card, read_card, save_bundle
+from evax.errors import ConfigError, WeightsError
+from evax.jobs.zoo import ZooConfig, zoo
+from evax.models.classifier import Classifier
+from evax.models.encoders import ENCODERS, build_encoder
+from evax.weights.released import RELEASED
+from official_files import forward_as_released, official_fine_tuned, official_mim, write_fine_tuned, write_mim
+
+TINY, SMALL, _ = ENCODERS
+FINDINGS = ("Effusion", "Mass")
+
+
+def random_network(kind, rotary_grid=14):
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = build_encoder(TINY, ref_feat_shape=(rotary_grid, rotary_grid))
+        for key, parameter in network.named_parameters():  # large enough for positions to matter
+            is_scale = "norm" in key and key.endswith("weight")
+            torch.nn.init.normal_(parameter, mean=float(is_scale), std=0.1)
+        if kind == "classifier":
+            network = Classifier(network, len(FINDINGS))
+            torch.nn.init.normal_(network.head.weight)
+    return network.eval()
+
+
+def bundle_of(folder, network):
+    kind = "classifier" if isinstance(network, Classifier) else "encoder"
+    findings = FINDINGS if kind == "classifier" else ()
+    card = Card(kind=kind, encoder=TINY, preprocess=Preprocess(mean=0.4, std=0.2), findings=findings)
+    return save_bundle(folder, card, network)
+
+
+@pytest.fixture(scope="module")
+def encoder():
+    return random_network("encoder")
+
+
+@pytest.fixture(scope="module")
+def classifier():
+    return random_network("classifier", rotary_grid=16)
+
+
+@pytest.fixture(scope="module")
+def images():
+    return torch.randn(1, 3, 224, 224, generator=torch.Generator().manual_seed(2))
+
+
+def test_list_shows_every_file_and_which_lie_here(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("EVAX_WEIGHTS", str(tmp_path))
+    (tmp_path / RELEASED["eva_x_tiny_chexpert"].file).touch()
+    assert run(["zoo", "list"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    for name in RELEASED:
+        (line,) = [line for line in lines if f" {name} " in line]
+        assert ("yes" in line) == (name == "eva_x_tiny_chexpert")
+    assert any("307.6 MB" in line and "MIT" in line and SMALL in line for line in lines)
+
+
+def test_a_published_480_pixel_classifier_becomes_a_bundle_that_predict_runs(tmp_path):
+    film = tmp_path / "film.png"
+    Image.fromarray(np.rint(make_phantom(seed=5, index=0).pixels * 255).astype(np.uint8)).save(film)
+    source = tmp_path / RELEASED["eva_x_small_covidx3"].file
+    state = write_fine_tuned(source, SMALL, outputs=3, input_size=480)
+    bundle, table = tmp_path / "bundle", tmp_path / "scores.csv"
+    assert run(["zoo", "convert", str(source), "--to", "bundle", "--out", str(bundle)]) == 0
+    card = read_card(bundle)
+    assert card.findings == ("Normal", "Pneumonia", "COVID-19")
+    assert card.exclusive
+    assert card.preprocess == Preprocess(store_size=480, input_size=480)
+    assert card.thresholds == {"Normal": None, "Pneumonia": None, "COVID-19": None}
+    assert card.licence.startswith("MIT")
+    assert run(["predict", str(bundle), str(film), "--out", str(table)]) == 0
+    (row,) = list(csv.DictReader(table.open()))
+    network_input = torch.from_numpy(card.preprocess.to_network_input(evax.read_image(film)))
+    patches = forward_as_released(state, network_input.expand(1, 3, -1, -1))[:, 1:]
+    state = {key: value.double() for key, value in state.items()}
+    pooled = torch.nn.functional.layer_norm(
+        patches.mean(dim=1), (384,), state["fc_norm.weight"], state["fc_norm.bias"], eps=1e-6
+    )
+    expected = (pooled @ state["head.weight"].T + state["head.bias"]).softmax(-1)[0]
+    assert [float(row[name]) for name in card.findings] == pytest.approx(expected.tolist(), abs=1e-3)
+    assert row["Normal:present"] == ""
+    assert sum(float(row[name]) for name in card.findings) == pytest.approx(1, abs=1e-5)
+
+
+def test_a_renamed_file_needs_to_be_told_what_it_is_like(tmp_path):
+    write_fine_tuned(tmp_path / "mine.pth", TINY, outputs=5)
+    convert = {"action": "convert", "source": str(tmp_path / "mine.pth"), "to": "bundle"}
+    with pytest.raises(ConfigError, match="mine.pth has not the name of a published file.*--like"):
+        zoo(ZooConfig(**convert, out=tmp_path / "x"))
+    zoo(ZooConfig(**convert, out=tmp_path / "bundle", like="eva_x_tiny_chexpert"))
+    assert read_card(tmp_path / "bundle").findings[-1] == "Effusion"
+    with pytest.raises(WeightsError, match="does not fit a head of 14 findings"):
+        zoo(ZooConfig(**convert, out=tmp_path / "x", like="eva_x_tiny_cxr14"))
+    with pytest.raises(WeightsError, match=r"\(1, 197, 192\), expected 901 tokens for 480 pixels"):
+        zoo(ZooConfig(**convert, out=tmp_path / "x", like="eva_x_small_covidx4"))
+    with pytest.raises(WeightsError, match="has a head, so it was fine-tuned"):
+        zoo(ZooConfig(**convert, out=tmp_path / "x", like="eva_x_tiny_mim"))
+    with pytest.raises(WeightsError, match=r"layout of torchvision.*evax zoo fetch resnet50_mgca_cxr14"):
+        zoo(ZooConfig(**convert, out=tmp_path / "x", like="resnet50_mgca_cxr14"))
+    assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize("full_precision", [False, True])
+def test_a_published_name_becomes_an_encoder_bundle_in_the_precision_asked_for(
+    full_precision, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("EVAX_WEIGHTS", str(tmp_path))
+    exact = write_mim(tmp_path / RELEASED["eva_x_tiny_mim"].file, TINY, rotary_grid=16)
+    out = tmp_path / "bundle"
+    zoo(
+        ZooConfig(
+            action="convert", source="eva_x_tiny_mim", to="bundle", out=out, full_precision=full_precision
+        )
+    )
+    weight = exact["norm.weight"]
+    for network in (evax.open_bundle(out).network, evax.create_encoder(TINY, out)):
+        assert network.rotary_grid == 16  # travels with the weights
+        assert torch.equal(network.fc_norm.weight, weight if full_precision else weight.half().float())
+    card = read_card(out)
+    assert card.kind == "encoder"
+    assert card.preprocess == Preprocess()
+    assert card.training["precision"] == ("float32" if full_precision else "float16")
+
+
+def test_an_encoder_written_officially_has_the_official_names_and_shapes(tmp_path, encoder):
+    bundle_of(tmp_path / "bundle", encoder)
+    path = zoo(
+        ZooConfig(
+            action="convert", source=str(tmp_path / "bundle"), to="official", out=tmp_path / "official.pt"
+        )
+    )
+    state = torch.load(path, weights_only=True)["module"]
+    official = {
+        key: value.shape
+        for key, value in official_mim(TINY).items()
+        if not key.startswith(("mask_token", "lm_head."))
+    }
+    assert {key: value.shape for key, value in state.items()} == official
+    back = evax.create_encoder(TINY, path).state_dict()
+    assert all(torch.equal(value, back[key]) for key, value in encoder.state_dict().items())
+
+
+def test_a_classifier_written_officially_computes_the_same_by_the_released_arithmetic(
+    tmp_path, classifier, images
+):
+    bundle_of(tmp_path / "bundle", classifier)
+    path = tmp_path / "official.pth"
+    assert run(["zoo", "convert", str(tmp_path / "bundle"), "--to", "official", "--out", str(path)]) == 0
+    state = torch.load(path, weights_only=True)["model"]
+    assert state.keys() == official_fine_tuned(TINY, 2).keys()
+    with torch.no_grad():
+        ours = classifier.encoder.encode(images).patches.double()
+    assert torch.allclose(forward_as_released(state, images)[:, 1:], ours, rtol=1e-3, atol=1e-3)
+    assert torch.equal(state["head.weight"], classifier.head.weight)
+    assert evax.create_encoder(TINY, path).rotary_grid == 16
+
+
+def test_timm_and_transformers_open_the_converted_classifier_and_agree(tmp_path, classifier, images):
+    from transformers import AutoImageProcessor, AutoModel, AutoModelForImageClassification
+
+    bundle_of(tmp_path / "bundle", classifier)
+    folder = tmp_path / "timm"
+    zoo(ZooConfig(action="convert", source=str(tmp_path / "bundle"), to="timm", out=folder))
+    with torch.no_grad():
+        logits, pooled = classifier(images), classifier.pool(images)
+        model = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
+        assert torch.allclose(model(images), logits, atol=1e-4)
+        features = timm.create_model(f"local-dir:{folder}", pretrained=True, num_classes=0).eval()
+        assert torch.allclose(features(images), pooled, atol=1e-5)
+        wrapped = AutoModelForImageClassification.from_pretrained(folder).eval()
+        assert torch.allclose(wrapped(images).logits, logits, atol=1e-4)
+        assert list(wrapped.config.id2label.values()) == list(FINDINGS)
+        bare = AutoModel.from_pretrained(folder).eval()
+        assert torch.allclose(bare(images).pooler_output, pooled, atol=1e-5)
+    settings = timm.data.resolve_data_config({}, model=model)
+    assert (settings["mean"], settings["std"], settings["crop_mode"]) == ([0.4] * 3, [0.2] * 3, "squash")
+    film = Image.new("RGB", (300, 250), (51, 51, 51))
+    shown = AutoImageProcessor.from_pretrained(folder)(film)["pixel_values"]
+    assert shown.shape == (1, 3, 224, 224)
+    assert torch.allclose(shown, torch.full_like(shown, -1.0), atol=1e-5)  # (0.2 - 0.4) / 0.2
+    assert "Not a medical device" in (folder / "config.json").read_text()
+
+
+def test_timm_and_transformers_open_the_converted_encoder_and_agree(tmp_path, encoder, images):
+    from transformers import AutoModel
+
+    bundle_of(tmp_path / "bundle", encoder)
+    folder = tmp_path / "folder"
+    zoo(ZooConfig(action="convert", source=str(tmp_path / "bundle"), to="transformers", out=folder))
+    with torch.no_grad():
+        encoded = encoder.encode(images)
+        expected = torch.cat([encoded.cls[:, None], encoded.patches], dim=1)
+        model = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
+        assert torch.allclose(model.forward_features(images), expected, atol=1e-4)
+        assert torch.allclose(
+            AutoModel.from_pretrained(folder).eval()(images).last_hidden_state, expected, atol=1e-4
+        )
+        assert torch.equal(evax.create_encoder(TINY, folder).pos_embed, encoder.pos_embed)
+
+
+def test_a_converted_folder_needs_timm_only(tmp_path, encoder):
+    bundle_of(tmp_path / "bundle", encoder)
+    zoo(ZooConfig(action="convert", source=str(tmp_path / "bundle"), to="timm", out=tmp_path / "timm"))
+    program = (
+        "import sys, timm; model = timm.create_model('local-dir:timm', pretrained=True); "
+        "print(sum(p.numel() for p in model.parameters()), 'evax' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True)
+    assert done.stdout.split() == ["5525184", "False"], done.stderr
+
+
+class Malice:
+    def __reduce__(self):
+        return (exec, ("import pathlib; pathlib.Path('owned').touch()",))
+
+
+def test_a_file_that_would_run_code_is_one_line_with_status_1(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    file = RELEASED["eva_x_tiny_cxr14"].file
+    torch.save({"model": official_fine_tuned(TINY, 14), "args": Malice()}, file)
+    assert run(["zoo", "convert", file, "--to", "bundle", "--out", "bundle"]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"evax zoo: {file} holds more than weights, and evax runs no code")
+    assert [path.name for path in tmp_path.iterdir()] == [file]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"action": "fetch"}, "zoo fetch needs a name"),
+        ({"action": "convert", "source": "x", "to": "timm"}, "needs --to .* and --out"),
+        ({"action": "list", "source": "x"}, "zoo list does not take source"),
+        ({"action": "fetch", "source": "x", "like": "y"}, "zoo fetch does not take like"),
+    ],
+)
+def test_options_of_another_action_are_refused(options, message):
+    with pytest.raises(ConfigError, match=message):
+        ZooConfig(**options)
+
+
+def test_what_cannot_be_converted_is_refused_before_anything_is_written(tmp_path, encoder):
+    bundle = bundle_of(tmp_path / "bundle", encoder)
+    out = tmp_path / "out"
+    for source, changes, message in (
+        (str(bundle), {"to": "bundle"}, "is a bundle: it goes to official"),
+        (str(bundle), {"to": "timm", "full_precision": True}, "without like or full_precision"),
+        ("eva_x_tiny_cxr", {"to": "timm"}, "Did you mean 'eva_x_tiny_cxr14'"),
+        ("eva_x_tiny_cxr14", {"to": "timm", "like": "eva_x_tiny_mim"}, "like describes a file that is there"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            zoo(ZooConfig(action="convert", source=source, out=out, **changes))
+    with pytest.raises(ConfigError, match="bundle exists. Choose another --out"):
+        zoo(ZooConfig(action="convert", source=str(bundle), to="timm", out=bundle))
+    assert not out.exists()
