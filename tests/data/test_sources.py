@@ -157,7 +157,7 @@ def test_every_further_column_of_1_0_minus_1_or_blank_is_a_finding(raw, caplog):
     assert manifest.findings == ("Effusion", "Scar")
     np.testing.assert_array_equal(manifest.labels(), [[1, -1], [np.nan, 0]])
     assert not manifest.exclusive
-    assert "the columns modality, note, empty hold no labels and are left out" in caplog.text
+    assert "findings are pleural effusion, Scar; other columns: modality, note, empty." in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -74,8 +74,8 @@ def save_timm(
     if findings:
         config["label_names"] = list(findings)
     state = encoder.state_dict() | ({f"head.{k}": v for k, v in head.state_dict().items()} if head else {})
-    notes = {"format": "pt", "rotary_grid": str(encoder.rotary_grid)}
-    save_tensors(state, folder / "model.safetensors", notes)
+    metadata = {"format": "pt", "rotary_grid": str(encoder.rotary_grid)}
+    save_tensors(state, folder / "model.safetensors", metadata)
     write_json(config, folder / "config.json")
     return folder
 
