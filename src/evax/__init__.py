@@ -25,6 +25,7 @@ _PUBLIC = {  # name: module that defines it
             "prepare": "PrepareConfig",
             "pretrain": "PretrainConfig",
             "finetune": "FinetuneConfig",
+            "fewshot": "FewshotConfig",
             "localize": "LocalizeConfig",
             "predict": "PredictConfig",
         }.items()

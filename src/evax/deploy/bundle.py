@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,8 +10,11 @@ from safetensors.torch import save_file
 from torch import nn
 
 from evax.data.preprocess import Preprocess
+from evax.data.store import ImageStore
 from evax.errors import DataError
 from evax.files import read_json, replaced_whole, write_json
+from evax.models.encoders import CNNS
+from evax.weights.encoders import is_imagenet
 
 FORMAT = 1
 INTENDED_USE = "Research. Not a medical device; not for diagnosis or for decisions about patients."
@@ -69,3 +72,23 @@ def read_card(folder: Path) -> Card:
         return Card(**given)
     except (ValueError, KeyError, TypeError) as error:
         raise DataError(f"{path} is not a readable bundle card: {error!r}.") from error
+
+
+def starting_preprocess(encoder: str, weights: Path | None, store: ImageStore, image_size: int) -> Preprocess:
+    """The chain for an encoder that starts from these weights on the films of a store.
+
+    A bundle brings its own chain and ImageNet weights their own normalisation; for others the statistics of
+    the store are used. Raises DataError when a bundle was trained on films kept at another size.
+    """
+    if weights is not None and (weights / "card.json").is_file():
+        chain = read_card(weights).preprocess
+        if chain.store_size != store.size:
+            raise DataError(
+                f"{weights} was trained on films kept at {chain.store_size} pixels, {store.path} "
+                f"keeps them at {store.size}: prepare the store with --size {chain.store_size}."
+            )
+        return replace(chain, input_size=image_size)
+    mean, std = store.mean, store.std
+    if is_imagenet(encoder, weights):
+        mean, std = CNNS[encoder].mean, CNNS[encoder].std
+    return Preprocess(store_size=store.size, input_size=image_size, mean=mean, std=std)

@@ -65,9 +65,8 @@ def open_bundle(path: str | os.PathLike[str], runtime: str = "torch") -> Predict
         raise unknown_name("runtime", runtime, RUNTIMES)
     folder = Path(path)
     card = read_card(folder)
-    network: nn.Module = build_encoder(card.encoder, img_size=card.preprocess.input_size)
-    if card.kind == "classifier":
-        network = Classifier(network, len(card.findings))  # type: ignore[arg-type]
+    encoder = build_encoder(card.encoder, img_size=card.preprocess.input_size)
+    network = Classifier(encoder, len(card.findings)) if card.kind == "classifier" else encoder
     weights = folder / "model.safetensors"
     if not weights.is_file():
         raise DataError(f"{folder} is not a whole bundle: it has no model.safetensors. Copy it again.")

@@ -136,11 +136,11 @@ def draw_heatmaps(
 
     name: how the files start; unlike a film's name alone, different for every film.
     """
-    from evax.explain.gradcam import grad_cam
+    from evax.explain.gradcam import grad_cam, usual_layer
     from evax.explain.overlay import overlay
 
     folder.mkdir(parents=True, exist_ok=True)
     for finding, is_present in zip(predictor.card.findings, present, strict=True):
         if is_present == 1:
-            picture = overlay(film.pixels, grad_cam(predictor, film, finding))
+            picture = overlay(film.pixels, grad_cam(predictor, film, finding, usual_layer(predictor)))
             picture.save(folder / f"{name}-{finding.replace('/', '-')}.png")

@@ -14,7 +14,7 @@ from evax.data.loader import whole_batches
 from evax.data.preprocess import Preprocess
 from evax.data.store import ImageStore
 from evax.evaluation.embedding import knn_auroc, rank_me
-from evax.models.encoders import EvaX
+from evax.models.encoders import Encoder
 
 BATCH = 64
 VOTERS = 1000  # more neighbours to choose from change little and cost time in every probe
@@ -42,7 +42,11 @@ class ProbeResult:
 
 @torch.no_grad()
 def film_features(
-    encoder: EvaX, store: ImageStore, rows: Int64[np.ndarray, " rows"], preprocess: Preprocess, fabric: Fabric
+    encoder: Encoder,
+    store: ImageStore,
+    rows: Int64[np.ndarray, " rows"],
+    preprocess: Preprocess,
+    fabric: Fabric,
 ) -> Float[np.ndarray, "rows D"]:
     """Mean of the patch tokens of whole films."""
     was_training = encoder.training
@@ -57,7 +61,7 @@ def film_features(
     return np.concatenate(features)
 
 
-def probe(encoder: EvaX, store: ImageStore, preprocess: Preprocess, fabric: Fabric) -> ProbeResult:
+def probe(encoder: Encoder, store: ImageStore, preprocess: Preprocess, fabric: Fabric) -> ProbeResult:
     """KNN AUROC from train to validation films of a labelled store, and RankMe. The test split is not
     touched.
     """
