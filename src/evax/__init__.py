@@ -25,6 +25,7 @@ _PUBLIC = {  # name: module that defines it
             "prepare": "PrepareConfig",
             "pretrain": "PretrainConfig",
             "finetune": "FinetuneConfig",
+            "probe": "ProbeConfig",
             "fewshot": "FewshotConfig",
             "localize": "LocalizeConfig",
             "predict": "PredictConfig",

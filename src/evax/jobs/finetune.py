@@ -7,13 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import tyro
-
-from evax.config import to_plain
 from evax.data.augment import CropConfig
-from evax.data.labels import Blank, Uncertain
 from evax.errors import ConfigError, DataError
-from evax.training.options import Compile, OptimizerConfig, Precision
+from evax.training.options import Compile, LabelledConfig, OptimizerConfig
 
 if TYPE_CHECKING:
     import numpy as np
@@ -26,27 +22,13 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class FinetuneConfig:
+class FinetuneConfig(LabelledConfig):
     """Fine-tune an encoder with labels: validation chooses the checkpoint and the thresholds, test is scored
     once.
     """
 
-    store: tyro.conf.Positional[Path]
-    """Labelled store made by `evax prepare`."""
     out: Path
     """Run folder; the classifier is written to OUT/bundle."""
-    encoder: str = "eva_x_tiny_patch16_224"
-    """Encoder by name."""
-    weights: Path | None = None
-    """Encoder bundle or weight file to start from, or imagenet for a CNN; random weights without it."""
-    image_size: int = 224
-    """Side of the network's input in pixels, a multiple of 16."""
-    label_fraction: float = 1.0
-    """Share of the training patients whose labels are used, in (0, 1]."""
-    uncertain: Uncertain = "ignore"
-    """What a label -1 counts as."""
-    blank: Blank = "zeros"
-    """What an empty label counts as."""
     steps: int = 500
     """Optimizer steps."""
     batch_size: int = 32
@@ -65,26 +47,18 @@ class FinetuneConfig:
     """Learning rate of each layer over that of the next one, in (0, 1]; a CNN has one rate."""
     drop_path: float = 0.1
     """Chance of skipping a block in training, rising linearly to this value, in [0, 1)."""
-    resamples: int = 2000
-    """Bootstrap resamples of the test patients."""
-    seed: int = 0
-    """Of head, order, crops and the choice of patients."""
-    precision: Precision = "auto"
-    """auto: bf16 autocast where this machine is measured to be faster with it."""
     compile: Compile = "auto"
     """torch.compile; auto: when the run is long enough to earn the compilation back."""
     workers: int = 2
     """Threads that cut crops."""
 
     def __post_init__(self) -> None:
-        if self.image_size < 32 or self.image_size % 16:
-            raise ConfigError(f"image_size must be a multiple of 16 from 32 on, got {self.image_size}.")
-        for name in ("label_fraction", "layer_decay"):
-            if not 0 < getattr(self, name) <= 1:
-                raise ConfigError(f"{name} must lie in (0, 1], got {getattr(self, name)}.")
+        super().__post_init__()
+        if not 0 < self.layer_decay <= 1:
+            raise ConfigError(f"layer_decay must lie in (0, 1], got {self.layer_decay}.")
         if not 0 <= self.drop_path < 1:
             raise ConfigError(f"drop_path must lie in [0, 1), got {self.drop_path}.")
-        for name in ("steps", "batch_size", "validate_every", "resamples", "workers"):
+        for name in ("steps", "batch_size", "validate_every", "workers"):
             if getattr(self, name) <= 0:
                 raise ConfigError(f"{name} must be above 0, got {getattr(self, name)}.")
         if self.validation_cap is not None and self.validation_cap <= 0:
@@ -103,7 +77,7 @@ def finetune(config: FinetuneConfig) -> Path:
     from evax.evaluation.report import evaluate_classifier
     from evax.files import write_json
     from evax.models.classifier import Classifier
-    from evax.reporting.protocol import write_predictions
+    from evax.reporting.protocol import protocol_card, write_predictions
     from evax.training.runtime import seeded, start_fabric
     from evax.training.tracking import start_run
     from evax.weights.encoders import create_encoder
@@ -134,7 +108,9 @@ def finetune(config: FinetuneConfig) -> Path:
         resamples=config.resamples, seed=config.seed,
     ).to_json()  # fmt: skip
 
-    protocol = protocol_card(config, store, train=train, val=val, test=test)
+    protocol = protocol_card(
+        config, store, checkpoint_chosen_on="validation mAUC", train=train, validation=val, test=test
+    )
     protocol |= {
         "best_step": best_step,
         "validation_mauc": mean_auroc(val_probabilities, labels[val]).value,
@@ -254,33 +230,3 @@ def predict_rows(
                 logits = model((films - preprocess.mean) / preprocess.std)
             results.append(probabilities(logits, exclusive).cpu().numpy())
     return np.concatenate(results)
-
-
-def protocol_card(
-    config: FinetuneConfig,
-    store: ImageStore,
-    *,
-    train: np.ndarray[Any, Any],
-    val: np.ndarray[Any, Any],
-    test: np.ndarray[Any, Any],
-) -> dict[str, Any]:
-    """What every number of this run must carry."""
-    from evax.reporting.protocol import CLEAN, store_facts
-
-    facts = store_facts(store, train=train, validation=val, test=test)
-    return {
-        "encoder": config.encoder,
-        "weights": str(config.weights) if config.weights else None,
-        "protocol": {
-            **CLEAN,
-            "checkpoint_chosen_on": "validation mAUC",
-            "split": facts.pop("split"),
-            "label_fraction": config.label_fraction,
-            "seed": config.seed,
-            "interval": f"patient-clustered bootstrap, percentile, {config.resamples} resamples",
-            "uncertain": config.uncertain,
-            "blank": config.blank,
-        },
-        **facts,
-        "recipe": to_plain(config),
-    }

@@ -81,13 +81,17 @@ class Cnn(Encoder):
     def __init__(self, facts: CnnFacts, **options: Any) -> None:
         super().__init__()
         self.network = timm.create_model(facts.network, num_classes=0, **options)
+        self.network.to(
+            memory_format=torch.channels_last
+        )  # trains twice as fast on a CPU (docs/decisions.md)
         self.num_features = self.network.num_features
         self.stride = facts.stride
         self.fc_norm = nn.Identity()
 
     def encode(self, images: Float[Tensor, "B C H W"]) -> Encoded:
         """The map that timm's own classifier would pool. Source: the paper's CNN baselines (facts 7)."""
-        features = self.network.forward_features(images.expand(-1, 3, -1, -1))  # (B, D, h, w)
+        images = images.expand(-1, 3, -1, -1).contiguous(memory_format=torch.channels_last)
+        features = self.network.forward_features(images)  # (B, D, h, w)
         height, width = features.shape[2:]
         return Encoded(features.flatten(2).transpose(1, 2), (height, width), None)
 

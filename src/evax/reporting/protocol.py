@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int64
 
+from evax.config import to_plain
 from evax.data.store import ImageStore
 from evax.files import replaced_whole
 
@@ -18,13 +19,38 @@ CLEAN = {  # validation chooses, test is scored once
 }
 
 
-def store_facts(store: ImageStore, **rows: Int64[np.ndarray, " _"]) -> dict[str, Any]:
-    """Fingerprint and split of a store, and how many films and patients each set of rows has."""
+def protocol_card(
+    config: Any,
+    store: ImageStore,
+    *,
+    train: Int64[np.ndarray, " _"],
+    validation: Int64[np.ndarray, " _"],
+    test: Int64[np.ndarray, " _"],
+    **chosen: str,
+) -> dict[str, Any]:
+    """Encoder, data, split, sizes and protocol of a run that learned from labels.
+
+    config: a LabelledConfig. chosen: further entries of the protocol, what was chosen on what.
+    """
     patients = store.manifest.table["patient"].to_numpy(dtype=str)
-    sizes = {
-        name: {"films": len(chosen), "patients": len(set(patients[chosen]))} for name, chosen in rows.items()
+    rows = {"train": train, "validation": validation, "test": test}
+    return {
+        "encoder": config.encoder,
+        "weights": str(config.weights) if config.weights else None,
+        "data_fingerprint": store.fingerprint,
+        "protocol": {
+            **CLEAN,
+            **chosen,
+            "split": store.card["split"],
+            "label_fraction": config.label_fraction,
+            "seed": config.seed,
+            "interval": f"patient-clustered bootstrap, percentile, {config.resamples} resamples",
+            "uncertain": config.uncertain,
+            "blank": config.blank,
+        },
+        "recipe": to_plain(config),
+        **{name: {"films": len(part), "patients": len(set(patients[part]))} for name, part in rows.items()},
     }
-    return {"data_fingerprint": store.fingerprint, "split": store.card["split"], **sizes}
 
 
 def write_predictions(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -47,8 +48,9 @@ def film_features(
     rows: Int64[np.ndarray, " rows"],
     preprocess: Preprocess,
     fabric: Fabric,
+    on_film: Callable[[], None] = lambda: None,
 ) -> Float[np.ndarray, "rows D"]:
-    """Mean of the patch tokens of whole films."""
+    """Mean of the patches of whole films. on_film: called after each."""
     was_training = encoder.training
     encoder.eval()
     features = []
@@ -57,6 +59,8 @@ def film_features(
         with fabric.autocast():
             patches = encoder.encode((films - preprocess.mean) / preprocess.std).patches
         features.append(patches.float().mean(dim=1).cpu().numpy())
+        for _ in batch:
+            on_film()
     encoder.train(was_training)
     return np.concatenate(features)
 
