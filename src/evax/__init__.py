@@ -25,6 +25,7 @@ _PUBLIC = {  # name: module that defines it
             "prepare": "PrepareConfig",
             "pretrain": "PretrainConfig",
             "finetune": "FinetuneConfig",
+            "embed": "EmbedConfig",
             "probe": "ProbeConfig",
             "fewshot": "FewshotConfig",
             "localize": "LocalizeConfig",

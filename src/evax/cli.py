@@ -15,6 +15,7 @@ COMMANDS = {  # name: what it does; module, config class and function share the 
     "prepare": "films -> store",
     "pretrain": "unlabelled stores -> encoder",
     "finetune": "labelled store + encoder -> classifier, tested once",
+    "embed": "encoder + films or store -> table of features",
     "probe": "labelled store + encoder as it is -> linear probe and nearest neighbours, tested once",
     "fewshot": "the same on shares of the labels, with several seeds: how many labels are needed?",
     "localize": "does Grad-CAM point at the boxes of a store?",

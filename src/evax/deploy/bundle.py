@@ -74,21 +74,26 @@ def read_card(folder: Path) -> Card:
         raise DataError(f"{path} is not a readable bundle card: {error!r}.") from error
 
 
-def starting_preprocess(encoder: str, weights: Path | None, store: ImageStore, image_size: int) -> Preprocess:
-    """The chain for an encoder that starts from these weights on the films of a store.
+def starting_preprocess(
+    encoder: str, weights: Path | None, store: ImageStore | None, image_size: int
+) -> Preprocess:
+    """The chain for an encoder with these weights on the films of a store, or on films as they come (None).
 
     A bundle brings its own chain and ImageNet weights their own normalisation; for others the statistics of
-    the store are used. Raises DataError when a bundle was trained on films kept at another size.
+    the store are used, or the published ones where there is no store.
+    Raises DataError when a bundle was trained on films kept at another size.
     """
     if weights is not None and (weights / "card.json").is_file():
         chain = read_card(weights).preprocess
-        if chain.store_size != store.size:
+        if store is not None and chain.store_size != store.size:
             raise DataError(
                 f"{weights} was trained on films kept at {chain.store_size} pixels, {store.path} "
                 f"keeps them at {store.size}: prepare the store with --size {chain.store_size}."
             )
         return replace(chain, input_size=image_size)
-    mean, std = store.mean, store.std
+    chain = Preprocess(input_size=image_size)
+    if store is not None:
+        chain = replace(chain, store_size=store.size, mean=store.mean, std=store.std)
     if is_imagenet(encoder, weights):
-        mean, std = CNNS[encoder].mean, CNNS[encoder].std
-    return Preprocess(store_size=store.size, input_size=image_size, mean=mean, std=std)
+        chain = replace(chain, mean=CNNS[encoder].mean, std=CNNS[encoder].std)
+    return chain

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import tyro
 
+from evax.data.films import batches_of, count_films, find_films, read_or_reason
 from evax.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from evax.data.radiograph import Radiograph
     from evax.deploy.predictor import Predictor
-
-SUFFIXES = (".dcm", ".png", ".jpg", ".jpeg", ".tif", ".tiff", "")  # a file without suffix may be a DICOM
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,11 +56,7 @@ def predict(config: PredictConfig) -> Path:
         raise ConfigError(
             f"{config.bundle} holds an encoder; predict needs a classifier bundle. Fine-tune it first."
         )
-    total = sum(1 for _ in find_films(config.films))
-    if not total:
-        raise DataError(
-            f"No film found in {', '.join(map(str, config.films))} (looked for {', '.join(SUFFIXES[:-1])})."
-        )
+    total = count_films(config.films)
     header = ["file", *card.findings, *(f"{finding}:present" for finding in card.findings), "notes", "error"]
     row, scored, first_reason = 0, 0, ""
     with (
@@ -96,37 +91,6 @@ def predict(config: PredictConfig) -> Path:
         if not scored:
             raise DataError(f"None of the {total} files could be read; the first reason: {first_reason}")
     return config.out
-
-
-def find_films(places: tuple[Path, ...]) -> Iterator[Path]:
-    """Files as named, folders searched in a fixed order."""
-    for place in places:
-        if place.is_dir():
-            for path in sorted(place.rglob("*")):
-                if path.is_file() and path.suffix.lower() in SUFFIXES and not path.name.startswith("."):
-                    yield path
-        elif place.exists():
-            yield place
-        else:
-            raise DataError(f"There is no file or folder {place}.")
-
-
-def batches_of(films: Iterator[Path], size: int) -> Iterator[list[Path]]:
-    """Lists of at most `size` paths."""
-    from itertools import islice
-
-    while batch := list(islice(films, size)):
-        yield batch
-
-
-def read_or_reason(path: Path) -> Radiograph | str:
-    """The film, or why it cannot be read."""
-    from evax.data.radiograph import read_image
-
-    try:
-        return read_image(path)
-    except DataError as error:
-        return str(error)
 
 
 def draw_heatmaps(

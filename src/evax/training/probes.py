@@ -8,14 +8,14 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float, Int64, UInt8
 from lightning_fabric import Fabric
 
 from evax.data.loader import whole_batches
 from evax.data.preprocess import Preprocess
 from evax.data.store import ImageStore
 from evax.evaluation.embedding import knn_auroc, rank_me
-from evax.models.encoders import Encoder
+from evax.models.encoders import Encoded, Encoder
 
 BATCH = 64
 VOTERS = 1000  # more neighbours to choose from change little and cost time in every probe
@@ -41,6 +41,15 @@ class ProbeResult:
         }
 
 
+def encode_films(
+    encoder: Encoder, films: UInt8[np.ndarray, "B 1 H W"], preprocess: Preprocess, fabric: Fabric
+) -> Encoded:
+    """What the encoder makes of films at its input size, normalised here."""
+    images = fabric.to_device(torch.from_numpy(films)).float() / 255
+    with fabric.autocast():
+        return encoder.encode((images - preprocess.mean) / preprocess.std)
+
+
 @torch.no_grad()
 def film_features(
     encoder: Encoder,
@@ -55,9 +64,7 @@ def film_features(
     encoder.eval()
     features = []
     for batch in whole_batches(store.pixels, rows, batch_size=BATCH, size=preprocess.input_size):
-        films = fabric.to_device(torch.from_numpy(batch)).float() / 255
-        with fabric.autocast():
-            patches = encoder.encode((films - preprocess.mean) / preprocess.std).patches
+        patches = encode_films(encoder, batch, preprocess, fabric).patches
         features.append(patches.float().mean(dim=1).cpu().numpy())
         for _ in batch:
             on_film()
