@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 from scipy.stats import t
 
+from evax.config import parse_command_line, write_recipe
 from evax.data.labelled import split_rows
 from evax.data.store import open_store
 from evax.errors import ConfigError, DataError
-from evax.jobs.fewshot import FewshotConfig, fewshot
+from evax.jobs.fewshot import FewshotConfig, fewshot, with_one_precision
 from evax.jobs.finetune import FinetuneConfig, finetune
 from evax.reporting.few_labels import draw_few_labels
 from evax.training.options import OptimizerConfig
@@ -69,6 +70,19 @@ def test_a_run_of_the_sweep_is_the_fine_tuning_of_its_config_file(sweep, tmp_pat
     assert json.loads((alone.out / "report.json").read_text())["test_metrics"]["mauc"]["value"] == run["mauc"]
 
 
+def test_the_config_file_of_a_sweep_is_a_recipe_that_repeats_it(sweep):
+    recipe = ["--recipe", str(sweep.out / "config.yaml")]
+    assert parse_command_line(FewshotConfig, recipe, "evax fewshot") == sweep
+
+
+def test_one_precision_is_decided_for_the_whole_sweep_and_kept_when_it_goes_on(copied):
+    decided = with_one_precision(replace(copied, precision="auto", resume=False)).precision
+    assert decided in ("fp32", "bf16")
+    for before in ("fp32", "bf16"):
+        write_recipe(replace(copied, precision=before), copied.out / "config.yaml")
+        assert with_one_precision(replace(copied, precision="auto")).precision == before
+
+
 def test_mean_sd_and_interval_over_seeds_are_those_of_the_listed_runs_and_not_the_patients(sweep):
     result = result_of(sweep)
     for point in result["points"]:
@@ -120,11 +134,12 @@ def test_a_sweep_grows_by_a_seed_but_not_with_other_options(copied):
 def test_classifiers_are_kept_when_asked_for_and_a_single_seed_has_no_spread(phantom_store, tmp_path):
     config = config_of(
         phantom_store, tmp_path / "run", fractions=(1.0,), seeds=(3,), lrs=(), bundles=True,
-        optimizer=OptimizerConfig(lr=2e-4), validation_cap=4,
+        optimizer=OptimizerConfig(lr=2e-4), validation_cap=4, name="mine",
     )  # fmt: skip
     fewshot(config)
     (point,) = result_of(config)["points"]
     assert point["lr"] == 2e-4
+    assert "mine" in (config.out / "fewshot.svg").read_text()
     assert point["mauc"]["sd"] is None
     assert point["mauc"]["interval"] == [None, None]
     assert (config.out / "runs" / "share-1-lr-0.0002-seed-3" / "bundle" / "card.json").is_file()

@@ -29,7 +29,7 @@ class FewshotConfig(FinetuneConfig):
     out: Path
     """Run folder of the sweep; an existing one is continued with resume."""
     name: str = ""
-    """Of the curve in figures; made of encoder and weights when empty."""
+    """Of the curve in figures; empty: encoder and the end of the weights' path."""
     fractions: tuple[float, ...] = (0.01, 0.1, 1.0)
     """Shares of the training patients, each in (0, 1]."""
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
@@ -179,12 +179,12 @@ def protocol_of(config: FewshotConfig, fingerprint: str) -> dict[str, Any]:
     """What every number of the sweep must carry."""
     from evax.reporting.protocol import CLEAN
 
-    weights = str(config.weights) if config.weights else None
+    start = "/".join(config.weights.parts[-2:]) if config.weights else "random weights"
     return {
         "kind": "fewshot",
-        "name": config.name or f"{config.encoder}, {weights or 'random weights'}",
+        "name": config.name or f"{config.encoder}, {start}",
         "encoder": config.encoder,
-        "weights": weights,
+        "weights": str(config.weights) if config.weights else None,
         "data_fingerprint": fingerprint,
         "protocol": {
             **CLEAN,

@@ -183,7 +183,7 @@ def label_curves(curves: Sequence[LabelCurve], *, y_label: str) -> Figure:
     """
     shares = np.unique(np.concatenate([curve.shares for curve in curves]))
     with matplotlib.rc_context(STYLE):
-        figure, axes = _panel((480, 320))
+        figure, axes = _panel((480, 300 + 20 * len(curves)))
         for number, curve in enumerate(curves):
             colour, marker = CURVES[number % len(CURVES)]
             axes.errorbar(
@@ -196,7 +196,7 @@ def label_curves(curves: Sequence[LabelCurve], *, y_label: str) -> Figure:
         axes.minorticks_off()
         axes.set(xlabel="labelled training patients", ylabel=y_label)
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.3g}"))
-        axes.legend(frameon=False, fontsize=11)
+        figure.legend(loc="outside upper left", frameon=False, fontsize=11)  # names may be long
     return figure
 
 
