@@ -7,7 +7,7 @@ import argparse
 import numpy as np
 import torch
 
-from evax.models.encoders import ENCODERS
+from evax.models.encoders import EVA_X
 
 
 def official_rope(grid, rotary_grid, dtype):
@@ -22,7 +22,7 @@ def official_rope(grid, rotary_grid, dtype):
 
 def official_mim(name, target_width=768, dtype=torch.float16, rotary_grid=14):
     """The table under `module` of a released MIM bundle."""
-    width, _, split = ENCODERS[name]
+    width, _, split = EVA_X[name]
     ffn = int(width * 4 * 2 / 3)
     chance = torch.Generator().manual_seed(3)
 

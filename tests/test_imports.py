@@ -22,7 +22,7 @@ MAY_IMPORT = {
     "jobs": {"data", "models", "weights", "training", "evaluation", "explain", "deploy", "reporting"},
     "cli": {"jobs"},
 }  # fmt: skip
-COMPOSITE_JOBS = {"demo"}
+COMPOSITE_JOBS = {"demo", "fewshot"}
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 

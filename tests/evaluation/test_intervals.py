@@ -4,12 +4,19 @@ import math
 
 import numpy as np
 import pytest
+import scipy.stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from evax.errors import ConfigError, DataError
 from evax.evaluation.classification import auroc, average_precision
-from evax.evaluation.intervals import Interval, mean_interval, patient_weights, ranking_intervals
+from evax.evaluation.intervals import (
+    Interval,
+    mean_interval,
+    patient_weights,
+    ranking_intervals,
+    seed_interval,
+)
 
 
 def problem(seed: int, cases: int = 60, patients: int = 20, findings: int = 3):
@@ -160,3 +167,14 @@ def test_an_impossible_level_or_number_of_resamples_is_refused():
         mean_interval(np.zeros(2), ["a", "b"], level=95.0)
     with pytest.raises(ConfigError, match="at least one resample, got 0"):
         mean_interval(np.zeros(2), ["a", "b"], resamples=0)
+
+
+def test_the_interval_over_seeds_is_scipy_s_and_needs_two_of_them():
+    values = np.array([0.7, 0.74, 0.71, math.nan, 0.69])
+    interval = seed_interval(values)
+    known = values[~np.isnan(values)]
+    expected = scipy.stats.t.interval(0.95, 3, loc=known.mean(), scale=scipy.stats.sem(known))
+    assert (interval.low, interval.high) == pytest.approx(expected)
+    assert interval.method == "t-interval over 4 seeds"
+    assert interval.undefined == 1
+    assert math.isnan(seed_interval(values[2:4]).low)

@@ -9,7 +9,7 @@ from evax.data.radiograph import Radiograph
 from evax.deploy.bundle import Card
 from evax.deploy.predictor import Predictor
 from evax.errors import ConfigError
-from evax.explain.gradcam import grad_cam, grad_cam_maps, spread
+from evax.explain.gradcam import grad_cam, grad_cam_maps, spread, usual_layer
 from evax.models.classifier import Classifier
 from evax.models.encoders import build_encoder
 
@@ -92,3 +92,20 @@ def test_an_unknown_finding_and_an_encoder_are_refused(predictor):
 
 def test_a_flat_map_stays_flat():
     assert not spread(np.zeros((3, 3), np.float32), (10, 10)).any()
+
+
+def test_a_cnn_s_map_is_the_library_s_at_its_last_layer_and_it_has_no_norm1():
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = Classifier(build_encoder("efficientnet_lite0"), 2).eval()
+        torch.nn.init.normal_(network.head.weight)
+    images = torch.randn(1, 3, 96, 96, generator=torch.Generator().manual_seed(2))
+    ours = spread(grad_cam_maps(network, images, "output")[0, 1].numpy(), (96, 96))
+    theirs = GradCAM(network, [network.encoder.network.bn2])(images, [ClassifierOutputTarget(1)])[0]
+    assert np.corrcoef(ours.ravel(), theirs.ravel())[0, 1] > 0.999
+    card = Card(
+        kind="classifier", encoder="efficientnet_lite0", preprocess=Preprocess(), findings=FINDINGS[:2]
+    )
+    assert usual_layer(Predictor(card, network)) == "output"
+    with pytest.raises(ConfigError, match="has no norm1 .*--at output"):
+        grad_cam_maps(network, images, "norm1")

@@ -1,5 +1,6 @@
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -9,11 +10,12 @@ from safetensors.numpy import load_file
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 import evax
+from evax.data.labelled import capped_rows, split_rows
 from evax.data.manifest import Manifest
 from evax.data.store import build_store, open_store
 from evax.deploy.bundle import Card, save_bundle
 from evax.errors import ConfigError, DataError
-from evax.jobs.finetune import FinetuneConfig, finetune, split_rows
+from evax.jobs.finetune import FinetuneConfig, finetune
 from evax.models.encoders import build_encoder
 from evax.training.options import OptimizerConfig
 
@@ -132,8 +134,8 @@ def test_an_encoder_that_was_pre_trained_on_the_test_films_is_refused(tiny, phan
 def test_a_share_of_the_labels_is_a_share_of_the_training_patients(tiny, phantom_store):
     store = open_store(phantom_store)
     patients = store.manifest.table["patient"].to_numpy()
-    whole, *held_out = split_rows(store, tiny)
-    half, *same = split_rows(store, replace(tiny, label_fraction=0.5))
+    whole, *held_out = split_rows(store)
+    half, *same = split_rows(store, 0.5)
     assert len(set(patients[half])) == int(np.ceil(len(set(patients[whole])) / 2))
     assert set(half) < set(whole)
     assert all(np.array_equal(a, b) for a, b in zip(held_out, same, strict=True))
@@ -166,3 +168,41 @@ def test_values_that_make_no_sense_are_refused(tiny):
     ):
         with pytest.raises(ConfigError, match=message):
             replace(tiny, **change)
+
+
+def test_a_cnn_with_imagenet_weights_is_tuned_with_their_normalisation_and_its_bundle_predicts(
+    tiny, phantoms
+):
+    config = replace(tiny, encoder="efficientnet_lite0", weights=Path("imagenet"), drop_path=0.0, steps=3)
+    predictor = evax.open_bundle(finetune(config))
+    assert predictor.card.preprocess.mean == pytest.approx(127 / 255)
+    assert predictor.card.preprocess.std == pytest.approx(128 / 255)
+    table = pd.read_csv(tiny.out / "predictions-test.csv")
+    film = evax.read_image(phantoms / table["image"][0])
+    for finding, value in predictor(film).items():
+        assert value == pytest.approx(table[f"probability:{finding}"][0], abs=2e-3)
+    heatmap = evax.grad_cam(predictor, film, predictor.card.findings[0], at="output")
+    assert heatmap.shape == film.pixels.shape
+
+
+def test_a_cnn_without_weights_is_normalised_with_the_store_s_own_statistics(tiny, phantom_store):
+    finetune(replace(tiny, encoder="efficientnet_lite0", steps=1))
+    chain = evax.open_bundle(tiny.out / "bundle").card.preprocess
+    assert (chain.mean, chain.std) == (open_store(phantom_store).mean, open_store(phantom_store).std)
+
+
+def test_a_capped_look_at_the_validation_films_keeps_patients_whole_and_is_the_same_for_every_seed(
+    tiny, phantom_store
+):
+    store = open_store(phantom_store)
+    patients = store.manifest.table["patient"].to_numpy()
+    val = store.rows("val")
+    few = capped_rows(store, val, len(val) // 2)
+    assert 0 < len(few) <= len(val) // 2
+    assert set(few) < set(val)
+    assert not set(patients[few]) & set(patients[np.setdiff1d(val, few)])
+    assert np.array_equal(capped_rows(store, val, None), val)
+    finetune(replace(tiny, steps=1, validation_cap=len(val) // 2))
+    report = json.loads((tiny.out / "report.json").read_text())
+    assert report["validation_films_per_look"] == len(few)
+    assert report["validation"]["films"] == len(val) == len(pd.read_csv(tiny.out / "predictions-val.csv"))

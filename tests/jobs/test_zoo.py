@@ -18,11 +18,11 @@ from evax.deploy.bundle import Card, read_card, save_bundle
 from evax.errors import ConfigError, WeightsError
 from evax.jobs.zoo import ZooConfig, zoo
 from evax.models.classifier import Classifier
-from evax.models.encoders import ENCODERS, build_encoder
+from evax.models.encoders import EVA_X, build_encoder
 from evax.weights.released import RELEASED
 from official_files import forward_as_released, official_fine_tuned, official_mim, write_fine_tuned, write_mim
 
-TINY, SMALL, _ = ENCODERS
+TINY, SMALL, _ = EVA_X
 FINDINGS = ("Effusion", "Mass")
 
 

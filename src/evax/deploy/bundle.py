@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from jaxtyping import UInt64
+from jaxtyping import Int64, UInt64
 from torch import nn
 
 from evax.data.preprocess import Preprocess
+from evax.data.store import ImageStore
 from evax.errors import DataError
 from evax.files import read_json, replaced_whole, save_tensors, write_json
+from evax.models.encoders import CNNS
+from evax.weights.encoders import is_imagenet
 
 FORMAT = 1
 FILMS = "films.u64"
@@ -70,6 +73,20 @@ def read_films(folder: Path) -> UInt64[np.ndarray, " films"]:
     return np.frombuffer(path.read_bytes() if path.is_file() else b"", dtype="<u8")
 
 
+def refuse_seen_films(weights: Path | None, store: ImageStore, test: Int64[np.ndarray, " rows"]) -> None:
+    """Raises DataError when an encoder was pre-trained on films of this test split.
+
+    Only the very same stored pixels are recognised, not a film at another size or another film of a patient.
+    """
+    if weights is None or not (known := read_films(weights)).size:
+        return
+    if seen := int(np.isin(store.digests(test), known).sum()):
+        raise DataError(
+            f"{weights} was pre-trained on {seen} of the {len(test)} test films of {store.path}. Prepare "
+            "both stores with the same patients and --seed, or pre-train without these films."
+        )
+
+
 def read_card(folder: Path) -> Card:
     """The card of a bundle. Raises DataError when the folder is none or its card is not understood."""
     path = folder / "card.json"
@@ -89,3 +106,28 @@ def read_card(folder: Path) -> Card:
         return Card(**given)
     except (ValueError, KeyError, TypeError) as error:
         raise DataError(f"{path} is not a readable bundle card: {error!r}.") from error
+
+
+def starting_preprocess(
+    encoder: str, weights: Path | None, store: ImageStore | None, image_size: int
+) -> Preprocess:
+    """The chain for an encoder with these weights on the films of a store, or on films as they come (None).
+
+    A bundle brings its own chain and ImageNet weights their own normalisation; for others the statistics of
+    the store are used, or the published ones where there is no store.
+    Raises DataError when a bundle was trained on films kept at another size.
+    """
+    if weights is not None and (weights / "card.json").is_file():
+        chain = read_card(weights).preprocess
+        if store is not None and chain.store_size != store.size:
+            raise DataError(
+                f"{weights} was trained on films kept at {chain.store_size} pixels, {store.path} "
+                f"keeps them at {store.size}: prepare the store with --size {chain.store_size}."
+            )
+        return replace(chain, input_size=image_size)
+    chain = Preprocess(input_size=image_size)
+    if store is not None:
+        chain = replace(chain, store_size=store.size, mean=store.mean, std=store.std)
+    if is_imagenet(encoder, weights):
+        chain = replace(chain, mean=CNNS[encoder].mean, std=CNNS[encoder].std)
+    return chain

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,7 +18,7 @@ from evax.data.radiograph import Radiograph, read_image
 from evax.deploy.bundle import Card, read_card
 from evax.errors import DataError, WeightsError, unknown_name
 from evax.models.classifier import Classifier, probabilities
-from evax.models.encoders import ROTARY_GRID, build_encoder
+from evax.models.encoders import build_encoder
 from evax.weights.files import noted_rotary_grid
 
 RUNTIMES = ("torch",)
@@ -73,12 +74,10 @@ def open_bundle(path: str | os.PathLike[str], runtime: str = "torch") -> Predict
     weights = folder / "model.safetensors"
     if not weights.is_file():
         raise DataError(f"{folder} is not a whole bundle: it has no model.safetensors. Copy it again.")
-    grid = noted_rotary_grid(weights) or ROTARY_GRID
-    network: nn.Module = build_encoder(
-        card.encoder, img_size=card.preprocess.input_size, ref_feat_shape=(grid, grid)
-    )
-    if card.kind == "classifier":
-        network = Classifier(network, len(card.findings))  # type: ignore[arg-type]
+    grid = noted_rotary_grid(weights)
+    rotary: dict[str, Any] = {"ref_feat_shape": (grid, grid)} if grid else {}
+    encoder = build_encoder(card.encoder, img_size=card.preprocess.input_size, **rotary)
+    network = Classifier(encoder, len(card.findings)) if card.kind == "classifier" else encoder
     try:
         network.load_state_dict(load_file(weights), strict=True)
     except (RuntimeError, SafetensorError, OSError) as error:

@@ -13,6 +13,7 @@ from scipy.special import entr
 from evax.errors import ConfigError, DataError
 from evax.evaluation.classification import Floats, Macro, Reals, check_cases, mean_auroc
 
+NEIGHBOURS, TEMPERATURE = 20, 0.07  # DINO's
 BLOCK = 256  # test cases compared at once: 80 MB of similarities with 80 000 training cases
 
 
@@ -21,8 +22,8 @@ def knn_auroc(
     train_labels: Reals,
     test_features: Reals,
     test_labels: Reals,
-    neighbours: int = 20,
-    temperature: float = 0.07,
+    neighbours: int = NEIGHBOURS,
+    temperature: float = TEMPERATURE,
 ) -> Macro:
     """Mean AUROC when the nearest training films vote for each finding.
 
@@ -31,10 +32,15 @@ def knn_auroc(
     Only films on which a finding is known vote for it; a finding known on no training film is undefined.
     """
     scores = knn_scores(train_features, train_labels, test_features, neighbours, temperature)
-    silent = np.isnan(scores)  # whole columns: nobody could vote
-    scores[silent] = 0.0
-    check_cases(scores, test_labels)
-    return mean_auroc(scores, np.where(silent, math.nan, test_labels))
+    return mean_auroc(*answered(scores, test_labels))
+
+
+def answered(scores: Reals, labels: Reals) -> tuple[Reals, Reals]:
+    """Scores and labels in which a finding that could not be learned (its scores are NaN) is unknown."""
+    silent = np.isnan(scores)  # whole columns: no training film knows the finding
+    scores = np.where(silent, 0.0, scores)
+    check_cases(scores, labels)
+    return scores, np.where(silent, math.nan, labels)
 
 
 def knn_scores(

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
+from scipy.stats import t
 
 from evax.errors import ConfigError, DataError
 from evax.evaluation.classification import Flags, Floats, Integers, Reals, check_cases
@@ -120,6 +121,21 @@ def mean_interval(
         for weights in patient_weights(n_patients, resamples, seed)
     ]
     return _percentiles(np.concatenate(drawn), n_patients, level)
+
+
+def seed_interval(values: Reals, level: float = LEVEL) -> Interval:
+    """Where the mean over all training seeds would lie, judged from a few of them (Student's t).
+
+    It speaks of other trainings on the same films; the intervals above speak of other patients.
+    values: (seeds,), one result per seed, NaN = left out. NaN for fewer than two.
+    """
+    defined = values[~np.isnan(values)]
+    left_out, method = len(values) - len(defined), f"t-interval over {len(defined)} seeds"
+    if len(defined) < 2:
+        return Interval(math.nan, math.nan, level, method, left_out)
+    half = t.ppf((1 + level) / 2, len(defined) - 1) * defined.std(ddof=1) / math.sqrt(len(defined))
+    mean = float(defined.mean())
+    return Interval(mean - float(half), mean + float(half), level, method, left_out)
 
 
 def patient_weights(patients: int, resamples: int, seed: int) -> Iterator[Floats]:

@@ -1,4 +1,4 @@
-"""Grad-CAM for EVA-X classifiers: which places of the film speak for a finding."""
+"""Grad-CAM: which places of the film speak for a finding."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from torch import Tensor
 from evax.data.radiograph import Radiograph
 from evax.errors import ConfigError, unknown_name
 from evax.models.classifier import Classifier
+from evax.models.encoders import EvaX
 
 At = Literal["norm1", "output"]
 
@@ -29,6 +30,11 @@ class Explainable(Protocol):
     def network_input(self, film: Radiograph) -> Float[np.ndarray, "1 H W"]:
         """The film as the network sees it."""
         ...
+
+
+def usual_layer(predictor: Explainable) -> At:
+    """The paper's layer of an EVA-X classifier; the last map of a CNN, which has no norm1."""
+    return "norm1" if isinstance(predictor.network.encoder, EvaX) else "output"
 
 
 def grad_cam(
@@ -59,36 +65,49 @@ def grad_cam_maps(
     normalised.
 
     One forward pass up to the last block without gradients; then K vector-Jacobian products through what
-    follows
-    the activations. Nothing stays on the network. Source: Selvaraju 2017, layer and pooling of facts section
-    6.
+    follows the activations. Nothing stays on the network. Source: Selvaraju 2017, layer and pooling of facts
+    section 6. Raises ConfigError for norm1 of a CNN.
     """
-    block = network.encoder.blocks[-1]
-    layer = block.norm1 if at == "norm1" else block
+    if at == "output":
+        with torch.no_grad():
+            activations, grid, _ = network.encoder.encode(images)
+        activations.requires_grad_()
+        with torch.enable_grad():
+            weights = _gradients(network.read(activations), activations)  # (K, B, N, D)
+    else:
+        activations, logits, grid = _norm1(network, images)
+        weights = _gradients(logits, activations)[:, :, 1:]  # without the class token
+        activations = activations[:, 1:]
+    maps = torch.einsum("kbd,bnd->bkn", weights.mean(dim=2), activations.detach()).relu()
+    return maps.reshape(*maps.shape[:2], *grid)
+
+
+def _norm1(network: Classifier, images: Tensor) -> tuple[Tensor, Tensor, tuple[int, int]]:
+    """The normed input (B, T, D) of the last block, the logits that follow from it, and the patch grid."""
+    encoder = network.encoder
+    if not isinstance(encoder, EvaX):
+        raise ConfigError("A CNN has no norm1 in a last block: ask for the map at its output (--at output).")
     kept: list[Tensor] = []
 
     def keep(module: Any, inputs: Any, output: Tensor) -> Tensor:
         kept.append(output.detach().requires_grad_())
         return kept[-1]
 
-    handle = layer.register_forward_hook(keep)
+    handle = encoder.blocks[-1].norm1.register_forward_hook(keep)
     try:
         with torch.enable_grad():
             logits = network(images)  # (B, K)
-            one_each = torch.eye(logits.shape[1], dtype=logits.dtype, device=logits.device)
-            (gradients,) = torch.autograd.grad(
-                logits,
-                kept[0],
-                one_each[:, None, :].expand(-1, len(images), -1),  # (K, B, K): films do not mix
-                is_grads_batched=True,
-            )  # (K, B, T, D)
     finally:
         handle.remove()
-    activations = kept[0].detach()[:, 1:]  # (B, N, D) without the class token
-    weights = gradients[:, :, 1:].mean(dim=2)  # (K, B, D)
-    height, width = network.encoder.patch_embed.grid_size
-    maps = torch.einsum("kbd,bnd->bkn", weights, activations).relu()
-    return maps.reshape(*maps.shape[:2], height, width)
+    return kept[0], logits, encoder.patch_embed.grid_size
+
+
+def _gradients(logits: Tensor, activations: Tensor) -> Tensor:
+    """Of every logit by the activations of its own film, (K, B, T, D): films do not mix."""
+    one_each = torch.eye(logits.shape[1], dtype=logits.dtype, device=logits.device)
+    outputs = one_each[:, None, :].expand(-1, len(logits), -1)  # (K, B, K)
+    (gradients,) = torch.autograd.grad(logits, activations, outputs, is_grads_batched=True)
+    return gradients
 
 
 def spread(grid: Float[np.ndarray, "h w"], shape: tuple[int, ...]) -> Float[np.ndarray, "H W"]:

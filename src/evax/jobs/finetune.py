@@ -7,13 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import tyro
-
-from evax.config import to_plain
 from evax.data.augment import CropConfig
-from evax.data.labels import Blank, Uncertain
 from evax.errors import ConfigError, DataError
-from evax.training.options import Compile, OptimizerConfig, Precision
+from evax.training.options import Compile, LabelledConfig, OptimizerConfig
 
 if TYPE_CHECKING:
     import numpy as np
@@ -26,33 +22,21 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class FinetuneConfig:
+class FinetuneConfig(LabelledConfig):
     """Fine-tune an encoder with labels: validation chooses the checkpoint and the thresholds, test is scored
     once.
     """
 
-    store: tyro.conf.Positional[Path]
-    """Labelled store made by `evax prepare`."""
     out: Path
     """Run folder; the classifier is written to OUT/bundle."""
-    encoder: str = "eva_x_tiny_patch16_224"
-    """Encoder by name."""
-    weights: Path | None = None
-    """Encoder bundle or weight file to start from; random weights without it."""
-    image_size: int = 224
-    """Side of the network's input in pixels, a multiple of 16."""
-    label_fraction: float = 1.0
-    """Share of the training patients whose labels are used, in (0, 1]."""
-    uncertain: Uncertain = "ignore"
-    """What a label -1 counts as."""
-    blank: Blank = "zeros"
-    """What an empty label counts as."""
     steps: int = 500
     """Optimizer steps."""
     batch_size: int = 32
     """Films per step."""
     validate_every: int = 50
-    """Steps between looks at the validation films."""
+    """Steps between looks at the validation films; each look costs their number of forward passes."""
+    validation_cap: int | None = None
+    """At most so many validation films choose the checkpoint; all of them choose the thresholds."""
     crop: CropConfig = field(default_factory=lambda: CropConfig(area=(0.5, 1.0)))
     """How training crops are cut; validation and test see whole films."""
     optimizer: OptimizerConfig = field(
@@ -60,33 +44,25 @@ class FinetuneConfig:
     )
     """AdamW and its schedule."""
     layer_decay: float = 0.75
-    """Learning rate of each layer over that of the next one, in (0, 1]."""
+    """Learning rate of each layer over that of the next one, in (0, 1]; a CNN has one rate."""
     drop_path: float = 0.1
     """Chance of skipping a block in training, rising linearly to this value, in [0, 1)."""
-    resamples: int = 2000
-    """Bootstrap resamples of the test patients."""
-    seed: int = 0
-    """Of head, order, crops and the choice of patients."""
-    precision: Precision = "auto"
-    """auto: bf16 autocast where this machine is measured to be faster with it."""
     compile: Compile = "auto"
     """torch.compile; auto: when the run is long enough to earn the compilation back."""
     workers: int = 2
     """Threads that cut crops."""
 
     def __post_init__(self) -> None:
-        if self.image_size < 32 or self.image_size % 16:
-            raise ConfigError(f"image_size must be a multiple of 16 from 32 on, got {self.image_size}.")
-        for name in ("label_fraction", "layer_decay"):
-            if not 0 < getattr(self, name) <= 1:
-                raise ConfigError(f"{name} must lie in (0, 1], got {getattr(self, name)}.")
-        if self.seed < 0:
-            raise ConfigError(f"seed must be at least 0, got {self.seed}.")
+        super().__post_init__()
+        if not 0 < self.layer_decay <= 1:
+            raise ConfigError(f"layer_decay must lie in (0, 1], got {self.layer_decay}.")
         if not 0 <= self.drop_path < 1:
             raise ConfigError(f"drop_path must lie in [0, 1), got {self.drop_path}.")
-        for name in ("steps", "batch_size", "validate_every", "resamples", "workers"):
+        for name in ("steps", "batch_size", "validate_every", "workers"):
             if getattr(self, name) <= 0:
                 raise ConfigError(f"{name} must be above 0, got {getattr(self, name)}.")
+        if self.validation_cap is not None and self.validation_cap <= 0:
+            raise ConfigError(f"validation_cap must be above 0, got {self.validation_cap}.")
 
 
 def finetune(config: FinetuneConfig) -> Path:
@@ -94,25 +70,24 @@ def finetune(config: FinetuneConfig) -> Path:
 
     Raises DataError for a store without labels or an empty split, WeightsError for weights that do not fit.
     """
+    from evax.data.labelled import capped_rows, known_labels, split_rows
     from evax.data.store import open_store
-    from evax.deploy.bundle import Card, save_bundle
-    from evax.evaluation.classification import choose_thresholds
+    from evax.deploy.bundle import Card, refuse_seen_films, save_bundle, starting_preprocess
+    from evax.evaluation.classification import choose_thresholds, mean_auroc
     from evax.evaluation.report import evaluate_classifier
     from evax.files import write_json
     from evax.models.classifier import Classifier
+    from evax.reporting.protocol import protocol_card, write_predictions
     from evax.training.runtime import seeded, start_fabric
     from evax.training.tracking import start_run
     from evax.weights.encoders import create_encoder
 
     store = open_store(config.store)
-    labels, findings, exclusive = (
-        known_labels(store, config),
-        store.manifest.findings,
-        store.manifest.exclusive,
-    )
-    train, val, test = split_rows(store, config)
-    refuse_seen_films(store, test, config)
-    preprocess = preprocess_of(store, config)
+    labels = known_labels(store, config.uncertain, config.blank)
+    findings, exclusive = store.manifest.findings, store.manifest.exclusive
+    train, val, test = split_rows(store, config.label_fraction, config.seed)
+    refuse_seen_films(config.weights, store, test)
+    preprocess = starting_preprocess(config.encoder, config.weights, store, config.image_size)
     with seeded(config.seed):
         encoder = create_encoder(
             config.encoder, config.weights, img_size=config.image_size, drop_path_rate=config.drop_path
@@ -121,8 +96,9 @@ def finetune(config: FinetuneConfig) -> Path:
 
     log = start_run(config.out, config, resume=False)
     fabric = start_fabric(config.precision)
+    choosing = capped_rows(store, val, config.validation_cap)
     best_step = fit(
-        model, store, labels, train, val, preprocess, config, fabric, log
+        model, store, labels, train, choosing, preprocess, config, fabric, log
     )  # no test film in this call
     val_probabilities = predict_rows(model, store, val, preprocess, exclusive, fabric)
     thresholds = choose_thresholds(val_probabilities, labels[val])
@@ -133,10 +109,16 @@ def finetune(config: FinetuneConfig) -> Path:
         resamples=config.resamples, seed=config.seed,
     ).to_json()  # fmt: skip
 
-    protocol = protocol_card(config, store, train=train, val=val, test=test, best_step=best_step)
-    write_predictions(config.out / "predictions-val.csv", store, val, labels, val_probabilities)
-    write_predictions(config.out / "predictions-test.csv", store, test, labels, test_probabilities)
-    write_json({"kind": "finetune", **protocol, "test_metrics": metrics}, config.out / "report.json")
+    protocol = protocol_card(
+        config, store, checkpoint_chosen_on="validation mAUC", train=train, validation=val, test=test
+    )
+    protocol |= {
+        "best_step": best_step,
+        "validation_mauc": mean_auroc(val_probabilities, labels[val]).value,
+        "validation_films_per_look": len(choosing),
+    }
+    write_predictions(config.out / "predictions-val.csv", store, val, labels[val], val_probabilities)
+    write_predictions(config.out / "predictions-test.csv", store, test, labels[test], test_probabilities)
     card = Card(
         kind="classifier",
         encoder=config.encoder,
@@ -150,73 +132,9 @@ def finetune(config: FinetuneConfig) -> Path:
         training=protocol,
         metrics=metrics,
     )
-    return save_bundle(config.out / "bundle", card, model)
-
-
-def known_labels(store: ImageStore, config: FinetuneConfig) -> np.ndarray[Any, Any]:
-    """(films, K) labels after the policies for uncertain and blank; a single-label store is never blank."""
-    from evax.data.labels import resolve_labels
-
-    if not store.manifest.findings:
-        raise DataError(f"The store {config.store} has no labels: prepare it from a source with findings.")
-    return resolve_labels(store.manifest.labels(), config.uncertain, config.blank)
-
-
-def split_rows(store: ImageStore, config: FinetuneConfig) -> list[np.ndarray[Any, Any]]:
-    """Rows of train (only the chosen share of its patients), val and test."""
-    import numpy as np
-
-    from evax.data.split import split_position
-
-    splits = [store.rows(name) for name in ("train", "val", "test")]
-    patients = store.manifest.table["patient"].to_numpy(dtype=str)
-    people = sorted(set(patients[splits[0]]), key=lambda patient: split_position(patient, config.seed + 1))
-    chosen = people[: math.ceil(config.label_fraction * len(people))]
-    splits[0] = splits[0][np.isin(patients[splits[0]], chosen)]
-    for name, rows in zip(("train", "val", "test"), splits, strict=True):
-        if not len(rows):
-            raise DataError(
-                f"The store {config.store} has no {name} films: prepare it with shares for all splits."
-            )
-    return splits
-
-
-def refuse_seen_films(store: ImageStore, test: np.ndarray[Any, Any], config: FinetuneConfig) -> None:
-    """Raises DataError when the encoder was pre-trained on films of this test split.
-
-    Only the very same stored pixels are recognised, not a film at another size or another film of a patient.
-    """
-    import numpy as np
-
-    from evax.deploy.bundle import read_films
-
-    if config.weights is None or not (known := read_films(config.weights)).size:
-        return
-    if seen := int(np.isin(store.digests(test), known).sum()):
-        raise DataError(
-            f"{config.weights} was pre-trained on {seen} of the {len(test)} test films of {config.store}. "
-            "Prepare both stores with the same patients and --seed, or pre-train without these films."
-        )
-
-
-def preprocess_of(store: ImageStore, config: FinetuneConfig) -> Preprocess:
-    """The chain the encoder was pre-trained with; for other weights, normalised with the store's own
-    statistics.
-    """
-    from dataclasses import replace
-
-    from evax.data.preprocess import Preprocess
-    from evax.deploy.bundle import read_card
-
-    if config.weights is not None and (config.weights / "card.json").is_file():
-        chain = read_card(config.weights).preprocess
-        if chain.store_size != store.size:
-            raise DataError(
-                f"{config.weights} was trained on films kept at {chain.store_size} pixels, {config.store} "
-                f"keeps them at {store.size}: prepare the store with --size {chain.store_size}."
-            )
-        return replace(chain, input_size=config.image_size)
-    return Preprocess(store_size=store.size, input_size=config.image_size, mean=store.mean, std=store.std)
+    bundle = save_bundle(config.out / "bundle", card, model)
+    write_json({"kind": "finetune", **protocol, "test_metrics": metrics}, config.out / "report.json")
+    return bundle  # the report came last: a run folder that has one is finished
 
 
 def fit(
@@ -240,8 +158,8 @@ def fit(
     from evax.training.steps import classification_step
     from evax.training.tracking import progress_bar
 
-    optimizer = create_optimizer(model, config.optimizer, len(model.encoder.blocks), config.layer_decay)
-    tokens = config.steps * config.batch_size * model.encoder.patch_embed.num_patches
+    optimizer = create_optimizer(model, config.optimizer, model.encoder.depth, config.layer_decay)
+    tokens = config.steps * config.batch_size * (config.image_size // model.encoder.stride) ** 2
     network, optimizer = fabric.setup(maybe_compile(model, config.compile, tokens, fabric.device), optimizer)
     train_labels = torch.from_numpy(labels[train]).float()
     exclusive = store.manifest.exclusive
@@ -313,60 +231,3 @@ def predict_rows(
                 logits = model(preprocess.normalise(films))
             results.append(probabilities(logits, exclusive).cpu().numpy())
     return np.concatenate(results)
-
-
-def write_predictions(
-    path: Path,
-    store: ImageStore,
-    rows: np.ndarray[Any, Any],
-    labels: np.ndarray[Any, Any],
-    probabilities: np.ndarray[Any, Any],
-) -> None:
-    """One line per film: image, patient, then label and probability of every finding."""
-    from evax.files import replaced_whole
-
-    table = store.manifest.table.loc[rows, ["image", "patient"]].reset_index(drop=True)
-    for column, finding in enumerate(store.manifest.findings):
-        table[f"label:{finding}"] = labels[rows, column]
-        table[f"probability:{finding}"] = probabilities[:, column]
-    with replaced_whole(path) as unfinished:
-        table.to_csv(unfinished, index=False)
-
-
-def protocol_card(
-    config: FinetuneConfig,
-    store: ImageStore,
-    *,
-    train: np.ndarray[Any, Any],
-    val: np.ndarray[Any, Any],
-    test: np.ndarray[Any, Any],
-    best_step: int,
-) -> dict[str, Any]:
-    """What every number of this run must carry."""
-    patients = store.manifest.table["patient"].to_numpy(dtype=str)
-
-    def size(rows: np.ndarray[Any, Any]) -> dict[str, int]:
-        return {"films": len(rows), "patients": len(set(patients[rows]))}
-
-    return {
-        "encoder": config.encoder,
-        "weights": str(config.weights) if config.weights else None,
-        "data_fingerprint": store.fingerprint,
-        "protocol": {
-            "name": "clean",
-            "checkpoint_chosen_on": "validation mAUC",
-            "thresholds_chosen_on": "validation (Youden)",
-            "test_scored": "once",
-            "split": store.card["split"],
-            "label_fraction": config.label_fraction,
-            "seed": config.seed,
-            "interval": f"patient-clustered bootstrap, percentile, {config.resamples} resamples",
-            "uncertain": config.uncertain,
-            "blank": config.blank,
-        },
-        "recipe": to_plain(config),
-        "train": size(train),
-        "validation": size(val),
-        "test": size(test),
-        "best_step": best_step,
-    }

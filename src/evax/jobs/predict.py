@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import tyro
 
+from evax.data.films import batches_of, count_films, find_films, read_or_reason
 from evax.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -16,8 +17,6 @@ if TYPE_CHECKING:
 
     from evax.data.radiograph import Radiograph
     from evax.deploy.predictor import Predictor
-
-SUFFIXES = (".dcm", ".png", ".jpg", ".jpeg", ".tif", ".tiff")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,12 +60,7 @@ def predict(config: PredictConfig) -> Path:
         raise ConfigError(
             f"{config.bundle} holds an encoder; predict needs a classifier bundle. Fine-tune it first."
         )
-    total = sum(1 for _ in find_films(config.films))
-    if not total:
-        raise DataError(
-            f"No film found in {', '.join(map(str, config.films))} "
-            f"(looked for {', '.join(SUFFIXES)}, and for DICOM files of any name)."
-        )
+    total = count_films(config.films)
     if config.heatmaps:
         make_folder(config.heatmaps)
     header = ["file", *card.findings, *(f"{finding}:present" for finding in card.findings), "notes", "error"]
@@ -79,7 +73,7 @@ def predict(config: PredictConfig) -> Path:
         table = csv.writer(file)
         table.writerow(header)
         for batch in batches_of(find_films(config.films), config.batch_size):
-            films = [read_or_reason(path, predictor, bool(config.heatmaps)) for path in batch]
+            films = [prepared(path, predictor, bool(config.heatmaps)) for path in batch]
             inputs = [film.input for film in films if isinstance(film, ReadFilm)]
             answers = iter(predictor.predict_inputs(np.stack(inputs)) if inputs else ())
             for path, film in zip(batch, films, strict=True):
@@ -106,39 +100,6 @@ def predict(config: PredictConfig) -> Path:
     return config.out
 
 
-def find_films(places: tuple[Path, ...]) -> Iterator[Path]:
-    """Files as named; of folders, in a fixed order, what has a film's suffix or is a DICOM by its content."""
-    for place in places:
-        if place.is_dir():
-            for path in sorted(place.rglob("*")):
-                if path.is_file() and not path.name.startswith(".") and looks_like_a_film(path):
-                    yield path
-        elif place.exists():
-            yield place
-        else:
-            raise DataError(f"There is no file or folder {place}.")
-
-
-def batches_of(films: Iterator[Path], size: int) -> Iterator[list[Path]]:
-    """Lists of at most `size` paths."""
-    from itertools import islice
-
-    while batch := list(islice(films, size)):
-        yield batch
-
-
-def looks_like_a_film(path: Path) -> bool:
-    """Archives name DICOM files by their UID, whose last number is no suffix: the content decides."""
-    from evax.data.dicom import is_dicom
-
-    if path.suffix.lower() in SUFFIXES:
-        return True
-    try:
-        return path.name != "DICOMDIR" and is_dicom(path)
-    except DataError:
-        return False
-
-
 @dataclass(frozen=True, eq=False)
 class ReadFilm:
     """What is kept of a film until its batch is scored; the native film only where a map is drawn on it."""
@@ -148,14 +109,11 @@ class ReadFilm:
     radiograph: Radiograph | None
 
 
-def read_or_reason(path: Path, predictor: Predictor, keep: bool) -> ReadFilm | str:
+def prepared(path: Path, predictor: Predictor, keep: bool) -> ReadFilm | str:
     """The film as the network sees it, or why it cannot be read."""
-    from evax.data.radiograph import read_image
-
-    try:
-        radiograph = read_image(path)
-    except DataError as error:
-        return str(error)
+    radiograph = read_or_reason(path)
+    if isinstance(radiograph, str):
+        return radiograph
     return ReadFilm(predictor.network_input(radiograph), radiograph.issues, radiograph if keep else None)
 
 
@@ -166,10 +124,10 @@ def draw_heatmaps(
 
     name: how the files start; unlike a film's name alone, different for every film.
     """
-    from evax.explain.gradcam import grad_cam
+    from evax.explain.gradcam import grad_cam, usual_layer
     from evax.explain.overlay import overlay
 
     for finding, is_present in zip(predictor.card.findings, present, strict=True):
         if is_present == 1:
-            picture = overlay(film.pixels, grad_cam(predictor, film, finding))
+            picture = overlay(film.pixels, grad_cam(predictor, film, finding, usual_layer(predictor)))
             picture.save(folder / f"{name}-{finding.replace('/', '-')}.png")

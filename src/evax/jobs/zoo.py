@@ -14,7 +14,7 @@ from evax.errors import ConfigError, WeightsError
 if TYPE_CHECKING:
     from evax.deploy.bundle import Card
     from evax.models.classifier import Classifier
-    from evax.models.encoders import EvaX
+    from evax.models.encoders import Encoder
     from evax.weights.released import Released
 
 logger = logging.getLogger("evax")
@@ -109,7 +109,7 @@ def convert(config: ZooConfig) -> Path:
     return save_timm(config.out, card.encoder, network, card.findings, chain.mean, chain.std, notes)
 
 
-def read_source(config: ZooConfig) -> tuple[Card, EvaX | Classifier]:
+def read_source(config: ZooConfig) -> tuple[Card, Encoder | Classifier]:
     """A bundle as it is; a published file by its name, its official file name, or --like."""
     from evax.deploy.predictor import open_bundle
     from evax.weights.download import fetch_published

@@ -1,4 +1,4 @@
-"""Encoder + head: mean of the patch tokens -> LayerNorm -> linear."""
+"""Encoder + head: mean of the patches -> LayerNorm (EVA-X) or nothing (CNN) -> linear."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from jaxtyping import Float
 from timm.layers import trunc_normal_
 from torch import Tensor, nn
 
-from evax.models.encoders import EvaX
+from evax.models.encoders import Encoder
 
 
 class Classifier(nn.Module):
@@ -17,23 +17,22 @@ class Classifier(nn.Module):
     tokens").
     """
 
-    def __init__(self, encoder: EvaX, findings: int) -> None:
+    def __init__(self, encoder: Encoder, findings: int) -> None:
         super().__init__()
         self.encoder = encoder
-        self.head = nn.Linear(encoder.embed_dim, findings)
+        self.head = nn.Linear(encoder.num_features, findings)
         # a head close to zero: first probabilities are 0.5 and the encoder is not shaken; facts 1.2
         trunc_normal_(self.head.weight, std=2e-5)
         nn.init.zeros_(self.head.bias)
 
     def forward(self, images: Float[Tensor, "B C H W"]) -> Float[Tensor, "B K"]:
         """images: normalised."""
-        logits: Tensor = self.head(self.pool(images))
-        return logits
+        return self.read(self.encoder.encode(images).patches)
 
-    def pool(self, images: Float[Tensor, "B C H W"]) -> Float[Tensor, "B D"]:
-        """The feature vector that the head reads."""
-        pooled: Tensor = self.encoder.fc_norm(self.encoder.encode(images).patches.mean(dim=1))
-        return pooled
+    def read(self, patches: Float[Tensor, "B N D"]) -> Float[Tensor, "B K"]:
+        """Logits from the encoder's patches."""
+        logits: Tensor = self.head(self.encoder.fc_norm(patches.mean(dim=1)))
+        return logits
 
 
 def probabilities(logits: Float[Tensor, "B K"], exclusive: bool) -> Float[Tensor, "B K"]:

@@ -1,28 +1,46 @@
-"""EVA-X Ti, S and B: timm's Eva with the paper's sizes, registered in timm, and one way to ask any of them
-for features.
+"""EVA-X Ti, S and B (timm's Eva with the paper's sizes, registered in timm), convolutional baselines, and one
+way to ask any of them for features.
 """
 
 from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+import timm
 import torch
 from jaxtyping import Bool, Float
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from timm.models.eva import Eva
-from torch import Tensor
+from torch import Tensor, nn
 
 from evax.errors import unknown_name
 from evax.published import MERGED_520K_MEAN, MERGED_520K_STD
 
-ENCODERS: dict[
-    str, tuple[int, int, bool]
-] = {  # name: (width, heads, split q/k/v with sub-LN in the FFN); facts 1.1
+EVA_X = {  # name: (width, heads, split q/k/v with sub-LN in the FFN); facts 1.1
     "eva_x_tiny_patch16_224": (192, 3, False),
     "eva_x_small_patch16_224": (384, 6, False),
     "eva_x_base_patch16_224": (768, 12, True),
 }
 ROTARY_GRID = 14  # rotary positions run from 0 to 13 at every resolution, unless a file was trained otherwise
+
+
+class CnnFacts(NamedTuple):
+    """What is to be known of a convolutional network."""
+
+    network: str
+    """Its name in timm."""
+    stride: int
+    """Pixels per side of a place of its last map."""
+    mean: float
+    """Normalisation of its ImageNet weights, for pixels in [0, 1]."""
+    std: float
+
+
+CNNS = {
+    # 127 and 128 of 255 are in the recipe of the package that brings the ImageNet weights
+    "efficientnet_lite0": CnnFacts("tf_efficientnet_lite0", 32, 127 / 255, 128 / 255),
+}
+ENCODERS = (*EVA_X, *CNNS)
 
 
 class Encoded(NamedTuple):
@@ -36,8 +54,59 @@ class Encoded(NamedTuple):
     """(B, D), or None for encoders without a class token."""
 
 
-class EvaX(Eva):
+class Encoder(nn.Module):
+    """What every encoder offers to heads, probes and maps."""
+
+    num_features: int
+    """D."""
+    depth: int
+    """Blocks that layer-wise learning rates count; 0 for a CNN, which has one rate."""
+    stride: int
+    """Pixels per side of a patch."""
+    fc_norm: nn.Module
+    """What acts on pooled patches before a linear head: LayerNorm for EVA-X, nothing for a CNN."""
+
+    def encode(self, images: Float[Tensor, "B C H W"]) -> Encoded:
+        """images: normalised; one grey channel is shown to all three input channels."""
+        raise NotImplementedError
+
+
+class Cnn(Encoder):
+    """A convolutional network of timm; its patches are the places of its last map.
+
+    options: timm's, for example drop_path_rate.
+    """
+
+    depth = 0
+
+    def __init__(self, facts: CnnFacts, **options: Any) -> None:
+        super().__init__()
+        self.network = timm.create_model(facts.network, num_classes=0, **options)
+        self.network.to(
+            memory_format=torch.channels_last
+        )  # trains twice as fast on a CPU (docs/decisions.md)
+        self.num_features = self.network.num_features
+        self.stride = facts.stride
+        self.fc_norm = nn.Identity()
+
+    def encode(self, images: Float[Tensor, "B C H W"]) -> Encoded:
+        """The map that timm's own classifier would pool. Source: the paper's CNN baselines (facts 7)."""
+        images = images.expand(-1, 3, -1, -1).contiguous(memory_format=torch.channels_last)
+        features = self.network.forward_features(images)  # (B, D, h, w)
+        height, width = features.shape[2:]
+        return Encoded(features.flatten(2).transpose(1, 2), (height, width), None)
+
+
+class EvaX(Eva, Encoder):
     """timm's Eva plus `encode`. Parameters and names are timm's, so timm checkpoints fit as they are."""
+
+    depth = 12
+    stride = 16
+    patch_embed: Any  # timm has no types
+    blocks: Any
+    rope: Any
+    embed_dim: int
+    _pos_embed: Any
 
     @property
     def rotary_grid(self) -> int:
@@ -71,11 +140,11 @@ class EvaX(Eva):
 
 
 def _eva_x(name: str, pretrained: bool, **options: Any) -> EvaX:
-    width, heads, split = ENCODERS[name]
+    width, heads, split = EVA_X[name]
     settings: dict[str, Any] = {
-        "patch_size": 16,
+        "patch_size": EvaX.stride,
         "embed_dim": width,
-        "depth": 12,
+        "depth": EvaX.depth,
         "num_heads": heads,
         "mlp_ratio": 4 * 2 / 3,
         "swiglu_mlp": True,
@@ -101,7 +170,7 @@ default_cfgs = generate_default_cfgs(
             "first_conv": "patch_embed.proj",
             "classifier": "head",
         }
-        for name in ENCODERS
+        for name in EVA_X
     }
 )
 
@@ -124,12 +193,15 @@ def eva_x_base_patch16_224(pretrained: bool = False, **options: Any) -> EvaX:
     return _eva_x("eva_x_base_patch16_224", pretrained, **options)
 
 
-def build_encoder(name: str, **options: Any) -> EvaX:
+def build_encoder(name: str, *, img_size: int = 224, **options: Any) -> Encoder:
     """An encoder with random weights.
 
-    name: a key of ENCODERS. options: timm's, for example img_size or drop_path_rate.
+    name: one of ENCODERS. img_size: side of the input in pixels; a CNN takes any. options: timm's, for
+    example drop_path_rate.
     Raises ConfigError for an unknown name.
     """
-    if name not in ENCODERS:
+    if name in CNNS:
+        return Cnn(CNNS[name], **options)
+    if name not in EVA_X:
         raise unknown_name("encoder", name, ENCODERS)
-    return _eva_x(name, pretrained=False, **options)
+    return _eva_x(name, pretrained=False, img_size=img_size, **options)

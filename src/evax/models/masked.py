@@ -7,7 +7,8 @@ from jaxtyping import Float, Int
 from timm.layers import trunc_normal_
 from torch import Tensor, nn
 
-from evax.models.encoders import EvaX
+from evax.errors import ConfigError
+from evax.models.encoders import EVA_X, Encoder, EvaX
 
 
 class MaskedImageModel(nn.Module):
@@ -16,10 +17,15 @@ class MaskedImageModel(nn.Module):
     The encoder's `fc_norm` is the MIM `norm` of the released files: here it acts per token before the
     projection,
     in a classifier after pooling.
+    Raises ConfigError for an encoder without a mask token's place.
     """
 
-    def __init__(self, encoder: EvaX, target_width: int) -> None:
+    def __init__(self, encoder: Encoder, target_width: int) -> None:
         super().__init__()
+        if not isinstance(encoder, EvaX):
+            raise ConfigError(
+                f"Only {', '.join(EVA_X)} can be pre-trained: a convolution would see around a hidden patch."
+            )
         self.encoder = encoder
         self.mask_token = nn.Parameter(torch.zeros(1, 1, encoder.embed_dim))
         self.lm_head = nn.Linear(encoder.embed_dim, target_width)

@@ -8,11 +8,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from evax.errors import unknown_name
+from evax.models.encoders import CNNS
 
-# name: (timm network, stage whose map is the target, channels, mean, std the network was trained with)
-TOKENIZERS: dict[str, tuple[str, int, int, float, float]] = {
-    # 127 and 128 of 255 in the package's own recipe; 112 channels at stride 16
-    "efficientnet_lite0": ("tf_efficientnet_lite0", 3, 112, 127 / 255, 128 / 255),
+TOKENIZERS = {  # name, also in CNNS: (stage whose map is the target, its channels)
+    "efficientnet_lite0": (3, 112),  # at stride 16
 }
 
 
@@ -23,7 +22,8 @@ class Tokenizer(nn.Module):
         super().__init__()
         if name not in TOKENIZERS:
             raise unknown_name("tokenizer", name, TOKENIZERS)
-        network, self.stage, self.width, self.mean, self.std = TOKENIZERS[name]
+        self.stage, self.width = TOKENIZERS[name]
+        network, _, self.mean, self.std = CNNS[name]
         self.network = timm.create_model(network, num_classes=1000)
         self.network.requires_grad_(False)
         self.network.to(memory_format=torch.channels_last)

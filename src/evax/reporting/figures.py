@@ -11,6 +11,8 @@ import html
 import io
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import matplotlib
@@ -23,9 +25,13 @@ from PIL import Image, ImageDraw
 
 from evax.evaluation.calibration import ReliabilityCurve
 from evax.explain.overlay import BOX_COLOUR
+from evax.files import replaced_whole
 
 # Okabe and Ito 2008: told apart by colour-blind readers
 BLUE, VERMILLION, GREEN = "#0072B2", "#D55E00", "#009E73"
+CURVES = (  # colour and marker; told apart without colour too
+    (BLUE, "o"), (VERMILLION, "s"), (GREEN, "^"), ("#CC79A7", "D"), ("#E69F00", "v"), ("#56B4E9", "P"),
+)  # fmt: skip
 INK, QUIET, GRID = "#1c2733", "#5b6b7b", "#e3e8ed"
 SQUARE, WIDE = 280, 400  # px: three and two beside each other on the page
 STYLE: dict[Any, Any] = {
@@ -156,6 +162,50 @@ def interval_plot(
         axes.set_xlabel(x_label)
         axes.xaxis.set_major_locator(MaxNLocator(6))
         return _svg(figure, label)
+
+
+@dataclass(frozen=True, eq=False)
+class LabelCurve:
+    """One encoder's scores on growing shares of the labels; all arrays have the same length."""
+
+    name: str
+    shares: Float[np.ndarray, " n"]
+    """In (0, 1], rising."""
+    means: Float[np.ndarray, " n"]
+    deviations: Float[np.ndarray, " n"]
+    """Standard deviation over seeds; NaN draws no bar."""
+
+
+def label_curves(curves: Sequence[LabelCurve], *, y_label: str) -> Figure:
+    """Score against the share of labels on a logarithmic axis, mean with its deviation over seeds.
+
+    Source: form of the paper's Fig. 3c.
+    """
+    shares = np.unique(np.concatenate([curve.shares for curve in curves]))
+    with matplotlib.rc_context(STYLE):
+        figure, axes = _panel((480, 300 + 20 * len(curves)))
+        for number, curve in enumerate(curves):
+            colour, marker = CURVES[number % len(CURVES)]
+            axes.errorbar(
+                curve.shares * 1.04 ** (number - (len(curves) - 1) / 2),  # bars stand beside each other
+                curve.means, yerr=np.nan_to_num(curve.deviations), label=curve.name,
+                color=colour, marker=marker, linewidth=2, markersize=6, capsize=3, elinewidth=1.5,
+            )  # fmt: skip
+        axes.set_xscale("log")
+        axes.set_xticks(shares, [f"{100 * share:g} %" for share in shares])
+        axes.minorticks_off()
+        axes.set(xlabel="labelled training patients", ylabel=y_label)
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.3g}"))
+        figure.legend(loc="outside upper left", frameon=False, fontsize=11)  # names may be long
+    return figure
+
+
+def save_figure(figure: Figure, stem: Path) -> None:
+    """STEM.svg, whose text stays text, and STEM.png, both on white."""
+    with matplotlib.rc_context(STYLE):
+        for kind, facts in (("svg", {"Date": None}), ("png", {})):
+            with replaced_whole(stem.with_name(f"{stem.name}.{kind}")) as unfinished:
+                figure.savefig(unfinished, format=kind, dpi=200, facecolor="white", metadata=facts)
 
 
 def age_histogram(ages: Float[np.ndarray, " n"], *, label: str) -> str:

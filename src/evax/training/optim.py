@@ -27,7 +27,12 @@ def lr_at_step(step: int, steps: int, config: OptimizerConfig) -> float:
 
 
 def layer_of(name: str, depth: int) -> int:
-    """0 for the embeddings, i + 1 for block i, depth + 1 for final norm and head (facts 4.1)."""
+    """0 for the embeddings, i + 1 for block i, depth + 1 for final norm and head (facts 4.1).
+
+    depth: blocks of the encoder; 0 for a CNN, all of whose layers learn at the head's rate.
+    """
+    if depth == 0:
+        return 1
     if block := re.search(r"\bblocks\.(\d+)\.", name):
         return int(block[1]) + 1
     is_embedding = any(part in name for part in ("cls_token", "pos_embed", "patch_embed", "mask_token"))

@@ -1,12 +1,16 @@
-"""Options that pretrain and finetune share. No torch here: the command line reads them before it loads
+"""Options that several jobs share. No torch here: the command line reads them before it loads
 anything.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
+import tyro
+
+from evax.data.labels import Blank, Uncertain
 from evax.errors import ConfigError
 
 Precision = Literal["auto", "fp32", "bf16"]
@@ -41,3 +45,39 @@ class OptimizerConfig:
             raise ConfigError(f"warmup is a share of the steps in [0, 1), got {self.warmup}.")
         if self.clip_norm < 0 or self.weight_decay < 0:
             raise ConfigError("clip_norm and weight_decay must be at least 0.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelledConfig:
+    """What every job asks that learns from a labelled store with an encoder."""
+
+    store: tyro.conf.Positional[Path]
+    """Labelled store made by `evax prepare`."""
+    out: Path
+    """Run folder."""
+    encoder: str = "eva_x_tiny_patch16_224"
+    """Encoder by name."""
+    weights: Path | None = None
+    """Encoder bundle or weight file to start from, or imagenet for a CNN; random weights without it."""
+    image_size: int = 224
+    """Side of the network's input in pixels, a multiple of 16."""
+    label_fraction: float = 1.0
+    """Share of the training patients whose labels are used, in (0, 1]."""
+    uncertain: Uncertain = "ignore"
+    """What a label -1 counts as."""
+    blank: Blank = "zeros"
+    """What an empty label counts as."""
+    resamples: int = 2000
+    """Bootstrap resamples of the test patients."""
+    seed: int = 0
+    """Of everything that is drawn: new weights, order, crops, the choice of patients, the bootstrap."""
+    precision: Precision = "auto"
+    """auto: bf16 autocast where this machine is measured to be faster with it."""
+
+    def __post_init__(self) -> None:
+        if self.image_size < 32 or self.image_size % 16:
+            raise ConfigError(f"image_size must be a multiple of 16 from 32 on, got {self.image_size}.")
+        if not 0 < self.label_fraction <= 1:
+            raise ConfigError(f"label_fraction must lie in (0, 1], got {self.label_fraction}.")
+        if self.resamples <= 0:
+            raise ConfigError(f"resamples must be above 0, got {self.resamples}.")

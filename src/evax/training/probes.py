@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float, Int64, UInt8
 from lightning_fabric import Fabric
 
 from evax.data.labels import resolve_labels
@@ -15,7 +16,7 @@ from evax.data.loader import whole_batches
 from evax.data.preprocess import Preprocess
 from evax.data.store import ImageStore
 from evax.evaluation.embedding import knn_auroc, rank_me
-from evax.models.encoders import EvaX
+from evax.models.encoders import Encoded, Encoder
 
 BATCH = 64
 VOTERS = 1000  # more neighbours to choose from change little and cost time in every probe
@@ -41,24 +42,38 @@ class ProbeResult:
         }
 
 
+def encode_films(
+    encoder: Encoder, films: UInt8[np.ndarray, "B 1 H W"], preprocess: Preprocess, fabric: Fabric
+) -> Encoded:
+    """What the encoder makes of films at its input size, normalised here."""
+    images = fabric.to_device(torch.from_numpy(films)).float() / 255
+    with fabric.autocast():
+        return encoder.encode(preprocess.normalise(images))
+
+
 @torch.no_grad()
 def film_features(
-    encoder: EvaX, store: ImageStore, rows: Int64[np.ndarray, " rows"], preprocess: Preprocess, fabric: Fabric
+    encoder: Encoder,
+    store: ImageStore,
+    rows: Int64[np.ndarray, " rows"],
+    preprocess: Preprocess,
+    fabric: Fabric,
+    on_film: Callable[[], None] = lambda: None,
 ) -> Float[np.ndarray, "rows D"]:
-    """Mean of the patch tokens of whole films."""
+    """Mean of the patches of whole films. on_film: called after each."""
     was_training = encoder.training
     encoder.eval()
     features = []
     for batch in whole_batches(store.pixels, rows, batch_size=BATCH, size=preprocess.input_size):
-        films = fabric.to_device(torch.from_numpy(batch)).float() / 255
-        with fabric.autocast():
-            patches = encoder.encode(preprocess.normalise(films)).patches
+        patches = encode_films(encoder, batch, preprocess, fabric).patches
         features.append(patches.float().mean(dim=1).cpu().numpy())
+        for _ in batch:
+            on_film()
     encoder.train(was_training)
     return np.concatenate(features)
 
 
-def probe(encoder: EvaX, store: ImageStore, preprocess: Preprocess, fabric: Fabric) -> ProbeResult:
+def probe(encoder: Encoder, store: ImageStore, preprocess: Preprocess, fabric: Fabric) -> ProbeResult:
     """KNN AUROC from train to validation films of a labelled store, and RankMe. The test split is not
     touched.
     """

@@ -11,11 +11,14 @@ from torch import Tensor, nn
 
 from evax.errors import ConfigError, WeightsError, unknown_name
 from evax.models.classifier import Classifier
-from evax.models.encoders import ENCODERS, EvaX, build_encoder
+from evax.models.encoders import CNNS, ENCODERS, Encoder, EvaX, build_encoder
 from evax.weights.download import fetch_published
 from evax.weights.files import noted_rotary_grid, read_state_dict
 from evax.weights.official import rotary_grid_of, square_grid, to_timm_names
+from evax.weights.packaged import imagenet_state
 from evax.weights.released import RELEASED, Released
+
+IMAGENET = "imagenet"  # stands in place of a path for the published weights of a CNN
 
 
 def create_encoder(
@@ -23,12 +26,12 @@ def create_encoder(
     weights: str | os.PathLike[str] | None = None,
     full_precision: bool = False,
     **options: Any,
-) -> EvaX:
+) -> Encoder:
     """An encoder by name, with `encode(images) -> Encoded(patches, grid, cls)`.
 
-    name: a key of evax.models.encoders.ENCODERS. weights: None for random weights; a path: a bundle folder, a
-    .safetensors file, or a file in the authors' layout; or the name of a published file
-    (`evax zoo list`), fetched when it is not on this machine. An existing path goes before a name.
+    name: one of evax.models.encoders.ENCODERS. weights: None for random weights; a path: a bundle folder, a
+    .safetensors file, or a file in the authors' layout; the name of a published file (`evax zoo list`),
+    fetched when it is not on this machine; for a CNN "imagenet". An existing path goes before a name.
     full_precision: the float32 weights of a DeepSpeed bundle instead of its float16 copies.
     options: timm's (img_size, drop_path_rate, ...).
     A position table of another resolution is resampled; the rotary positions are those the file was trained
@@ -40,11 +43,21 @@ def create_encoder(
         if full_precision:
             raise ConfigError("full_precision chooses among the weights of a file: give weights too.")
         return build_encoder(name, **options)
+    if is_imagenet(name, weights):
+        cnn = build_encoder(name, **options)
+        state = {f"network.{key}": tensor for key, tensor in imagenet_state(name).items()}
+        cnn.load_state_dict({key: state[key] for key in cnn.state_dict()}, strict=True)
+        return cnn
     path = _weights_path(name, weights)
     return _filled_encoder(name, path, read_state_dict(path, full_precision), options)
 
 
-def create_published(row: Released, path: Path, full_precision: bool = False) -> EvaX | Classifier:
+def is_imagenet(name: str, weights: str | os.PathLike[str] | None) -> bool:
+    """Whether these weights are the published ones of a CNN, which bring their own normalisation."""
+    return name in CNNS and weights is not None and os.fspath(weights) == IMAGENET
+
+
+def create_published(row: Released, path: Path, full_precision: bool = False) -> Encoder | Classifier:
     """The encoder of a MIM file, the classifier of a fine-tuned one.
 
     row: what the table says about the file, of a layout that evax loads; head, number of outputs and input
@@ -80,7 +93,7 @@ def _weights_path(name: str, weights: str | os.PathLike[str]) -> Path:
     return fetch_published(text)
 
 
-def _filled_encoder(name: str, path: Path, state: dict[str, Tensor], options: dict[str, Any]) -> EvaX:
+def _filled_encoder(name: str, path: Path, state: dict[str, Tensor], options: dict[str, Any]) -> Encoder:
     grid = rotary_grid_of(state, path) or noted_rotary_grid(path)
     if grid:
         asked = options.get("ref_feat_shape")
@@ -92,7 +105,7 @@ def _filled_encoder(name: str, path: Path, state: dict[str, Tensor], options: di
         options = options | {"ref_feat_shape": (grid, grid)}
     encoder = build_encoder(name, **options)
     given = to_timm_names(state)
-    if "pos_embed" in given:
+    if isinstance(encoder, EvaX) and "pos_embed" in given:
         given["pos_embed"] = _resample_positions(given["pos_embed"], encoder)
     _fill(encoder, given, name, path)
     return encoder

@@ -8,9 +8,10 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from evax.errors import WeightsError
 from evax.files import replaced_whole, save_tensors, write_json
 from evax.models.classifier import Classifier
-from evax.models.encoders import EvaX
+from evax.models.encoders import Encoder, EvaX
 from evax.weights.official import to_official_names
 
 # The same network under a name that every timm since 0.9.6 knows, so that a reader needs no evax; facts 1.6.
@@ -21,7 +22,7 @@ TIMM_ARCHITECTURES = {
 }
 
 
-def save_official(path: Path, network: EvaX | Classifier) -> Path:
+def save_official(path: Path, network: Encoder | Classifier) -> Path:
     """An encoder as the authors' MIM files have it, under `module`; a classifier as their fine-tuned files,
     under `model`.
 
@@ -40,7 +41,7 @@ def save_official(path: Path, network: EvaX | Classifier) -> Path:
 def save_timm(
     folder: Path,
     name: str,
-    network: EvaX | Classifier,
+    network: Encoder | Classifier,
     findings: Sequence[str],
     mean: float,
     std: float,
@@ -80,8 +81,11 @@ def save_timm(
     return folder
 
 
-def _parts(network: EvaX | Classifier) -> tuple[EvaX, nn.Linear | None]:
-    return (network.encoder, network.head) if isinstance(network, Classifier) else (network, None)
+def _parts(network: Encoder | Classifier) -> tuple[EvaX, nn.Linear | None]:
+    encoder, head = (network.encoder, network.head) if isinstance(network, Classifier) else (network, None)
+    if not isinstance(encoder, EvaX):
+        raise WeightsError("Only EVA-X encoders go to the authors' layout, timm and transformers.")
+    return encoder, head
 
 
 def _tensors(module: nn.Module) -> dict[str, Tensor]:

@@ -1,0 +1,64 @@
+"""Films as they lie in files and folders, found in a fixed order, read in constant memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import TypeVar
+
+from evax.data.dicom import is_dicom
+from evax.data.radiograph import Radiograph, read_image
+from evax.errors import DataError
+
+SUFFIXES = (".dcm", ".png", ".jpg", ".jpeg", ".tif", ".tiff")
+F = TypeVar("F")
+
+
+def find_films(places: tuple[Path, ...]) -> Iterator[Path]:
+    """Files as named; of folders, in a fixed order, what has a film's suffix or is a DICOM by its content."""
+    for place in places:
+        if place.is_dir():
+            for path in sorted(place.rglob("*")):
+                if path.is_file() and not path.name.startswith(".") and looks_like_a_film(path):
+                    yield path
+        elif place.exists():
+            yield place
+        else:
+            raise DataError(f"There is no file or folder {place}.")
+
+
+def looks_like_a_film(path: Path) -> bool:
+    """Archives name DICOM files by their UID, whose last number is no suffix: the content decides."""
+    if path.suffix.lower() in SUFFIXES:
+        return True
+    try:
+        return path.name != "DICOMDIR" and is_dicom(path)
+    except DataError:
+        return False
+
+
+def count_films(places: tuple[Path, ...]) -> int:
+    """How many there are. Raises DataError when there is none, or a named place does not exist."""
+    total = sum(1 for _ in find_films(places))
+    if not total:
+        raise DataError(
+            f"No film found in {', '.join(map(str, places))} "
+            f"(looked for {', '.join(SUFFIXES)}, and for DICOM files of any name)."
+        )
+    return total
+
+
+def batches_of(films: Iterable[F], size: int) -> Iterator[list[F]]:
+    """Lists of at most `size` films."""
+    films = iter(films)
+    while batch := list(islice(films, size)):
+        yield batch
+
+
+def read_or_reason(path: Path) -> Radiograph | str:
+    """The film, or why it cannot be read."""
+    try:
+        return read_image(path)
+    except DataError as error:
+        return str(error)

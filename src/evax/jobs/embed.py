@@ -1,0 +1,220 @@
+"""evax embed: an encoder + films or a store -> a Parquet table of features."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import tyro
+
+from evax.errors import ConfigError, DataError
+from evax.training.options import Precision
+
+if TYPE_CHECKING:
+    import numpy as np
+    from lightning_fabric import Fabric
+
+    from evax.data.preprocess import Preprocess
+    from evax.data.store import ImageStore
+    from evax.models.encoders import Encoded, Encoder
+
+PART_FILMS = 512  # kept in memory at a time; what an interruption costs at most
+Tokens = Literal["mean", "cls", "patches"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class EmbedConfig:
+    """Turn films into feature vectors; any number of films in constant memory.
+
+    The same command goes on where an interrupted one stopped.
+    """
+
+    films: tyro.conf.Positional[tuple[Path, ...]]
+    """Films, folders that are searched for films, or one store."""
+    out: Path
+    """Parquet file: film, feature, error (why a film could not be read)."""
+    bundle: Path | None = None
+    """Encoder or classifier bundle; or give encoder and weights."""
+    encoder: str | None = None
+    """Encoder by name."""
+    weights: Path | None = None
+    """Weight file or bundle of the encoder, or imagenet for a CNN."""
+    image_size: int | None = None
+    """Side of the network's input in pixels, a multiple of 16; the bundle's, or 224."""
+    tokens: Tokens = "mean"
+    """mean of the patches; cls, the class token; patches, all of them, row by row in one vector."""
+    batch_size: int = 32
+    """Films encoded at once."""
+    precision: Precision = "auto"
+    """auto: bf16 autocast where this machine is measured to be faster with it."""
+
+    def __post_init__(self) -> None:
+        if not self.films:
+            raise ConfigError("embed needs films: evax embed FILES|FOLDER|STORE --bundle B --out x.parquet.")
+        given = [value is not None for value in (self.bundle, self.encoder, self.weights)]
+        if given not in ([True, False, False], [False, True, True]):
+            raise ConfigError("Give either bundle, which has its weights in it, or encoder and weights.")
+        if self.image_size is not None and (self.image_size < 32 or self.image_size % 16):
+            raise ConfigError(f"image_size must be a multiple of 16 from 32 on, got {self.image_size}.")
+        if self.batch_size <= 0:
+            raise ConfigError(f"batch_size must be above 0, got {self.batch_size}.")
+
+
+def embed(config: EmbedConfig) -> Path:
+    """Writes the table, one row per film in order, and returns its path.
+
+    Raises DataError when no film is found or could be read, or the unfinished table beside OUT is of other
+    films, weights or options.
+    """
+    from evax.data.films import batches_of, count_films, find_films
+    from evax.data.store import open_store
+    from evax.training.runtime import start_fabric
+    from evax.training.tracking import progress_bar
+
+    store = open_store(config.films[0]) if (config.films[0] / "store.json").is_file() else None
+    if store is not None and len(config.films) > 1:
+        raise ConfigError("Give one store, or films and folders; not both.")
+    total = count_films(config.films) if store is None else len(store)
+    encoder, chain = encoder_of(config, store)
+    fabric = start_fabric(config.precision)
+    encoder = fabric.to_device(encoder).eval()
+
+    def names() -> Iterable[str]:
+        return map(str, find_films(config.films) if store is None else store.manifest.table["image"])
+
+    parts = started_parts(config, encoder, chain, names())
+    with progress_bar("embedding", total) as advance:
+        load = reader_of(store, chain)
+        for number, films in enumerate(batches_of(enumerate(names()), PART_FILMS)):
+            path = parts / f"part-{number:07d}.parquet"
+            if not path.is_file():
+                write_part(path, films, load, encoder, chain, config, fabric)
+            for _ in films:
+                advance("")
+    joined(sorted(parts.glob("part-*.parquet")), config.out)
+    shutil.rmtree(parts)
+    return config.out
+
+
+def encoder_of(config: EmbedConfig, store: ImageStore | None) -> tuple[Encoder, Preprocess]:
+    """The encoder with its weights, and the chain of its films."""
+    from evax.deploy.bundle import read_card, starting_preprocess
+    from evax.models.encoders import CNNS
+    from evax.weights.encoders import create_encoder
+
+    card = None if config.bundle is None else read_card(config.bundle)
+    name = card.encoder if card else str(config.encoder)
+    weights = config.bundle or config.weights
+    size = config.image_size or (card.preprocess.input_size if card else 224)
+    if config.tokens == "cls" and name in CNNS:
+        raise ConfigError(f"{name} has no class token: choose --tokens mean or patches.")
+    chain = starting_preprocess(name, weights, store, size)
+    return create_encoder(name, weights, img_size=size), chain
+
+
+def reader_of(
+    store: ImageStore | None, chain: Preprocess
+) -> Callable[[int, str], np.ndarray[Any, Any] | str]:
+    """A function of a film's row and name: its 8-bit pixels at the network's input size, or why not."""
+    from evax.data.augment import whole_film
+    from evax.data.films import read_or_reason
+
+    def load(row: int, name: str) -> np.ndarray[Any, Any] | str:
+        if store is not None:
+            return whole_film(store.pixels(row), chain.input_size)
+        film = read_or_reason(Path(name))
+        return film if isinstance(film, str) else whole_film(chain.to_store(film.pixels), chain.input_size)
+
+    return load
+
+
+def started_parts(config: EmbedConfig, encoder: Encoder, chain: Preprocess, names: Iterable[str]) -> Path:
+    """The folder of finished parts beside OUT, new or of the same films, weights and options."""
+    import hashlib
+
+    from evax.files import read_json, write_json
+
+    digest = hashlib.blake2b(digest_size=16)
+    for tensor in encoder.state_dict().values():
+        digest.update(tensor.cpu().contiguous().numpy().tobytes())
+    for name in names:
+        digest.update(f"{name}\n".encode())
+    plan = {"films_and_weights": digest.hexdigest(), "tokens": config.tokens, "chain": chain.to_json()}
+    parts = config.out.with_name(f"{config.out.name}.parts")
+    if (parts / "plan.json").is_file() and read_json(parts / "plan.json") != plan:
+        raise DataError(f"{parts} was begun with other films, weights or options: delete it to start anew.")
+    write_json(plan, parts / "plan.json")
+    return parts
+
+
+def write_part(
+    path: Path,
+    films: list[tuple[int, str]],
+    load: Callable[[int, str], np.ndarray[Any, Any] | str],
+    encoder: Encoder,
+    chain: Preprocess,
+    config: EmbedConfig,
+    fabric: Fabric,
+) -> None:
+    """Features of some films, whole or not at all. films: (row, name)."""
+    import numpy as np
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+    import torch
+
+    from evax.data.films import batches_of
+    from evax.files import replaced_whole
+    from evax.training.probes import encode_films
+
+    features: list[Any] = []
+    errors: list[str] = []
+    for batch in batches_of(films, config.batch_size):
+        loaded = [load(row, name) for row, name in batch]
+        readable = [film for film in loaded if not isinstance(film, str)]
+        answers: Any = iter(())
+        if readable:
+            with torch.inference_mode():
+                encoded = encode_films(encoder, np.stack(readable)[:, None], chain, fabric)
+                answers = iter(feature_of(encoded, config.tokens))
+        features += [None if isinstance(film, str) else next(answers) for film in loaded]
+        errors += [film if isinstance(film, str) else "" for film in loaded]
+    table = pa.table(
+        {
+            "film": pa.array([name for _, name in films], pa.string()),
+            "feature": pa.array(features, pa.list_(pa.float32())),
+            "error": pa.array(errors, pa.string()),
+        }
+    )
+    with replaced_whole(path) as unfinished:
+        pq.write_table(table, unfinished)
+
+
+def feature_of(encoded: Encoded, tokens: Tokens) -> np.ndarray[Any, Any]:
+    """(B, D) for mean and cls, (B, N * D) for patches, float32."""
+    patches = encoded.patches.float()
+    choices = {"mean": patches.mean(dim=1), "cls": encoded.cls, "patches": patches.flatten(1)}
+    return choices[tokens].float().cpu().numpy()  # type: ignore[union-attr]  # encoder_of refuses cls of a CNN
+
+
+def joined(parts: list[Path], out: Path) -> None:
+    """All parts in one file, one after the other."""
+    import pyarrow.parquet as pq
+
+    from evax.files import replaced_whole
+
+    read, first_reason = 0, ""
+    with (
+        replaced_whole(out) as unfinished,
+        pq.ParquetWriter(unfinished, pq.read_schema(parts[0])) as writer,
+    ):
+        for part in parts:
+            table = pq.read_table(part)
+            read += len(table) - table["feature"].null_count
+            first_reason = first_reason or next(filter(None, table["error"].to_pylist()), "")
+            writer.write_table(table)
+        if not read:
+            shutil.rmtree(parts[0].parent)  # the same command starts anew when the films are mended
+            raise DataError(f"None of the films could be read; the first reason: {first_reason}")

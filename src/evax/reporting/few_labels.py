@@ -1,0 +1,41 @@
+"""Results of `evax fewshot` in one figure, as the paper's Fig. 3c."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from evax.errors import DataError
+from evax.files import read_json
+from evax.reporting.figures import LabelCurve, label_curves, save_figure
+
+Score = Literal["mauc", "macc"]
+
+
+def draw_few_labels(results: Sequence[Path], stem: Path, score: Score = "mauc") -> None:
+    """STEM.svg and STEM.png with one curve per fewshot.json.
+
+    Raises DataError when they were not tested on the same films.
+    """
+    contents = [read_json(path) for path in results]
+    for path, content in zip(results, contents, strict=True):
+        if content["data_fingerprint"] != contents[0]["data_fingerprint"]:
+            raise DataError(
+                f"{path} and {results[0]} were not tested on the same films; draw them in two figures."
+            )
+    label = {"mauc": "mAUC", "macc": "mAcc"}[score]
+    curves = [_curve(content, score) for content in contents]
+    save_figure(label_curves(curves, y_label=f"{label}, mean ± sd over seeds"), stem)
+
+
+def _curve(content: Mapping[str, Any], score: Score) -> LabelCurve:
+    points = content["points"]
+
+    def column(name: str) -> Any:
+        return np.array([point[score][name] for point in points], dtype=np.float64)  # None becomes NaN
+
+    shares = np.array([point["fraction"] for point in points], dtype=np.float64)
+    return LabelCurve(content["name"], shares, column("mean"), column("sd"))

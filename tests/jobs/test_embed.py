@@ -1,0 +1,136 @@
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+import evax
+from evax.data.preprocess import Preprocess
+from evax.deploy.bundle import Card, save_bundle
+from evax.errors import ConfigError, DataError
+from evax.jobs import embed as job
+from evax.jobs.embed import EmbedConfig, embed
+from evax.models.encoders import build_encoder
+
+TINY = "eva_x_tiny_patch16_224"
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory):
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        encoder = build_encoder(TINY, img_size=64)
+    card = Card(kind="encoder", encoder=TINY, preprocess=Preprocess(store_size=96, input_size=64))
+    return save_bundle(tmp_path_factory.mktemp("bundle"), card, encoder)
+
+
+@pytest.fixture
+def films(phantoms, tmp_path):
+    """Five films and one that is damaged."""
+    names = sorted(path for path in phantoms.rglob("*.png") if "mask" not in str(path))[:5]
+    folder = tmp_path / "films"
+    folder.mkdir()
+    for number, path in enumerate(names):
+        shutil.copy(path, folder / f"{number}.png")
+    (folder / "2-damaged.png").write_bytes((folder / "2.png").read_bytes()[:150])
+    return folder
+
+
+@pytest.fixture
+def config(films, bundle, tmp_path):
+    return EmbedConfig(
+        films=(films,), out=tmp_path / "x.parquet", bundle=bundle, batch_size=2, precision="fp32"
+    )
+
+
+def rows_of(config):
+    return {Path(row["film"]).name: row for row in pq.read_table(embed(config)).to_pylist()}
+
+
+def test_the_table_holds_the_feature_vector_of_the_predictor_for_every_film(config, films):
+    rows, predictor = rows_of(config), evax.open_bundle(config.bundle)
+    assert list(rows) == ["0.png", "1.png", "2-damaged.png", "2.png", "3.png", "4.png"]
+    for name in ("0.png", "2.png", "4.png"):
+        assert rows[name]["feature"] == pytest.approx(predictor(films / name).tolist(), abs=1e-5)
+    assert rows["2-damaged.png"]["feature"] is None
+    assert "damaged" in rows["2-damaged.png"]["error"]
+    assert not Path(f"{config.out}.parts").exists()
+
+
+def test_class_token_and_patches_are_those_of_the_encoder(config, films, tmp_path):
+    predictor = evax.open_bundle(config.bundle)
+    image = predictor.network_input(evax.read_image(films / "1.png"))[None]
+    with torch.no_grad():
+        patches, _, cls = predictor.network.encode(torch.from_numpy(image))
+    for tokens, expected in (("cls", cls[0]), ("patches", patches[0].flatten())):
+        rows = rows_of(replace(config, tokens=tokens, out=tmp_path / tokens))
+        assert rows["1.png"]["feature"] == pytest.approx(expected.tolist(), abs=1e-4)
+
+
+def test_a_store_gives_the_features_of_its_films_under_their_names(config, phantom_store):
+    rows = pq.read_table(embed(replace(config, films=(phantom_store,)))).to_pylist()
+    store, predictor = evax.open_store(phantom_store), evax.open_bundle(config.bundle)
+    assert [row["film"] for row in rows] == store.manifest.table["image"].tolist()
+    image = predictor.card.preprocess.to_input(store.pixels(7))[None, None]
+    with torch.no_grad():
+        expected = predictor.network.encode(torch.from_numpy(image)).patches.mean(dim=1)[0]
+    assert rows[7]["feature"] == pytest.approx(expected.tolist(), abs=1e-5)
+
+
+def test_a_cnn_with_published_weights_embeds_films_as_they_come(config):
+    cnn = replace(config, bundle=None, encoder="efficientnet_lite0", weights=Path("imagenet"), image_size=64)
+    assert len(rows_of(cnn)["0.png"]["feature"]) == 1280
+    with pytest.raises(ConfigError, match="has no class token"):
+        embed(replace(cnn, tokens="cls"))
+
+
+def test_an_interrupted_table_goes_on_after_its_last_part(config, monkeypatch):
+    monkeypatch.setattr(job, "PART_FILMS", 2)
+    whole = rows_of(config)
+    parts = Path(f"{config.out}.parts")
+    write, made = job.write_part, []
+
+    def stopping(path, *rest):
+        if len(made) == 2:
+            raise KeyboardInterrupt
+        made.append(path)
+        write(path, *rest)
+
+    monkeypatch.setattr(job, "write_part", stopping)
+    config.out.unlink()
+    with pytest.raises(KeyboardInterrupt):
+        embed(config)
+    assert sorted(path.name for path in parts.glob("part-*")) == [
+        "part-0000000.parquet",
+        "part-0000001.parquet",
+    ]
+    with pytest.raises(DataError, match="was begun with other films, weights or options: delete it"):
+        embed(replace(config, tokens="cls"))
+    monkeypatch.setattr(job, "write_part", lambda path, *rest: (made.append(path), write(path, *rest)))
+    assert rows_of(config) == whole
+    assert len(made) == 3
+    assert not parts.exists()
+
+
+def test_films_of_which_none_can_be_read_are_an_error_that_says_why(config, films):
+    with pytest.raises(DataError, match="None of the films could be read; the first reason: .*damaged"):
+        embed(replace(config, films=(films / "2-damaged.png",)))
+    assert not config.out.exists()
+    shutil.copy(films / "0.png", films / "2-damaged.png")  # mended: the same command reads it now
+    assert rows_of(replace(config, films=(films / "2-damaged.png",)))["2-damaged.png"]["error"] == ""
+
+
+def test_values_that_make_no_sense_are_refused(config, phantom_store, films):
+    for change, message in (
+        ({"films": ()}, "embed needs films"),
+        ({"encoder": TINY}, "Give either bundle"),
+        ({"bundle": None, "encoder": TINY}, "Give either bundle"),
+        ({"image_size": 50}, "multiple of 16"),
+        ({"batch_size": 0}, "batch_size must be above 0"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            replace(config, **change)
+    with pytest.raises(ConfigError, match="Give one store, or films and folders"):
+        embed(replace(config, films=(phantom_store, films)))

@@ -1,0 +1,91 @@
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.metrics import average_precision_score, roc_auc_score
+
+from evax.data.manifest import Manifest
+from evax.data.store import build_store, open_store
+from evax.errors import ConfigError
+from evax.jobs.probe import ProbeConfig, probe
+
+
+@pytest.fixture
+def config(phantom_store, tmp_path):
+    return ProbeConfig(
+        store=phantom_store, out=tmp_path / "run", image_size=64, resamples=50, precision="fp32"
+    )
+
+
+@pytest.mark.parametrize("way", ["linear", "knn"])
+def test_the_report_holds_what_scikit_learn_computes_from_the_written_predictions(config, way):
+    report = json.loads(probe(config).read_text())
+    metrics = report[way]["test_metrics"]
+    table = pd.read_csv(config.out / f"predictions-{way}-test.csv")
+    assert len(table) == metrics["n"] == report["test"]["films"]
+    aurocs = []
+    for row in metrics["findings"]:
+        labels, scores = table[f"label:{row['name']}"], table[f"probability:{row['name']}"]
+        if row["auroc"] is not None:
+            aurocs.append(roc_auc_score(labels, scores))
+            assert row["auroc"] == pytest.approx(aurocs[-1], abs=1e-6)
+            assert row["average_precision"] == pytest.approx(
+                average_precision_score(labels, scores), abs=1e-6
+            )
+            assert row["auroc_interval"][0] <= row["auroc"] <= row["auroc_interval"][1]
+    assert metrics["mauc"]["value"] == pytest.approx(np.mean(aurocs))
+    assert metrics["mauc"]["findings_entered"] == len(aurocs)
+    assert report["linear"]["validation_mauc"][f"{report['linear']['strength']:g}"] == max(
+        report["linear"]["validation_mauc"].values()
+    )
+    assert report["protocol"]["test_scored"] == "once"
+
+
+def test_every_option_reaches_the_run(config, tmp_path):
+    def answers(changed):
+        probe(changed)
+        tables = [pd.read_csv(changed.out / f"predictions-{way}-test.csv") for way in ("linear", "knn")]
+        return pd.concat(tables).filter(like="probability:").to_numpy()
+
+    first = answers(config)
+    changes = [
+        {"neighbours": 3}, {"label_fraction": 0.5}, {"seed": 1}, {"image_size": 96}, {"precision": "bf16"},
+        {"encoder": "efficientnet_lite0"}, {"encoder": "efficientnet_lite0", "weights": Path("imagenet")},
+    ]  # fmt: skip
+    others = [answers(replace(config, out=tmp_path / str(n), **change)) for n, change in enumerate(changes)]
+    assert all(not np.array_equal(first, other) for other in others)
+    assert not np.array_equal(others[-1], others[-2])
+
+
+def test_the_test_films_influence_neither_strength_nor_thresholds(config, phantom_store, phantoms, tmp_path):
+    store = open_store(phantom_store)
+    table, findings = store.manifest.table.copy(), store.manifest.findings
+    is_test = table["split"] == "test"
+    table.loc[is_test, list(findings)] = 1 - table.loc[is_test, list(findings)]
+    build_store(
+        Manifest(table=table, findings=findings, exclusive=False, source="x", root=phantoms),
+        tmp_path / "inverted",
+        size=96,
+    )
+    ours = json.loads(probe(config).read_text())
+    theirs = json.loads(probe(replace(config, store=tmp_path / "inverted", out=tmp_path / "b")).read_text())
+    assert ours["linear"]["validation_mauc"] == theirs["linear"]["validation_mauc"]
+    for way in ("linear", "knn"):
+        thresholds = [
+            [row["threshold"] for row in report[way]["test_metrics"]["findings"]] for report in (ours, theirs)
+        ]
+        assert thresholds[0] == thresholds[1]
+
+
+def test_values_that_make_no_sense_are_refused(config):
+    for change, message in (
+        ({"neighbours": 0}, "neighbours must be above 0"),
+        ({"label_fraction": 0.0}, "label_fraction must lie in"),
+        ({"image_size": 50}, "image_size must be a multiple of 16"),
+        ({"resamples": 0}, "resamples must be above 0"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            replace(config, **change)
