@@ -119,3 +119,10 @@ def test_a_cnn_gives_the_map_that_timm_s_own_classifier_pools():
     with torch.no_grad():
         pooled = encoder.network(images.expand(-1, 3, -1, -1))  # no head: timm's pooled map
         assert torch.allclose(encoder.fc_norm(patches.mean(dim=1)), pooled, atol=1e-5)
+
+
+def test_residual_outputs_start_smaller_in_later_blocks():
+    blocks = build_encoder("eva_x_tiny_patch16_224", img_size=64).blocks
+    for layer in (lambda block: block.attn.proj, lambda block: block.mlp.fc2):
+        spread = [layer(block).weight.std().item() for block in blocks]
+        assert spread == pytest.approx([0.02 / (2 * (i + 1)) ** 0.5 for i in range(12)], rel=0.05)
