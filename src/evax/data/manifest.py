@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float32
+from jaxtyping import Bool, Float32
 
 from evax.errors import DataError
 
 COLUMNS = ("image", "patient", "study", "view", "sex", "age", "split")
 BOX_COLUMNS = ("image", "finding", "x", "y", "width", "height")
+MASK_COLUMNS = ("image", "finding", "file", "rle")
+FILM_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".dcm")
 SPLITS = ("train", "val", "test")
 LABELS = (0.0, 1.0, -1.0)
 
@@ -22,6 +25,11 @@ def no_boxes() -> pd.DataFrame:
     return pd.DataFrame(
         {name: pd.Series(dtype=str if name in BOX_COLUMNS[:2] else float) for name in BOX_COLUMNS}
     )
+
+
+def no_masks() -> pd.DataFrame:
+    """An empty table of masks."""
+    return pd.DataFrame({name: pd.Series(dtype=str) for name in MASK_COLUMNS})
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,6 +50,12 @@ class Manifest:
     root: Path
     boxes: pd.DataFrame = field(default_factory=no_boxes)
     """BOX_COLUMNS; x, y, width, height in fractions of the image."""
+    masks: pd.DataFrame = field(default_factory=no_masks)
+    """MASK_COLUMNS: the pieces of the masks, each in a picture `file` under root or as run lengths `rle`
+    (see data/masks.py); the pieces of one image and finding are united.
+    """
+    left_out: Mapping[str, str] = field(default_factory=dict)
+    """Files under root that the release lists and the table leaves out: path -> why. Never stored."""
 
     def __post_init__(self) -> None:
         table = self.table
@@ -77,6 +91,7 @@ class Manifest:
                 "a single-label table has exactly one per film."
             )
         self._check_boxes()
+        self._check_masks()
 
     def _check_boxes(self) -> None:
         boxes = self.boxes
@@ -95,6 +110,27 @@ class Manifest:
                 f"{self.source}: a box of {boxes.loc[~inside, 'image'].iloc[0]} leaves the image "
                 "or is empty; boxes are x, y, width, height in fractions of the image."
             )
+
+    def _check_masks(self) -> None:
+        masks = self.masks
+        if missing := [name for name in MASK_COLUMNS if name not in masks.columns]:
+            raise DataError(f"{self.source}: the masks lack the columns {', '.join(missing)}.")
+        if len(stray := masks[~masks["image"].isin(self.table["image"])]):
+            raise DataError(
+                f"{self.source}: there is a mask for {stray['image'].iloc[0]}, which is not in the table."
+            )
+        if (odd := (masks["file"] == "") == (masks["rle"] == "")).any():
+            raise DataError(
+                f"{self.source}: a mask of {masks.loc[odd, 'image'].iloc[0]} must have either a file or run "
+                "lengths, not both or none."
+            )
+
+    def select(self, keep: Bool[np.ndarray, " S"]) -> Manifest:
+        """The manifest of the chosen films, with their boxes and masks."""
+        table = self.table[keep].reset_index(drop=True)
+        boxes = self.boxes[self.boxes["image"].isin(table["image"])].reset_index(drop=True)
+        masks = self.masks[self.masks["image"].isin(table["image"])].reset_index(drop=True)
+        return replace(self, table=table, boxes=boxes, masks=masks)
 
     def labels(self) -> Float32[np.ndarray, "S K"]:
         """As the source wrote them, in the order of `findings`."""

@@ -8,11 +8,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from evax.data.manifest import Manifest
+from evax.data.manifest import FILM_SUFFIXES, Manifest
 from evax.errors import ConfigError, DataError
 from evax.findings import canonical
-
-SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".dcm")
 
 
 def read_folders(raw: Path, *, patient_pattern: str = "") -> Manifest:
@@ -22,9 +20,9 @@ def read_folders(raw: Path, *, patient_pattern: str = "") -> Manifest:
     without
     it every film is a patient of its own.
     """
-    films = sorted(path.relative_to(raw) for path in raw.rglob("*") if path.suffix.lower() in SUFFIXES)
+    films = sorted(path.relative_to(raw) for path in raw.rglob("*") if path.suffix.lower() in FILM_SUFFIXES)
     if not films:
-        raise DataError(f"There are no images in {raw} (looked for {', '.join(SUFFIXES)}).")
+        raise DataError(f"There are no images in {raw} (looked for {', '.join(FILM_SUFFIXES)}).")
     loose = [film for film in films if len(film.parts) == 1]
     if loose and len(loose) < len(films):
         raise DataError(
@@ -33,7 +31,7 @@ def read_folders(raw: Path, *, patient_pattern: str = "") -> Manifest:
         )
     classes = () if loose else tuple(sorted({canonical(film.parts[0]) for film in films}))
     table = pd.DataFrame({"image": [film.as_posix() for film in films]})
-    table["patient"] = [_patient(film, patient_pattern) for film in films]
+    table["patient"] = [patient_of(film, patient_pattern) for film in films]
     for name in ("study", "view", "sex", "split"):
         table[name] = ""
     table["age"] = np.nan
@@ -44,7 +42,8 @@ def read_folders(raw: Path, *, patient_pattern: str = "") -> Manifest:
     )
 
 
-def _patient(film: Path, pattern: str) -> str:
+def patient_of(film: Path, pattern: str) -> str:
+    """The first group of the pattern at the start of the file name; without a pattern, the film itself."""
     if not pattern:
         return film.with_suffix("").as_posix()
     try:

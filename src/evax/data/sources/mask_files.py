@@ -1,0 +1,55 @@
+"""Which mask file belongs to which film: found by names, as annotation tools write them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import pandas as pd
+
+from evax.data.manifest import FILM_SUFFIXES, MASK_COLUMNS
+from evax.data.split import without_suffix
+from evax.errors import DataError
+from evax.findings import canonical
+
+MASK_SUFFIXES = (*FILM_SUFFIXES, ".bmp")
+
+
+def find_masks(raw: Path, folder: str, images: Iterable[str], unnamed: str) -> pd.DataFrame:
+    """The masks of RAW/folder, as MASK_COLUMNS.
+
+    A file is named as its film, maybe followed by _FINDING, or lies in FOLDER/FINDING/. unnamed: the finding
+    of a file that names none (or "mask").
+    Raises DataError for a mask without a film, and for two films that share a name.
+    """
+    film_of: dict[str, str] = {}
+    for image in images:
+        stem = without_suffix(Path(image).name)
+        if stem in film_of:
+            raise DataError(f"{film_of[stem]} and {image} have one name: whose masks are {folder}/{stem}*?")
+        film_of[stem] = image
+    rows = []
+    for path in sorted((raw / folder).rglob("*")):
+        if path.suffix.lower() not in MASK_SUFFIXES:
+            continue
+        film, finding = _film_and_finding(path.stem, film_of)
+        if not film:
+            raise DataError(
+                f"The mask {path} belongs to no film: name it as its film, maybe followed by _FINDING."
+            )
+        within = path.relative_to(raw / folder).parts
+        if finding.lower() in ("", "mask"):
+            finding = within[0] if len(within) > 1 else unnamed
+        rows.append((film, canonical(finding), path.relative_to(raw).as_posix(), ""))
+    return pd.DataFrame(rows, columns=list(MASK_COLUMNS), dtype=str)
+
+
+def _film_and_finding(name: str, film_of: dict[str, str]) -> tuple[str, str]:
+    """The film with the longest name that a mask's name begins with, and the rest; "" without one."""
+    stem, finding = name, ""
+    while stem not in film_of:
+        stem, separator, last = stem.rpartition("_")
+        if not separator:
+            return "", ""
+        finding = f"{last}_{finding}" if finding else last
+    return film_of[stem], finding
