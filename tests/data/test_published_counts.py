@@ -207,3 +207,14 @@ def test_a_damaged_jpeg_is_found_by_its_end(tmp_path):
     path = tmp_path / "train" / "patient00001" / "study1" / "view1_frontal.jpg"
     path.write_bytes(path.read_bytes()[:-30] + bytes(30))
     assert f"unreadable: 1 files: {path.relative_to(tmp_path)} (cut off)" in faults_of("chexpert", tmp_path)
+
+
+def test_a_film_with_a_pseudonym_is_named_by_it(phantoms, tmp_path):
+    raw = tmp_path / "raw" / "LOVELACE_ADA"
+    raw.mkdir(parents=True)
+    shutil.copy(next(phantoms.glob("images/*.dcm")), raw / "1.dcm")
+    (raw / "2.dcm").write_bytes(b"")
+    manifest = list_source("dicom", tmp_path / "raw", {"private": tmp_path / "private"})
+    (fault,) = check_disk(manifest)
+    (pseudonym,) = manifest.table.loc[manifest.table["file"].str.endswith("2.dcm"), "image"]
+    assert fault == f"unreadable: 1 files: {pseudonym} (empty)"

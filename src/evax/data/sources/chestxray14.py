@@ -38,7 +38,7 @@ def read_chestxray14(raw: Path) -> Manifest:
             "view": rows["View Position"].str.upper(),
             "sex": rows["Patient Gender"].str.upper(),
             "age": ages(rows["Patient Age"]),
-            "split": np.where(rows["Image Index"].isin(tested), "test", ""),
+            "split": ["test" if name in tested else "" for name in rows["Image Index"]],
         }
     )
     labels = rows["Finding Labels"].map(lambda text: {canonical(name) for name in text.split("|")})
@@ -60,12 +60,8 @@ def read_chestxray14(raw: Path) -> Manifest:
 
 def _places(raw: Path) -> dict[str, str]:
     """File name -> path under raw; the release is twelve archives, each with a folder of its own."""
-    return {
-        entry.name: f"{folder.relative_to(raw).as_posix()}/{entry.name}"
-        for pattern in FLAT_FOLDERS
-        for folder in sorted(raw.glob(pattern))
-        for entry in os.scandir(folder)
-    }
+    folders = [folder.relative_to(raw).as_posix() for pattern in FLAT_FOLDERS for folder in raw.glob(pattern)]
+    return {name: f"{folder}/{name}" for folder in sorted(folders) for name in os.listdir(raw / folder)}
 
 
 def _lines(path: Path) -> set[str]:
@@ -79,7 +75,7 @@ def _boxes(raw: Path, image_of: dict[str, str]) -> pd.DataFrame:
     if not path.is_file():
         return no_boxes()
     rows = read_table(path)
-    rows = rows[rows["Image Index"].isin(image_of)]
+    rows = rows[[name in image_of for name in rows["Image Index"]]]
     # the headers are, literally: Image Index, Finding Label, Bbox [x, y, w, h]
     numbers = rows.iloc[:, 2:6].astype(float) / BOX_SIDE
     return pd.DataFrame(

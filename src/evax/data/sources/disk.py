@@ -43,7 +43,8 @@ def check_disk(manifest: Manifest) -> list[str]:
     """Every difference between a release's tables, its published counts and the disk, as a sentence each.
 
     manifest: of everything the tables list. Nothing is decoded: a file counts as unreadable when it is empty,
-    or lacks the last mark of its format.
+    or lacks the last mark of its format. Extra are films in the folders of the listed ones that no table
+    names.
     """
     faults = []
     if published := PUBLISHED.get(manifest.source):
@@ -54,11 +55,16 @@ def check_disk(manifest: Manifest) -> list[str]:
             if found[name] != number
         ]
     files, present = _files(manifest), _present(manifest)
-    whole = [*files[present], *dict.fromkeys(manifest.masks.loc[manifest.masks["file"] != "", "file"])]
-    unreadable = [f"{file} ({fault})" for file in whole if (fault := _fault(manifest.root / file))]
+    images = manifest.table["image"]  # a film whose file name may show the patient is named by its pseudonym
+    checked = dict(zip(images[present], files[present], strict=True))
+    checked |= {file: file for file in manifest.masks["file"] if file}
+    unreadable = [
+        f"{name} ({fault})" for name, file in checked.items() if (fault := _fault(manifest.root / file))
+    ]
     known = {*files, *manifest.masks["file"], *manifest.left_out}
-    extra = [file for file in _found(manifest.root, files) if file not in known]
-    for kind, names in (("missing", list(files[~present])), ("extra", extra), ("unreadable", unreadable)):
+    walked = () if "file" in manifest.table else _found(manifest.root, files)
+    extra = [file for file in walked if file not in known]
+    for kind, names in (("missing", list(images[~present])), ("extra", extra), ("unreadable", unreadable)):
         if names:
             more = f" and {len(names) - NAMED:,} more" if len(names) > NAMED else ""
             faults.append(f"{kind}: {len(names):,} files: {', '.join(names[:NAMED])}{more}")
