@@ -11,6 +11,8 @@ from PIL import Image
 
 from evax.data.manifest import MASK_COLUMNS, Manifest
 from evax.data.masks import box_rle, decode_rle, read_mask, stored_masks, unpack
+from evax.data.preprocess import Preprocess
+from evax.data.radiograph import read_image
 from evax.data.sources import read_source
 from evax.data.store import build_store, open_store
 from evax.errors import DataError
@@ -201,3 +203,22 @@ def test_the_masks_of_the_phantoms_are_in_their_store_where_their_boxes_are(phan
                 )
             assert not (seen & ~boxed).any()
             assert row in store.masked_rows(finding)
+
+
+@pytest.mark.real
+def test_real_lung_masks_are_darker_than_what_lies_between_the_lungs(shared):
+    pattern = r"(person\d+|NORMAL2-IM-\d+|IM-\d+)"
+    options = {"region": "Lung", "patient_pattern": pattern}
+    manifest = read_source("masks", shared / "kermany-lungs", options)
+    assert len(manifest.table) == len(manifest.masks) == 875
+    darker = []
+    for image, finding, file, _ in manifest.masks.iloc[::25].itertuples(index=False, name=None):
+        pixels = read_image(manifest.root / image).pixels
+        lung = unpack(stored_masks([(finding, file, "")], manifest.root, pixels.shape, 64)["Lung"], 64)
+        stored = Preprocess(store_size=64).to_store(pixels)
+        assert 0.05 < lung.mean() < 0.7
+        between = (
+            np.logical_or.accumulate(lung, axis=1) & np.logical_or.accumulate(lung[:, ::-1], axis=1)[:, ::-1]
+        )
+        darker.append(stored[lung].mean() < stored[between & ~lung].mean())
+    assert np.mean(darker) > 0.9

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import get_args
 
 import numpy as np
@@ -233,16 +234,24 @@ def test_masks_beside_films_are_found_by_name_and_by_folder(tmp_path):
     ]
 
 
-def test_a_mask_without_a_film_and_two_films_of_one_name_are_refused(tmp_path):
-    read("masks", tmp_path)
-    film(tmp_path / "images" / "more" / "p0_1.jpg")
-    with refused("have one name: whose masks are masks/p0_1"):
-        read_source("masks", tmp_path, {})
-    (tmp_path / "images" / "more" / "p0_1.jpg").unlink()
+def test_masks_of_other_films_are_left_out_and_counted(tmp_path, caplog):
+    caplog.set_level(logging.INFO, "evax")
+    written("masks", tmp_path)
     mask(tmp_path / "masks" / "p9_1_Mass.png", (0, 0, 9, 9))
-    with refused(
-        "The mask .*p9_1_Mass.png belongs to no film: name it as its film, maybe followed by _FINDING"
-    ):
+    assert len(read_source("masks", tmp_path, {}).masks) == 3
+    assert "1 masks belong to no listed film" in caplog.text
+    for path in (tmp_path / "images").iterdir():
+        path.rename(path.with_name("x" + path.name))
+    with refused("belongs to no film, and no other does: a mask is named as its film, maybe"):
+        read_source("masks", tmp_path, {})
+
+
+def test_a_mask_of_two_films_of_one_name_is_refused(tmp_path):
+    written("masks", tmp_path)
+    film(tmp_path / "images" / "more" / "p2_1.jpg")
+    assert len(read_source("masks", tmp_path, {}).masks) == 3, "the films of one name have no masks"
+    film(tmp_path / "images" / "more" / "p0_1.jpg")
+    with refused("images/more/p0_1.jpg and images/p0_1.png have one name: of which of them is the mask"):
         read_source("masks", tmp_path, {})
 
 
@@ -310,6 +319,16 @@ def test_the_lists_of_an_experiment_choose_films_and_splits(tmp_path):
     (lists / "val.txt").write_text(ids[1])
     with refused(f"{ids[1]} is in a train list and in a val list of"):
         follow_lists(manifest, lists)
+
+
+def test_lists_name_films_of_equal_names_by_their_paths(tmp_path):
+    manifest = read("chexpert", tmp_path / "raw")
+    lists = tmp_path / "lists"
+    lists.mkdir()
+    (lists / "test.txt").write_text("train/patient00002/study2/view1_frontal.jpg\nview1_frontal.jpg\n")
+    chosen = follow_lists(manifest, lists).table
+    assert list(chosen["image"]) == ["train/patient00002/study2/view1_frontal.jpg"]
+    assert list(chosen["split"]) == ["test"]
 
 
 def test_lists_that_name_nothing_are_refused(tmp_path):

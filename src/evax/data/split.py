@@ -54,7 +54,8 @@ def follow_lists(manifest: Manifest, folder: Path) -> Manifest:
     """The films that the lists of a published experiment name, each in the split of its list.
 
     folder: text files with "train", "val" or "test" in their names, maybe gzipped; the first word of a line
-    is a film's file name, with or without its suffix (a line of the released ChestX-ray14 lists, or an id).
+    is a film's path or, where it is the only one of that name, its file name, with or without the suffix (a
+    line of the released ChestX-ray14 lists, or an id).
     Raises DataError for a folder without lists, a film in two lists, and lists that name no film at all.
     """
     split_of: dict[str, str] = {}
@@ -67,11 +68,13 @@ def follow_lists(manifest: Manifest, folder: Path) -> Manifest:
                     )
     if not split_of:
         raise DataError(f"{folder} holds no lists of films: train*.txt, val*.txt or test*.txt.")
-    stems = manifest.table["image"].str.rpartition("/")[2].map(without_suffix)
-    placed = stems.map(split_of)
+    paths = manifest.table["image"].map(without_suffix)
+    names = paths.str.rpartition("/")[2]
+    names = names.mask(names.duplicated(keep=False))  # CheXpert's films are all called view1_frontal.jpg
+    placed = paths.map(split_of).fillna(names.map(split_of))
     listed = placed.notna().to_numpy()
     if not listed.any():
-        raise DataError(f"None of the {len(stems)} films of {manifest.source} is in the lists of {folder}.")
+        raise DataError(f"None of the {len(paths)} films of {manifest.source} is in the lists of {folder}.")
     logger.info("%s: %d of %d listed films found.", folder, listed.sum(), len(split_of))
     chosen = manifest.select(listed)
     return replace(chosen, table=chosen.table.assign(split=placed[listed].to_numpy()))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -14,33 +15,43 @@ from evax.findings import canonical
 
 MASK_SUFFIXES = (*FILM_SUFFIXES, ".bmp")
 
+logger = logging.getLogger("evax")
+
 
 def find_masks(raw: Path, folder: str, images: Iterable[str], unnamed: str) -> pd.DataFrame:
-    """The masks of RAW/folder, as MASK_COLUMNS.
+    """The masks of RAW/folder, as MASK_COLUMNS; those of other films are left out and counted.
 
     A file is named as its film, maybe followed by _FINDING, or lies in FOLDER/FINDING/. unnamed: the finding
     of a file that names none (or "mask").
-    Raises DataError for a mask without a film, and for two films that share a name.
+    Raises DataError when no mask belongs to a film, and for a mask of two films of one name.
     """
     film_of: dict[str, str] = {}
+    twins: dict[str, str] = {}
     for image in images:
         stem = without_suffix(Path(image).name)
-        if stem in film_of:
-            raise DataError(f"{film_of[stem]} and {image} have one name: whose masks are {folder}/{stem}*?")
-        film_of[stem] = image
-    rows = []
+        if film_of.setdefault(stem, image) != image:
+            twins[film_of[stem]] = image
+    rows, strays = [], []
     for path in sorted((raw / folder).rglob("*")):
         if path.suffix.lower() not in MASK_SUFFIXES:
             continue
         film, finding = _film_and_finding(path.stem, film_of)
+        if film in twins:
+            raise DataError(f"{film} and {twins[film]} have one name: of which of them is the mask {path}?")
         if not film:
-            raise DataError(
-                f"The mask {path} belongs to no film: name it as its film, maybe followed by _FINDING."
-            )
+            strays.append(path)
+            continue
         within = path.relative_to(raw / folder).parts
         if finding.lower() in ("", "mask"):
             finding = within[0] if len(within) > 1 else unnamed
         rows.append((film, canonical(finding), path.relative_to(raw).as_posix(), ""))
+    if strays and not rows:
+        raise DataError(
+            f"The mask {strays[0]} belongs to no film, and no other does: a mask is named as its film, maybe "
+            "followed by _FINDING."
+        )
+    if strays:
+        logger.info("%d masks belong to no listed film, %s for example.", len(strays), strays[0])
     return pd.DataFrame(rows, columns=list(MASK_COLUMNS), dtype=str)
 
 
