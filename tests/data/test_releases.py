@@ -125,6 +125,14 @@ def test_a_mimic_film_without_a_split_is_named(tmp_path):
         read_source("mimic_cxr", tmp_path, {})
 
 
+def test_a_mimic_study_with_two_rows_of_labels_is_named(tmp_path):
+    written("mimic_cxr", tmp_path)
+    rows = ["subject_id,study_id," + ",".join(CHEXPERT), *["1,50414267" + "," * 14] * 2]
+    (tmp_path / "mimic-cxr-2.0.0-chexpert.csv").write_text("\n".join(rows))
+    with refused("mimic-cxr-2.0.0-chexpert.csv lists the study 50414267 twice"):
+        read_source("mimic_cxr", tmp_path, {})
+
+
 # --- COVIDx -----------------------------------------------------------------------------------------
 
 
@@ -197,6 +205,14 @@ def test_all_boxes_of_an_rsna_film_are_kept_and_are_its_mask(tmp_path):
     expected[512:768, 256:384] = expected[:512, :512] = True
     np.testing.assert_array_equal(mask, expected)
     assert united(manifest, manifest.table["image"][2])[:, 512:].all()
+
+
+def test_an_rsna_film_with_pneumonia_and_without_its_box_is_named(tmp_path):
+    written("rsna", tmp_path)
+    table = tmp_path / "stage_2_train_labels.csv"
+    table.write_text(table.read_text().replace("256.0,512.0,128.0,256.0,1", "256.0,512.0,,256.0,1"))
+    with refused("0004cfab-14fd-4e49-80ba-63a80b6bddd1 has Target 1 and no complete box"):
+        read_source("rsna", tmp_path, {})
 
 
 # --- Shenzhen, lungs, masks beside films ------------------------------------------------------------

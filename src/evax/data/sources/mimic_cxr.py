@@ -25,7 +25,7 @@ def read_mimic_cxr(raw: Path) -> Manifest:
     ids = ("dicom_id", "subject_id", "study_id")
     films = read_table(raw / TABLE.format("metadata"), (*ids, "ViewPosition"))
     places = read_table(raw / TABLE.format("split"), ("dicom_id", "split"))
-    split = films["dicom_id"].map(places.set_index("dicom_id")["split"].map(SPLITS))
+    split = films["dicom_id"].map(dict(zip(places["dicom_id"], places["split"].map(SPLITS), strict=True)))
     if split.isna().any():
         odd = films.loc[split.isna(), "dicom_id"].iloc[0]
         raise DataError(f"{raw / TABLE.format('split')} names no split of {odd} (train, validate or test).")
@@ -58,6 +58,8 @@ def _labels(raw: Path, studies: pd.Series) -> pd.DataFrame:
     """The labels of these studies, in their order."""
     path = raw / TABLE.format("chexpert")
     rows = read_table(path)
+    if (twice := rows["study_id"].duplicated()).any():
+        raise DataError(f"{path} lists the study {rows.loc[twice, 'study_id'].iloc[0]} twice.")
     labels = label_columns(path, rows, CHEXPERT)
     row_of = pd.Index("s" + rows["study_id"]).get_indexer(pd.Index(studies))  # -1 without labels
     return labels.reindex(row_of).reset_index(drop=True)

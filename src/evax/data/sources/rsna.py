@@ -10,6 +10,7 @@ import pandas as pd
 from evax.data.manifest import BOX_COLUMNS, MASK_COLUMNS, Manifest
 from evax.data.masks import box_rle
 from evax.data.sources.tables import numbers, read_table
+from evax.errors import DataError
 
 FINDING = "Pneumonia"
 SIDE = 1024  # of every film of the release
@@ -33,6 +34,8 @@ def read_rsna(raw: Path) -> Manifest:
     table[FINDING] = table["image"].isin(positives).astype(np.float32)
     boxed = rows[target == 1]
     box_px = pd.DataFrame({name: numbers(path, boxed[name], "Boxes are in pixels.") for name in CORNERS})
+    if (blank := box_px.isna().any(axis=1)).any():
+        raise DataError(f"{path}: {boxed.loc[blank, 'patientId'].iloc[0]} has Target 1 and no complete box.")
     boxes = (box_px / SIDE).assign(image=boxed["image"], finding=FINDING)[list(BOX_COLUMNS)]
     masks = [
         (image, FINDING, "", box_rle(SIDE, SIDE, (x, y, width, height)))
