@@ -42,6 +42,8 @@ def record(run: Path) -> dict[str, Any]:
     journal = read(run / "run.json")
     for step in journal["steps"]:
         folder = run / step["folder"]
+        if (folder / "environment.json").is_file():
+            step["environment"] = read(folder / "environment.json")
         if step["kind"] == "store":
             card = read(folder / "store.json")
             step["store"] = {key: card[key] for key in ("films", "rejected", "fingerprint", "split")}
@@ -137,15 +139,18 @@ def page(run: dict[str, Any], name: str) -> str:
     lines = [
         f"# {run['title']}",
         "",
-        f"`{facts['command']}`, commit `{facts['commit']}`, {facts['date'][:10]}, {facts['cpu']}, "
-        f"{facts['cores']} cores, torch {facts['torch']}. Written by `docs/keep_run.py` from the run's "
-        f"files; all numbers are in [{name}.json]({name}.json).",
+        f"`{facts['command']}`, torch {facts['torch']}. Written by `docs/keep_run.py` from the run's files; "
+        f"all numbers are in [{name}.json]({name}.json).",
         *table("step|name|seconds:|command", rows),
     ]
     sections = {"pretrain": pretrain_lines, "finetune": finetune_lines, "localize": localize_lines}
     for step in steps:
         if "report" in step and step["kind"] in sections:
-            lines += ["", f"## {step['kind']}: {step['name']}", "", *sections[step["kind"]](step)]
+            made = step["environment"]
+            lines += ["", f"## {step['kind']}: {step['name']}", "", *sections[step["kind"]](step), ""]
+            lines += [
+                f"Made {made['date']} at commit `{made['commit']}` on {made['cores']} cores, {made['cpu']}."
+            ]
     return "\n".join(lines) + "\n"
 
 

@@ -20,14 +20,30 @@ SYNONYMS: dict[str, tuple[str, ...]] = {
     "Fibrosis": (),
     "Pleural_Thickening": ("pleural thickening",),
     "Hernia": (),
+    # the others of CheXpert and MIMIC-CXR
+    "No Finding": (),
+    "Enlarged Cardiomediastinum": (),
+    "Lung Opacity": (),
+    "Lung Lesion": (),
+    "Pleural Other": (),
+    "Fracture": (),
+    "Support Devices": (),
 }
 
 # Column order of the released 14-output models, checked against the official totals (facts section 3.2).
-CHESTXRAY14: tuple[str, ...] = tuple(SYNONYMS)
+CHESTXRAY14: tuple[str, ...] = tuple(SYNONYMS)[:14]
 # Output order of the authors' fine-tuned files (facts section 3.2).
 CHEXPERT5: tuple[str, ...] = ("Atelectasis", "Cardiomegaly", "Consolidation", "Edema", "Effusion")
 COVIDX3: tuple[str, ...] = ("Normal", "Pneumonia", "COVID-19")
 COVIDX4: tuple[str, ...] = ("No COVID-19", "COVID-19")
+# Columns of CheXpert's train.csv in order; MIMIC-CXR-JPG has the same labels, in alphabetical order.
+CHEXPERT: tuple[str, ...] = (
+    "No Finding", "Enlarged Cardiomediastinum", "Cardiomegaly", "Lung Opacity", "Lung Lesion", "Edema",
+    "Consolidation", "Pneumonia", "Atelectasis", "Pneumothorax", "Effusion", "Pleural Other", "Fracture",
+    "Support Devices",
+)  # fmt: skip
+# Where an uncertain mention is taken for present by the paper's "ones or zeros" and "smooth" policies.
+UNCERTAIN_MEANS_PRESENT: frozenset[str] = frozenset({"Atelectasis", "Edema"})
 
 
 def _key(name: str) -> str:

@@ -84,6 +84,30 @@ def test_test_films_of_a_release_stay_and_their_patients_are_never_trained_on(fi
             assert (split[film] == "test") == (patient in test_patients)
 
 
+@settings(deadline=None)
+@given(
+    st.lists(
+        st.tuples(st.text(max_size=2), st.sampled_from(["", "train", "val", "test"])), min_size=1, max_size=40
+    ),
+    SEEDS,
+)
+def test_named_splits_stay_and_a_patient_of_several_goes_to_the_strictest(films, seed):
+    patients, names = zip(*films, strict=True)
+    split = places(films_of(patients, names), seed=seed)
+    assert all(pd.Series(split).groupby(pd.Series(patients)).nunique() == 1)
+    for film, patient in enumerate(patients):
+        named = {name for other, name in films if other == patient}
+        if "test" in named:
+            assert split[film] == "test"
+        elif "val" in named:
+            assert split[film] == "val"
+        elif "val" in names:
+            assert split[film] != "val", "no others are validated on"
+            assert split[film] == "train" or named == {""}
+        if split[film] == "test" and "test" in names:
+            assert "test" in named, "no others are tested"
+
+
 def test_a_release_with_a_test_list_keeps_the_share_of_validation_among_the_rest():
     patients = [f"p{i}" for i in range(4000)]
     split = pd.Series(places(films_of(patients, ["test"] * 1000 + [""] * 3000), validation=0.2, test=0.5))

@@ -217,7 +217,7 @@ def copy(phantom_store, tmp_path):
 def test_a_store_of_another_format_is_refused(copy):
     card = json.loads((copy / "store.json").read_text())
     (copy / "store.json").write_text(json.dumps(card | {"format": 99}))
-    refused(copy, "has store format 99, this evax reads 1: prepare it again")
+    refused(copy, "has store format 99, this evax reads 1 and 2: prepare it again")
 
 
 def test_a_store_that_lacks_a_shard_or_whose_copy_broke_off_is_refused(copy):

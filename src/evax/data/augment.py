@@ -49,8 +49,8 @@ def random_crop(
     """One crop, bicubic with antialias, maybe mirrored.
 
     film: 8-bit pixels of a store. size: side of the result in pixels.
-    Area is uniform and aspect log-uniform, as in torchvision's RandomResizedCrop; a box that would not fit
-    is narrowed to the film instead of drawn again, so one film always uses the same count of random numbers.
+    Area is uniform and aspect log-uniform, as in torchvision's RandomResizedCrop; a box that would not fit is
+    narrowed to the film instead of drawn again, so one film always uses the same count of random numbers.
     """
     height, width = film.shape
     area_draw, aspect_draw, x_draw, y_draw, flip_draw = chance.random(5)

@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import TypeVar
 
 from evax.data.dicom import is_dicom
-from evax.data.radiograph import Radiograph, read_image
+from evax.data.radiograph import FILM_SUFFIXES, Radiograph, read_image
 from evax.errors import DataError
 
-SUFFIXES = (".dcm", ".png", ".jpg", ".jpeg", ".tif", ".tiff")
 F = TypeVar("F")
 
 
@@ -30,7 +29,7 @@ def find_films(places: tuple[Path, ...]) -> Iterator[Path]:
 
 def looks_like_a_film(path: Path) -> bool:
     """Archives name DICOM files by their UID, whose last number is no suffix: the content decides."""
-    if path.suffix.lower() in SUFFIXES:
+    if path.suffix.lower() in FILM_SUFFIXES:
         return True
     try:
         return path.name != "DICOMDIR" and is_dicom(path)
@@ -44,7 +43,7 @@ def count_films(places: tuple[Path, ...]) -> int:
     if not total:
         raise DataError(
             f"No film found in {', '.join(map(str, places))} "
-            f"(looked for {', '.join(SUFFIXES)}, and for DICOM files of any name)."
+            f"(looked for {', '.join(FILM_SUFFIXES)}, and for DICOM files of any name)."
         )
     return total
 

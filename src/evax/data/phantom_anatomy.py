@@ -1,13 +1,13 @@
 """The body of a synthetic radiograph: smooth organs, bones and vessels as maps of X-ray path length.
 
-Every map lives on one canvas of SIDE x SIDE points, MM apart, in the coordinates of an average adult: x
-from the midline towards the patient's left (right in the picture), y downwards, (0, 0) in the middle of the
-chest. Values are millimetres of soft tissue that weaken the beam as much. Lungs are drawn on half canvases,
-where x counts outwards from the midline, so that both sides share one description.
+Every map lives on one canvas of SIDE x SIDE points, MM apart, in the coordinates of an average adult: x from
+the midline towards the patient's left (right in the picture), y downwards, (0, 0) in the middle of the chest.
+Values are millimetres of soft tissue that weaken the beam as much. Lungs are drawn on half canvases, where x
+counts outwards from the midline, so that both sides share one description.
 
-Sources: proportions after textbook norms (heart below half of the chest's inner width, right dome higher
-than the left, ten ribs behind the lung, left hilum higher than the right); the rest is drawn by eye beside
-real films.
+Sources: proportions after textbook norms (heart below half of the chest's inner width, right dome higher than
+the left, ten ribs behind the lung, left hilum higher than the right); the rest is drawn by eye beside real
+films.
 """
 
 from __future__ import annotations

@@ -36,8 +36,8 @@ def write_phantoms(
 ) -> None:
     """Writes films 0 .. films - 1 of a seed: images/, masks/, labels.csv and boxes.csv.
 
-    workers: processes that draw. on_progress(done, total). The same films and seed give the same files,
-    byte for byte, whatever the workers; more films leave the earlier ones as they are.
+    workers: processes that draw. on_progress(done, total). The same films and seed give the same files, byte
+    for byte, whatever the workers; more films leave the earlier ones as they are.
     """
     (folder / "images").mkdir(parents=True, exist_ok=True)
     (folder / "masks").mkdir(exist_ok=True)

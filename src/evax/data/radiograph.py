@@ -19,6 +19,7 @@ from evax.errors import DataError, EvaxError
 MAX_PIXELS = (
     100_000_000  # four times the largest chest detector; more is a slide scan or a decompression bomb
 )
+FILM_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".dcm")  # lower case; a DICOM may have any
 DETECTOR_BITS = (8, 10, 12, 14)  # depths that are commonly saved in 16-bit files without being scaled up
 TIFF_PHOTOMETRIC, WHITE_IS_ZERO = 262, 0  # tag of the TIFF 6.0 standard, and its value for inverted films
 

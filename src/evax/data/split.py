@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
+import logging
 from dataclasses import replace
+from pathlib import Path
 
 from evax.data.manifest import Manifest
-from evax.errors import ConfigError
+from evax.data.radiograph import FILM_SUFFIXES
+from evax.errors import ConfigError, DataError
+
+logger = logging.getLogger("evax")
 
 
 def split_position(patient: str, seed: int) -> float:
@@ -18,24 +24,73 @@ def split_position(patient: str, seed: int) -> float:
 def assign_splits(manifest: Manifest, validation: float, test: float, seed: int) -> Manifest:
     """The manifest with every film in "train", "val" or "test", all films of a patient together.
 
-    validation, test: shares of the patients, together below or equal 1.
-    A patient of whom the source puts a film into a split stays there with all films (test before val before
-    train). The others are divided by chance, into those splits only that the source leaves empty, and train.
+    validation, test: shares of the patients, together below or equal 1. What a release names is kept: where
+    it names test films, no others are tested; where it names validation films, no others are validated on,
+    and its train films stay, else they are divided too. A patient whose films have several names goes to the
+    strictest of them, test before val before train; so nobody is in two splits.
     """
     if validation < 0 or test < 0 or validation + test > 1:
         raise ConfigError(f"validation and test are shares with a sum up to 1, got {validation} and {test}.")
     table = manifest.table.copy()
-    given = {split: set(table.loc[table["split"] == split, "patient"]) for split in ("test", "val", "train")}
-    test_share = 0.0 if given["test"] else test
-    validation_share = 0.0 if given["val"] else validation
+    named = {split: set(table.loc[table["split"] == split, "patient"]) for split in ("test", "val", "train")}
+    test_share = 0.0 if named["test"] else test
+    validation_share = 0.0 if named["val"] else validation
+    if not named["val"]:
+        del named["train"]
 
     def place(patient: str) -> str:
-        if named := next((split for split, patients in given.items() if patient in patients), ""):
-            return named
+        for split, patients in named.items():
+            if patient in patients:
+                return split
         position = split_position(patient, seed)
         if position < test_share:
             return "test"
         return "val" if position < test_share + validation_share else "train"
 
-    table["split"] = [place(patient) for patient in table["patient"]]
+    table["split"] = table["patient"].map({patient: place(patient) for patient in set(table["patient"])})
     return replace(manifest, table=table)
+
+
+def follow_lists(manifest: Manifest, folder: Path) -> Manifest:
+    """The films that the lists of a published experiment name, each in the split of its list.
+
+    folder: text files with "train", "val" or "test" in their names, maybe gzipped; the first word of a line
+    is a film's path or, where it is the only one of that name, its file name, with or without the suffix (a
+    line of the released ChestX-ray14 lists, or an id).
+    Raises DataError for a folder without lists, a film in two lists, and lists that name no film at all.
+    """
+    split_of: dict[str, str] = {}
+    for split in ("train", "val", "test"):
+        for path in sorted(folder.glob(f"*{split}*.txt*")):
+            for name in _first_words(path):
+                if split_of.setdefault(name, split) != split:
+                    raise DataError(
+                        f"{name} is in a {split_of[name]} list and in a {split} list of {folder}."
+                    )
+    if not split_of:
+        raise DataError(f"{folder} holds no lists of films: train*.txt, val*.txt or test*.txt.")
+    paths = manifest.table["image"].map(without_suffix)
+    names = paths.str.rpartition("/")[2]
+    names = names.mask(names.duplicated(keep=False))  # CheXpert's films are all called view1_frontal.jpg
+    placed = paths.map(split_of).fillna(names.map(split_of))
+    listed = placed.notna().to_numpy()
+    if not listed.any():
+        raise DataError(f"None of the {len(paths)} films of {manifest.source} is in the lists of {folder}.")
+    logger.info("%s: %d of %d listed films found.", folder, listed.sum(), len(split_of))
+    chosen = manifest.select(listed)
+    return replace(chosen, table=chosen.table.assign(split=placed[listed].to_numpy()))
+
+
+def _first_words(path: Path) -> list[str]:
+    opener = gzip.open if path.suffix == ".gz" else open
+    try:
+        with opener(path, "rt") as file:
+            return [without_suffix(line.split()[0]) for line in file if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"The list {path} cannot be read: {error}.") from error
+
+
+def without_suffix(name: str) -> str:
+    """A file name without the suffix of a film; other dots stay, because ids hold some."""
+    stem, _, suffix = name.rpartition(".")
+    return stem if f".{suffix.lower()}" in FILM_SUFFIXES else name

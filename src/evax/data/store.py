@@ -9,32 +9,28 @@ import hashlib
 import logging
 import math
 import os
-import signal
-from collections import deque
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import get_context, parent_process
+from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
-from threading import Thread
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-from jaxtyping import Int64, UInt8, UInt64
+import pyarrow.compute as pc
+from jaxtyping import Bool, Int64, UInt8, UInt64
 
-from evax.data.manifest import BOX_COLUMNS, COLUMNS, Manifest
+from evax.data.manifest import BOX_COLUMNS, COLUMNS, MASK_COLUMNS, Manifest, no_boxes
+from evax.data.masks import Piece, unpack
 from evax.data.preprocess import Preprocess
-from evax.data.radiograph import read_image
+from evax.data.workers import FilmFiles, FilmReaders, StoredFilm
 from evax.errors import DataError
 from evax.files import make_folder, read_json, replaced_whole, write_json
 
 logger = logging.getLogger("evax")
 
-FORMAT = 1
+PLAIN, MASKED = 1, 2  # format of a store: without and with a column of masks
 SHARD_FILMS = 512
-IN_FLIGHT_PER_WORKER = 8
 Progress = Callable[[int, int, int], None]
 
 
@@ -48,20 +44,44 @@ class ImageStore:
         self.fingerprint = str(card["fingerprint"])
         self._pixels = [_mapped(shard.column("pixels").chunk(0), self.size) for shard in shards]
         self._starts = np.cumsum([0, *(len(films) for films in self._pixels)])
+        self._masks = [shard.column("masks").chunk(0) for shard in shards] if card["format"] == MASKED else []
 
     def __len__(self) -> int:
         return int(self._starts[-1])
 
     def pixels(self, index: int | np.integer) -> UInt8[np.ndarray, "S S"]:
         """The stored film: a read-only view of the file, nothing is copied."""
-        shard = int(np.searchsorted(self._starts, index, side="right")) - 1
-        film: UInt8[np.ndarray, "S S"] = self._pixels[shard][index - int(self._starts[shard])]
+        shard, row = self._place(index)
+        film: UInt8[np.ndarray, "S S"] = self._pixels[shard][row]
         return film
 
     def digests(self, rows: Int64[np.ndarray, " rows"]) -> UInt64[np.ndarray, " rows"]:
         """A number per film that tells whether another store holds the very same pixels."""
         parts = [hashlib.blake2b(self.pixels(int(row)).data, digest_size=8).digest() for row in rows]
         return np.frombuffer(b"".join(parts), dtype="<u8")
+
+    def masks(self, index: int | np.integer) -> dict[str, Bool[np.ndarray, "S S"]]:
+        """Finding -> mask of the stored film; empty where the film has none.
+
+        A mask is all False where the finding was too small for the store's size.
+        """
+        if not self._masks:
+            return {}
+        shard, row = self._place(index)
+        return {mask["finding"]: unpack(mask["bits"], self.size) for mask in self._masks[shard][row].as_py()}
+
+    def masked_rows(self, finding: str) -> Int64[np.ndarray, " rows"]:
+        """Indices of the films that have a mask of this finding, in order."""
+        rows: list[int] = []
+        for start, films in zip(self._starts, self._masks, strict=False):
+            of_finding = pc.equal(films.flatten().field("finding"), finding)
+            rows += (start + pc.list_parent_indices(films).filter(of_finding).to_numpy()).tolist()
+        return np.array(rows, dtype=np.int64)
+
+    def _place(self, index: int | np.integer) -> tuple[int, int]:
+        """Shard, and row within it."""
+        shard = int(np.searchsorted(self._starts, index, side="right")) - 1
+        return shard, int(index - self._starts[shard])
 
     def rows(self, *splits: str) -> Int64[np.ndarray, " rows"]:
         """Indices of the films of these splits, in order."""
@@ -86,9 +106,10 @@ def open_store(path: str | os.PathLike[str]) -> ImageStore:
             raise DataError(f"The store {folder} is unfinished: run the same evax prepare again, it goes on.")
         raise DataError(f"{folder} is not a store: it has no store.json.")
     card = read_json(folder / "store.json")
-    if card.get("format") != FORMAT:
+    if card.get("format") not in (PLAIN, MASKED):
         raise DataError(
-            f"{folder} has store format {card.get('format')}, this evax reads {FORMAT}: prepare it again."
+            f"{folder} has store format {card.get('format')}, this evax reads {PLAIN} and {MASKED}: "
+            "prepare it again."
         )
     shards = []
     for name in card["shards"]:
@@ -114,7 +135,7 @@ def open_store(path: str | os.PathLike[str]) -> ImageStore:
         exclusive=bool(card["exclusive"]),
         source=str(card["source"]),
         root=folder,
-        **({"boxes": pd.DataFrame(boxes, columns=list(BOX_COLUMNS))} if boxes else {}),
+        boxes=pd.DataFrame(boxes, columns=list(BOX_COLUMNS)) if boxes else no_boxes(),
     )
     return ImageStore(folder, card, manifest, shards)
 
@@ -128,17 +149,20 @@ def build_store(
     split_note: str = "",
     on_progress: Progress = lambda done, total, rejected: None,
 ) -> ImageStore:
-    """Reads every film of a manifest and keeps it at size x size, 8 bit.
+    """Reads every film of a manifest and keeps it at size x size, 8 bit, with its masks, 1 bit.
 
     workers: processes that read. split_note: how the split was made, for the card. on_progress(done, total,
     rejected).
-    A film that cannot be read goes to rejected.csv with its reason. Shards are written whole: an interrupted
-    build,
-    started again, goes on after the last of them and ends in the same store. Memory does not grow with the
-    films.
+    A film that cannot be read, or whose mask cannot, goes to rejected.csv with its reason. Shards are written
+    whole: an interrupted build, started again, goes on after the last of them and ends in the same store.
+    Memory does not grow with the films.
     Raises DataError when OUT holds another store, or no film could be read.
     """
-    plan = {"format": FORMAT, "size": size, "input": _identity(manifest, size)}
+    plan = {
+        "format": MASKED if len(manifest.masks) else PLAIN,
+        "size": size,
+        "input": _identity(manifest, size),
+    }
     plan_file = out / "plan.json"
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         if not plan_file.is_file() or read_json(plan_file) != plan:
@@ -150,20 +174,26 @@ def build_store(
     write_json(plan, plan_file)
     total, done, rejected = len(manifest.table), 0, 0
     starts = list(range(0, total, SHARD_FILMS))
-    with _Readers(workers, Preprocess(store_size=size)) as readers:
+    pieces = _pieces(manifest)
+    with FilmReaders(workers, Preprocess(store_size=size)) as readers:
         for number, start in enumerate(starts):
             part = manifest.table.iloc[start : start + SHARD_FILMS]
             path, refusals = out / f"shard-{number:05d}.arrow", out / f"rejected-{number:05d}.json"
             if not path.is_file():
-                films: list[tuple[int, bytes]] = []
+                films: list[tuple[int, StoredFilm]] = []
                 reasons: list[tuple[str, str]] = []
                 images = [str(name) for name in part["image"]]
                 files = [manifest.root / str(name) for name in part["file" if "file" in part else "image"]]
-                for row, answer in enumerate(readers.read(files)):
-                    if isinstance(answer, bytes):
+                wanted = [
+                    FilmFiles(file, manifest.root, pieces.get(image, ()))
+                    for file, image in zip(files, images, strict=True)
+                ]
+                for row, answer in enumerate(readers.read(wanted)):
+                    if isinstance(answer, StoredFilm):
                         films.append((start + row, answer))
                     else:  # a path may show the patient
-                        reasons.append((images[row], answer.replace(str(files[row]), images[row])))
+                        reason = answer.replace(str(files[row]), images[row])
+                        reasons.append((images[row], reason.replace(f"{manifest.root}{os.sep}", "")))
                     on_progress(done + row + 1, total, rejected + len(reasons))
                 write_json(reasons, refusals)
                 _write_shard(manifest, films, path)
@@ -180,10 +210,20 @@ def _identity(manifest: Manifest, size: int) -> str:
     digest.update(repr((size, manifest.findings, manifest.exclusive, manifest.source)).encode())
     digest.update(manifest.table.to_csv(index=False).encode())
     digest.update(manifest.boxes.to_csv(index=False).encode())
+    if len(manifest.masks):
+        digest.update(manifest.masks.to_csv(index=False).encode())
     return digest.hexdigest()
 
 
-def _write_shard(manifest: Manifest, films: list[tuple[int, bytes]], path: Path) -> None:
+def _pieces(manifest: Manifest) -> dict[str, list[Piece]]:
+    """Image -> pieces of its masks."""
+    pieces: dict[str, list[Piece]] = {}
+    for image, *piece in manifest.masks[list(MASK_COLUMNS)].itertuples(index=False, name=None):
+        pieces.setdefault(image, []).append((piece[0], piece[1], piece[2]))
+    return pieces
+
+
+def _write_shard(manifest: Manifest, films: list[tuple[int, StoredFilm]], path: Path) -> None:
     rows = manifest.table.iloc[[row for row, _ in films]]
     boxes_of = {image: part for image, part in manifest.boxes.groupby("image")} if len(manifest.boxes) else {}
     boxes = [
@@ -193,13 +233,18 @@ def _write_shard(manifest: Manifest, films: list[tuple[int, bytes]], path: Path)
     box_type = pa.list_(
         pa.struct([("finding", pa.string()), *((name, pa.float64()) for name in BOX_COLUMNS[2:])])
     )
+    masks = [
+        [{"finding": finding, "bits": bits} for finding, bits in film.masks.items()] for _, film in films
+    ]
+    mask_type = pa.list_(pa.struct([("finding", pa.string()), ("bits", pa.large_binary())]))
     table = pa.table(
         {
-            "pixels": pa.array([pixels for _, pixels in films], pa.large_binary()),
+            "pixels": pa.array([film.pixels for _, film in films], pa.large_binary()),
             **{name: pa.array(rows[name].astype(str), pa.string()) for name in COLUMNS if name != "age"},
             "age": pa.array(rows["age"].to_numpy(dtype=np.float64)),
             **{name: pa.array(rows[name].to_numpy(dtype=np.float32)) for name in manifest.findings},
             "boxes": pa.array(boxes, box_type),
+            **({"masks": pa.array(masks, mask_type)} if len(manifest.masks) else {}),
         }
     ).combine_chunks()
     with (
@@ -216,6 +261,7 @@ def _finish(
     """Fingerprint, pixel statistics, rejected.csv, and the card that makes the store a store."""
     digest, histogram, kept, names = hashlib.blake2b(digest_size=16), np.zeros(256, np.int64), 0, []
     reasons: list[tuple[str, str]] = []
+    masked: Counter[str] = Counter()
     for number in range(shards):
         reasons += [tuple(item) for item in read_json(out / f"rejected-{number:05d}.json")]
         name = f"shard-{number:05d}.arrow"
@@ -228,6 +274,11 @@ def _finish(
             film = np.frombuffer(pixels.as_buffer(), dtype=np.uint8)
             histogram += np.bincount(film, minlength=256)
             digest.update(film.data)
+        if plan["format"] == MASKED:
+            masks = shard["masks"].to_pylist()
+            masked.update(mask["finding"] for of_film in masks for mask in of_film)
+            digest.update(repr(masks).encode())
+            shard = shard.drop_columns(["masks"])
         digest.update(shard.drop_columns(["pixels"]).to_pandas().to_csv(index=False).encode())
     with (out / "rejected.csv").open("w", newline="") as file:
         csv.writer(file).writerows([("image", "reason"), *reasons])
@@ -250,78 +301,8 @@ def _finish(
         "source": manifest.source,
         "split": split_note,
         "shards": names,
+        **({"masks": dict(sorted(masked.items()))} if masked else {}),
     }
     write_json(card, out / "store.json")
     for number in range(shards):
         (out / f"rejected-{number:05d}.json").unlink()
-
-
-class _Readers:
-    """Processes that turn files into stored pixels, in order, a bounded number of films at a time."""
-
-    def __init__(self, workers: int, preprocess: Preprocess) -> None:
-        self._workers, self._preprocess = workers, preprocess
-        self._pool = self._new_pool()
-
-    def _new_pool(self) -> ProcessPoolExecutor:
-        return ProcessPoolExecutor(
-            self._workers, mp_context=get_context("spawn"), initializer=_end_with_parent
-        )
-
-    def __enter__(self) -> _Readers:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._pool.shutdown(cancel_futures=True)
-
-    def read(self, files: list[Path]) -> Iterator[bytes | str]:
-        """Stored pixels, or the reason why there are none, for every file in order."""
-        ahead: deque[tuple[Path, Future[bytes | str]]] = deque()
-        upcoming = iter(files)
-        while True:
-            while (
-                len(ahead) < self._workers * IN_FLIGHT_PER_WORKER
-                and (file := next(upcoming, None)) is not None
-            ):
-                ahead.append((file, self._submit(file)))
-            if not ahead:
-                return
-            file, future = ahead.popleft()
-            try:
-                yield future.result()
-            except BrokenProcessPool:  # a decoder crashed: one of the films in flight; each is tried alone
-                waiting = [file, *(other for other, _ in ahead)]
-                ahead.clear()
-                for other in waiting:
-                    yield self._read_alone(other)
-
-    def _submit(self, file: Path) -> Future[bytes | str]:
-        return self._pool.submit(_stored_pixels, file, self._preprocess)
-
-    def _read_alone(self, file: Path) -> bytes | str:
-        self._pool.shutdown(cancel_futures=True)
-        self._pool = self._new_pool()
-        try:
-            return self._submit(file).result()
-        except BrokenProcessPool:
-            self._pool = self._new_pool()
-            return "The decoder crashed on this file."
-
-
-def _end_with_parent() -> None:
-    """A killed build leaves no processes behind; they would wait for ever. Ctrl-C is for the parent."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-    def watch() -> None:
-        if parent := parent_process():
-            parent.join()
-        os._exit(1)
-
-    Thread(target=watch, daemon=True).start()
-
-
-def _stored_pixels(file: Path, preprocess: Preprocess) -> bytes | str:
-    try:
-        return preprocess.to_store(read_image(file).pixels).tobytes()
-    except DataError as error:
-        return str(error)

@@ -38,8 +38,7 @@ class DemoConfig:
     report.
 
     Without --recipe: synthetic films. A recipe lists the steps; each entry holds the options of one command,
-    and
-    RUN at the start of a path stands for the run folder.
+    and RUN at the start of a path stands for the run folder.
     """
 
     default_recipe: ClassVar[str] = "demo"

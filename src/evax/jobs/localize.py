@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -110,7 +111,7 @@ def localize(config: LocalizeConfig) -> Path:
         pointing.append(
             {
                 "finding": finding, "films": len(hits), "hits": int(hits.sum()), "rate": float(hits.mean()),
-                "interval": [interval.low, interval.high],
+                "interval": [None if math.isnan(end) else end for end in (interval.low, interval.high)],
             }
         )  # fmt: skip
         for shown in of_finding[: config.overlays]:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import logging
 import os
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
-from evax.errors import ConfigError
+from evax.data.sources import SourceName
+from evax.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from evax.data.manifest import Manifest
@@ -24,8 +25,10 @@ class PrepareConfig:
     """Folder that holds the films."""
     out: Path
     """Store to make."""
-    source: Literal["csv", "folders", "dicom", "chestxray14"] = "csv"
-    """What the folder is: a table and its images, a folder per class, a tree of DICOMs, ChestX-ray14."""
+    source: SourceName = "csv"
+    """What the folder is: a table and its images, a folder per class, images and masks, COCO boxes, a tree of
+    DICOMs, or a public release in its official layout.
+    """
     size: int = 336
     """Side of the stored film in pixels; the aspect is not kept."""
     validation: float = 0.1
@@ -36,14 +39,20 @@ class PrepareConfig:
     """Of the split."""
     workers: int = 0
     """Processes that read; 0 uses every core."""
+    lists: Path | None = None
+    """Folder of train, val and test lists of film names, as of a published experiment: only these films."""
+    verify: bool = False
+    """First compare tables, published counts and disk, without decoding; a difference ends the work."""
     table: str | None = None
-    """csv: the table in RAW; labels.csv without it."""
+    """csv: the table in RAW, labels.csv without it; coco: its JSON file, annotations.json without it."""
     label_column: str | None = None
     """csv: a column of class names, one per film; `label` is found by itself."""
     findings: tuple[str, ...] | None = None
     """csv: columns of 1, 0, -1 or blank; without it, all that hold nothing else."""
     patient_pattern: str | None = None
-    """folders: regular expression whose first group, at the start of a file name, is the patient."""
+    """folders, masks, coco: regular expression whose first group, at a file name's start, is the patient."""
+    region: str | None = None
+    """masks: what a mask shows whose name says no finding; Region without it."""
     private: Path | None = None
     """dicom: folder for the pseudonym key and the crosswalk; OUT.private without it."""
 
@@ -63,17 +72,24 @@ class PrepareConfig:
 def prepare(config: PrepareConfig) -> Path:
     """Builds the store and returns its folder; an interrupted build goes on.
 
-    Raises DataError for a folder that is not what the source says, or that holds no readable film.
+    Raises DataError for a folder that is not what the source says, that does not pass --verify, or that holds
+    no readable film.
     """
     from evax.data.sources import read_source
-    from evax.data.split import assign_splits
+    from evax.data.split import assign_splits, follow_lists
     from evax.data.store import build_store
     from evax.training.tracking import counting_bar
 
+    if config.verify:
+        verify_release(config)
     manifest = frontal_only(read_source(config.source, config.raw, source_options(config)))
+    if config.lists:
+        manifest = follow_lists(manifest, config.lists)
     manifest = assign_splits(manifest, config.validation, config.test, config.seed)
-    shares = f"validation {config.validation:g}, test {config.test:g} or the release's"
-    note = f"by patient, seed {config.seed}, {shares}"
+    named = f"the lists of {config.lists.name}" if config.lists else "the release's"
+    note = (
+        f"by patient, seed {config.seed}, validation {config.validation:g}, test {config.test:g} or {named}"
+    )
     with counting_bar(f"preparing {config.raw.name}", len(manifest.table)) as show:
         store = build_store(
             manifest,
@@ -98,14 +114,24 @@ def frontal_only(manifest: Manifest) -> Manifest:
     if not lateral.any():
         return manifest
     logger.info("%d lateral films are left out.", int(lateral.sum()))
-    table = manifest.table[~lateral].reset_index(drop=True)
-    boxes = manifest.boxes[manifest.boxes["image"].isin(table["image"])].reset_index(drop=True)
-    return replace(manifest, table=table, boxes=boxes)
+    return manifest.select(~lateral.to_numpy())
+
+
+def verify_release(config: PrepareConfig) -> None:
+    """Raises DataError with every difference between tables, published counts and disk."""
+    from evax.data.sources import list_source
+    from evax.data.sources.disk import check_disk
+
+    manifest = list_source(config.source, config.raw, source_options(config))
+    if faults := check_disk(manifest):
+        listing = "\n  ".join(faults)
+        raise DataError(f"{config.raw} differs from {config.source} in {len(faults)} ways:\n  {listing}")
+    logger.info("%s: all %d films of %s are there and whole.", config.raw, len(manifest.table), config.source)
 
 
 def source_options(config: PrepareConfig) -> dict[str, Any]:
     """The options that were set, for the source to accept or refuse."""
-    names = ("table", "label_column", "findings", "patient_pattern", "private")
+    names = ("table", "label_column", "findings", "patient_pattern", "region", "private")
     options = {name: getattr(config, name) for name in names if getattr(config, name) is not None}
     if config.source == "dicom":
         options.setdefault("private", config.out.with_name(f"{config.out.name}.private"))

@@ -1,8 +1,7 @@
 """NETWORKS: nn.Module only, no paths, no configuration, no printing. Importing it registers EVA-X in timm.
 
 Shape legend of the whole package: B batch, C channels, H W pixels, h w patch grid, N = h*w patches, M hidden
-patches,
-T = N + 1 tokens, D width (Dt: the tokenizer's), K findings, S cases.
+patches, T = N + 1 tokens, D width (Dt: the tokenizer's), K findings, S cases.
 """
 
 from evax.models import encoders as encoders

@@ -15,8 +15,7 @@ class MaskedImageModel(nn.Module):
     """Predicts the tokenizer's features of hidden patches from the visible ones (Eq. 4-5).
 
     The encoder's `fc_norm` is the MIM `norm` of the released files: here it acts per token before the
-    projection,
-    in a classifier after pooling.
+    projection, in a classifier after pooling.
     Raises ConfigError for an encoder without a mask token's place.
     """
 

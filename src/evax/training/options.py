@@ -1,6 +1,4 @@
-"""Options that several jobs share. No torch here: the command line reads them before it loads
-anything.
-"""
+"""Options that several jobs share. No torch here: the command line reads them before it loads anything."""
 
 from __future__ import annotations
 

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import logging
 import re
-import warnings
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from evax.data.dicom import VIEWS
-from evax.data.manifest import BOX_COLUMNS, COLUMNS, Manifest, no_boxes
+from evax.data.manifest import BOX_COLUMNS, COLUMNS, Manifest, no_boxes, no_masks
+from evax.data.radiograph import FILM_SUFFIXES
+from evax.data.sources.mask_files import find_masks
+from evax.data.sources.tables import LABEL_VALUES, numbers, read_table
 from evax.errors import DataError
 from evax.findings import SYNONYMS, canonical
 
@@ -27,10 +29,9 @@ SPELLINGS = {
     "age": ("age", "patient_age"),
     "split": ("split",),
 }
-LABEL_VALUES = (
-    "Labels are 1 (present), 0 (absent), -1 (uncertain) or blank; a column of class names is --label-column."
-)
-FOLDERS, SUFFIXES = ("", "images"), ("", ".png", ".jpg", ".jpeg", ".dcm", ".tif", ".tiff")
+NAME_IT = "Name it with --table."
+EXPECTED = f"{LABEL_VALUES[:-1]}; a column of class names is --label-column."
+FOLDERS = ("", "images")
 
 
 def read_csv(
@@ -39,16 +40,15 @@ def read_csv(
     """Films and labels of RAW/table.
 
     table: CSV file in raw with a column image (or image_id, file, filename, path); patient, study, view, sex,
-    age and
-    split are used when they are there. label_column: a column of class names, exactly one per film; without
-    it
-    a column `label` is taken when present. findings: columns of 1, 0, -1 or blank; without it, none of the
-    above:
+    age and split are used when they are there. label_column: a column of class names, exactly one per film;
+    without it a column `label` is taken when present. findings: columns of 1, 0, -1 or blank; without it,
+    none of the above:
     every other column that holds nothing else or is named as a known finding. RAW/boxes.csv (image, finding,
-    x, y, width, height in fractions) is read when present.
+    x, y, width, height in fractions) is read when present, and so are the masks in RAW/masks:
+    FILM_FINDING.png or FINDING/FILM.png.
     """
     path = raw / table
-    rows = read_table(path)
+    rows = read_table(path, next_step=NAME_IT)
     names = {ours: _column(rows, spellings) for ours, spellings in SPELLINGS.items()}
     if names["image"] is None:
         raise DataError(
@@ -56,7 +56,7 @@ def read_csv(
             f"Rename one of them (also accepted: {', '.join(SPELLINGS['image'][1:])})."
         )
     result = pd.DataFrame({ours: _texts(rows, names[ours]) for ours in COLUMNS})
-    result["image"] = _existing(raw, result["image"])
+    result["image"] = existing(raw, result["image"])
     if names["patient"] is None:
         logger.warning(
             "%s has no column 'patient': every film counts as a patient of its own, and films of one person "
@@ -92,7 +92,7 @@ def read_csv(
         for name in chosen:
             if name not in rows.columns:
                 raise DataError(f"{path} has no column '{name}'; it has {', '.join(rows.columns)}.")
-            result[canonical(name)] = _numbers(path, rows[name], LABEL_VALUES)
+            result[canonical(name)] = numbers(path, rows[name], EXPECTED)
         found = tuple(canonical(name) for name in chosen)
     return Manifest(
         table=result,
@@ -101,21 +101,8 @@ def read_csv(
         source=f"csv:{raw.name}",
         root=raw,
         boxes=read_boxes(raw, result),
+        masks=read_masks_beside(raw, result, found),
     )
-
-
-def read_table(path: Path) -> pd.DataFrame:
-    """A CSV file as texts. Raises DataError when it is missing, empty or no table."""
-    if not path.is_file():
-        raise DataError(f"There is no table {path}. Name it with --table.")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", pd.errors.ParserWarning)  # a row of more fields than the header
-            return pd.read_csv(path, dtype=str, keep_default_na=False, index_col=False)
-    except (
-        pd.errors.ParserError, pd.errors.ParserWarning, pd.errors.EmptyDataError, UnicodeDecodeError,
-    ) as error:  # fmt: skip
-        raise DataError(f"{path} is not a readable CSV table: {error}.") from error
 
 
 def read_boxes(raw: Path, films: pd.DataFrame) -> pd.DataFrame:
@@ -127,13 +114,20 @@ def read_boxes(raw: Path, films: pd.DataFrame) -> pd.DataFrame:
     if missing := [name for name in BOX_COLUMNS if name not in boxes.columns]:
         raise DataError(f"{path} lacks the columns {', '.join(missing)}.")
     for name in BOX_COLUMNS[2:]:
-        boxes[name] = _numbers(path, boxes[name], "Boxes are fractions of the image.")
-    boxes["image"] = _existing(raw, boxes["image"].str.strip())
+        boxes[name] = numbers(path, boxes[name], "Boxes are fractions of the image.")
+    boxes["image"] = existing(raw, boxes["image"].str.strip())
     boxes["finding"] = boxes["finding"].map(canonical)
     listed = boxes["image"].isin(films["image"])
     if stray := int((~listed).sum()):
         logger.info("%s: %d of %d boxes are of films that are not listed.", path, stray, len(boxes))
     return boxes[listed][list(BOX_COLUMNS)].reset_index(drop=True)
+
+
+def read_masks_beside(raw: Path, films: pd.DataFrame, findings: tuple[str, ...]) -> pd.DataFrame:
+    """The masks of RAW/masks, or none; a file that names no finding shows the only one of the table."""
+    if not (raw / "masks").is_dir():
+        return no_masks()
+    return find_masks(raw, "masks", films["image"], findings[0] if len(findings) == 1 else "Region")
 
 
 def _column(rows: pd.DataFrame, spellings: tuple[str, ...]) -> str | None:
@@ -157,13 +151,13 @@ def _texts(rows: pd.DataFrame, name: str | None) -> pd.Series:
     return rows[name].str.strip() if name is not None else pd.Series([""] * len(rows))
 
 
-def _existing(raw: Path, images: pd.Series) -> pd.Series:
+def existing(raw: Path, images: pd.Series) -> pd.Series:
     """Each name as a path under raw: as written, in images/, with a usual suffix; a name that fits nowhere
     stays.
     """
 
     def place(name: str) -> str:
-        places = (Path(folder) / f"{name}{suffix}" for folder in FOLDERS for suffix in SUFFIXES)
+        places = (Path(folder) / f"{name}{suffix}" for folder in FOLDERS for suffix in ("", *FILM_SUFFIXES))
         return next((str(path) for path in places if (raw / path).is_file()), name)
 
     return images.map(place)
@@ -180,16 +174,3 @@ def _is_label(column: pd.Series) -> bool:
     is_word = pd.to_numeric(filled, errors="coerce").isna()
     mostly_labels = len(filled) > 0 and (is_value | is_word).all() and is_value.mean() > 0.5
     return bool(mostly_labels) or canonical(str(column.name)) in SYNONYMS
-
-
-def _numbers(path: Path, column: pd.Series, expected: str) -> pd.Series:
-    texts = column.str.strip()
-    numbers = pd.to_numeric(texts.replace("", None), errors="coerce")
-    wrong = numbers.isna() & (texts != "")
-    if wrong.any():
-        row = int(np.flatnonzero(wrong)[0])
-        raise DataError(
-            f"{path}: column '{column.name}', line {row + 2} holds '{texts.iloc[row]}', not a number. "
-            f"{expected}"
-        )
-    return numbers.astype(float)

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from evax.data.manifest import Manifest
+from evax.data.radiograph import FILM_SUFFIXES
 from evax.errors import ConfigError, DataError
 from evax.findings import canonical
 
@@ -16,7 +17,6 @@ SPLIT_FOLDERS = {
     "train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test",
     "testing": "test",
 }  # fmt: skip
-SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".dcm")
 
 
 def read_folders(raw: Path, *, patient_pattern: str = "") -> Manifest:
@@ -24,15 +24,14 @@ def read_folders(raw: Path, *, patient_pattern: str = "") -> Manifest:
     splits; or of RAW/* without labels. Hidden files and those of __MACOSX are passed over.
 
     patient_pattern: regular expression whose first group, found at the start of a file name, is the patient;
-    without
-    it every film is a patient of its own.
+    without it every film is a patient of its own.
     """
-    found = (path.relative_to(raw) for path in raw.rglob("*") if path.suffix.lower() in SUFFIXES)
+    found = (path.relative_to(raw) for path in raw.rglob("*") if path.suffix.lower() in FILM_SUFFIXES)
     films = sorted(
         film for film in found if not any(part.startswith((".", "__MACOSX")) for part in film.parts)
     )
     if not films:
-        raise DataError(f"There are no images in {raw} (looked for {', '.join(SUFFIXES)}).")
+        raise DataError(f"There are no images in {raw} (looked for {', '.join(FILM_SUFFIXES)}).")
     loose = [film for film in films if len(film.parts) == 1]
     if loose and len(loose) < len(films):
         raise DataError(
@@ -50,7 +49,7 @@ def read_folders(raw: Path, *, patient_pattern: str = "") -> Manifest:
     names = [canonical(film.parts[has_splits]) for film in films]
     classes = () if loose else tuple(sorted(set(names)))
     table = pd.DataFrame({"image": [film.as_posix() for film in films]})
-    table["patient"] = [_patient(film, patient_pattern) for film in films]
+    table["patient"] = [patient_of(film, patient_pattern) for film in films]
     for name in ("study", "view", "sex"):
         table[name] = ""
     table["split"] = splits if has_splits else ""
@@ -62,7 +61,8 @@ def read_folders(raw: Path, *, patient_pattern: str = "") -> Manifest:
     )
 
 
-def _patient(film: Path, pattern: str) -> str:
+def patient_of(film: Path, pattern: str) -> str:
+    """The first group of the pattern at the start of the file name; without a pattern, the film itself."""
     if not pattern:
         return film.with_suffix("").as_posix()
     try:

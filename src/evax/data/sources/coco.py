@@ -1,0 +1,75 @@
+"""Boxes in COCO's format: one JSON file and the images it names."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from evax.data.manifest import BOX_COLUMNS, Manifest
+from evax.data.sources.csv import existing
+from evax.data.sources.folders import patient_of
+from evax.errors import DataError
+from evax.findings import canonical
+
+
+def read_coco(raw: Path, *, table: str = "annotations.json", patient_pattern: str = "") -> Manifest:
+    """Films, findings and boxes of RAW/table; a category without a box on a film is absent there.
+
+    patient_pattern: as for folders. Images are looked for as the file names them, in RAW and in RAW/images.
+    A box may leave its image by a pixel, as rounding does; it is cut.
+    """
+    content = _read(raw / table)
+    names = {row["id"]: canonical(str(row["name"])) for row in content["categories"]}
+    sizes = {row["id"]: (str(row["file_name"]), float(row["width"]), float(row["height"]))
+             for row in content["images"]}  # fmt: skip
+    files = dict(zip(sizes, existing(raw, pd.Series([name for name, _, _ in sizes.values()])), strict=True))
+    boxes = []
+    for row in content["annotations"]:
+        if row["image_id"] not in sizes or row["category_id"] not in names:
+            raise DataError(f"{raw / table}: annotation {row.get('id')} is of an unknown image or category.")
+        _, width, height = sizes[row["image_id"]]
+        left, top, across, down = (float(number) for number in row["bbox"])
+        right, bottom = left + across, top + down
+        if min(left, top) >= -1 and right <= width + 1 and bottom <= height + 1:
+            left, top, right, bottom = max(left, 0), max(top, 0), min(right, width), min(bottom, height)
+        corners = (left / width, top / height, (right - left) / width, (bottom - top) / height)
+        boxes.append((files[row["image_id"]], names[row["category_id"]], *corners))
+    findings = tuple(names.values())
+    present = {(image, finding) for image, finding, *_ in boxes}
+    films = pd.DataFrame({"image": list(files.values())})
+    films["patient"] = [patient_of(Path(image), patient_pattern) for image in films["image"]]
+    films = films.assign(study="", view="", sex="", age=np.nan, split="")
+    for finding in findings:
+        films[finding] = np.array([(image, finding) in present for image in films["image"]], dtype=np.float32)
+    return Manifest(
+        table=films,
+        findings=findings,
+        exclusive=False,
+        source=f"coco:{raw.name}",
+        root=raw,
+        boxes=pd.DataFrame(boxes, columns=list(BOX_COLUMNS)).astype(dict.fromkeys(BOX_COLUMNS[2:], float)),
+    )
+
+
+def _read(path: Path) -> dict[str, list[dict[str, Any]]]:
+    """The three lists of a COCO file. Raises DataError for anything else."""
+    if not path.is_file():
+        raise DataError(f"There is no file {path}. Name it with --table.")
+    wanted = {
+        "images": ("id", "file_name", "width", "height"),
+        "categories": ("id", "name"),
+        "annotations": ("image_id", "category_id", "bbox"),
+    }
+    try:
+        content = json.loads(path.read_text())
+        for name, keys in wanted.items():
+            for row in content[name]:
+                if missing := [key for key in keys if key not in row]:
+                    raise DataError(f"{path}: an entry of {name} lacks {', '.join(missing)}.")
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{path} is not a COCO file with images, categories and annotations.") from error
+    return {name: content[name] for name in wanted}

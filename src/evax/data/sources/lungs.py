@@ -1,0 +1,28 @@
+"""Lung segmentation in the layout of Zhang's release: Train/ and Test/, each with Images/ and Masks/."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+
+from evax.data.manifest import Manifest
+from evax.data.sources.mask_files import find_masks
+from evax.data.sources.masks import films_of
+
+
+def read_lungs(raw: Path) -> Manifest:
+    """Every film with its lung mask; Test/ is the test split. A film is a patient of its own."""
+    parts, masks = [], []
+    for folder, split in (("Train", ""), ("Test", "test")):
+        films = films_of(raw, f"{folder}/Images").assign(split=split)
+        parts.append(films)
+        masks.append(find_masks(raw, f"{folder}/Masks", films["image"], "Lung"))
+    return Manifest(
+        table=pd.concat(parts, ignore_index=True),
+        findings=(),
+        exclusive=False,
+        source="lungs",
+        root=raw,
+        masks=pd.concat(masks, ignore_index=True),
+    )

@@ -1,0 +1,43 @@
+"""Films and their masks side by side: RAW/images and RAW/masks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from evax.data.manifest import Manifest
+from evax.data.radiograph import FILM_SUFFIXES
+from evax.data.sources.folders import patient_of
+from evax.data.sources.mask_files import find_masks
+from evax.errors import DataError
+
+
+def read_masks(raw: Path, *, region: str = "Region", patient_pattern: str = "") -> Manifest:
+    """Unlabelled films of RAW/images with the masks of RAW/masks.
+
+    A mask is named as its film, maybe followed by _FINDING, or lies in masks/FINDING/. region: what a mask
+    shows that names no finding. patient_pattern: as for folders.
+    """
+    table = films_of(raw, "images", patient_pattern)
+    return Manifest(
+        table=table,
+        findings=(),
+        exclusive=False,
+        source=f"masks:{raw.name}",
+        root=raw,
+        masks=find_masks(raw, "masks", table["image"], region),
+    )
+
+
+def films_of(raw: Path, folder: str, patient_pattern: str = "") -> pd.DataFrame:
+    """A table of the films of a folder, without facts about them."""
+    films = sorted(
+        path.relative_to(raw) for path in (raw / folder).rglob("*") if path.suffix.lower() in FILM_SUFFIXES
+    )
+    if not films:
+        raise DataError(f"There are no films in {raw / folder}.")
+    table = pd.DataFrame({"image": [film.as_posix() for film in films]})
+    table["patient"] = [patient_of(film, patient_pattern) for film in films]
+    return table.assign(study="", view="", sex="", age=np.nan, split="")

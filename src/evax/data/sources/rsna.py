@@ -1,0 +1,54 @@
+"""RSNA pneumonia challenge: stage-2 train DICOMs and boxes (facts sections 3.2 and 5.6)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from evax.data.manifest import BOX_COLUMNS, MASK_COLUMNS, Manifest
+from evax.data.masks import box_rle
+from evax.data.sources.tables import numbers, read_table
+from evax.errors import DataError
+
+FINDING = "Pneumonia"
+SIDE = 1024  # of every film of the release
+CORNERS = BOX_COLUMNS[2:]
+
+
+def read_rsna(raw: Path) -> Manifest:
+    """Every film of stage_2_train_labels.csv with all its boxes, which are also its mask (filled, united).
+
+    The release divides no train films, so patients are divided by seed; `lists` follows the paper's lists. A
+    film is a patient of its own: the release names none.
+    """
+    path = raw / "stage_2_train_labels.csv"
+    rows = read_table(path, ("patientId", *CORNERS, "Target"))
+    rows["image"] = "stage_2_train_images/" + rows["patientId"] + ".dcm"
+    target = numbers(path, rows["Target"], "Target is 1 (pneumonia) or 0.")
+    films = rows.drop_duplicates("image").reset_index(drop=True)
+    table = pd.DataFrame({"image": films["image"], "patient": films["patientId"]})
+    table = table.assign(study="", view="", sex="", age=np.nan, split="")
+    positives = set(rows.loc[target == 1, "image"])
+    table[FINDING] = table["image"].isin(positives).astype(np.float32)
+    boxed = rows[target == 1]
+    box_px = pd.DataFrame({name: numbers(path, boxed[name], "Boxes are in pixels.") for name in CORNERS})
+    if (blank := box_px.isna().any(axis=1)).any():
+        raise DataError(f"{path}: {boxed.loc[blank, 'patientId'].iloc[0]} has Target 1 and no complete box.")
+    boxes = (box_px / SIDE).assign(image=boxed["image"], finding=FINDING)[list(BOX_COLUMNS)]
+    masks = [
+        (image, FINDING, "", box_rle(SIDE, SIDE, (x, y, width, height)))
+        for image, x, y, width, height in zip(
+            boxed["image"], *(box_px[name].round().astype(int) for name in CORNERS), strict=True
+        )
+    ]
+    return Manifest(
+        table=table,
+        findings=(FINDING,),
+        exclusive=False,
+        source="rsna",
+        root=raw,
+        boxes=boxes.reset_index(drop=True),
+        masks=pd.DataFrame(masks, columns=list(MASK_COLUMNS), dtype=str),
+    )

@@ -1,0 +1,83 @@
+"""Tables of releases as texts, and numbers in them; what is wrong is said with its line."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from evax.errors import DataError
+from evax.findings import canonical
+
+LABEL_VALUES = "Labels are 1 (present), 0 (absent), -1 (uncertain) or blank."
+PART_OF_RELEASE = "It is part of the release; --raw names the folder that holds it."
+
+
+def read_table(path: Path, columns: Sequence[str] = (), next_step: str = PART_OF_RELEASE) -> pd.DataFrame:
+    """A CSV file, or the same with .gz behind its name, as texts.
+
+    columns: those to read, all required; none reads every column. next_step: what to do when it is missing.
+    Raises DataError when it is missing, empty, no table, or lacks a column.
+    """
+    packed = path.with_name(f"{path.name}.gz")
+    file = path if path.is_file() or not packed.is_file() else packed
+    if not file.is_file():
+        raise DataError(f"There is no table {path}. {next_step}")
+    wanted = set(columns)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", pd.errors.ParserWarning)  # a row of more fields than the header
+            table = pd.read_csv(
+                file,
+                dtype=str,
+                keep_default_na=False,
+                index_col=False,
+                usecols=(lambda name: name.strip() in wanted) if columns else None,
+            )
+    except (
+        pd.errors.ParserError, pd.errors.ParserWarning, pd.errors.EmptyDataError, UnicodeDecodeError, OSError,
+        EOFError,
+    ) as error:  # fmt: skip
+        raise DataError(f"{file} is not a readable CSV table: {error}.") from error
+    if not columns:
+        return table
+    table.columns = table.columns.str.strip()  # SIIM-ACR writes ' EncodedPixels'
+    if missing := [name for name in columns if name not in table.columns]:
+        raise DataError(f"{file} lacks the columns {', '.join(missing)}.")
+    return table
+
+
+def numbers(path: Path, column: pd.Series, expected: str) -> pd.Series:
+    """A column of texts as floats, blank as NaN; DataError names the line of anything else."""
+    texts = column.str.strip()
+    parsed = pd.to_numeric(texts.replace("", None), errors="coerce")
+    wrong = parsed.isna() & (texts != "")
+    if wrong.any():
+        row = int(np.flatnonzero(wrong)[0])
+        raise DataError(
+            f"{path}: column '{column.name}', line {row + 2} holds '{texts.iloc[row]}', not a number. "
+            f"{expected}"
+        )
+    return parsed.astype(float)
+
+
+def label_columns(path: Path, rows: pd.DataFrame, findings: Sequence[str]) -> pd.DataFrame:
+    """The columns of these findings, under whatever spelling, as float32 labels in this order."""
+    released = {canonical(name): name for name in rows.columns}
+    if missing := [name for name in findings if name not in released]:
+        raise DataError(f"{path} lacks the columns {', '.join(missing)}.")
+    return pd.DataFrame(
+        {
+            finding: numbers(path, rows[released[finding]], LABEL_VALUES).astype(np.float32)
+            for finding in findings
+        }
+    )
+
+
+def ages(texts: pd.Series) -> pd.Series:
+    """Years from texts such as 57, 057Y or 39yrs; NaN where there are none, or more than a life has."""
+    years = pd.to_numeric(texts.str.extract(r"(\d+)")[0], errors="coerce").astype(float)
+    return years.where(years <= 120)  # ChestX-ray14 has ages such as 411

@@ -1,0 +1,362 @@
+"""Every public release in its official layout becomes the one table, with all its boxes and masks."""
+
+from __future__ import annotations
+
+import logging
+from typing import get_args
+
+import numpy as np
+import pytest
+
+from evax.data.masks import decode_rle
+from evax.data.sources import SOURCES, SourceName, list_source, read_source
+from evax.data.split import assign_splits, follow_lists
+from evax.errors import DataError
+from evax.findings import CHEXPERT
+from releases import RELEASES, film, mask, written
+
+
+def read(name, folder, **options):
+    return read_source(name, written(name, folder), options)
+
+
+def refused(message):
+    return pytest.raises(DataError, match=message)
+
+
+def label(manifest, row, finding):
+    return float(manifest.table[finding].iloc[row])
+
+
+def test_the_command_line_knows_exactly_the_sources_of_the_table():
+    assert get_args(SourceName) == tuple(SOURCES)
+
+
+@pytest.mark.parametrize("name", RELEASES)
+def test_every_film_of_a_release_is_found_and_no_patient_is_in_two_splits(name, tmp_path):
+    manifest = read(name, tmp_path)
+    assert manifest.root == tmp_path
+    assert all((tmp_path / image).is_file() for image in manifest.table["image"])
+    split = assign_splits(manifest, validation=0.3, test=0.3, seed=0).table
+    assert split.groupby("patient")["split"].nunique().max() == 1
+
+
+# --- CheXpert ---------------------------------------------------------------------------------------
+
+
+def test_chexpert_s_frontal_films_are_those_of_its_own_column(tmp_path):
+    manifest = read("chexpert", tmp_path)
+    assert manifest.findings == CHEXPERT
+    table = manifest.table
+    assert list(table["image"]) == [
+        "train/patient00001/study1/view1_frontal.jpg",
+        "train/patient00002/study1/view1_frontal.jpg",
+        "train/patient00002/study2/view1_frontal.jpg",
+        "valid/patient64541/study1/view1_frontal.jpg",
+    ]
+    assert list(table["patient"]) == ["patient00001", "patient00002", "patient00002", "patient64541"]
+    assert list(table["study"][:2]) == ["patient00001/study1", "patient00002/study1"]
+    assert table[["view", "sex", "split"]].to_numpy().tolist() == [
+        ["AP", "F", ""],
+        ["PA", "M", ""],
+        ["", "", ""],
+        ["AP", "M", "test"],
+    ]
+    assert manifest.left_out == {"train/patient00002/study1/view2_lateral.jpg": "lateral view"}
+
+
+def test_chexpert_s_labels_stay_as_written_and_find_their_columns_by_name(tmp_path):
+    manifest = read("chexpert", tmp_path)
+    assert label(manifest, 0, "No Finding") == 1
+    assert label(manifest, 0, "Pneumothorax") == 0
+    assert label(manifest, 1, "Edema") == -1
+    assert label(manifest, 1, "Effusion") == 1
+    assert np.isnan(label(manifest, 1, "Fracture"))
+    assert np.isnan(manifest.labels()[2]).all()
+
+
+def test_a_broken_chexpert_table_is_named(tmp_path):
+    read("chexpert", tmp_path)
+    table = (tmp_path / "train.csv").read_text()
+    (tmp_path / "train.csv").write_text(table.replace("Edema", "Oedematous"))
+    with refused("train.csv lacks the columns Edema"):
+        read_source("chexpert", tmp_path, {})
+    (tmp_path / "train.csv").write_text(table.replace("patient00001", "p1"))
+    with refused("the path CheXpert-v1.0-small/train/p1/.* names no patient and study"):
+        read_source("chexpert", tmp_path, {})
+    (tmp_path / "train.csv").unlink()
+    with refused(
+        "There is no table .*train.csv. It is part of the release; --raw names the folder that holds it"
+    ):
+        read_source("chexpert", tmp_path, {})
+
+
+# --- MIMIC-CXR-JPG ----------------------------------------------------------------------------------
+
+
+def test_mimic_s_ap_and_pa_films_get_the_labels_of_their_study_and_the_release_s_split(tmp_path):
+    manifest = read("mimic_cxr", tmp_path)
+    table = manifest.table
+    assert table["image"][0] == "files/p10/p10000032/s50414267/d1.jpg"
+    assert list(table["view"]) == ["PA", "AP", "AP", "PA"]
+    assert list(table["split"]) == ["train", "train", "val", "test"]
+    assert label(manifest, 0, "Atelectasis") == 1
+    assert label(manifest, 1, "Effusion") == -1
+    assert label(manifest, 1, "Pneumonia") == 0
+    assert np.isnan(manifest.labels()[2]).all(), "the study is not in the label table"
+    assert label(manifest, 3, "No Finding") == 1
+    assert list(manifest.left_out) == [
+        "files/p10/p10000032/s50414267/d2.jpg",
+        "files/p11/p11000935/s51178377/d6.jpg",
+    ]
+
+
+def test_the_three_splits_of_a_release_are_kept(tmp_path):
+    manifest = assign_splits(read("mimic_cxr", tmp_path), validation=0.5, test=0.5, seed=3)
+    assert list(manifest.table["split"]) == ["train", "train", "val", "test"]
+
+
+def test_a_mimic_film_without_a_split_is_named(tmp_path):
+    written("mimic_cxr", tmp_path)
+    (tmp_path / "mimic-cxr-2.0.0-split.csv").write_text(
+        "dicom_id,split\nd1,train\nd2,train\nd3,development\n"
+    )
+    with refused(r"mimic-cxr-2.0.0-split.csv names no split of d3 \(train, validate or test\)"):
+        read_source("mimic_cxr", tmp_path, {})
+
+
+def test_a_mimic_study_with_two_rows_of_labels_is_named(tmp_path):
+    written("mimic_cxr", tmp_path)
+    rows = ["subject_id,study_id," + ",".join(CHEXPERT), *["1,50414267" + "," * 14] * 2]
+    (tmp_path / "mimic-cxr-2.0.0-chexpert.csv").write_text("\n".join(rows))
+    with refused("mimic-cxr-2.0.0-chexpert.csv lists the study 50414267 twice"):
+        read_source("mimic_cxr", tmp_path, {})
+
+
+# --- COVIDx -----------------------------------------------------------------------------------------
+
+
+def test_covidx9a_has_three_classes_and_names_with_blanks(tmp_path):
+    manifest = read("covidx9a", tmp_path)
+    assert manifest.findings == ("Normal", "Pneumonia", "COVID-19")
+    assert manifest.exclusive
+    assert manifest.table["image"][0] == "train/a b.jpeg"
+    assert list(manifest.table["patient"][:2]) == ["3", "3"]
+    np.testing.assert_array_equal(manifest.labels()[:3], [[0, 1, 0], [0, 0, 1], [1, 0, 0]])
+    assert manifest.table["split"].value_counts().to_dict() == {"train": 4, "test": 2}
+
+
+def test_where_a_release_names_no_validation_films_they_come_out_of_its_train_films(tmp_path):
+    manifest = assign_splits(read("covidx9a", tmp_path), validation=1.0, test=0.0, seed=0)
+    assert list(manifest.table["split"]) == ["val"] * 4 + ["test"] * 2
+
+
+def test_covidx_cxr4_keeps_its_three_splits(tmp_path):
+    manifest = read("covidx_cxr4", tmp_path)
+    assert manifest.findings == ("Negative", "COVID-19")
+    assert manifest.table["split"].value_counts().to_dict() == {"train": 2, "test": 2, "val": 1}
+
+
+def test_a_line_of_a_covidx_list_that_is_none_is_refused_with_its_number(tmp_path):
+    written("covidx9a", tmp_path)
+    (tmp_path / "train_COVIDx9A.txt").write_text("3 a b.jpeg pneumonia cohen\n4 c.png sick rsna\n")
+    with refused(
+        "train_COVIDx9A.txt, line 2: expected 'patient filename class source' with a class of normal, "
+    ):
+        read_source("covidx9a", tmp_path, {})
+    with refused("There is no list .*train.txt: --raw names the folder that holds it and train/"):
+        read_source("covidx_cxr4", tmp_path, {})
+
+
+# --- SIIM-ACR and RSNA ------------------------------------------------------------------------------
+
+
+def united(manifest, image):
+    pieces = [decode_rle(rle) for rle in manifest.masks.loc[manifest.masks["image"] == image, "rle"]]
+    return np.logical_or.reduce(pieces)
+
+
+def test_all_run_lengths_of_a_siim_film_are_kept(tmp_path):
+    manifest = read("siim", tmp_path)
+    table = manifest.table
+    assert len(table) == 4
+    np.testing.assert_array_equal(table["Pneumothorax"], [0, 1, 0, 1])
+    assert len(manifest.masks) == 3
+    both = united(manifest, table["image"][1])
+    assert both.sum() == 512 + 512 + 512
+    assert both[:512, 0].all(), "runs go down the first column"
+    assert both[512:, 511].all()
+    assert both[512:, 512].all()
+    corner = united(manifest, table["image"][3])
+    assert corner[1023, 0]
+    assert corner.sum() == 1
+
+
+def test_all_boxes_of_an_rsna_film_are_kept_and_are_its_mask(tmp_path):
+    manifest = read("rsna", tmp_path)
+    np.testing.assert_array_equal(manifest.table["Pneumonia"], [0, 1, 1, 0])
+    assert manifest.boxes.iloc[:, 2:].to_numpy().tolist() == [
+        [0.25, 0.5, 0.125, 0.25],
+        [0, 0, 0.5, 0.5],
+        [0.5, 0, 0.5, 1],
+    ]
+    mask = united(manifest, manifest.table["image"][1])
+    expected = np.zeros((1024, 1024), bool)
+    expected[512:768, 256:384] = expected[:512, :512] = True
+    np.testing.assert_array_equal(mask, expected)
+    assert united(manifest, manifest.table["image"][2])[:, 512:].all()
+
+
+def test_an_rsna_film_with_pneumonia_and_without_its_box_is_named(tmp_path):
+    written("rsna", tmp_path)
+    table = tmp_path / "stage_2_train_labels.csv"
+    table.write_text(table.read_text().replace("256.0,512.0,128.0,256.0,1", "256.0,512.0,,256.0,1"))
+    with refused("0004cfab-14fd-4e49-80ba-63a80b6bddd1 has Target 1 and no complete box"):
+        read_source("rsna", tmp_path, {})
+
+
+# --- Shenzhen, lungs, masks beside films ------------------------------------------------------------
+
+
+def test_shenzhen_s_regions_are_kept_by_abnormality_and_as_tuberculosis(tmp_path):
+    manifest = read("shenzhen", tmp_path)
+    np.testing.assert_array_equal(manifest.table["Tuberculosis"], [0, 0, 1, 1])
+    assert list(manifest.table["patient"][:2]) == ["CHNCXR_0001", "CHNCXR_0002"]
+    assert list(manifest.table["sex"][:2]) == ["M", "F"]
+    assert list(manifest.table["age"][:2]) == [45, 39]
+    assert set(manifest.masks["image"]) == {"CXR_png/CHNCXR_0327_1.png"}, "0999 is no film of the release"
+    assert manifest.masks["finding"].value_counts().to_dict() == {
+        "Tuberculosis": 3,
+        "Small Infiltrate (non-linear)": 2,
+        "Effusion": 1,
+    }
+
+
+def test_zhang_s_lungs_keep_their_test_films(tmp_path):
+    manifest = read("lungs", tmp_path)
+    assert list(manifest.table["split"]) == [""] * 5 + ["test"] * 2
+    assert len(manifest.masks) == 7
+    assert set(manifest.masks["finding"]) == {"Lung"}
+    assert manifest.masks["file"][1] == "Train/Masks/film_1_mask.png"
+
+
+def test_masks_beside_films_are_found_by_name_and_by_folder(tmp_path):
+    manifest = read("masks", tmp_path, region="Heart", patient_pattern=r"(p\d)")
+    assert list(manifest.table["patient"]) == ["p0", "p1", "p2"]
+    assert manifest.masks.to_numpy().tolist() == [
+        ["images/p1_1.png", "Mass", "masks/Mass/p1_1.png", ""],
+        ["images/p0_1.png", "Heart", "masks/p0_1.png", ""],
+        ["images/p0_1.png", "Effusion", "masks/p0_1_Pleural_Effusion.png", ""],
+    ]
+
+
+def test_masks_of_other_films_are_left_out_and_counted(tmp_path, caplog):
+    caplog.set_level(logging.INFO, "evax")
+    written("masks", tmp_path)
+    mask(tmp_path / "masks" / "p9_1_Mass.png", (0, 0, 9, 9))
+    assert len(read_source("masks", tmp_path, {}).masks) == 3
+    assert "1 masks belong to no listed film" in caplog.text
+    for path in (tmp_path / "images").iterdir():
+        path.rename(path.with_name("x" + path.name))
+    with refused("belongs to no film, and no other does: a mask is named as its film, maybe"):
+        read_source("masks", tmp_path, {})
+
+
+def test_a_mask_of_two_films_of_one_name_is_refused(tmp_path):
+    written("masks", tmp_path)
+    film(tmp_path / "images" / "more" / "p2_1.jpg")
+    assert len(read_source("masks", tmp_path, {}).masks) == 3, "the films of one name have no masks"
+    film(tmp_path / "images" / "more" / "p0_1.jpg")
+    with refused("images/more/p0_1.jpg and images/p0_1.png have one name: of which of them is the mask"):
+        read_source("masks", tmp_path, {})
+
+
+def test_a_csv_table_takes_the_masks_beside_it(phantoms):
+    manifest = read_source("csv", phantoms, {})
+    assert len(manifest.masks) == len(list((phantoms / "masks").glob("*.png")))
+    labels = manifest.table.set_index("image")
+    assert all(labels.at[image, finding] == 1 for image, finding in manifest.masks.to_numpy()[:, :2])
+
+
+# --- COCO -------------------------------------------------------------------------------------------
+
+
+def test_coco_boxes_become_fractions_and_labels(tmp_path):
+    manifest = read("coco", tmp_path, patient_pattern=r"(p\d)")
+    assert manifest.findings == ("Effusion", "Mass")
+    assert list(manifest.table["patient"]) == ["p0", "p1", "p2"]
+    np.testing.assert_array_equal(manifest.labels(), [[1, 0], [0, 0], [0, 1]])
+    assert manifest.boxes.to_numpy().tolist() == [
+        ["images/p0_1.png", "Effusion", 0.25, 0.5, 0.125, 0.25],
+        ["images/p0_1.png", "Effusion", 0.5, 0.5, 0.5, 0.25],
+        ["images/p2_1.png", "Mass", 0.0, 0.0, 1.0, 1.0],
+    ]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ('"bbox": [12,', '"bbox": [-40,', "a box of images/p0_1.png leaves the image"),
+        ('"image_id": 2', '"image_id": 9', "annotation 3 is of an unknown image or category"),
+        ('"width": 48, ', "", "an entry of images lacks width"),
+        (
+            '"categories"',
+            '"kinds"',
+            "annotations.json is not a COCO file with images, categories and annotations",
+        ),
+    ],
+)
+def test_a_coco_file_that_contradicts_itself_is_refused(tmp_path, old, new, message):
+    written("coco", tmp_path)
+    path = tmp_path / "annotations.json"
+    path.write_text(path.read_text().replace(old, new))
+    with refused(message):
+        read_source("coco", tmp_path, {})
+    path.rename(tmp_path / "other.json")
+    with refused("There is no file .*annotations.json. Name it with --table"):
+        read_source("coco", tmp_path, {})
+
+
+# --- lists of an experiment -------------------------------------------------------------------------
+
+
+def test_the_lists_of_an_experiment_choose_films_and_splits(tmp_path):
+    manifest = read("siim", tmp_path / "raw")
+    lists = tmp_path / "lists"
+    lists.mkdir()
+    ids = list(manifest.table["patient"])
+    (lists / "train.txt").write_text(f"{ids[0]}\n{ids[1]}")
+    (lists / "test.txt").write_text(f"{ids[3]}.dcm 0 1\n\n")
+    chosen = follow_lists(manifest, lists)
+    assert dict(zip(chosen.table["patient"], chosen.table["split"], strict=True)) == {
+        ids[0]: "train", ids[1]: "train", ids[3]: "test",
+    }  # fmt: skip
+    assert set(chosen.masks["image"]) <= set(chosen.table["image"])
+    (lists / "val.txt").write_text(ids[1])
+    with refused(f"{ids[1]} is in a train list and in a val list of"):
+        follow_lists(manifest, lists)
+
+
+def test_lists_name_films_of_equal_names_by_their_paths(tmp_path):
+    manifest = read("chexpert", tmp_path / "raw")
+    lists = tmp_path / "lists"
+    lists.mkdir()
+    (lists / "test.txt").write_text("train/patient00002/study2/view1_frontal.jpg\nview1_frontal.jpg\n")
+    chosen = follow_lists(manifest, lists).table
+    assert list(chosen["image"]) == ["train/patient00002/study2/view1_frontal.jpg"]
+    assert list(chosen["split"]) == ["test"]
+
+
+def test_lists_that_name_nothing_are_refused(tmp_path):
+    manifest = read("siim", tmp_path / "raw")
+    (tmp_path / "lists").mkdir()
+    with refused("holds no lists of films: train.*.txt, val.*.txt or test.*.txt"):
+        follow_lists(manifest, tmp_path / "lists")
+    (tmp_path / "lists" / "train.txt").write_text("1.2.3\n")
+    with refused("None of the 4 films of siim is in the lists of"):
+        follow_lists(manifest, tmp_path / "lists")
+
+
+def test_everything_a_release_lists_can_be_seen_without_its_films(tmp_path):
+    assert len(list_source("chestxray14", written("chestxray14", tmp_path), {}).table) == 3
+    assert len(read_source("chestxray14", tmp_path, {}).table) == 2
