@@ -20,7 +20,7 @@ demo: install
 	$(BIN)/evax demo --out $(RUN)
 
 test: install
-	$(BIN)/pytest -m "not long" --numprocesses 2 --dist worksteal
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m "not long" --numprocesses 2 --dist worksteal
 
 test-long: install
 	$(BIN)/pytest -m long

@@ -61,6 +61,19 @@ def test_a_picture_per_finding_shows_film_and_map_side_by_side(config):
     assert all(Image.open(picture).size == (192, 96) for picture in pictures)
 
 
+def test_a_finding_that_one_patient_has_is_scored_without_an_interval(config, phantoms, tmp_path):
+    from evax.data.store import build_store
+
+    manifest = evax.open_store(config.store).manifest
+    store = build_store(
+        replace(manifest, table=manifest.table.assign(patient="one"), root=phantoms),
+        tmp_path / "one",
+        size=96,
+    )
+    report = json.loads(localize(replace(config, store=store.path)).read_text())
+    assert all(row["interval"] == [None, None] for row in report["pointing"])
+
+
 def test_a_store_of_films_at_another_size_is_refused(config, phantoms, tmp_path):
     from evax.data.store import build_store
 

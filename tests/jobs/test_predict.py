@@ -184,7 +184,7 @@ def test_a_place_that_does_not_exist_or_holds_no_film_is_named(config, tmp_path)
     with pytest.raises(DataError, match="There is no file or folder .*lost.png"):
         predict(replace(config, films=(config.films[0], tmp_path / "lost.png")))
     (tmp_path / "none").mkdir()
-    with pytest.raises(DataError, match=r"No film found in .*none \(looked for .dcm, .png"):
+    with pytest.raises(DataError, match=r"No film found in .*none \(looked for .png, .jpg"):
         predict(replace(config, films=(tmp_path / "none",)))
     assert not config.out.exists()
 

@@ -179,7 +179,8 @@ def test_timm_and_transformers_open_the_converted_classifier_and_agree(tmp_path,
     folder = tmp_path / "timm"
     zoo(ZooConfig(action="convert", source=str(tmp_path / "bundle"), to="timm", out=folder))
     with torch.no_grad():
-        logits, pooled = classifier(images), classifier.pool(images)
+        logits = classifier(images)
+        pooled = classifier.encoder.fc_norm(classifier.encoder.encode(images).patches.mean(dim=1))
         model = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
         assert torch.allclose(model(images), logits, atol=1e-4)
         features = timm.create_model(f"local-dir:{folder}", pretrained=True, num_classes=0).eval()
