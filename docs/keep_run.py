@@ -1,4 +1,4 @@
-"""python docs/keep_run.py RUN NAME: the numbers of a demo run as docs/results/NAME.json and NAME.md.
+"""python docs/keep_run.py RUN NAME [NOTE]: the numbers of a demo run as docs/results/NAME.json and NAME.md.
 
 What is kept is copied from the run's own files: nothing here is typed by hand.
 """
@@ -67,7 +67,8 @@ def table(heads: str, rows: list[list[str]]) -> list[str]:
     """A Markdown table; heads are divided by |, one that ends with : is set to the right."""
     names = heads.split("|")
     rules = ["---:" if name.endswith(":") else "---" for name in names]
-    cells = [[name.removesuffix(":") for name in names], rules, *rows]
+    cells = [[name.removesuffix(":") for name in names], rules]
+    cells += [[cell.replace("|", "\\|") for cell in row] for row in rows]
     return ["", *(f"| {' | '.join(row)} |" for row in cells)]
 
 
@@ -132,8 +133,8 @@ def localize_lines(step: dict[str, Any]) -> list[str]:
     ]
 
 
-def page(run: dict[str, Any], name: str) -> str:
-    """The record as Markdown."""
+def page(run: dict[str, Any], name: str, note: str) -> str:
+    """The record as Markdown; note: what a reader must know of how it was made."""
     facts, steps = run["environment"], run["steps"]
     rows = [[step["kind"], step["name"], str(step["seconds"]), f"`{step['command']}`"] for step in steps]
     lines = [
@@ -141,6 +142,7 @@ def page(run: dict[str, Any], name: str) -> str:
         "",
         f"`{facts['command']}`, torch {facts['torch']}. Written by `docs/keep_run.py` from the run's files; "
         f"all numbers are in [{name}.json]({name}.json).",
+        *(["", note] if note else []),
         *table("step|name|seconds:|command", rows),
     ]
     sections = {"pretrain": pretrain_lines, "finetune": finetune_lines, "localize": localize_lines}
@@ -156,11 +158,11 @@ def page(run: dict[str, Any], name: str) -> str:
 
 def main() -> None:
     """Writes both files."""
-    folder, name = Path(sys.argv[1]), sys.argv[2]
+    folder, name, note = Path(sys.argv[1]), sys.argv[2], " ".join(sys.argv[3:])
     RESULTS.mkdir(exist_ok=True)
     kept = record(folder)
     (RESULTS / f"{name}.json").write_text(json.dumps(kept, indent=1) + "\n")
-    (RESULTS / f"{name}.md").write_text(page(kept, name))
+    (RESULTS / f"{name}.md").write_text(page(kept, name, note))
 
 
 if __name__ == "__main__":

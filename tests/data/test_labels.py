@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
-from evax.data.labels import resolve_labels
+from evax.data.labels import blank_policy, resolve_labels
 from evax.errors import ConfigError
 
 WRITTEN = arrays(
@@ -22,6 +22,13 @@ def test_each_policy_decides_its_own_kind_of_label(uncertain, value, blank, of_b
     written = np.array([[1, 0, -1, np.nan]], np.float32)
     resolved = resolve_labels(written, uncertain, blank)
     np.testing.assert_array_equal(resolved, np.array([[1, 0, value, of_blank]], np.float32))
+
+
+def test_blanks_are_absent_in_labels_read_from_reports_and_unknown_elsewhere_unless_chosen():
+    sources = ("chexpert", "mimic_cxr", "chestxray14", "csv:mine")
+    assert [blank_policy(source, None) for source in sources] == ["zeros", "zeros", "ignore", "ignore"]
+    assert blank_policy("chexpert", "ignore") == "ignore"
+    assert blank_policy("csv:mine", "zeros") == "zeros"
 
 
 @settings(deadline=None)

@@ -7,7 +7,7 @@ import math
 import numpy as np
 from jaxtyping import Float, Int64
 
-from evax.data.labels import Blank, Uncertain, resolve_labels
+from evax.data.labels import Blank, Uncertain, blank_policy, resolve_labels
 from evax.data.split import split_position
 from evax.data.store import ImageStore
 from evax.errors import DataError
@@ -15,11 +15,12 @@ from evax.errors import DataError
 Rows = Int64[np.ndarray, " _"]
 
 
-def known_labels(store: ImageStore, uncertain: Uncertain, blank: Blank) -> Float[np.ndarray, "S K"]:
+def known_labels(store: ImageStore, uncertain: Uncertain, blank: Blank | None) -> Float[np.ndarray, "S K"]:
     """Labels after the policies for uncertain and blank. Raises DataError for a store without findings."""
     if not store.manifest.findings:
         raise DataError(f"The store {store.path} has no labels: prepare it from a source with findings.")
-    return resolve_labels(store.manifest.labels(), uncertain, blank)
+    policy = blank_policy(store.manifest.source, blank)
+    return resolve_labels(store.manifest.labels(), uncertain, policy)
 
 
 def split_rows(store: ImageStore, label_fraction: float = 1.0, seed: int = 0) -> tuple[Rows, Rows, Rows]:

@@ -15,7 +15,18 @@ Uncertain = Literal["ones", "zeros", "ignore"]
 TrainingUncertain = Literal["ones", "zeros", "ignore", "mixed", "smooth"]
 """mixed, smooth: for training only; their targets are no truth to be tested against."""
 Blank = Literal["zeros", "ignore"]
+# Sources whose labels were read from reports, where what is not mentioned was left blank.
+BLANK_MEANS_ABSENT = frozenset({"chexpert", "mimic_cxr"})
 SMOOTH_PRESENT, SMOOTH_ABSENT = (0.7, 0.8), (0.2, 0.3)
+
+
+def blank_policy(source: str, chosen: Blank | None) -> Blank:
+    """What a blank label of a manifest's source counts as, unless something else was chosen.
+
+    Source: the paper's code takes CheXpert's blanks for absent (facts section 3.2); ignoring them would leave
+    mostly positives. A blank in any other table is a label that nobody gave.
+    """
+    return chosen or ("zeros" if source in BLANK_MEANS_ABSENT else "ignore")
 
 
 def resolve_labels(

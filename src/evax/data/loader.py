@@ -14,6 +14,7 @@ from evax.data.augment import CROP, ORDER, CropConfig, film_chance, random_crop,
 from evax.data.store import ImageStore
 
 BATCHES_AHEAD = 3
+CROPS_PER_TASK = 16  # a task of one crop would cost a tenth of the crop
 
 
 class Films:
@@ -74,17 +75,24 @@ def training_batches(
             orders[epoch] = film_chance(seed, epoch, 0, ORDER).permutation(len(films))
         return epoch, int(orders[epoch][offset])
 
-    def crop_one(item: tuple[int, int]) -> UInt8[np.ndarray, "s s"]:
-        epoch, film = item
-        return random_crop(films.pixels(film), size, crop, film_chance(seed, epoch, film, CROP))
+    def cut(items: list[tuple[int, int]], images: UInt8[np.ndarray, "n 1 s s"]) -> None:
+        for (epoch, film), image in zip(items, images, strict=True):
+            image[0] = random_crop(films.pixels(film), size, crop, film_chance(seed, epoch, film, CROP))
 
     with ThreadPoolExecutor(workers) as pool:
 
-        def start(step: int) -> tuple[int, list[tuple[int, int]], list[Future[UInt8[np.ndarray, "s s"]]]]:
+        def start(step: int) -> tuple[Batch, list[Future[None]]]:
             items = [place(step * batch_size + offset) for offset in range(batch_size)]
-            return step, items, [pool.submit(crop_one, item) for item in items]
+            batch = Batch(
+                step=step,
+                epochs=np.array([epoch for epoch, _ in items]),
+                films=np.array([film for _, film in items]),
+                images=np.empty((batch_size, 1, size, size), np.uint8),
+            )
+            parts = (slice(first, first + CROPS_PER_TASK) for first in range(0, batch_size, CROPS_PER_TASK))
+            return batch, [pool.submit(cut, items[part], batch.images[part]) for part in parts]
 
-        ahead: deque[tuple[int, list[tuple[int, int]], list[Future[UInt8[np.ndarray, "s s"]]]]] = deque()
+        ahead: deque[tuple[Batch, list[Future[None]]]] = deque()
         upcoming = iter(steps)
         try:
             while True:
@@ -92,13 +100,10 @@ def training_batches(
                     ahead.append(start(step))
                 if not ahead:
                     return
-                step, items, crops = ahead.popleft()
-                yield Batch(
-                    step=step,
-                    epochs=np.array([epoch for epoch, _ in items]),
-                    films=np.array([film for _, film in items]),
-                    images=np.stack([crop.result() for crop in crops])[:, None],
-                )
+                batch, tasks = ahead.popleft()
+                for task in tasks:
+                    task.result()
+                yield batch
         finally:
             pool.shutdown(cancel_futures=True)
 

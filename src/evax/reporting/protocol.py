@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Float, Int64
 
 from evax.config import to_plain
+from evax.data.labels import blank_policy
 from evax.data.store import ImageStore
 from evax.files import replaced_whole
 
@@ -46,7 +47,7 @@ def protocol_card(
             "seed": config.seed,
             "interval": f"patient-clustered bootstrap, percentile, {config.resamples} resamples",
             "uncertain": config.uncertain,
-            "blank": config.blank,
+            "blank": blank_policy(store.manifest.source, config.blank),
         },
         "recipe": to_plain(config),
         **{name: {"films": len(part), "patients": len(set(patients[part]))} for name, part in rows.items()},

@@ -63,8 +63,8 @@ class LabelledConfig:
     """Share of the training patients whose labels are used, in (0, 1]."""
     uncertain: Uncertain = "ignore"
     """What a label -1 counts as."""
-    blank: Blank = "zeros"
-    """What an empty label counts as."""
+    blank: Blank | None = None
+    """What an empty label counts as; without it absent in CheXpert and MIMIC-CXR, unknown elsewhere."""
     resamples: int = 2000
     """Bootstrap resamples of the test patients."""
     seed: int = 0
