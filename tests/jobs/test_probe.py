@@ -8,9 +8,12 @@ import pytest
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from evax.data.manifest import Manifest
+from evax.data.preprocess import Preprocess
 from evax.data.store import build_store, open_store
-from evax.errors import ConfigError
+from evax.deploy.bundle import Card, save_bundle, save_films
+from evax.errors import ConfigError, DataError
 from evax.jobs.probe import ProbeConfig, probe
+from evax.models.encoders import build_encoder
 
 
 @pytest.fixture
@@ -89,3 +92,13 @@ def test_values_that_make_no_sense_are_refused(config):
     ):
         with pytest.raises(ConfigError, match=message):
             replace(config, **change)
+
+
+def test_an_encoder_that_was_pre_trained_on_the_test_films_is_refused(config, tmp_path):
+    store = open_store(config.store)
+    card = Card(kind="encoder", encoder=config.encoder, preprocess=Preprocess(store_size=96, input_size=64))
+    encoder = save_bundle(tmp_path / "encoder", card, build_encoder(config.encoder, img_size=64))
+    save_films(encoder, store.digests(store.rows("test")[:1]))
+    with pytest.raises(DataError, match=r"was pre-trained on 1 of the \d+ test films"):
+        probe(replace(config, weights=encoder))
+    assert not config.out.exists()

@@ -34,13 +34,14 @@ class ProbeConfig(LabelledConfig):
 def probe(config: ProbeConfig) -> Path:
     """Returns the path of report.json.
 
-    Raises DataError for a store without labels or an empty split, WeightsError for weights that do not fit.
+    Raises DataError for a store without labels or an empty split, or test films that the encoder was
+    pre-trained on, WeightsError for weights that do not fit.
     """
     import numpy as np
 
     from evax.data.labelled import known_labels, split_rows
     from evax.data.store import open_store
-    from evax.deploy.bundle import starting_preprocess
+    from evax.deploy.bundle import refuse_seen_films, starting_preprocess
     from evax.evaluation.embedding import TEMPERATURE, knn_scores
     from evax.evaluation.linear import fit_linear_probe
     from evax.files import write_json
@@ -53,6 +54,7 @@ def probe(config: ProbeConfig) -> Path:
     store = open_store(config.store)
     labels = known_labels(store, config.uncertain, config.blank)
     train, val, test = split_rows(store, config.label_fraction, config.seed)
+    refuse_seen_films(config.weights, store, test)
     preprocess = starting_preprocess(config.encoder, config.weights, store, config.image_size)
     with seeded(config.seed):
         encoder = create_encoder(config.encoder, config.weights, img_size=config.image_size)
