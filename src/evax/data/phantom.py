@@ -31,7 +31,7 @@ from evax.data.phantom_anatomy import (
 )
 from evax.errors import ConfigError
 
-FINDINGS = ("Effusion", "Pneumothorax", "Consolidation", "Nodule", "Cardiomegaly")
+FINDINGS = ("Effusion", "Pneumothorax", "Consolidation", "Mass", "Cardiomegaly")
 PREVALENCE = 0.3
 FILMS_PER_BLOCK = (1, 1, 2, 2, 3, 3)  # six patients share twelve consecutive films, in a drawn order
 
@@ -168,10 +168,10 @@ def _expose(
         added -= bronchi * dense * np.clip(air * np.float32(1 / 40), 0, 1)
         air *= 1 - dense
         seen &= opacity < 0.15
-    if "Nodule" in present:
-        nodule, disc = _nodule(seen, rng)
-        added += nodule
-        regions.append(("Nodule", disc))
+    if "Mass" in present:
+        mass, disc = _mass(seen, rng)
+        added += mass
+        regions.append(("Mass", disc))
     if "Cardiomegaly" in present:
         regions.append(("Cardiomegaly", silhouette))
 
@@ -284,10 +284,10 @@ def _consolidation(seen: Mask, rng: np.random.Generator) -> tuple[Map, Map]:
     return opacity, anatomy_maps.splat(cx.ravel(), cy.ravel(), 2.2)
 
 
-def _nodule(seen: Mask, rng: np.random.Generator) -> tuple[Map, Mask]:
-    """Added depth of a slightly lobed ball of 24 to 48 mm, its rim sharp or soft, and its disc."""
+def _mass(seen: Mask, rng: np.random.Generator) -> tuple[Map, Mask]:
+    """Added depth of a slightly lobed ball of 32 to 64 mm, its rim sharp or soft, and its disc."""
     x, y = _drawn_place(seen, rng)
-    radius = rng.uniform(12, 24)
+    radius = rng.uniform(16, 32)
     softness = rng.uniform(0.08, 0.4)
     dx, dy = AXIS[None, :] - x, AXIS[:, None] - y
     near = np.ix_(np.abs(dy[:, 0]) < 2 * radius, np.abs(dx[0]) < 2 * radius)
@@ -296,8 +296,8 @@ def _nodule(seen: Mask, rng: np.random.Generator) -> tuple[Map, Mask]:
     distance = np.hypot(dy[near[0], 0], dx[0, near[1]]) / (radius * lobes)
     ball = np.sqrt(np.clip(1.05 - distance**2, 0, 1)) * step((1 - distance).astype(np.float32), softness)
     added, disc = np.zeros((SIDE, SIDE), np.float32), np.zeros((SIDE, SIDE), dtype=bool)
-    # a small nodule that shows on a film is a dense one
-    added[near] = ball * (26 + 1.6 * radius) * rng.uniform(1.0, 1.4)
+    # a small mass that shows on a film is a dense one
+    added[near] = ball * (26 + 1.6 * radius) * rng.uniform(1.2, 1.7)
     disc[near] = distance < 1
     return added, disc
 
