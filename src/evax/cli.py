@@ -17,7 +17,7 @@ COMMANDS = {  # name: what it does; module, config class and function share the 
     "finetune": "labelled store + encoder -> classifier, tested once",
     "embed": "encoder + films or store -> table of features",
     "probe": "labelled store + encoder as it is -> linear probe and nearest neighbours, tested once",
-    "fewshot": "the same on shares of the labels, with several seeds: how many labels are needed?",
+    "fewshot": "finetune on shares of the labels, with several seeds: how many labels are needed?",
     "localize": "does Grad-CAM point at the boxes of a store?",
     "predict": "classifier + films -> table",
     "zoo": "published weights: list, fetch, convert",
