@@ -96,8 +96,8 @@ def test_a_table_without_patients_is_warned_of(raw, caplog):
 
 
 def test_ages_in_dicom_s_form_are_read_and_others_are_counted(raw, caplog):
-    table = from_csv(raw, "image,patient,age\na,1,063Y\nb,2,old\nc,3,7\n").table
-    np.testing.assert_array_equal(table["age"], [63, np.nan, 7])
+    table = from_csv(raw, "image,patient,age\na,1,063Y\nb,2,006M\nc,3,7.5\n").table
+    np.testing.assert_array_equal(table["age"], [63, np.nan, 7.5])
     assert "1 ages are no number of years" in caplog.text
 
 

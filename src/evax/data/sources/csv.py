@@ -13,7 +13,7 @@ from evax.data.dicom import VIEWS
 from evax.data.manifest import BOX_COLUMNS, COLUMNS, Manifest, no_boxes, no_masks
 from evax.data.radiograph import FILM_SUFFIXES
 from evax.data.sources.mask_files import find_masks
-from evax.data.sources.tables import LABEL_VALUES, numbers, read_table
+from evax.data.sources.tables import LABEL_VALUES, ages, numbers, read_table
 from evax.errors import DataError
 from evax.findings import SYNONYMS, canonical
 
@@ -64,7 +64,9 @@ def read_csv(
             path,
         )
     result["patient"] = result["patient"].where(result["patient"] != "", result["image"])
-    result["age"] = _ages(path, _texts(rows, names["age"]))
+    result["age"] = ages(written := _texts(rows, names["age"]))
+    if unread := int((result["age"].isna() & (written != "")).sum()):
+        logger.warning("%s: %d ages are no number of years and count as unknown.", path, unread)
     result["sex"] = result["sex"].str.upper().str[:1]
     result["view"] = [VIEWS.get(view, view) for view in result["view"].str.upper()]
 
@@ -137,14 +139,6 @@ def _column(rows: pd.DataFrame, spellings: tuple[str, ...]) -> str | None:
 
 def _plain(name: str) -> str:
     return re.sub(r"[\s_-]", "", name).lower()
-
-
-def _ages(path: Path, texts: pd.Series) -> pd.Series:
-    """Years from texts such as 63, 63.5 and DICOM's 063Y; what is none of these is counted and unknown."""
-    years = pd.to_numeric(texts.str.extract(r"^(\d+(?:\.\d+)?)\s*[Yy]?$")[0], errors="coerce").astype(float)
-    if unread := int((years.isna() & (texts != "")).sum()):
-        logger.warning("%s: %d ages are no number of years and count as unknown.", path, unread)
-    return years
 
 
 def _texts(rows: pd.DataFrame, name: str | None) -> pd.Series:

@@ -78,6 +78,10 @@ def label_columns(path: Path, rows: pd.DataFrame, findings: Sequence[str]) -> pd
 
 
 def ages(texts: pd.Series) -> pd.Series:
-    """Years from texts such as 57, 057Y or 39yrs; NaN where there are none, or more than a life has."""
-    years = pd.to_numeric(texts.str.extract(r"(\d+)")[0], errors="coerce").astype(float)
+    """Years from texts such as 57, 63.5, 057Y or "male 39yrs"; NaN where there are none, as in months (006M),
+    or more than a life has.
+    """
+    years = pd.to_numeric(texts.str.extract(r"(\d+(?:\.\d+)?)\s*(?:[Yy]|$)")[0], errors="coerce").astype(
+        float
+    )
     return years.where(years <= 120)  # ChestX-ray14 has ages such as 411
