@@ -112,8 +112,10 @@ def test_a_renamed_file_needs_to_be_told_what_it_is_like(tmp_path):
         zoo(ZooConfig(**convert, out=tmp_path / "x", like="eva_x_small_covidx4"))
     with pytest.raises(WeightsError, match="has a head, so it was fine-tuned"):
         zoo(ZooConfig(**convert, out=tmp_path / "x", like="eva_x_tiny_mim"))
-    with pytest.raises(WeightsError, match=r"layout of torchvision.*evax zoo fetch resnet50_mgca_cxr14"):
-        zoo(ZooConfig(**convert, out=tmp_path / "x", like="resnet50_mgca_cxr14"))
+    with pytest.raises(WeightsError, match=r"layout of mmseg.*evax zoo fetch eva_x_small_siim"):
+        zoo(ZooConfig(**convert, out=tmp_path / "x", like="eva_x_small_siim"))
+    with pytest.raises(WeightsError, match="does not fit resnet50 as a file of the layout vit"):
+        zoo(ZooConfig(**convert, out=tmp_path / "x", like="resnet50_imagenet"))
     assert not (tmp_path / "x").exists()
 
 

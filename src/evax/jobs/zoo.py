@@ -170,7 +170,7 @@ def card_of(row: Released, path: Path, full_precision: bool) -> Card:
     """What the table knows, as a card; nothing that was not published is filled in.
 
     The store size of fine-tuned files is their input size, as they were tuned on films resized once; the
-    films of EVA-X's pre-training were kept at 336 pixels, and so are those of other encoders that see no more.
+    films of EVA-X's pre-training were kept at 336 pixels, as are those of other encoders that see no more.
     """
     from evax.data.preprocess import Preprocess
     from evax.deploy.bundle import Card

@@ -135,8 +135,7 @@ def to_timm(state: dict[str, Tensor], layout: Layout, wanted: dict[str, Tensor])
         name = key.removeprefix(layout.prefix)
         for pattern, replacement in layout.renames:
             name = re.sub(pattern, replacement, name)
-        # a name that two tensors of the file get is left at the second, so that it is refused
-        given[key if name in given else name] = value
+        given[f"{key}, a second {name}" if name in given else name] = value  # the second is refused
     _join_attention(given, wanted)
     if layout.grey:
         _spread_grey(given, wanted)
