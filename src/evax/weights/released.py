@@ -209,7 +209,7 @@ RELEASED: dict[str, Released] = {
     ),
     "eva02_small": _baseline(
         SMALL, "mim", "eva02_S_pt_in21k_p14.pt", "ImageNet-21k, EVA-02", CLIP,
-        address=f"{_HUB}/Yuxin-CV/EVA-02/resolve/main/eva02/pt/eva02_S_pt_in21k_p14.pt", licence="MIT",
+        address=f"{_HUB}/Yuxin-CV/EVA-02/resolve/main/eva02/pt/eva02_S_pt_in21k_p14.pt", licence="Apache-2.0",
     ),
     "resnet50_biovil": _baseline(
         "resnet50", "biovil", _BIOVIL, "films, reports: BioViL", (0.0, 1.0),
