@@ -119,8 +119,9 @@ def forward_as_released(state, images):
     width = state["cls_token"].shape[-1]
     heads = width // 64
     x = torch.nn.functional.conv2d(
-        images.double(), state["patch_embed.proj.weight"], state["patch_embed.proj.bias"], stride=16
-    )
+        images.double(), state["patch_embed.proj.weight"], state["patch_embed.proj.bias"],
+        stride=state["patch_embed.proj.weight"].shape[-1],
+    )  # fmt: skip
     x = (
         torch.cat([state["cls_token"].expand(len(x), -1, -1), x.flatten(2).transpose(1, 2)], 1)
         + state["pos_embed"]

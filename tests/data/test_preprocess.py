@@ -6,6 +6,7 @@ import json
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from evax.data.augment import whole_film
@@ -64,6 +65,19 @@ def test_training_and_deployment_see_the_same_pixels():
     np.testing.assert_allclose(deployed, (whole_film(stored, 32) / 255 - 0.4) / 0.2, atol=1e-5)
 
 
+def test_three_means_make_three_channels_of_one_grey_film_alike_for_arrays_and_tensors():
+    colour = Preprocess(64, 32, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    film = np.random.default_rng(0).integers(0, 256, (32, 32), dtype=np.uint8)
+    network_input = colour.to_input(film)
+    assert (network_input.shape, network_input.dtype) == ((3, 32, 32), np.float32)
+    for channel, (mean, std) in enumerate(zip(colour.mean, colour.std, strict=True)):
+        np.testing.assert_allclose(network_input[channel], (film / 255 - mean) / std, atol=1e-5)
+    batch = colour.normalise(torch.from_numpy(film)[None, None].float() / 255)
+    assert batch.shape == (1, 3, 32, 32)
+    np.testing.assert_allclose(batch[0].numpy(), network_input, atol=1e-5)
+    assert Preprocess.from_json(json.loads(json.dumps(colour.to_json()))) == colour
+
+
 def test_the_card_round_trip_is_exact():
     assert Preprocess.from_json(json.loads(json.dumps(SMALL.to_json()))) == SMALL
     assert Preprocess() == Preprocess(336, 224, 0.49185243, 0.28509309)
@@ -81,6 +95,10 @@ def test_the_card_round_trip_is_exact():
         ({"std": 0.0}, "std .* got 0.0"),
         ({"std": 58.0}, "std .* divide by 255"),
         ({"std": "0.2"}, "std of the card must be a number"),
+        ({"mean": [0.5, 0.5]}, "mean of the card must be a number"),
+        ({"mean": [0.5, 0.5, 0.5]}, "one number each, or three each, got"),
+        ({"std": [0.5, 0.5, 0.0], "mean": [0.5, 0.5, 0.5]}, "std .* got .*0.0"),
+        ({"input_size": [32, 32, 32]}, "input_size of the card"),
     ],
 )
 def test_values_out_of_range_are_refused(change, message):

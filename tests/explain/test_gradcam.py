@@ -55,6 +55,24 @@ def test_maps_of_all_findings_at_once_are_those_of_the_grad_cam_library_one_by_o
             assert np.corrcoef(mine.ravel(), theirs[film].ravel())[0, 1] > 0.999
 
 
+def test_a_plain_vit_s_map_is_the_library_s_at_its_last_norm1():
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = Classifier(build_encoder("vit_small_patch16_224", img_size=96, depth=2), 2).eval()
+        torch.nn.init.normal_(network.head.weight)
+        for block in network.encoder.blocks:
+            block.attn.qkv.weight.data.mul_(8)
+    images = torch.randn(1, 3, 96, 96, generator=torch.Generator().manual_seed(2))
+    library = GradCAM(
+        network, [network.encoder.blocks[-1].norm1],
+        reshape_transform=lambda x: x[:, 1:].transpose(1, 2).unflatten(2, (6, 6)),
+    )  # fmt: skip
+    ours = spread(grad_cam_maps(network, images, "norm1")[0, 1].numpy(), (96, 96))
+    assert np.corrcoef(ours.ravel(), library(images, [ClassifierOutputTarget(1)])[0].ravel())[0, 1] > 0.999
+    card = Card(kind="classifier", encoder="x", preprocess=Preprocess(), findings=FINDINGS[:2])
+    assert usual_layer(Predictor(card, network)) == "norm1"
+
+
 def test_the_two_layers_give_different_maps(network):
     images = torch.randn(1, 3, 96, 96)
     maps = [grad_cam_maps(network, images, at)[0, 0].flatten() for at in ("norm1", "output")]

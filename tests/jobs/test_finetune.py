@@ -10,13 +10,16 @@ from safetensors.numpy import load_file
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 import evax
+from baseline_files import densenet121, mae, old_densenet, vit
+from evax.cli import run
 from evax.data.labelled import capped_rows, split_rows
 from evax.data.manifest import Manifest
 from evax.data.store import build_store, open_store
-from evax.deploy.bundle import Card, save_bundle
+from evax.deploy.bundle import Card, read_card, save_bundle
 from evax.errors import ConfigError, DataError
 from evax.jobs.finetune import FinetuneConfig, finetune
 from evax.models.encoders import build_encoder
+from evax.published import IMAGENET_MEAN
 from evax.training.options import OptimizerConfig
 
 
@@ -189,6 +192,35 @@ def test_a_cnn_without_weights_is_normalised_with_the_store_s_own_statistics(tin
     finetune(replace(tiny, encoder="efficientnet_lite0", steps=1))
     chain = evax.open_bundle(tiny.out / "bundle").card.preprocess
     assert (chain.mean, chain.std) == (open_store(phantom_store).mean, open_store(phantom_store).std)
+
+
+def test_a_densenet_of_colour_pictures_is_tuned_with_their_normalisation_and_its_bundle_predicts(
+    tiny, phantoms, tmp_path
+):
+    torch.save(old_densenet(densenet121().state_dict()), tmp_path / "densenet.pth")
+    config = replace(tiny, encoder="densenet121", weights=tmp_path / "densenet.pth", steps=1, image_size=64)
+    predictor = evax.open_bundle(finetune(config))
+    assert predictor.card.preprocess.mean == IMAGENET_MEAN
+    table = pd.read_csv(tiny.out / "predictions-test.csv")
+    film = evax.read_image(phantoms / table["image"][0])
+    for finding, value in predictor(film).items():
+        assert value == pytest.approx(table[f"probability:{finding}"][0], abs=2e-3)
+    assert evax.grad_cam(predictor, film, predictor.card.findings[0], at="output").shape == film.pixels.shape
+
+
+def test_a_plain_vit_is_tuned_by_the_command_line_with_the_normalisation_of_its_file(
+    tiny, phantom_store, tmp_path
+):
+    weights = tmp_path / "vit-s_CXR_0.3M_mae.pth"
+    torch.save(mae(vit(depth=12, img_size=224).state_dict()), weights)
+    command = (
+        f"finetune {phantom_store} --encoder vit_small_patch16_224 --weights {weights} --out {tiny.out} "
+    )
+    rest = "--steps 1 --batch-size 4 --image-size 32 --resamples 20 --compile off --precision fp32"
+    assert run((command + rest).split()) == 0
+    card = read_card(tiny.out / "bundle")
+    assert (card.preprocess.mean, card.preprocess.std) == (0.5056, 0.252)
+    assert "validation mAUC" in (tiny.out / "report.json").read_text()
 
 
 def test_a_capped_look_at_the_validation_films_keeps_patients_whole_and_is_the_same_for_every_seed(

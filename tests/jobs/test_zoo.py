@@ -11,14 +11,17 @@ import torch
 from PIL import Image
 
 import evax
+from baseline_files import densenet121, old_densenet
 from evax.cli import run
 from evax.data.phantom import make_phantom
 from evax.data.preprocess import Preprocess
+from evax.data.radiograph import Radiograph
 from evax.deploy.bundle import Card, read_card, save_bundle
 from evax.errors import ConfigError, WeightsError
 from evax.jobs.zoo import ZooConfig, zoo
 from evax.models.classifier import Classifier
 from evax.models.encoders import EVA_X, build_encoder
+from evax.published import IMAGENET_MEAN, IMAGENET_STD
 from evax.weights.released import RELEASED
 from official_files import forward_as_released, official_fine_tuned, official_mim, write_fine_tuned, write_mim
 
@@ -112,8 +115,10 @@ def test_a_renamed_file_needs_to_be_told_what_it_is_like(tmp_path):
         zoo(ZooConfig(**convert, out=tmp_path / "x", like="eva_x_small_covidx4"))
     with pytest.raises(WeightsError, match="has a head, so it was fine-tuned"):
         zoo(ZooConfig(**convert, out=tmp_path / "x", like="eva_x_tiny_mim"))
-    with pytest.raises(WeightsError, match=r"layout of torchvision.*evax zoo fetch resnet50_mgca_cxr14"):
-        zoo(ZooConfig(**convert, out=tmp_path / "x", like="resnet50_mgca_cxr14"))
+    with pytest.raises(WeightsError, match=r"layout of mmseg.*evax zoo fetch eva_x_small_siim"):
+        zoo(ZooConfig(**convert, out=tmp_path / "x", like="eva_x_small_siim"))
+    with pytest.raises(WeightsError, match="does not fit resnet50 as a file of the layout vit"):
+        zoo(ZooConfig(**convert, out=tmp_path / "x", like="resnet50_imagenet"))
     assert not (tmp_path / "x").exists()
 
 
@@ -225,6 +230,24 @@ def test_a_converted_folder_needs_timm_only(tmp_path, encoder):
     )
     done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True)
     assert done.stdout.split() == ["5525184", "False"], done.stderr
+
+
+def test_a_baseline_becomes_a_bundle_with_its_colours_and_stays_out_of_the_authors_layout(tmp_path):
+    source = tmp_path / RELEASED["densenet121_imagenet"].file
+    reference = densenet121()
+    torch.save(old_densenet(reference.state_dict()), source)
+    zoo(ZooConfig(action="convert", source=str(source), to="bundle", out=tmp_path / "bundle"))
+    predictor = evax.open_bundle(tmp_path / "bundle")
+    assert predictor.card.preprocess == Preprocess(336, 224, IMAGENET_MEAN, IMAGENET_STD)
+    assert predictor.card.training["source"].endswith(source.name)
+    phantom = Radiograph(make_phantom(seed=5, index=0).pixels)
+    film = torch.from_numpy(predictor.network_input(phantom))[None]
+    with torch.inference_mode():
+        expected = reference.features(film).relu().mean(dim=(2, 3))[0]
+    feature = torch.from_numpy(predictor.predict_inputs(film.numpy())[0])
+    assert torch.allclose(feature, expected, atol=1e-4)
+    with pytest.raises(WeightsError, match="Only EVA-X encoders go to the authors' layout"):
+        zoo(ZooConfig(action="convert", source=str(tmp_path / "bundle"), to="official", out=tmp_path / "x"))
 
 
 class Malice:

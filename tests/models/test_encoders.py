@@ -12,6 +12,9 @@ PARAMETERS = {"tiny": 5_525_184, "small": 21_667_200, "base": 85_850_880}
 MULTIPLY_ADDS = {"tiny": 1.2535e9, "small": 4.5985e9, "base": 17.563e9}
 
 
+VIT = "vit_base_patch14_dinov2"
+
+
 def name_of(size):
     return f"eva_x_{size}_patch16_224"
 
@@ -102,12 +105,20 @@ def test_an_unknown_encoder_is_refused_with_the_nearest_name():
 @pytest.mark.parametrize("name", ENCODERS)
 def test_every_encoder_of_the_zoo_says_truly_how_wide_and_how_fine_its_patches_are(name):
     with torch.device("meta"):
-        encoder = build_encoder(name, img_size=128).eval()
-        patches, grid, cls = encoder.encode(torch.empty(2, 1, 128, 128))
-        assert grid == (128 // encoder.stride, 128 // encoder.stride)
+        encoder = build_encoder(name, img_size=224).eval()
+        patches, grid, cls = encoder.encode(torch.empty(2, 1, 224, 224))
+        assert grid == (224 // encoder.stride, 224 // encoder.stride)
         assert patches.shape == (2, grid[0] * grid[1], encoder.num_features)
         assert encoder.fc_norm(patches.mean(dim=1)).shape == (2, encoder.num_features)
         assert cls is None or cls.shape == (2, encoder.num_features)
+
+
+def test_a_size_that_is_not_whole_patches_is_refused_with_the_nearest():
+    for name, size, nearest in ((name_of("tiny"), 518, "512 and 528"), (VIT, 128, "126 and 140")):
+        with pytest.raises(ConfigError, match=rf"{size} is no multiple of. The nearest sizes are {nearest}"):
+            build_encoder(name, img_size=size)
+    with torch.device("meta"):
+        assert build_encoder(VIT, img_size=518).patch_embed.grid_size == (37, 37)
 
 
 def test_a_cnn_gives_the_map_that_timm_s_own_classifier_pools():

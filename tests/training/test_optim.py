@@ -39,6 +39,18 @@ def test_layer_decay_scales_from_the_embeddings_to_the_head():
     assert rates["encoder.blocks.3.attn.qkv.weight"] == pytest.approx(2.0 * 0.55**9)
 
 
+def test_layers_of_a_plain_vit_decay_like_those_of_eva_x():
+    model = Classifier(build_encoder("vit_small_patch16_224", img_size=64, depth=2), 2)
+    optimizer = create_optimizer(model, OptimizerConfig(lr=1.0), model.encoder.depth, layer_decay=0.5)
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    set_lr(optimizer, 1.0)
+    rates = {names[id(p)]: group["lr"] for group in optimizer.param_groups for p in group["params"]}
+    assert rates["head.weight"] == rates["encoder.fc_norm.weight"] == 1.0
+    assert rates["encoder.blocks.1.mlp.fc1.weight"] == 0.5
+    assert rates["encoder.pos_embed"] == rates["encoder.patch_embed.proj.bias"] == 0.125
+    assert not any("encoder.norm." in name for name in rates)
+
+
 def test_biases_norms_positions_and_class_token_are_not_decayed():
     model = Classifier(build_encoder("eva_x_tiny_patch16_224", img_size=64), 2)
     optimizer = create_optimizer(model, OptimizerConfig(weight_decay=0.05), depth=12)

@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 
 from evax.errors import ConfigError, WeightsError
-from evax.models.encoders import EVA_X
+from evax.models.encoders import ENCODERS, EVA_X
 from evax.weights.download import fetch_published
 from evax.weights.encoders import create_encoder
-from evax.weights.released import RELEASED
+from evax.weights.foreign import LAYOUTS
+from evax.weights.released import IMAGENET_FILES, RELEASED
 from official_files import write_mim
 
 TINY, SMALL, _ = EVA_X
@@ -183,18 +184,35 @@ def test_a_published_name_is_weights_of_an_encoder_and_a_file_put_by_hand_is_use
         assert encoder.cls_token.equal(exact["cls_token"].half().float())
 
 
+def test_what_only_a_person_can_fetch_or_nobody_may_says_so_and_how(tmp_path):
+    with pytest.raises(WeightsError, match=r"fetched by hand, from https://drive\S+\. Put it into .*MIRROR"):
+        fetch_published("medical_mae_small", tmp_path)
+    with pytest.raises(WeightsError, match="DenseNet.weights='densenet121-res224-all'..state_dict"):
+        fetch_published("densenet121_xrv_all", tmp_path)
+    for name, reason in (("ark_plus", "forbids commercial use"), ("cxr_foundation", "TensorFlow graph")):
+        with pytest.raises(WeightsError, match=f"{name} is not offered: .*{reason}"):
+            fetch_published(name, tmp_path)
+        with pytest.raises(WeightsError, match=f"{name} cannot be loaded: .*{reason}"):
+            create_encoder("resnet50", name)
+
+
 def test_an_unknown_name_is_refused_with_the_nearest():
     with pytest.raises(ConfigError, match="Did you mean 'eva_x_tiny_cxr14'"):
         fetch_published("eva_x_tiny_cxr_14")
 
 
 def test_every_row_of_the_table_is_whole():
-    assert len({row.file for row in RELEASED.values()}) == len(RELEASED)
+    files = [row.file for row in RELEASED.values() if row.file]
+    assert len(set(files)) == len(files)
     for name, row in RELEASED.items():
-        assert row.url.endswith(f"/{row.file}")
-        assert row.encoder in EVA_X or not row.loadable, name
-        assert bool(row.findings) == (row.layout != "mim"), name
+        assert bool(row.url) + bool(row.by_hand) + bool(row.refused) == 1, name  # one way, or none and why
+        assert not row.url or row.url.rsplit("/")[-1] in (row.file, "model.safetensors"), name
+        assert row.encoder in ENCODERS or not row.loadable, name
+        assert row.layout in (*LAYOUTS, "mim", "fine-tuned") or not row.loadable, name
+        assert row.group != "EVA-X" or bool(row.findings) == (row.layout != "mim"), name
         assert row.layout != "mim" or row.input_size == 224
+    for encoder, name in IMAGENET_FILES.items():
+        assert RELEASED[name].encoder == encoder
     heads = {"chestxray14": 14, "chexpert": 5, "covidx3": 3, "covidx4": 2}
     for name, row in RELEASED.items():
         if row.layout == "fine-tuned":

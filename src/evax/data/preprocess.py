@@ -12,7 +12,7 @@ from PIL import Image
 
 from evax.data.radiograph import Radiograph
 from evax.errors import ConfigError, unknown_name
-from evax.published import MERGED_520K_MEAN, MERGED_520K_STD
+from evax.published import MERGED_520K_MEAN, MERGED_520K_STD, Channels
 
 Pixels = TypeVar("Pixels", bound=Any)
 
@@ -29,20 +29,25 @@ class Preprocess:
     """Side of the stored 8-bit film in pixels, 16 to 4096."""
     input_size: int = 224
     """Side of the network's input in pixels, 16 to 4096."""
-    mean: float = MERGED_520K_MEAN
-    """Mean of the pixels in [0, 1], subtracted; in [0, 1]."""
-    std: float = MERGED_520K_STD
-    """Standard deviation of the pixels in [0, 1], divided by; in (0, 1]."""
+    mean: Channels = MERGED_520K_MEAN
+    """Mean of the pixels in [0, 1], subtracted; in [0, 1]. Three for weights made on colour pictures."""
+    std: Channels = MERGED_520K_STD
+    """Standard deviation of the pixels in [0, 1], divided by; in (0, 1]. As many as means."""
 
     def __post_init__(self) -> None:
         for name, size in (("store_size", self.store_size), ("input_size", self.input_size)):
             if not 16 <= size <= 4096:
                 raise ConfigError(f"{name} must lie between 16 and 4096 pixels, got {size}.")
-        if not 0 <= self.mean <= 1:
+        means, stds = map(_each, (self.mean, self.std))
+        if len(means) != len(stds) or len(means) not in (1, 3):
+            raise ConfigError(
+                f"mean and std must be one number each, or three each, got {self.mean} and {self.std}."
+            )
+        if not all(0 <= mean <= 1 for mean in means):
             raise ConfigError(
                 f"mean belongs to pixels in [0, 1] and must lie there, got {self.mean}; divide by 255?"
             )
-        if not 0 < self.std <= 1:
+        if not all(0 < std <= 1 for std in stds):
             raise ConfigError(
                 f"std belongs to pixels in [0, 1] and must be in (0, 1], got {self.std}; divide by 255?"
             )
@@ -60,7 +65,8 @@ class Preprocess:
     def to_input(self, film: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         """A stored film as the network sees it: bilinear in 8 bits, as the paper's loader, then normalised.
 
-        film: (S, S). Returns (s, s) with s = input_size: (pixel / 255 - mean) / std.
+        film: (S, S). Returns (s, s) with s = input_size: (pixel / 255 - mean) / std. With three means it is
+        (3, s, s).
         """
         if film.shape != (self.input_size, self.input_size):
             side = (self.input_size, self.input_size)
@@ -68,16 +74,26 @@ class Preprocess:
         return self.normalise(np.divide(film, 255, dtype=np.float32))
 
     def normalise(self, pixels: Pixels) -> Pixels:
-        """Array or tensor of pixels in [0, 1] -> what the network sees, of the same kind."""
-        normalised: Pixels = (pixels - self.mean) / self.std
-        return normalised
+        """Array or tensor of pixels in [0, 1] -> what the network sees, of the same kind.
+
+        pixels: (H, W) or (..., 1, H, W). Returns the same shape, or (3, H, W) or (..., 3, H, W) with three
+        means.
+        """
+        if not isinstance(self.mean, tuple) or not isinstance(self.std, tuple):
+            normalised: Pixels = (pixels - self.mean) / self.std
+            return normalised
+        values = np.array([self.mean, self.std], np.float32)[:, :, None, None]  # (2, 3, 1, 1)
+        # a tensor subtracts its own kind only, and this room knows no torch
+        mean, std = pixels.new_tensor(values) if hasattr(pixels, "new_tensor") else values
+        coloured: Pixels = (pixels - mean) / std
+        return coloured
 
     def to_network_input(self, radiograph: Radiograph) -> npt.NDArray[np.float32]:
         """A film as the network sees it, by way of the store's size and 8 bits, as in training."""
         return self.to_input(self.to_store(radiograph.pixels))
 
-    def to_json(self) -> dict[str, int | float]:
-        """The four numbers, for a card."""
+    def to_json(self) -> dict[str, Any]:
+        """The four numbers or triples, for a card."""
         return asdict(self)
 
     @classmethod
@@ -91,8 +107,23 @@ class Preprocess:
                 f"The preprocessing of the card lacks {', '.join(missing)}: copy the card again."
             )
         for name, value in content.items():
-            if type(value) is not int and (type(value) is not float or name.endswith("_size")):
+            kinds = (int,) if name.endswith("_size") else (int, float)
+            if not all(type(number) in kinds for number in (value if _is_triple(value, name) else [value])):
                 raise ConfigError(f"{name} of the card must be a number, whole for sizes, got {value!r}.")
-        return cls(
-            content["store_size"], content["input_size"], float(content["mean"]), float(content["std"])
-        )
+        mean, std = (_channels(content[name]) for name in ("mean", "std"))
+        return cls(content["store_size"], content["input_size"], mean, std)
+
+
+def _each(value: Channels) -> tuple[float, ...]:
+    return value if isinstance(value, tuple) else (value,)
+
+
+def _is_triple(value: Any, name: str) -> bool:
+    return isinstance(value, list | tuple) and len(value) == 3 and not name.endswith("_size")
+
+
+def _channels(value: Any) -> Channels:
+    if isinstance(value, list | tuple):
+        red, green, blue = map(float, value)
+        return red, green, blue
+    return float(value)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -14,9 +15,9 @@ from evax.data.preprocess import Preprocess
 from evax.data.store import ImageStore
 from evax.errors import DataError
 from evax.files import read_json, replaced_whole, save_tensors, write_json
-from evax.models.encoders import CNNS
-from evax.weights.encoders import is_imagenet
+from evax.weights.normalisation import own_normalisation
 
+logger = logging.getLogger("evax")
 FORMAT = 1
 FILMS = "films.u64"
 INTENDED_USE = "Research. Not a medical device; not for diagnosis or for decisions about patients."
@@ -113,9 +114,10 @@ def starting_preprocess(
 ) -> Preprocess:
     """The chain for an encoder with these weights on the films of a store, or on films as they come (None).
 
-    A bundle brings its own chain and ImageNet weights their own normalisation; for others the statistics of
-    the store are used, or the published ones where there is no store.
-    Raises DataError when a bundle was trained on films kept at another size.
+    A bundle brings its own chain and a published file its own normalisation; for others the statistics of the
+    store are used, or the published ones of EVA-X where there is no store, and a line of the log says so.
+    Raises DataError when a bundle was trained on films kept at another size, and as create_encoder does for
+    weights that cannot be had.
     """
     if weights is not None and (weights / "card.json").is_file():
         chain = read_card(weights).preprocess
@@ -128,6 +130,11 @@ def starting_preprocess(
     chain = Preprocess(input_size=image_size)
     if store is not None:
         chain = replace(chain, store_size=store.size, mean=store.mean, std=store.std)
-    if is_imagenet(encoder, weights):
-        chain = replace(chain, mean=CNNS[encoder].mean, std=CNNS[encoder].std)
+    if (own := own_normalisation(encoder, weights)) is not None:
+        return replace(chain, mean=own[0], std=own[1])
+    if weights is not None:
+        source = "EVA-X's publication" if store is None else "the store"
+        logger.info(
+            "%s does not say how its films were normalised: the statistics are those of %s.", weights, source
+        )
     return chain

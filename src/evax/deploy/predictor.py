@@ -48,7 +48,7 @@ class Predictor:
         """The same for several films at once: (S, K) probabilities or (S, D) features."""
         return self.predict_inputs(np.stack([self.network_input(film) for film in films]))
 
-    def predict_inputs(self, inputs: Float[np.ndarray, "S 1 H W"]) -> Float[np.ndarray, "S outputs"]:
+    def predict_inputs(self, inputs: Float[np.ndarray, "S C H W"]) -> Float[np.ndarray, "S outputs"]:
         """The same for what `network_input` made of the films."""
         with torch.inference_mode():
             images = torch.from_numpy(inputs)
@@ -56,9 +56,10 @@ class Predictor:
                 return probabilities(self.network(images), self.card.exclusive).numpy()
             return self.network.encode(images).patches.mean(dim=1).numpy()  # type: ignore[operator]
 
-    def network_input(self, film: Radiograph) -> Float[np.ndarray, "1 H W"]:
+    def network_input(self, film: Radiograph) -> Float[np.ndarray, "C H W"]:
         """The film as the network sees it, native -> store size -> input, normalised."""
-        return self.card.preprocess.to_network_input(film)[None]
+        pixels = self.card.preprocess.to_network_input(film)
+        return pixels.reshape(-1, *pixels.shape[-2:])
 
 
 def open_bundle(path: str | os.PathLike[str], runtime: str = "torch") -> Predictor:

@@ -13,7 +13,7 @@ from torch import Tensor
 from evax.data.radiograph import Radiograph
 from evax.errors import ConfigError, unknown_name
 from evax.models.classifier import Classifier
-from evax.models.encoders import EvaX
+from evax.models.encoders import EvaX, PlainVit
 
 At = Literal["norm1", "output"]
 
@@ -27,14 +27,14 @@ class Explainable(Protocol):
     network: Any
     """An evax Classifier."""
 
-    def network_input(self, film: Radiograph) -> Float[np.ndarray, "1 H W"]:
+    def network_input(self, film: Radiograph) -> Float[np.ndarray, "C H W"]:
         """The film as the network sees it."""
         ...
 
 
 def usual_layer(predictor: Explainable) -> At:
-    """The paper's layer of an EVA-X classifier; the last map of a CNN, which has no norm1."""
-    return "norm1" if isinstance(predictor.network.encoder, EvaX) else "output"
+    """The paper's layer of a transformer; the last map of a CNN, which has no norm1."""
+    return "norm1" if isinstance(predictor.network.encoder, EvaX | PlainVit) else "output"
 
 
 def grad_cam(
@@ -85,7 +85,7 @@ def grad_cam_maps(
 def _norm1(network: Classifier, images: Tensor) -> tuple[Tensor, Tensor, tuple[int, int]]:
     """The normed input (B, T, D) of the last block, the logits that follow from it, and the patch grid."""
     encoder = network.encoder
-    if not isinstance(encoder, EvaX):
+    if not isinstance(encoder, EvaX | PlainVit):
         raise ConfigError("A CNN has no norm1 in a last block: ask for the map at its output (--at output).")
     kept: list[Tensor] = []
 

@@ -41,9 +41,9 @@ class EmbedConfig:
     encoder: str | None = None
     """Encoder by name."""
     weights: Path | None = None
-    """Weight file or bundle of the encoder, or imagenet for a CNN."""
+    """Weight file or bundle of the encoder, name of a published file, or imagenet."""
     image_size: int | None = None
-    """Side of the network's input in pixels, a multiple of 16; the bundle's, or 224."""
+    """Side of the network's input in pixels, a multiple of the encoder's patch; the bundle's, or 224."""
     tokens: Tokens = "mean"
     """mean of the patches; cls, the class token; patches, all of them, row by row in one vector."""
     batch_size: int = 32
@@ -57,8 +57,9 @@ class EmbedConfig:
         given = [value is not None for value in (self.bundle, self.encoder, self.weights)]
         if given not in ([True, False, False], [False, True, True]):
             raise ConfigError("Give either bundle, which has its weights in it, or encoder and weights.")
-        if self.image_size is not None and (self.image_size < 32 or self.image_size % 16):
-            raise ConfigError(f"image_size must be a multiple of 16 from 32 on, got {self.image_size}.")
+        size = self.image_size
+        if size is not None and (size < 32 or (size % 16 and size % 14)):
+            raise ConfigError(f"image_size must be a multiple of 16 or 14 from 32 on, got {size}.")
         if self.batch_size <= 0:
             raise ConfigError(f"batch_size must be above 0, got {self.batch_size}.")
 

@@ -78,7 +78,8 @@ def localize(config: LocalizeConfig) -> Path:
     with progress_bar("localising", len(cases)) as advance:
         for row, boxes_of in cases.items():
             pixels = store.pixels(row)
-            images = torch.from_numpy(predictor.card.preprocess.to_input(pixels)[None, None])
+            seen = predictor.card.preprocess.to_input(pixels)
+            images = torch.from_numpy(seen.reshape(1, -1, *seen.shape[-2:]))
             maps = grad_cam_maps(predictor.network, images, config.at)[0]
             with torch.inference_mode():
                 scores = probabilities(predictor.network(images), predictor.card.exclusive)[0]

@@ -22,7 +22,8 @@ logger = logging.getLogger("evax")
 
 @dataclass(frozen=True, kw_only=True)
 class ZooConfig:
-    """Published weights. list: what there is. fetch NAME: get a file. convert SOURCE: give it another form.
+    """Published weights, the paper's baselines included. list: what there is. fetch NAME: get a file.
+    convert SOURCE: give it another form.
 
     Files lie in the folder EVAX_WEIGHTS (default: the user's cache), where those put by hand are used too;
     EVAX_WEIGHTS_MIRROR names another server than the authors' page.
@@ -68,7 +69,7 @@ def zoo(config: ZooConfig) -> Path | str:
 
 
 def table_of_released() -> str:
-    """One line per published file, with whether it lies in the weights folder."""
+    """One line per published file under its heading, with whether it lies in the weights folder."""
     import io
     import shutil
 
@@ -76,19 +77,31 @@ def table_of_released() -> str:
     from rich.table import Table
 
     from evax.weights.download import weights_folder
-    from evax.weights.released import RELEASED
+    from evax.weights.released import GROUPS, RELEASED
 
     folder = weights_folder()
-    table = Table(caption=f"here: in {folder}", caption_justify="left")
-    for column in ("name", "encoder", "size", "layout", "licence", "for", "here"):
-        table.add_column(column, justify="right" if column == "size" else "left", overflow="fold")
-    for name, row in RELEASED.items():
-        size = f"{row.size / 1e6:.1f} MB" if row.size else "unknown"
-        layout = row.layout if row.loadable else f"{row.layout} (fetch only)"
-        here = "yes" if (folder / row.file).is_file() else "no"
-        table.add_row(name, row.encoder, size, layout, row.licence, row.purpose, here)
+    table = Table(
+        caption=f"fetch: what `evax zoo fetch NAME` does; here: in {folder}", caption_justify="left"
+    )
+    for column in ("name", "encoder", "size", "layout", "licence", "for", "fetch", "here"):
+        to_copy = column in ("name", "encoder")
+        table.add_column(
+            column, justify="right" if column == "size" else "left", overflow="fold", no_wrap=to_copy
+        )
+    for group in GROUPS:
+        table.add_row(f"[bold]{group}[/bold]")
+        for name, row in RELEASED.items():
+            if row.group != group:
+                continue
+            size = f"{row.size / 1e6:.1f} MB" if row.size else "unknown"
+            layout = row.layout if row.loadable or row.refused else f"{row.layout} (fetch only)"
+            fetch = "automatic" if row.url else "refused" if row.refused else "by hand"
+            here = "yes" if (folder / row.file).is_file() else "no"
+            purpose = row.refused or row.purpose
+            table.add_row(name, row.encoder, size, layout, row.licence, purpose, fetch, here)
+        table.add_section()
     text = io.StringIO()
-    Console(file=text, width=max(150, shutil.get_terminal_size().columns)).print(table)
+    Console(file=text, width=max(170, shutil.get_terminal_size().columns)).print(table)
     return text.getvalue().rstrip()
 
 
@@ -139,8 +152,10 @@ def read_source(config: ZooConfig) -> tuple[Card, Encoder | Classifier]:
     row = released(name)
     if not row.loadable:
         raise WeightsError(
-            f"{row.file} has the layout of {row.layout}; evax converts the layouts mim and fine-tuned. "
+            f"{row.file} has the layout of {row.layout}, which evax does not convert. "
             f"`evax zoo fetch {name}` gives it as it is."
+            if not row.refused
+            else f"{name} is not offered: {row.refused}."
         )
     path = fetch_published(name) if is_name else path
     network = create_published(row, path, config.full_precision)
@@ -155,19 +170,23 @@ def card_of(row: Released, path: Path, full_precision: bool) -> Card:
     """What the table knows, as a card; nothing that was not published is filled in.
 
     The store size of fine-tuned files is their input size, as they were tuned on films resized once; the
-    films of pre-training were kept at 336 pixels.
+    films of EVA-X's pre-training were kept at 336 pixels, as are those of other encoders that see no more.
     """
     from evax.data.preprocess import Preprocess
     from evax.deploy.bundle import Card
 
-    mim = row.layout == "mim"
-    chain = {"input_size": row.input_size, "mean": row.mean, "std": row.std}
-    preprocess = Preprocess(**chain) if mim else Preprocess(store_size=row.input_size, **chain)  # type: ignore[arg-type]
-    training: dict[str, Any] = {"published": row.file, "source": row.url, "read_from": path.name}
-    if mim:
+    tuned = bool(row.findings)
+    kept = row.input_size if tuned else max(Preprocess().store_size, row.input_size)
+    preprocess = Preprocess(kept, row.input_size, row.mean, row.std)
+    training: dict[str, Any] = {
+        "published": row.file,
+        "source": row.url or row.by_hand,
+        "read_from": path.name,
+    }
+    if row.layout == "mim":
         training["precision"] = "float32" if full_precision else "float16"
     return Card(
-        kind="encoder" if mim else "classifier",
+        kind="classifier" if tuned else "encoder",
         encoder=row.encoder,
         preprocess=preprocess,
         findings=row.findings,

@@ -1,5 +1,5 @@
-"""EVA-X Ti, S and B (timm's Eva with the paper's sizes, registered in timm), convolutional baselines, and one
-way to ask any of them for features.
+"""EVA-X Ti, S and B (timm's Eva with the paper's sizes, registered in timm), the paper's baselines (CNNs and
+plain ViTs of timm), and one way to ask any of them for features.
 """
 
 from __future__ import annotations
@@ -11,10 +11,11 @@ import torch
 from jaxtyping import Bool, Float
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from timm.models.eva import Eva
+from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from evax.errors import unknown_name
-from evax.published import MERGED_520K_MEAN, MERGED_520K_STD
+from evax.errors import ConfigError, unknown_name
+from evax.published import IMAGENET_MEAN, IMAGENET_STD, MERGED_520K_MEAN, MERGED_520K_STD, Channels
 
 EVA_X = {  # name: (width, heads, split q/k/v with sub-LN in the FFN); facts 1.1
     "eva_x_tiny_patch16_224": (192, 3, False),
@@ -31,16 +32,29 @@ class CnnFacts(NamedTuple):
     """Its name in timm."""
     stride: int
     """Pixels per side of a place of its last map."""
-    mean: float
+    mean: Channels
     """Normalisation of its ImageNet weights, for pixels in [0, 1]."""
-    std: float
+    std: Channels
+    """Of pixels in [0, 1]."""
+    without: str = ""
+    """Last stage of the network that is left out."""
+    adds: bool = True
+    """Its layers add to their input, so that drop_path_rate can skip them; those of a DenseNet append."""
 
 
 CNNS = {
     # 127 and 128 of 255 are in the recipe of the package that brings the ImageNet weights
     "efficientnet_lite0": CnnFacts("tf_efficientnet_lite0", 32, 127 / 255, 128 / 255),
+    "resnet50": CnnFacts("resnet50", 32, IMAGENET_MEAN, IMAGENET_STD),
+    "resnet50_layer3": CnnFacts("resnet50", 16, IMAGENET_MEAN, IMAGENET_STD, without="layer4"),  # MedKLIP's
+    "densenet121": CnnFacts("densenet121", 32, IMAGENET_MEAN, IMAGENET_STD, adds=False),
 }
-ENCODERS = (*EVA_X, *CNNS)
+VITS = {  # name: (patch, width, heads, layer scale); 12 blocks each
+    "vit_small_patch16_224": (16, 384, 6, False),
+    "vit_base_patch16_224": (16, 768, 12, False),
+    "vit_base_patch14_dinov2": (14, 768, 12, True),
+}
+ENCODERS = (*EVA_X, *VITS, *CNNS)
 
 
 class Encoded(NamedTuple):
@@ -64,7 +78,7 @@ class Encoder(nn.Module):
     stride: int
     """Pixels per side of a patch."""
     fc_norm: nn.Module
-    """What acts on pooled patches before a linear head: LayerNorm for EVA-X, nothing for a CNN."""
+    """What acts on pooled patches before a linear head: LayerNorm for a transformer, nothing for a CNN."""
 
     def encode(self, images: Float[Tensor, "B C H W"]) -> Encoded:
         """images: normalised; one grey channel is shown to all three input channels."""
@@ -74,18 +88,23 @@ class Encoder(nn.Module):
 class Cnn(Encoder):
     """A convolutional network of timm; its patches are the places of its last map.
 
-    options: timm's, for example drop_path_rate.
+    options: timm's, for example drop_path_rate, which a network without residual layers leaves unused.
     """
 
     depth = 0
 
     def __init__(self, facts: CnnFacts, **options: Any) -> None:
         super().__init__()
+        if not facts.adds:
+            options.pop("drop_path_rate", None)
         self.network = timm.create_model(facts.network, num_classes=0, **options)
+        self.num_features = self.network.num_features
+        if facts.without:
+            setattr(self.network, facts.without, nn.Identity())
+            self.num_features //= 2  # each stage of a ResNet doubles the channels of the one before
         self.network.to(
             memory_format=torch.channels_last
         )  # trains twice as fast on a CPU (docs/decisions.md)
-        self.num_features = self.network.num_features
         self.stride = facts.stride
         self.fc_norm = nn.Identity()
 
@@ -95,6 +114,42 @@ class Cnn(Encoder):
         features = self.network.forward_features(images)  # (B, D, h, w)
         height, width = features.shape[2:]
         return Encoded(features.flatten(2).transpose(1, 2), (height, width), None)
+
+
+class PlainVit(VisionTransformer, Encoder):
+    """timm's VisionTransformer plus `encode`; its final norm is `fc_norm`, whatever its classifier pools.
+
+    name: a key of VITS. options: timm's (img_size, drop_path_rate, depth, ...).
+    """
+
+    patch_embed: Any  # timm has no types
+    blocks: Any
+    embed_dim: int
+    _pos_embed: Any
+    norm_pre: Any
+
+    def __init__(self, name: str, **options: Any) -> None:
+        self.stride, width, heads, scaled = VITS[name]
+        settings: dict[str, Any] = {
+            "patch_size": self.stride,
+            "embed_dim": width,
+            "num_heads": heads,
+            "init_values": 1e-5 if scaled else None,
+            "num_classes": 0,
+            # with "token", timm's default, the norm would act on every token and mean pooling would skip it
+            "global_pool": "avg",
+            "fc_norm": True,
+        }
+        super().__init__(**(settings | options))
+        self.depth = len(self.blocks)
+
+    def encode(self, images: Float[Tensor, "B C H W"]) -> Encoded:
+        """Features of the last block, before any norm. Source: the paper's ViT baselines (facts 7)."""
+        tokens = self.norm_pre(self._pos_embed(self.patch_embed(images.expand(-1, 3, -1, -1))))  # (B, T, D)
+        for block in self.blocks:
+            tokens = block(tokens)
+        height, width = self.patch_embed.grid_size
+        return Encoded(tokens[:, 1:], (height, width), tokens[:, 0])
 
 
 class EvaX(Eva, Encoder):
@@ -198,10 +253,18 @@ def build_encoder(name: str, *, img_size: int = 224, **options: Any) -> Encoder:
 
     name: one of ENCODERS. img_size: side of the input in pixels; a CNN takes any. options: timm's, for
     example drop_path_rate.
-    Raises ConfigError for an unknown name.
+    Raises ConfigError for an unknown name, and for an img_size that is not whole patches.
     """
     if name in CNNS:
         return Cnn(CNNS[name], **options)
-    if name not in EVA_X:
+    if name not in ENCODERS:
         raise unknown_name("encoder", name, ENCODERS)
+    patch = VITS[name][0] if name in VITS else EvaX.stride
+    if img_size % patch:
+        raise ConfigError(
+            f"{name} cuts films into patches of {patch} pixels, which {img_size} is no multiple of. "
+            f"The nearest sizes are {img_size - img_size % patch} and {img_size - img_size % patch + patch}."
+        )
+    if name in VITS:
+        return PlainVit(name, img_size=img_size, **options)
     return _eva_x(name, pretrained=False, img_size=img_size, **options)

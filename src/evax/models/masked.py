@@ -23,7 +23,7 @@ class MaskedImageModel(nn.Module):
         super().__init__()
         if not isinstance(encoder, EvaX):
             raise ConfigError(
-                f"Only {', '.join(EVA_X)} can be pre-trained: a convolution would see around a hidden patch."
+                f"Only {', '.join(EVA_X)} can be pre-trained: only they take a mask token for a patch."
             )
         self.encoder = encoder
         self.mask_token = nn.Parameter(torch.zeros(1, 1, encoder.embed_dim))

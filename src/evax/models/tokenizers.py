@@ -18,13 +18,19 @@ TOKENIZERS = {  # name, also in CNNS: (stage whose map is the target, its channe
 class Tokenizer(nn.Module):
     """Clean films in [0, 1] -> one feature vector per patch; always in eval mode, never a gradient."""
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(self, name: str) -> None:
         super().__init__()
         if name not in TOKENIZERS:
             raise unknown_name("tokenizer", name, TOKENIZERS)
         self.stage, self.width = TOKENIZERS[name]
-        network, _, self.mean, self.std = CNNS[name]
-        self.network = timm.create_model(network, num_classes=1000)
+        facts = CNNS[name]
+        # (1, 1, 1) for one number, (3, 1, 1) for one per colour
+        self.register_buffer("mean", torch.tensor(facts.mean).view(-1, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(facts.std).view(-1, 1, 1), persistent=False)
+        self.network = timm.create_model(facts.network, num_classes=1000)
         self.network.requires_grad_(False)
         self.network.to(memory_format=torch.channels_last)
         self.eval()

@@ -56,9 +56,9 @@ class LabelledConfig:
     encoder: str = "eva_x_tiny_patch16_224"
     """Encoder by name."""
     weights: Path | None = None
-    """Encoder bundle or weight file to start from, or imagenet for a CNN; random weights without it."""
+    """Bundle, weight file or published name to start from, or imagenet; random weights without it."""
     image_size: int = 224
-    """Side of the network's input in pixels, a multiple of 16."""
+    """Side of the network's input in pixels, a multiple of the encoder's patch."""
     label_fraction: float = 1.0
     """Share of the training patients whose labels are used, in (0, 1]."""
     uncertain: Uncertain = "ignore"
@@ -73,8 +73,8 @@ class LabelledConfig:
     """auto: bf16 autocast where this machine is measured to be faster with it."""
 
     def __post_init__(self) -> None:
-        if self.image_size < 32 or self.image_size % 16:
-            raise ConfigError(f"image_size must be a multiple of 16 from 32 on, got {self.image_size}.")
+        if self.image_size < 32 or (self.image_size % 16 and self.image_size % 14):
+            raise ConfigError(f"image_size must be a multiple of 16 or 14 from 32 on, got {self.image_size}.")
         if not 0 < self.label_fraction <= 1:
             raise ConfigError(f"label_fraction must lie in (0, 1], got {self.label_fraction}.")
         if self.resamples <= 0:

@@ -11,7 +11,7 @@ from typing import Any
 
 from evax.errors import WeightsError
 from evax.files import read_json, write_json
-from evax.weights.released import PUBLISHED_AT, Released, released
+from evax.weights.released import Released, released
 
 FOLDER_VARIABLE = "EVAX_WEIGHTS"
 MIRROR_VARIABLE = "EVAX_WEIGHTS_MIRROR"
@@ -42,7 +42,15 @@ def fetch_published(name: str, folder: Path | None = None) -> Path:
     if path.is_file():
         _verify(path, row, _recorded(folder).get(row.file, {}).get("sha256", ""))
         return path
-    url = f"{(os.environ.get(MIRROR_VARIABLE) or PUBLISHED_AT).rstrip('/')}/{row.file}"
+    if row.refused:
+        raise WeightsError(f"{name} is not offered: {row.refused}.")
+    mirror = os.environ.get(MIRROR_VARIABLE)
+    url = f"{mirror.rstrip('/')}/{row.file}" if mirror else row.url
+    if not url:
+        raise WeightsError(
+            f"{row.file} has to be fetched by hand, {row.by_hand}. Put it into {folder} under that name "
+            f"({FOLDER_VARIABLE} names another folder), or set {MIRROR_VARIABLE} to a server that has it."
+        )
     part = folder / f".{row.file}.part"
 
     def download(url: str, output_file: str, _: Any) -> None:

@@ -1,4 +1,6 @@
-"""Encoders with weights, strictly: ours, timm's, the authors' MIM and fine-tuned layouts (facts 1.4-1.5)."""
+"""Encoders with weights, strictly: ours, timm's, the authors' MIM and fine-tuned layouts (facts 1.4-1.5), and
+those of the paper's baselines (facts 7).
+"""
 
 from __future__ import annotations
 
@@ -6,19 +8,21 @@ import os
 from pathlib import Path
 from typing import Any
 
-from timm.layers import resample_abs_pos_embed
+from timm.layers import resample_abs_pos_embed, resample_patch_embed
 from torch import Tensor, nn
 
 from evax.errors import ConfigError, WeightsError, unknown_name
 from evax.models.classifier import Classifier
-from evax.models.encoders import CNNS, ENCODERS, Encoder, EvaX, build_encoder
+from evax.models.encoders import ENCODERS, EVA_X, Cnn, Encoder, EvaX, PlainVit, build_encoder
 from evax.weights.download import fetch_published
 from evax.weights.files import noted_rotary_grid, read_state_dict
+from evax.weights.foreign import LAYOUTS, head_of, layout_of, to_timm, unwrapped
 from evax.weights.official import rotary_grid_of, square_grid, to_timm_names
-from evax.weights.packaged import imagenet_state
-from evax.weights.released import RELEASED, Released
+from evax.weights.packaged import PACKAGED, imagenet_state
+from evax.weights.released import IMAGENET_FILES, RELEASED, Released
 
-IMAGENET = "imagenet"  # stands in place of a path for the published weights of a CNN
+IMAGENET = "imagenet"  # stands in place of a path for an encoder's usual ImageNet weights
+EVA02_PATCH = 14  # pixels; EVA-02 is the network of EVA-X with smaller patches
 
 
 def create_encoder(
@@ -30,12 +34,13 @@ def create_encoder(
     """An encoder by name, with `encode(images) -> Encoded(patches, grid, cls)`.
 
     name: one of evax.models.encoders.ENCODERS. weights: None for random weights; a path: a bundle folder, a
-    .safetensors file, or a file in the authors' layout; the name of a published file (`evax zoo list`),
-    fetched when it is not on this machine; for a CNN "imagenet". An existing path goes before a name.
+    .safetensors file, or a file in a layout of the authors or of a baseline, told by its tensors; the name
+    of a published file (`evax zoo list`), fetched when it is not on this machine; "imagenet". An existing
+    path goes before a name.
     full_precision: the float32 weights of a DeepSpeed bundle instead of its float16 copies.
     options: timm's (img_size, drop_path_rate, ...).
     A position table of another resolution is resampled; the rotary positions are those the file was trained
-    with; anything else that does not fit is refused.
+    with; anything else that does not fit is refused. Films are normalised as weights.normalisation says.
     Raises ConfigError for an unknown name, WeightsError for a file that cannot be had or read or does not
     fit.
     """
@@ -43,7 +48,7 @@ def create_encoder(
         if full_precision:
             raise ConfigError("full_precision chooses among the weights of a file: give weights too.")
         return build_encoder(name, **options)
-    if is_imagenet(name, weights):
+    if is_packaged(name, weights):
         cnn = build_encoder(name, **options)
         state = {f"network.{key}": tensor for key, tensor in imagenet_state(name).items()}
         cnn.load_state_dict({key: state[key] for key in cnn.state_dict()}, strict=True)
@@ -52,29 +57,52 @@ def create_encoder(
     return _filled_encoder(name, path, read_state_dict(path, full_precision), options)
 
 
-def is_imagenet(name: str, weights: str | os.PathLike[str] | None) -> bool:
-    """Whether these weights are the published ones of a CNN, which bring their own normalisation."""
-    return name in CNNS and weights is not None and os.fspath(weights) == IMAGENET
+def is_packaged(name: str, weights: str | os.PathLike[str] | None) -> bool:
+    """Whether these weights are the ImageNet weights that an installed package brings."""
+    return name in PACKAGED and weights is not None and os.fspath(weights) == IMAGENET
+
+
+def published_name(name: str, weights: str | os.PathLike[str]) -> str | None:
+    """The published file that is meant; None for a path, which goes before a name.
+
+    Raises ConfigError with the nearest name for what is neither, WeightsError for weights of another encoder
+    and for a file that evax cannot load.
+    """
+    text, path = os.fspath(weights), Path(weights)
+    if path.exists() or path.name != text:  # with a folder before it, it cannot be a name
+        return None
+    text = IMAGENET_FILES.get(name, text) if text == IMAGENET else text
+    if text not in RELEASED:
+        names = [known for known, row in RELEASED.items() if row.loadable]
+        raise unknown_name("weight file or published weight", text, names)
+    row = RELEASED[text]
+    if not row.loadable:
+        raise WeightsError(f"{text} cannot be loaded: {row.refused or f'its layout is {row.layout}'}.")
+    if name in ENCODERS and row.encoder != name:
+        raise WeightsError(f"{text} belongs to {row.encoder}, not to {name}.")
+    return text
 
 
 def create_published(row: Released, path: Path, full_precision: bool = False) -> Encoder | Classifier:
-    """The encoder of a MIM file, the classifier of a fine-tuned one.
+    """The encoder of a file without findings, the classifier of a fine-tuned one.
 
     row: what the table says about the file, of a layout that evax loads; head, number of outputs and input
     size must be those of the file. Raises WeightsError otherwise, and as create_encoder does.
     """
     state = read_state_dict(path, full_precision)
-    table, tokens = state.get("pos_embed"), (row.input_size // 16) ** 2 + 1
+    table, kernel = state.get("pos_embed"), state.get("patch_embed.proj.weight")
+    patch = EVA02_PATCH if kernel is not None and kernel.shape[2:] == (EVA02_PATCH,) * 2 else EvaX.stride
+    tokens = (row.input_size // patch) ** 2 + 1
     if table is not None and table.shape[1:2] != (tokens,):
         raise WeightsError(
             f"{path} has a position table of {tuple(table.shape)}, expected {tokens} tokens for "
             f"{row.input_size} pixels. Is it another published file?"
         )
-    head = {key.removeprefix("head."): value for key, value in state.items() if key.startswith("head.")}
+    head = head_of(unwrapped(state))
     if head and row.layout == "mim":
         raise WeightsError(f"{path} has a head, so it was fine-tuned; {row.file} has none.")
     encoder = _filled_encoder(row.encoder, path, state, {"img_size": row.input_size})
-    if row.layout == "mim":
+    if not row.findings:
         return encoder
     classifier = Classifier(encoder, len(row.findings))
     _fill(classifier.head, head, f"a head of {len(row.findings)} findings ({', '.join(row.findings)})", path)
@@ -82,18 +110,30 @@ def create_published(row: Released, path: Path, full_precision: bool = False) ->
 
 
 def _weights_path(name: str, weights: str | os.PathLike[str]) -> Path:
-    text, path = os.fspath(weights), Path(weights)
-    if path.exists() or path.name != text:  # with a folder before it, it cannot be a name
-        return path
-    names = [known for known, row in RELEASED.items() if row.loadable]
-    if text not in names:
-        raise unknown_name("weight file or published weight", text, names)
-    if name in ENCODERS and RELEASED[text].encoder != name:
-        raise WeightsError(f"{text} belongs to {RELEASED[text].encoder}, not to {name}.")
-    return fetch_published(text)
+    published = published_name(name, weights)
+    return Path(weights) if published is None else fetch_published(published)
 
 
 def _filled_encoder(name: str, path: Path, state: dict[str, Tensor], options: dict[str, Any]) -> Encoder:
+    if name in EVA_X:
+        return _filled_eva_x(name, path, state, options)
+    encoder = build_encoder(name, **options)
+    network = encoder.network if isinstance(encoder, Cnn) else encoder
+    state = unwrapped(state)
+    layout = layout_of(state)
+    if layout is None:
+        raise WeightsError(
+            f"{path} has none of the layouts that evax knows ({', '.join(LAYOUTS)}); its tensors have names "
+            f"like {sorted(state)[:3]}. Is it the file of an image encoder?"
+        )
+    given = to_timm(state, LAYOUTS[layout], network.state_dict())
+    if isinstance(encoder, PlainVit) and "pos_embed" in given:
+        given["pos_embed"] = _resample_positions(given["pos_embed"], encoder)
+    _fill(network, given, f"{name} as a file of the layout {layout}", path, LAYOUTS[layout].hint)
+    return encoder
+
+
+def _filled_eva_x(name: str, path: Path, state: dict[str, Tensor], options: dict[str, Any]) -> EvaX:
     grid = rotary_grid_of(state, path) or noted_rotary_grid(path)
     if grid:
         asked = options.get("ref_feat_shape")
@@ -104,14 +144,19 @@ def _filled_encoder(name: str, path: Path, state: dict[str, Tensor], options: di
             )
         options = options | {"ref_feat_shape": (grid, grid)}
     encoder = build_encoder(name, **options)
+    assert isinstance(encoder, EvaX)  # name is a key of EVA_X
     given = to_timm_names(state)
-    if isinstance(encoder, EvaX) and "pos_embed" in given:
+    if "pos_embed" in given:
         given["pos_embed"] = _resample_positions(given["pos_embed"], encoder)
+    kernel = given.get("patch_embed.proj.weight")
+    if kernel is not None and kernel.shape == (encoder.embed_dim, 3, EVA02_PATCH, EVA02_PATCH):
+        # by the pseudo-inverse: a film enlarged from 14 to 16 pixels per patch gives the same embeddings
+        given["patch_embed.proj.weight"] = resample_patch_embed(kernel.float(), [EvaX.stride] * 2)
     _fill(encoder, given, name, path)
     return encoder
 
 
-def _fill(network: nn.Module, given: dict[str, Tensor], name: str, path: Path) -> None:
+def _fill(network: nn.Module, given: dict[str, Tensor], name: str, path: Path, hint: str = "") -> None:
     """Copies tensors into a network; every one of the network must be given, none may be left over."""
     wanted = network.state_dict()
     missing, unused = sorted(wanted.keys() - given.keys()), sorted(given.keys() - wanted.keys())
@@ -124,12 +169,12 @@ def _fill(network: nn.Module, given: dict[str, Tensor], name: str, path: Path) -
         raise WeightsError(
             f"{path} does not fit {name}: {len(missing)} missing {missing[:3]}, "
             f"{len(unused)} unused {unused[:3]}, {len(other_shape)} of another size {other_shape[:3]}. "
-            "Was it made for another one?"
+            f"{hint or 'Was it made for another one?'}"
         )
     network.load_state_dict({key: value.to(wanted[key].dtype) for key, value in given.items()}, strict=True)
 
 
-def _resample_positions(table: Tensor, encoder: EvaX) -> Tensor:
+def _resample_positions(table: Tensor, encoder: EvaX | PlainVit) -> Tensor:
     """Only a table that another resolution explains is resampled; any other is left to be refused."""
     height, width = encoder.patch_embed.grid_size
     known = table.ndim == 3 and len(table) == 1 and table.shape[-1] == encoder.embed_dim

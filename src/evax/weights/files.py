@@ -30,6 +30,8 @@ HARMLESS_CLASSES: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [
     np.dtype,
     *(type(np.dtype(name)) for name in ("float64", "float32", "float16", "int64", "int32", "bool")),
 ]
+# Added to the reason when a file holds a whole network.
+WHOLE_NETWORK = " It is a pickled network: save its state_dict where you trust the file, and give that file."
 # Where the released files keep the weights: fine-tuned files under `model`, DeepSpeed bundles under `module`.
 STATE_DICT_KEYS = ("model", "module", "state_dict")
 
@@ -94,8 +96,11 @@ def _read_pickle(path: Path) -> Any:
             return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except pickle.UnpicklingError as error:
         reason = str(error).splitlines()[0]
+        # torchxrayvision's own files are networks; the old ones are refused before a class is named
+        is_network = "torchxrayvision" in str(error) or "persistent_load of storage" in str(error)
         raise WeightsError(
             f"{path} holds more than weights, and evax runs no code from weight files: {reason}"
+            f"{WHOLE_NETWORK if is_network else ''}"
         ) from error
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise WeightsError(f"{path} cannot be read as a PyTorch file: {error}. Copy it again.") from error

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -12,6 +13,7 @@ from evax.errors import WeightsError
 from evax.files import replaced_whole, save_tensors, write_json
 from evax.models.classifier import Classifier
 from evax.models.encoders import Encoder, EvaX
+from evax.published import Channels
 from evax.weights.official import to_official_names
 
 # The same network under a name that every timm since 0.9.6 knows, so that a reader needs no evax; facts 1.6.
@@ -43,8 +45,8 @@ def save_timm(
     name: str,
     network: Encoder | Classifier,
     findings: Sequence[str],
-    mean: float,
-    std: float,
+    mean: Channels,
+    std: Channels,
     notes: tuple[str, str],
 ) -> Path:
     """A folder that timm opens as `local-dir:FOLDER` and transformers through its TimmWrapper.
@@ -66,7 +68,8 @@ def save_timm(
         },
         "pretrained_cfg": {
             "input_size": [3, height, width], "fixed_input_size": True, "num_classes": len(findings),
-            "mean": [mean] * 3, "std": [std] * 3, "interpolation": "bilinear", "crop_pct": 1.0,
+            "mean": np.broadcast_to(mean, 3).tolist(), "std": np.broadcast_to(std, 3).tolist(),
+            "interpolation": "bilinear", "crop_pct": 1.0,
             "crop_mode": "squash",  # the whole film, its aspect not kept, as in Preprocess
             "first_conv": "patch_embed.proj", "classifier": "head", "pool_size": None,
             "license": notes[0], "notes": notes[1],
