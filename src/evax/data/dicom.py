@@ -12,6 +12,8 @@ import math
 import os
 import re
 import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -100,7 +102,7 @@ def read_header(path: str | os.PathLike[str]) -> DicomHeader:
 
     Age is Patient's Age, or else the time from birth to the study.
     """
-    with opened(path) as file:
+    with _opened_dicom(path) as file:
         dataset = _dataset(file, path, stop_before_pixels=True, specific_tags=list(HEADER_TAGS))
         frames = _numbers(dataset, "NumberOfFrames") or (1.0,)
         sex = _text(dataset, "PatientSex").upper()
@@ -136,7 +138,7 @@ def read_dicom(path: str | os.PathLike[str]) -> Radiograph:
     Raises DataError for a file that is no DICOM, has no pixels, several frames, more than 16 bits or 100
     megapixels, cut-off pixels or an unsupported transfer syntax. Messages and issues never name the patient.
     """
-    with opened(path) as file:
+    with _opened_dicom(path) as file:
         header = _dataset(file, path, stop_before_pixels=True)
         _refuse_unsuitable(header, path)
         file.seek(0)
@@ -180,6 +182,15 @@ def _starts_as_dicom(file: BinaryIO) -> bool:
         return False
     explicit = head[4:6] in (b"CS", b"UI", b"DA", b"TM", b"UL", b"LO", b"SH")
     return explicit or (length <= 64 and all(32 <= byte < 127 or byte == 0 for byte in head[8 : 8 + length]))
+
+
+@contextmanager
+def _opened_dicom(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
+    """A film file, open, while pydicom does not validate values: its warnings quote them into logs."""
+    from pydicom.config import disable_value_validation
+
+    with disable_value_validation(), opened(path) as file:
+        yield file
 
 
 def _dataset(file: BinaryIO, path: str | os.PathLike[str], **options: Any) -> Dataset:

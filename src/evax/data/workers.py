@@ -1,4 +1,4 @@
-"""Processes that turn files into stored films, in order; a decoder that crashes takes one film with it."""
+"""Processes that turn files into stored films, in order; a decoder that crashes or hangs takes one film."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from multiprocessing import get_context, parent_process
 from pathlib import Path
@@ -19,6 +20,7 @@ from evax.data.radiograph import read_image
 from evax.errors import DataError
 
 IN_FLIGHT_PER_WORKER = 8
+MAX_SECONDS = 30.0  # processor time for one film; the largest detector's film takes about one
 
 
 @dataclass(frozen=True)
@@ -89,7 +91,7 @@ class FilmReaders:
             return self._submit(film).result()
         except BrokenProcessPool:
             self._pool = self._new_pool()
-            return "The decoder crashed on this file."
+            return f"The decoder crashed on this file, or needed more than {MAX_SECONDS:g} s for it."
 
 
 def _end_with_parent() -> None:
@@ -104,7 +106,28 @@ def _end_with_parent() -> None:
     Thread(target=watch, daemon=True).start()
 
 
+@contextmanager
+def _time_limit(seconds: float) -> Iterator[None]:
+    """Ends the process when the block takes more processor time: a decoder in C cannot be stopped otherwise.
+
+    Processor time, because on a busy machine a good film may wait long. Without SIGPROF (Windows) no limit.
+    """
+    if not hasattr(signal, "setitimer"):
+        yield
+        return
+    signal.setitimer(signal.ITIMER_PROF, seconds)  # SIGPROF, unhandled, ends the process
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
+
+
 def _stored_film(files: FilmFiles, preprocess: Preprocess) -> StoredFilm | str:
+    with _time_limit(MAX_SECONDS):
+        return _read_film(files, preprocess)
+
+
+def _read_film(files: FilmFiles, preprocess: Preprocess) -> StoredFilm | str:
     try:
         pixels = read_image(files.film).pixels
         masks = stored_masks(files.pieces, files.root, pixels.shape, preprocess.store_size)

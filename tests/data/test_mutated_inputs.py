@@ -1,0 +1,159 @@
+"""5 000 damaged films and tables: prepare ends, keeps what is readable and says why it refused the rest."""
+
+from __future__ import annotations
+
+import io
+import re
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+from pydicom.data import get_testdata_file
+from tests.releases import dicom
+
+from evax.data.radiograph import read_image
+from evax.data.sources.csv import read_csv
+from evax.errors import DataError
+from evax.jobs.prepare import PrepareConfig, prepare
+
+PICTURES, DICOMS, TABLES = 2000, 2000, 1000
+SECONDS_PER_FILE = 3.0
+STANDARD_FILES = (  # of pydicom's own test set: one per compression
+    "JPEG2000.dcm",
+    "JPEG-lossy.dcm",
+    "JPGExtended.dcm",
+    "MR_small_RLE.dcm",
+    "MR_small_jpeg_ls_lossless.dcm",
+    "image_dfl.dcm",
+    "MR_small_bigendian.dcm",
+    "OBXXXX1A.dcm",
+)
+TABLE = "image,patient,sex,age,view,split,Effusion,Mass\n" + "".join(
+    f"{name}.png,{name},F,0{age},PA,train,1,-1\n" for name, age in (("a", 41), ("b", 52), ("c", 63))
+)
+
+
+def mutated(content: bytes, rng: np.random.Generator) -> bytes:
+    """One to four faults: flipped bytes, a run of one value, a cut, a stretch doubled or moved, noise."""
+    data = bytearray(content)
+    for _ in range(rng.integers(1, 5)):
+        # half of the faults fall in the first 512 bytes, where lengths and sizes are
+        reach = min(len(data), 512) if rng.random() < 0.5 else len(data)
+        if reach < 2:
+            break
+        start = int(rng.integers(reach))
+        end = min(len(data), start + int(rng.integers(1, 64)))
+        match rng.integers(6):
+            case 0:
+                data[start] = int(rng.integers(256))
+            case 1:
+                data[start:end] = bytes([int(rng.choice([0, 0x7F, 0x80, 0xFF]))]) * (end - start)
+            case 2:
+                del data[start:]
+            case 3:
+                data[start:start] = data[start:end]
+            case 4:
+                del data[start:end]
+            case _:
+                data[start:end] = rng.bytes(end - start)
+    return bytes(data)
+
+
+def pictures() -> list[bytes]:
+    grey = (np.add.outer(np.arange(48), np.arange(40)) * 2).astype(np.uint8)
+    kinds = [
+        (grey, "PNG", {}),
+        (grey.astype(np.uint16) * 250, "PNG", {}),
+        (np.dstack([grey] * 3), "PNG", {}),
+        (grey, "JPEG", {}),
+        (np.dstack([grey] * 3), "JPEG", {"progressive": True}),
+        (grey.astype(np.uint16) * 250, "TIFF", {}),
+        (grey, "TIFF", {"compression": "tiff_lzw"}),
+        (grey.astype(np.float32) / 255, "TIFF", {}),
+    ]
+    result = []
+    for pixels, kind, options in kinds:
+        buffer = io.BytesIO()
+        Image.fromarray(pixels).save(buffer, kind, **options)
+        result.append(buffer.getvalue())
+    return result
+
+
+def dicoms(folder) -> list[bytes]:
+    plain = folder / "plain.dcm"
+    dicom(plain)
+    paths = [plain, *(get_testdata_file(name, download=False) for name in STANDARD_FILES)]
+    return [Path(path).read_bytes() for path in paths]
+
+
+def check_prepared(raw, out, count, **options):
+    """Runs prepare over raw; whatever cannot be read is in rejected.csv with a sentence."""
+    start = time.process_time()
+    prepare(PrepareConfig(raw=raw, out=out, workers=2, size=32, **options))
+    assert time.process_time() - start < count * 0.1
+    rejected = pd.read_csv(out / "rejected.csv", dtype=str)
+    reasons = rejected["reason"]
+    assert reasons.str.len().between(20, 700).all()
+    assert not reasons.str.contains("Traceback").any()
+    return len(rejected)
+
+
+@pytest.mark.long
+def test_mutated_pictures_are_stored_or_rejected_with_a_reason(tmp_path):
+    rng, originals = np.random.default_rng(0), pictures()
+    raw = tmp_path / "raw"
+    (raw / "films").mkdir(parents=True)
+    for i in range(PICTURES):
+        (raw / "films" / f"{i:04d}.png").write_bytes(mutated(originals[i % len(originals)], rng))
+    rejected = check_prepared(raw, tmp_path / "store", PICTURES, source="folders")
+    assert 0.2 * PICTURES < rejected < PICTURES
+
+
+@pytest.mark.long
+def test_mutated_dicoms_are_stored_or_rejected_with_a_reason(tmp_path):
+    rng, originals = np.random.default_rng(1), dicoms(tmp_path)
+    raw = tmp_path / "raw"
+    raw.mkdir()
+    for i in range(DICOMS):
+        (raw / f"{i:04d}.dcm").write_bytes(mutated(originals[i % len(originals)], rng))
+    assert check_prepared(raw, tmp_path / "store", DICOMS, source="dicom") > 0.1 * DICOMS
+
+
+@pytest.mark.long
+def test_no_mutated_film_takes_long_to_read_or_has_its_values_quoted(tmp_path, recwarn):
+    rng, originals = np.random.default_rng(2), [*pictures(), *dicoms(tmp_path)]
+    path = tmp_path / "film"
+    for i in range(1000):
+        path.write_bytes(mutated(originals[i % len(originals)], rng))
+        start = time.process_time()
+        try:
+            pixels = read_image(path).pixels
+            assert pixels.min() >= 0
+            assert pixels.max() <= 1
+        except DataError as error:
+            assert str(path) in str(error)  # noqa: PT017
+        assert time.process_time() - start < SECONDS_PER_FILE
+    assert not [warning for warning in recwarn if "Invalid value for VR" in str(warning.message)]
+
+
+@pytest.mark.long
+def test_mutated_tables_are_read_or_refused_with_a_reason(tmp_path):
+    rng = np.random.default_rng(3)
+    for name in "abc":
+        Image.new("L", (8, 8)).save(tmp_path / f"{name}.png")
+    refused = 0
+    for _ in range(TABLES):
+        (tmp_path / "labels.csv").write_bytes(mutated(TABLE.encode(), rng))
+        start = time.process_time()
+        try:
+            manifest = read_csv(tmp_path)
+            labels = manifest.table[list(manifest.findings)].to_numpy(dtype=float)
+            assert np.isin(labels[~np.isnan(labels)], (-1, 0, 1)).all()
+        except DataError as error:
+            refused += 1
+            assert re.search(rf"labels\.csv|\.png|{tmp_path.name}", str(error))  # noqa: PT017
+        assert time.process_time() - start < SECONDS_PER_FILE
+    assert 0.2 * TABLES < refused < TABLES
