@@ -77,7 +77,7 @@ def create_published(row: Released, path: Path, full_precision: bool = False) ->
     if row.layout == "mim":
         return encoder
     classifier = Classifier(encoder, len(row.findings))
-    _fill(classifier.head, head, f"a head of {len(row.findings)} findings ({', '.join(row.findings)})", path)
+    fill(classifier.head, head, f"a head of {len(row.findings)} findings ({', '.join(row.findings)})", path)
     return classifier
 
 
@@ -107,11 +107,11 @@ def _filled_encoder(name: str, path: Path, state: dict[str, Tensor], options: di
     given = to_timm_names(state)
     if isinstance(encoder, EvaX) and "pos_embed" in given:
         given["pos_embed"] = _resample_positions(given["pos_embed"], encoder)
-    _fill(encoder, given, name, path)
+    fill(encoder, given, name, path)
     return encoder
 
 
-def _fill(network: nn.Module, given: dict[str, Tensor], name: str, path: Path) -> None:
+def fill(network: nn.Module, given: dict[str, Tensor], name: str, path: Path) -> None:
     """Copies tensors into a network; every one of the network must be given, none may be left over."""
     wanted = network.state_dict()
     missing, unused = sorted(wanted.keys() - given.keys()), sorted(given.keys() - wanted.keys())

@@ -1,0 +1,113 @@
+"""Question: how much faster is a pre-training step when the tokenizer's features come from disk?
+
+The step of `evax pretrain` (EVA-X-Ti student) with its tokenizer at work, against the same step with the features
+of fixed crops read from a memory-mapped float16 file, as a cache would. Both are timed in turn, round by round,
+so that a drifting machine hits both. Random weights and crops: the time does not depend on them.
+"""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import timm
+import torch
+from torch import nn
+
+from circumstances import keep
+from evax.data.loader import Batch
+from evax.data.preprocess import Preprocess
+from evax.models.encoders import build_encoder
+from evax.models.masked import MaskedImageModel
+from evax.models.tokenizers import Tokenizer
+from evax.training.optim import create_optimizer
+from evax.training.options import OptimizerConfig
+from evax.training.runtime import maybe_compile, start_fabric
+from evax.training.steps import masked_image_step
+
+ROUNDS, WARM_UP = 6, 2
+FILMS = 2048  # in the file: larger than a processor's cache, so that rows come from memory or disk
+CASES = {  # name: tokenizer, side of a crop, batch, compiled
+    "efficientnet_lite0, 128 px": ("efficientnet_lite0", 128, 128, True),
+    "efficientnet_lite0, 224 px": ("efficientnet_lite0", 224, 64, True),
+    "ViT-B/16, 224 px": ("vit_base_patch16_224", 224, 16, False),
+}
+
+
+class VitB(nn.Module):
+    width = 768
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.network = timm.create_model("vit_base_patch16_224", num_classes=0).eval()
+        self.network.requires_grad_(False)
+
+    @torch.no_grad()
+    def forward(self, films):
+        return self.network.forward_features(films.expand(-1, 3, -1, -1))[:, 1:]
+
+
+def crops(step: int, size: int, batch: int) -> Batch:
+    chance = np.random.default_rng(step)
+    images = chance.integers(0, 256, (batch, 1, size, size), dtype=np.uint8)
+    films = chance.integers(0, FILMS, batch)
+    return Batch(step=step, epochs=np.zeros(batch, np.int64), films=films, images=images)
+
+
+def steps_of(name: str, size: int, compiled: bool, folder: Path):
+    """One step with the tokenizer at work, one with its features from a file; both learn the same network."""
+    torch.manual_seed(0)
+    tokenizer = VitB() if name.startswith("vit") else Tokenizer(name)
+    model = MaskedImageModel(build_encoder("eva_x_tiny_patch16_224", img_size=size), tokenizer.width)
+    optimizer = create_optimizer(model, OptimizerConfig(), depth=12)
+    fabric = start_fabric("auto")
+    choice = "on" if compiled else "off"
+    student, optimizer = fabric.setup(maybe_compile(model, choice, 0, fabric.device), optimizer)
+    teacher = maybe_compile(tokenizer, choice, 0, fabric.device)
+    shape = (FILMS, (size // 16) ** 2, tokenizer.width)
+    features = np.memmap(folder / f"{name}-{size}.f16", np.float16, "w+", shape=shape)
+    for film in range(FILMS):
+        features[film] = 1.0
+
+    def step(batch: Batch, source) -> None:
+        masked_image_step(
+            student, source, optimizer, fabric, batch,
+            preprocess=Preprocess(input_size=size), mask_ratio=0.3, seed=0, lr=1e-3, clip_norm=3.0,
+        )  # fmt: skip
+
+    return {
+        "tokenizer": lambda batch: step(batch, teacher),
+        "file": lambda batch: step(batch, lambda _: torch.from_numpy(features[batch.films])),
+    }
+
+
+def main() -> None:
+    measured = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for case, (name, size, batch_size, compiled) in CASES.items():
+            seconds: dict[str, list[float]] = {"tokenizer": [], "file": []}
+            steps = steps_of(name, size, compiled, Path(folder))
+            for round_ in range(ROUNDS + WARM_UP):
+                for source, step in steps.items():
+                    batch = crops(round_, size, batch_size)
+                    start = time.perf_counter()
+                    step(batch)
+                    if round_ >= WARM_UP:
+                        seconds[source].append(time.perf_counter() - start)
+            pairs = list(zip(seconds["tokenizer"], seconds["file"], strict=True))
+            measured[case] = {
+                "batch": batch_size,
+                "compiled": compiled,
+                "films_per_s": {k: round(batch_size / statistics.median(v), 1) for k, v in seconds.items()},
+                "times_as_fast_with_the_file_per_round": [round(a / b, 2) for a, b in pairs],
+                "times_as_fast_with_the_file": round(statistics.median(a / b for a, b in pairs), 2),
+                "kilobytes_per_crop": round((size // 16) ** 2 * (768 if "ViT" in case else 112) * 2 / 1e3, 1),
+            }
+    keep("tokenizer_cache", __doc__.split("\n")[0].removeprefix("Question: "), {"rounds": ROUNDS, **measured})
+
+
+if __name__ == "__main__":
+    main()
