@@ -53,7 +53,10 @@ def eva_clip_checkpoint(tower):
         if "blocks.0.attn.q_proj.weight" in tower.state_dict():  # g/14 has no gate: fc1 and fc2 as in timm
             key = key.replace("mlp.norm.", "mlp.ffn_ln.").replace("mlp.fc2.", "mlp.w3.")
         state[f"visual.{key}"] = value.half()
-    state |= {"visual.rope.freqs_cos": torch.zeros(256, 16).half(), "text.positional_embedding": torch.randn(7, 8)}
+    state |= {
+        "visual.rope.freqs_cos": torch.zeros(256, 16).half(),
+        "text.positional_embedding": torch.randn(7, 8),
+    }
     return state | {"logit_scale": torch.tensor(4.6)}
 
 

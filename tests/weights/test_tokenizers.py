@@ -20,7 +20,9 @@ FILMS = torch.rand(2, 1, 64, 64, generator=torch.Generator().manual_seed(0))
 def shown(network, films, mean=None, std=None):
     """Films as a network of timm wants them."""
     facts = network.pretrained_cfg
-    mean, std = (torch.tensor(value).view(1, 3, 1, 1) for value in (mean or facts["mean"], std or facts["std"]))
+    mean, std = (
+        torch.tensor(value).view(1, 3, 1, 1) for value in (mean or facts["mean"], std or facts["std"])
+    )
     return (films.expand(-1, 3, -1, -1) - mean) / std
 
 
@@ -94,7 +96,10 @@ def without_tower(content):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (without("img_encoder_q.model.blocks.1.mlp.fc1.bias"), r"does not fit mgca.*1 missing \['blocks.1.mlp"),
+        (
+            without("img_encoder_q.model.blocks.1.mlp.fc1.bias"),
+            r"does not fit mgca.*1 missing \['blocks.1.mlp",
+        ),
         (with_strange, "is not an MGCA checkpoint: it holds backbone.conv.weight"),
         (without_tower, "holds no image tower"),
         (with_nan, r"values that are no numbers, in 1 tensors \['norm.weight'\]"),
@@ -125,7 +130,9 @@ def test_eva_clip_files_give_their_projected_patches_at_the_student_s_grid(tmp_p
         parameter.data = parameter.data.half().float()  # as the file keeps it
     torch.save(eva_clip_checkpoint(tower), tmp_path / "clip.pt")
     tokenizer = create_tokenizer(name, tmp_path / "clip.pt", image_size=64, **sizes)
-    view = picture.resize(FILMS, [side], picture.InterpolationMode.BICUBIC).clamp(0, 1) if side < 64 else FILMS
+    view = (
+        picture.resize(FILMS, [side], picture.InterpolationMode.BICUBIC).clamp(0, 1) if side < 64 else FILMS
+    )
     normed = tower.forward_features(shown(tower, view))
     assert torch.allclose(tokenizer(FILMS), tower.head(normed)[:, 1:], atol=1e-5)
     unprojected = create_tokenizer(name, tmp_path / "clip.pt", image_size=64, layer="last", **sizes)
@@ -192,7 +199,9 @@ def transformers_folder(folder, kind="vit"):
         ),
         "clip": lambda: transformers.CLIPVisionModel(transformers.CLIPVisionConfig(patch_size=16, **sizes)),
         "swin": lambda: transformers.SwinModel(
-            transformers.SwinConfig(embed_dim=8, depths=[1, 1], num_heads=[1, 2], window_size=4, image_size=64)
+            transformers.SwinConfig(
+                embed_dim=8, depths=[1, 1], num_heads=[1, 2], window_size=4, image_size=64
+            )
         ),
         "cnn": lambda: transformers.ResNetModel(
             transformers.ResNetConfig(embedding_size=8, hidden_sizes=[8, 16, 24, 32], depths=[1, 1, 1, 1])
@@ -205,10 +214,14 @@ def transformers_folder(folder, kind="vit"):
 
 
 @pytest.mark.parametrize(("kind", "view", "prefix"), [("vit", 64, 1), ("registers", 56, 4), ("clip", 64, 1)])
-def test_a_transformers_model_gives_its_last_hidden_state_without_class_and_registers(tmp_path, kind, view, prefix):
+def test_a_transformers_model_gives_its_last_hidden_state_without_class_and_registers(
+    tmp_path, kind, view, prefix
+):
     network, chain = transformers_folder(tmp_path, kind)
     tokenizer = create_tokenizer(f"transformers:{tmp_path}", image_size=64)
-    seen = FILMS if view == 64 else picture.resize(FILMS, [view], picture.InterpolationMode.BICUBIC).clamp(0, 1)
+    seen = (
+        FILMS if view == 64 else picture.resize(FILMS, [view], picture.InterpolationMode.BICUBIC).clamp(0, 1)
+    )
     mean, std = (torch.tensor(chain[key]).view(1, 3, 1, 1) for key in ("image_mean", "image_std"))
     more = {} if kind == "registers" else {"interpolate_pos_encoding": True}
     images = (seen.expand(-1, 3, -1, -1) - mean) / std
@@ -244,7 +257,9 @@ def only_pickle(folder):
 
 def own_code(folder):
     (folder / "evil.py").write_text(f"open({str(folder / 'ran')!r}, 'w')\nclass Evil: pass\n")
-    rewritten("config.json", lambda c: c.update(model_type="evil", auto_map={"AutoModel": "evil.Evil"}))(folder)
+    rewritten("config.json", lambda c: c.update(model_type="evil", auto_map={"AutoModel": "evil.Evil"}))(
+        folder
+    )
 
 
 def one_tensor_less(folder):
@@ -258,14 +273,23 @@ def one_tensor_less(folder):
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (rewritten("config.json", lambda c: c.update(hidden_size=64)), "does not fit its config.json|cannot be read"),
+        (
+            rewritten("config.json", lambda c: c.update(hidden_size=64)),
+            "does not fit its config.json|cannot be read",
+        ),
         (one_tensor_less, "does not fit its config.json: 1 missing"),
         (only_pickle, "cannot be read.*in safetensors"),
         (own_code, "cannot be read.*a model that transformers knows"),
-        (rewritten("config.json", lambda c: c.update(attn_implementation="someone/kernel")), "Remove that line"),
+        (
+            rewritten("config.json", lambda c: c.update(attn_implementation="someone/kernel")),
+            "Remove that line",
+        ),
         (rewritten("preprocessor_config.json", lambda c: c.pop("image_mean")), "normalisation.*image_mean"),
         (rewritten("preprocessor_config.json", lambda c: c.update(image_std=[1.0])), "normalises 3 channels"),
-        (lambda folder: (folder / "config.json").unlink(), "is not the folder of a transformers vision model"),
+        (
+            lambda folder: (folder / "config.json").unlink(),
+            "is not the folder of a transformers vision model",
+        ),
     ],
 )
 def test_a_transformers_folder_that_is_wrong_partial_or_malicious_is_refused(tmp_path, spoil, message):

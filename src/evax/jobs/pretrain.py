@@ -88,7 +88,9 @@ class PretrainConfig:
                 f"{self.image_size}: some must be hidden and some seen."
             )
         if self.tokenizer_view is not None and not 32 <= self.tokenizer_view <= 2048:
-            raise ConfigError(f"tokenizer_view must lie between 32 and 2048 pixels, got {self.tokenizer_view}.")
+            raise ConfigError(
+                f"tokenizer_view must lie between 32 and 2048 pixels, got {self.tokenizer_view}."
+            )
         if self.seed < 0:
             raise ConfigError(f"seed must be at least 0, got {self.seed}.")
         for name in ("epochs", "batch_size", "probe_every", "checkpoint_every", "workers"):

@@ -33,7 +33,9 @@ class TimmFeatures(nn.Module):
         self.network = network
         strides = layer_strides(network)
         if layer == PROJECTED and not (is_column(strides) and isinstance(network.head, nn.Linear)):
-            raise ConfigError("This network has no output layer that could act on single patches: ask for last.")
+            raise ConfigError(
+                "This network has no output layer that could act on single patches: ask for last."
+            )
         if layer == AUTO and not is_column(strides):
             self.index = max((i for i, each in enumerate(strides) if each <= stride), default=0)
         else:
@@ -139,7 +141,9 @@ def build_timm_features(
         patch = strides[0] if is_column(strides) else None
         view = view or (image_size // stride * patch if patch else image_size)
         if patch and view % patch:
-            raise ConfigError(f"A view of {view} pixels is not filled by the patches of {name}, {patch} each.")
+            raise ConfigError(
+                f"A view of {view} pixels is not filled by the patches of {name}, {patch} each."
+            )
         if network.pretrained_cfg["fixed_input_size"]:
             options = options | {"img_size": view}
         network = timm.create_model(name, **options)
@@ -152,7 +156,9 @@ def layer_strides(network: nn.Module) -> list[int]:
     """Pixels per side of a place of the map of each block or stage."""
     layers: Any = getattr(network, "feature_info", None)
     if not layers or not hasattr(network, "forward_intermediates"):
-        raise ConfigError(f"timm does not give the inner features of {type(network).__name__}: choose another.")
+        raise ConfigError(
+            f"timm does not give the inner features of {type(network).__name__}: choose another."
+        )
     return [layer["reduction"] for layer in layers]
 
 

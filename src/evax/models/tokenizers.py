@@ -87,7 +87,7 @@ class Tokenizer(nn.Module):
         """Stays in eval mode whatever is asked: batch statistics of a frozen teacher must not move."""
         return super().train(False)
 
-    @torch.inference_mode()
+    @torch.no_grad()  # not inference_mode: torch 2.14 cannot compile a class token under it
     def forward(self, films: Float[Tensor, "B 1 H W"]) -> Float[Tensor, "B N Dt"]:
         """films: clean crops in [0, 1]; view and normalisation of the tokenizer are applied here.
 

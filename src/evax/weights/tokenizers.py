@@ -86,7 +86,15 @@ def _timm_names(name: str, path: Path, network: Any) -> dict[str, Tensor]:
         return state
     try:
         converted: dict[str, Tensor] = convert(state, network)
-    except (RuntimeError, ValueError, KeyError, IndexError, AttributeError, AssertionError, TypeError) as error:
+    except (
+        RuntimeError,
+        ValueError,
+        KeyError,
+        IndexError,
+        AttributeError,
+        AssertionError,
+        TypeError,
+    ) as error:
         raise WeightsError(f"{path} does not fit {name}: {error!r}. Was it made for another one?") from error
     return converted
 
@@ -104,7 +112,9 @@ def _mgca_image_tower(path: Path, state: dict[str, Tensor]) -> dict[str, Tensor]
         if key.startswith(MGCA_IMAGE_TOWER)
     }
     if not tower:
-        raise WeightsError(f"{path} holds no image tower ({MGCA_IMAGE_TOWER}...). Give MGCA's ViT checkpoint.")
+        raise WeightsError(
+            f"{path} holds no image tower ({MGCA_IMAGE_TOWER}...). Give MGCA's ViT checkpoint."
+        )
     return tower
 
 
@@ -131,7 +141,11 @@ def _from_transformers(folder: Path, image_size: int, layer: str, view: int | No
         raise WeightsError(f"{folder}/config.json names an attn_implementation. Remove that line.")
     try:
         network, report = AutoModel.from_pretrained(
-            folder, local_files_only=True, trust_remote_code=False, use_safetensors=True, output_loading_info=True
+            folder,
+            local_files_only=True,
+            trust_remote_code=False,
+            use_safetensors=True,
+            output_loading_info=True,
         )
     except (OSError, ValueError, RuntimeError, KeyError, ImportError, TypeError) as error:
         reason = str(error).strip().splitlines()[0]
