@@ -42,7 +42,7 @@ def mgca_checkpoint(tower):
 
 
 def eva_clip_checkpoint(tower):
-    """The authors' layout of EVA-CLIP: the image tower under `visual.` with their names, in float16, and text."""
+    """The authors' layout of EVA-CLIP: the image tower under `visual.` with their names, and text."""
     state = {}
     for key, value in tower.state_dict().items():
         for ours, official in (

@@ -5,7 +5,6 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
-from teacher_files import random_timm
 
 import evax
 from evax.cli import run
@@ -14,6 +13,7 @@ from evax.deploy.bundle import read_card, read_films, save_films
 from evax.errors import ConfigError, WeightsError
 from evax.jobs.pretrain import PretrainConfig, pretrain
 from evax.models.tokenizers import TOKENIZERS
+from teacher_files import random_timm
 
 VIT = "timm:vit_pwee_patch16_reg1_gap_256"
 

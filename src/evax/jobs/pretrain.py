@@ -38,13 +38,13 @@ class PretrainConfig:
     encoder: str = "eva_x_tiny_patch16_224"
     """Encoder by name."""
     tokenizer: str = "efficientnet_lite0"
-    """Frozen network whose patch features are predicted: a name, timm:NAME, transformers:FOLDER, or a bundle."""
+    """Frozen network whose features are predicted: a name, timm:NAME, transformers:FOLDER, or a bundle."""
     tokenizer_weights: Path | None = None
     """Weight file of a named or timm tokenizer, where no package brings it."""
     tokenizer_layer: str = "auto"
     """auto (docs/how-to/pretrain.md), last, projected, or the number of a block or stage, from 0."""
     tokenizer_view: int | None = None
-    """Side in pixels of the picture shown to the tokenizer; without it, the one that gives the student's grid."""
+    """Side in pixels of the crop as the tokenizer sees it; without it, what gives the student's grid."""
     image_size: int = 224
     """Side of a crop in pixels, a multiple of 16."""
     mask_ratio: float = 0.3

@@ -32,20 +32,18 @@ class TimmFeatures(nn.Module):
         super().__init__()
         self.network = network
         strides = layer_strides(network)
-        if layer == PROJECTED and not (is_column(strides) and isinstance(network.head, nn.Linear)):
+        column = is_column(strides)
+        if layer == PROJECTED and not (column and isinstance(network.head, nn.Linear)):
             raise ConfigError(
                 "This network has no output layer that could act on single patches: ask for last."
             )
-        if layer == AUTO and not is_column(strides):
-            self.index = max((i for i, each in enumerate(strides) if each <= stride), default=0)
-        else:
-            self.index = layer_number(layer, len(strides))
-        self.layer = layer if layer in (LAST, PROJECTED) else str(self.index)
-        if layer == AUTO and is_column(strides):
-            self.layer = LAST
-        self.norm = final_norm(network) if is_column(strides) else nn.Identity()
-        self.head = network.head if layer == PROJECTED else nn.Identity()
-        if not is_column(strides):
+        if layer == AUTO:
+            fine = [i for i, each in enumerate(strides) if each <= stride]
+            layer = LAST if column else str(max(fine, default=0))
+        self.layer, self.index = layer, layer_number(layer, len(strides))
+        self.norm: Any = final_norm(network) if column else nn.Identity()
+        self.head: Any = network.head if layer == PROJECTED else nn.Identity()
+        if not column:
             network.to(memory_format=torch.channels_last)  # faster on a CPU (docs/decisions.md)
 
     def forward(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B h w Dt"]:
@@ -58,7 +56,7 @@ class TimmFeatures(nn.Module):
 
 
 class TransformersFeatures(nn.Module):
-    """A vision model of the transformers library: its `last_hidden_state`, or one of its `hidden_states` as it is.
+    """A vision model of transformers: its `last_hidden_state`, or one of its `hidden_states` as it is.
 
     layer: `auto` and `last` for the former, a number for the latter, counted from 0 (the embeddings).
     """
@@ -87,7 +85,8 @@ class TransformersFeatures(nn.Module):
         output = self.network(pixel_values=images, **self._more)
         if self.index is not None and self.index >= len(output.hidden_states):
             raise ConfigError(
-                f"This network has {len(output.hidden_states)} hidden states, counted from 0, not {self.index}."
+                f"This network has {len(output.hidden_states)} hidden states, counted from 0, "
+                f"not {self.index}."
             )
         hidden: Tensor = output.last_hidden_state if self.index is None else output.hidden_states[self.index]
         if hidden.ndim == 4:  # a CNN: (B, Dt, h, w)
@@ -98,11 +97,12 @@ class TransformersFeatures(nn.Module):
                 f"This network gives {hidden.shape[1]} tokens, which do not hold a {side} x {side} grid."
             )
         # class and register tokens come first
-        return hidden[:, hidden.shape[1] - side * side :].unflatten(1, (side, side))
+        patches = hidden[:, hidden.shape[1] - side * side :]
+        return patches.reshape(len(patches), side, side, -1)
 
 
 class EncoderFeatures(nn.Module):
-    """An encoder of ours: its last block through its norm, patch by patch, as it was trained to predict from."""
+    """An encoder of ours: its last block through its norm, patch by patch, as it learned to predict from."""
 
     def __init__(self, encoder: Encoder, layer: str) -> None:
         super().__init__()
@@ -115,16 +115,17 @@ class EncoderFeatures(nn.Module):
         """images: normalised as the encoder's card says."""
         patches, grid, _ = self.encoder.encode(images)
         features: Tensor = self.encoder.fc_norm(patches)
-        return features.unflatten(1, grid)
+        return features.reshape(len(features), *grid, -1)
 
 
 def build_timm_features(
     name: str, layer: str, image_size: int, stride: int, view: int | None, options: dict[str, Any]
 ) -> tuple[TimmFeatures, int]:
-    """A timm network by name, with random weights, for a student that sees image_size pixels in patches of `stride`.
+    """A timm network by name, with random weights.
 
-    Returns it with the side of the view it is shown: the given one; else for a transformer the one at which its
-    grid is the student's, for others the student's own.
+    image_size, stride: side of the student's input and of its patches, in pixels. view: side of what the
+    network is shown; without it, for a transformer the one at which its grid is the student's, for others
+    image_size. Returns network and view.
     Raises ConfigError for an unknown name, a layer it lacks, or a view that its patches do not fill.
     """
     base, _, _ = name.partition(".")
@@ -176,7 +177,7 @@ def final_norm(network: nn.Module) -> nn.Module:
 
 def layer_number(layer: str, count: int) -> int:
     """The index of a layer among `count`. Raises ConfigError for one that is not there."""
-    if layer in (AUTO, LAST, PROJECTED):
+    if layer in (LAST, PROJECTED):
         return count - 1
     if not layer.isdecimal() or int(layer) >= count:
         raise ConfigError(

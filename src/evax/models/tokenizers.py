@@ -123,8 +123,8 @@ def build_tokenizer(
 ) -> Tokenizer:
     """A tokenizer of timm's with random weights.
 
-    name: of TOKENIZERS, or timm:NAME. layer, view: see TimmFeatures and build_timm_features; AUTO is the named
-    tokenizer's own layer. options: timm's, for example depth.
+    name: of TOKENIZERS, or timm:NAME. layer, view: see TimmFeatures and build_timm_features; AUTO is the
+    named tokenizer's own layer. options: timm's, for example depth.
     Raises ConfigError for a name, layer or view that does not exist.
     """
     if name.startswith(TIMM):

@@ -36,7 +36,8 @@ def draw_pretraining_runs(runs: Sequence[Path], stem: Path, names: Sequence[str]
     stores = [yaml.safe_load((run / "config.yaml").read_text())["probe_store"] for run in runs]
     if other := next((i for i, store in enumerate(stores) if store != stores[0]), None):
         raise DataError(
-            f"{runs[0]} was probed on {stores[0]}, {runs[other]} on {stores[other]}: draw them in two figures."
+            f"{runs[0]} was probed on {stores[0]}, {runs[other]} on {stores[other]}: draw them in two "
+            "figures."
         )
     save_figure(_figure(names or [run.name for run in runs], logs), stem)
 

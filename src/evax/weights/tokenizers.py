@@ -1,4 +1,4 @@
-"""Tokenizers with their weights, strictly: packaged, MGCA's and EVA-CLIP's files, timm and transformers models."""
+"""Tokenizers with their weights, strictly: packaged, MGCA's, EVA-CLIP's, timm's and transformers' files."""
 
 from __future__ import annotations
 
@@ -42,7 +42,8 @@ def create_tokenizer(
     name: of models.tokenizers.TOKENIZERS, `timm:NAME`, or `transformers:FOLDER`. weights: its file; not
     needed where a package brings it, not allowed for a folder. image_size: side of the student's input.
     layer, view, options: see build_tokenizer. A position table of another resolution is resampled.
-    Raises ConfigError for a wrong name or choice, WeightsError for a file that cannot be read or does not fit.
+    Raises ConfigError for a wrong name or choice, WeightsError for a file that cannot be read or does not
+    fit.
     """
     if name.startswith(TRANSFORMERS):
         if weights is not None or options:
@@ -103,8 +104,8 @@ def _mgca_image_tower(path: Path, state: dict[str, Tensor]) -> dict[str, Tensor]
     """The image tower of an MGCA checkpoint; facts 2.3. Parts that no MGCA model has are refused."""
     if strange := [key for key in state if not key.startswith((MGCA_IMAGE_TOWER, *MGCA_OTHER_PARTS))]:
         raise WeightsError(
-            f"{path} is not an MGCA checkpoint: it holds {strange[0]}, expected {MGCA_IMAGE_TOWER}... and the "
-            "other parts of MGCA. Give timm:vit_base_patch16_224 for a plain ViT-B/16."
+            f"{path} is not an MGCA checkpoint: it holds {strange[0]}, expected {MGCA_IMAGE_TOWER}... and "
+            "the other parts of MGCA. Give timm:vit_base_patch16_224 for a plain ViT-B/16."
         )
     tower = {
         key.removeprefix(MGCA_IMAGE_TOWER): value
