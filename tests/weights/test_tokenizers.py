@@ -305,5 +305,5 @@ def test_a_transformers_model_has_the_layers_it_has(tmp_path):
     transformers_folder(tmp_path)
     with pytest.raises(ConfigError, match="has 3 hidden states, counted from 0, not 3"):
         create_tokenizer(f"transformers:{tmp_path}", image_size=64, layer="3")
-    with pytest.raises(ConfigError, match="last or the number of a hidden state"):
+    with pytest.raises(ConfigError, match="no layer 'projected': give last or the number of a hidden state"):
         create_tokenizer(f"transformers:{tmp_path}", image_size=64, layer="projected")

@@ -63,8 +63,10 @@ class TransformersFeatures(nn.Module):
 
     def __init__(self, network: nn.Module, layer: str) -> None:
         super().__init__()
-        if layer == PROJECTED:
-            raise ConfigError("A transformers model is asked for last or the number of a hidden state.")
+        if layer not in (AUTO, LAST) and not layer.isdecimal():
+            raise ConfigError(
+                f"A transformers model has no layer '{layer}': give last or the number of a hidden state."
+            )
         self.network = network
         self.layer = LAST if layer == AUTO else layer
         self.index = None if self.layer == LAST else int(layer)
