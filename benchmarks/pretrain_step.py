@@ -21,7 +21,7 @@ from evax.data.loader import Batch
 from evax.data.preprocess import Preprocess
 from evax.models.encoders import build_encoder
 from evax.models.masked import MaskedImageModel
-from evax.models.tokenizers import Tokenizer
+from evax.models.tokenizers import build_tokenizer
 from evax.training.masking import hidden_positions
 from evax.training.optim import create_optimizer
 from evax.training.options import OptimizerConfig
@@ -40,7 +40,7 @@ def crops(step: int) -> Batch:
 
 def networks():
     torch.manual_seed(0)
-    tokenizer = Tokenizer("efficientnet_lite0")
+    tokenizer = build_tokenizer("efficientnet_lite0")
     model = MaskedImageModel(build_encoder("eva_x_tiny_patch16_224"), tokenizer.width)
     return model, tokenizer, create_optimizer(model, OptimizerConfig(), depth=12)
 
@@ -63,7 +63,7 @@ def our_step(*, compiled: bool = True, fused_attention: bool = False):
 def plain_step():
     """What one would write first: float32, eager, default memory layout."""
     model, tokenizer, optimizer = networks()
-    tokenizer.network.to(memory_format=torch.contiguous_format)
+    tokenizer.features.network.to(memory_format=torch.contiguous_format)
 
     def step(batch: Batch) -> None:
         films = torch.from_numpy(batch.images).float() / 255

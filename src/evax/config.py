@@ -48,8 +48,8 @@ def parse_command_line(config_class: type[C], arguments: Sequence[str], program:
 
 
 def recipe_path(recipe: str) -> Path:
-    """A recipe file as given, or the shipped recipe of that name."""
-    shipped = {path.stem: path for path in RECIPES.glob("*.yaml")}
+    """A recipe file as given, or the shipped recipe of that name, with its folder (tokenizers/mgca_vit_b)."""
+    shipped = {path.relative_to(RECIPES).with_suffix("").as_posix(): path for path in RECIPES.rglob("*.yaml")}
     return shipped[recipe] if recipe in shipped and not Path(recipe).is_file() else Path(recipe)
 
 

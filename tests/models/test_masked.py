@@ -4,7 +4,6 @@ import torch
 from evax.errors import ConfigError
 from evax.models.encoders import build_encoder
 from evax.models.masked import MaskedImageModel
-from evax.models.tokenizers import Tokenizer
 
 
 def test_the_pre_training_network_has_the_released_files_parameter_count():
@@ -19,16 +18,6 @@ def test_predictions_are_made_at_the_hidden_places_in_the_order_given():
     predicted = model(images, positions)
     assert predicted.shape == (2, 3, 8)
     assert torch.allclose(model(images, positions.flip(1)), predicted.flip(1), atol=1e-6)
-
-
-def test_the_tokenizer_is_frozen_in_eval_mode_and_gives_one_vector_per_student_patch():
-    tokenizer = Tokenizer("efficientnet_lite0")
-    tokenizer.train()
-    assert not any(module.training for module in tokenizer.modules())
-    assert not any(parameter.requires_grad for parameter in tokenizer.parameters())
-    targets = tokenizer(torch.rand(1, 1, 224, 224))
-    assert targets.shape == (1, 196, 112)
-    assert not targets.requires_grad
 
 
 def test_a_cnn_cannot_be_pre_trained_by_hiding_patches():

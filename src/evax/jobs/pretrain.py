@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import tyro
 
 from evax.config import to_plain
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from evax.data.preprocess import Preprocess
     from evax.data.store import ImageStore
     from evax.models.encoders import EvaX
+    from evax.models.tokenizers import Tokenizer
     from evax.training.tracking import RunLog
 
 
@@ -36,7 +38,13 @@ class PretrainConfig:
     encoder: str = "eva_x_tiny_patch16_224"
     """Encoder by name."""
     tokenizer: str = "efficientnet_lite0"
-    """Frozen network whose patch features are predicted."""
+    """Frozen network whose features are predicted: a name, timm:NAME, transformers:FOLDER, or a bundle."""
+    tokenizer_weights: Path | None = None
+    """Weight file of a named or timm tokenizer, where no package brings it."""
+    tokenizer_layer: str = "auto"
+    """auto (docs/how-to/pretrain.md), last, projected, or the number of a block or stage, from 0."""
+    tokenizer_view: int | None = None
+    """Side in pixels of the crop as the tokenizer sees it; without it, what gives the student's grid."""
     image_size: int = 224
     """Side of a crop in pixels, a multiple of 16."""
     mask_ratio: float = 0.3
@@ -79,6 +87,10 @@ class PretrainConfig:
                 f"mask_ratio {self.mask_ratio} hides {hidden} of {patches} patches at image_size "
                 f"{self.image_size}: some must be hidden and some seen."
             )
+        if self.tokenizer_view is not None and not 32 <= self.tokenizer_view <= 2048:
+            raise ConfigError(
+                f"tokenizer_view must lie between 32 and 2048 pixels, got {self.tokenizer_view}."
+            )
         if self.seed < 0:
             raise ConfigError(f"seed must be at least 0, got {self.seed}.")
         for name in ("epochs", "batch_size", "probe_every", "checkpoint_every", "workers"):
@@ -94,7 +106,8 @@ def pretrain(config: PretrainConfig) -> Path:
     """
     from evax.data.loader import training_batches
     from evax.data.store import open_store
-    from evax.deploy.bundle import Card, save_bundle, save_films
+    from evax.deploy.bundle import Card, read_films, save_bundle, save_films
+    from evax.deploy.tokenizer import open_tokenizer
     from evax.files import write_json
     from evax.models.encoders import build_encoder
     from evax.models.masked import MaskedImageModel
@@ -103,13 +116,18 @@ def pretrain(config: PretrainConfig) -> Path:
     from evax.training.runtime import is_compiled, maybe_compile, seeded, start_fabric, stop_requests
     from evax.training.steps import masked_image_step
     from evax.training.tracking import progress_bar, start_run
-    from evax.weights.tokenizers import create_tokenizer
 
     stores = [open_store(path) for path in config.stores]
     films = films_outside_tests(stores)
     preprocess = common_preprocess(stores, config.image_size)
     steps = math.ceil(config.epochs * len(films) / config.batch_size)
-    tokenizer = create_tokenizer(config.tokenizer)
+    tokenizer = open_tokenizer(
+        config.tokenizer,
+        config.tokenizer_weights,
+        image_size=config.image_size,
+        layer=config.tokenizer_layer,
+        view=config.tokenizer_view,
+    )
     with seeded(config.seed):
         model = MaskedImageModel(build_encoder(config.encoder, img_size=config.image_size), tokenizer.width)
     optimizer = create_optimizer(model, config.optimizer, depth=len(model.encoder.blocks))
@@ -117,7 +135,7 @@ def pretrain(config: PretrainConfig) -> Path:
     probe_store = open_probe_store(config.probe_store) if config.probe_store else None
     log = start_run(config.out, config, config.resume)
     fabric = start_fabric(config.precision)
-    facts = identity_of_run(config, stores, steps)
+    facts = identity_of_run(config, stores, steps, tokenizer)
     first = load_newest_checkpoint(config.out / "checkpoints", model, optimizer, facts)
     tokens = (steps - first) * config.batch_size * (config.image_size // 16) ** 2
     student, optimizer = fabric.setup(maybe_compile(model, config.compile, tokens, fabric.device), optimizer)
@@ -169,7 +187,8 @@ def pretrain(config: PretrainConfig) -> Path:
     training = facts | {"images": steps * config.batch_size} | summary_of(log)
     write_json({"kind": "pretrain", **training}, config.out / "report.json")
     card = Card(kind="encoder", encoder=config.encoder, preprocess=preprocess, training=training)
-    save_films(config.out / "encoder", films.digests())
+    # a teacher's films are the student's, too: it learned from what the teacher learned from them
+    save_films(config.out / "encoder", np.union1d(films.digests(), read_films(Path(config.tokenizer))))
     return save_bundle(config.out / "encoder", card, model.encoder)
 
 
@@ -216,11 +235,13 @@ def open_probe_store(path: Path) -> ImageStore:
     return store
 
 
-def identity_of_run(config: PretrainConfig, stores: list[ImageStore], steps: int) -> dict[str, Any]:
+def identity_of_run(
+    config: PretrainConfig, stores: list[ImageStore], steps: int, tokenizer: Tokenizer
+) -> dict[str, Any]:
     """What a resumed run must share with the one that wrote the checkpoint."""
     return {
         "encoder": config.encoder,
-        "tokenizer": config.tokenizer,
+        "tokenizer": tokenizer.identity(),
         "stores": [store.fingerprint for store in stores],
         "steps": steps,
         "batch_size": config.batch_size,

@@ -105,7 +105,7 @@ def create_published(row: Released, path: Path, full_precision: bool = False) ->
     if not row.findings:
         return encoder
     classifier = Classifier(encoder, len(row.findings))
-    _fill(classifier.head, head, f"a head of {len(row.findings)} findings ({', '.join(row.findings)})", path)
+    fill(classifier.head, head, f"a head of {len(row.findings)} findings ({', '.join(row.findings)})", path)
     return classifier
 
 
@@ -129,7 +129,7 @@ def _filled_encoder(name: str, path: Path, state: dict[str, Tensor], options: di
     given = to_timm(state, LAYOUTS[layout], network.state_dict())
     if isinstance(encoder, PlainVit) and "pos_embed" in given:
         given["pos_embed"] = _resample_positions(given["pos_embed"], encoder)
-    _fill(network, given, f"{name} as a file of the layout {layout}", path, LAYOUTS[layout].hint)
+    fill(network, given, f"{name} as a file of the layout {layout}", path, LAYOUTS[layout].hint)
     return encoder
 
 
@@ -152,11 +152,11 @@ def _filled_eva_x(name: str, path: Path, state: dict[str, Tensor], options: dict
     if kernel is not None and kernel.shape == (encoder.embed_dim, 3, EVA02_PATCH, EVA02_PATCH):
         # by the pseudo-inverse: a film enlarged from 14 to 16 pixels per patch gives the same embeddings
         given["patch_embed.proj.weight"] = resample_patch_embed(kernel.float(), [EvaX.stride] * 2)
-    _fill(encoder, given, name, path)
+    fill(encoder, given, name, path)
     return encoder
 
 
-def _fill(network: nn.Module, given: dict[str, Tensor], name: str, path: Path, hint: str = "") -> None:
+def fill(network: nn.Module, given: dict[str, Tensor], name: str, path: Path, hint: str = "") -> None:
     """Copies tensors into a network; every one of the network must be given, none may be left over."""
     wanted = network.state_dict()
     missing, unused = sorted(wanted.keys() - given.keys()), sorted(given.keys() - wanted.keys())
