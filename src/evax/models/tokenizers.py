@@ -137,4 +137,4 @@ def build_tokenizer(
     published: Any = features.network.pretrained_cfg
     mean: Any = published["mean"] if named.mean is None else named.mean
     std: Any = published["std"] if named.std is None else named.std
-    return Tokenizer(features, name=name, image_size=image_size, view=view, mean=tuple(mean), std=tuple(std))
+    return Tokenizer(features, name=name, image_size=image_size, view=view, mean=mean, std=std)
