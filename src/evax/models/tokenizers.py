@@ -75,8 +75,8 @@ class Tokenizer(nn.Module):
         self.features = features
         self.name, self.view = name, view
         self.grid = image_size // EvaX.stride
-        self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1), persistent=False)
+        self.register_buffer("mean", per_channel(mean), persistent=False)
+        self.register_buffer("std", per_channel(std), persistent=False)
         self.requires_grad_(False)
         self.eval()
         self.width = self(torch.zeros(1, 1, image_size, image_size)).shape[-1]
@@ -115,6 +115,11 @@ class Tokenizer(nn.Module):
             "view": self.view,
             "weights": digest.hexdigest()[:16],
         }
+
+
+def per_channel(value: Channels) -> Float[Tensor, "1 3 1 1"]:
+    """One number for red, green and blue, or one each, to reckon with pictures."""
+    return torch.tensor(value).view(1, -1, 1, 1).expand(1, 3, 1, 1).contiguous()
 
 
 def build_tokenizer(
