@@ -112,7 +112,7 @@ def clear_ends(probabilities: Reals, labels: Reals) -> tuple[ClearEnd, ClearEnd]
 
 
 def _explained(area: float, prevalence: float, lowest: float, highest: float) -> tuple[float, float]:
-    """Shares of positives among the lowest and of negatives among the highest scores of the binormal model."""
+    """Positives among the lowest and negatives among the highest scores of the binormal model, as shares."""
     apart = math.sqrt(2) * float(norm.ppf(min(area, 0.9999)))
 
     def share_below(score: float) -> float:
