@@ -38,7 +38,7 @@ class Check:
         return asdict(self)
 
 
-def check_patients(splits: Mapping[str, Integers], patients: NDArray[np.str_]) -> Check:
+def check_patients(splits: Mapping[str, Integers], patients: NDArray[Any]) -> Check:
     """Whether every patient is in one split only.
 
     splits: rows of each split. patients: (store,), of every film of the store.
@@ -89,7 +89,7 @@ def check_sizes(
     findings: Sequence[str],
     splits: Mapping[str, Integers],
     labels: Reals,
-    patients: NDArray[np.str_],
+    patients: NDArray[Any],
 ) -> Check:
     """Whether every finding has ENOUGH patients with it and without it in every split.
 

@@ -118,8 +118,9 @@ def compare_groups(
             drawn[g, k] = aurocs[number]
     means = np.full(len(members), math.nan)
     drawn_means = np.full((len(members), resamples), math.nan)
-    means[compared] = values[np.ix_(compared, common)].mean(axis=1)
-    drawn_means[compared] = drawn[np.ix_(compared, common)].mean(axis=1)
+    if compared.any():
+        means[compared] = values[np.ix_(compared, common)].mean(axis=1)
+        drawn_means[compared] = drawn[np.ix_(compared, common)].mean(axis=1)
 
     def interval(resampled: Floats, inside: Flags) -> Interval:
         return percentile_interval(resampled, len(np.unique(people[inside])))
