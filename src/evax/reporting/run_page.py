@@ -165,7 +165,7 @@ def errors(listed: list[Facts], store: ImageStore | None) -> list[tuple[str, lis
     return list(groups.items())
 
 
-def suspect(row: dict[str, Any], store: ImageStore | None) -> dict[str, Any]:
+def suspect(row: dict[Any, Any], store: ImageStore | None) -> dict[str, Any]:
     """A line of suspicious.csv as a picture with its words."""
     said = "present" if row["label"] == 1 else "absent"
     note = f"row {row['film_row']} · {row['split']} · {row['score']:.2f}"
