@@ -91,7 +91,7 @@ def lineage(report: Facts) -> str:
     """What the weights had learned from before, as far as their bundle says."""
     began = report["model"]["began_from"]
     if "images" not in began:
-        return "not known: no evax bundle" if report["weights"] else "nothing: random weights"
+        return "not known: the weights do not say" if report["weights"] else "nothing: random weights"
     stores = ", ".join(began.get("stores", []))
     return f"{began['images']:,} image views without labels, stores {stores}"
 
