@@ -109,6 +109,21 @@ def read_card(folder: Path) -> Card:
         raise DataError(f"{path} is not a readable bundle card: {error!r}.") from error
 
 
+def model_facts(card: Card, network: nn.Module, weights: Path | None) -> dict[str, Any]:
+    """What a model card says of a network besides its scores, for report.json.
+
+    weights: what it began from; of an encoder bundle, also what that had learned from.
+    """
+    began = read_card(weights).training if weights is not None and (weights / "card.json").is_file() else {}
+    return {
+        "parameters": sum(parameter.numel() for parameter in network.parameters()),
+        "preprocess": card.preprocess.to_json(),
+        "licence": card.licence,
+        "intended_use": card.intended_use,
+        "began_from": {key: began[key] for key in ("tokenizer", "images", "steps", "stores") if key in began},
+    }
+
+
 def starting_preprocess(
     encoder: str, weights: Path | None, store: ImageStore | None, image_size: int
 ) -> Preprocess:

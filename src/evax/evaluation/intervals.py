@@ -68,6 +68,30 @@ def ranking_intervals(
     The mean is taken over the findings that the whole set defines; a resample that lacks one of them is left
     out, as a mean over fewer findings would be another quantity.
     """
+    drawn = drawn_rankings(scores, labels, patients, resamples, seed)
+    n_patients = len(np.unique(np.asarray(patients, dtype=np.str_)))
+    defined = np.array([(column == 1).any() and (column == 0).any() for column in labels.T])
+    macro = drawn[defined].mean(axis=0) if defined.any() else np.full(drawn.shape[1:], math.nan)  # (2, R)
+
+    def interval(values: Floats) -> Interval:
+        return percentile_interval(values, n_patients, level)
+
+    return RankingIntervals(
+        auroc=tuple(interval(values) for values in drawn[:, 0]),
+        average_precision=tuple(interval(values) for values in drawn[:, 1]),
+        macro_auroc=interval(macro[0]),
+        macro_average_precision=interval(macro[1]),
+    )
+
+
+def drawn_rankings(
+    scores: Reals, labels: Reals, patients: Sequence[str] | NDArray[Any], resamples: int, seed: int
+) -> Floats:
+    """AUROC and average precision of every finding in every resample; arguments as in `ranking_intervals`.
+
+    Returns (K, 2, R), NaN where a resample lacks positives or negatives. The patients drawn in resample r are
+    the same for all findings, so differences between findings can be taken resample by resample.
+    """
     check_cases(scores, labels)
     owner, n_patients = _number_patients(patients, len(scores))
     rankings = [
@@ -78,19 +102,7 @@ def ranking_intervals(
         np.stack([ranking.evaluate(weights) for ranking in rankings])
         for weights in patient_weights(n_patients, resamples, seed)
     ]
-    drawn = np.concatenate(blocks, axis=2)  # (K, 2, R)
-    defined = np.array([(column == 1).any() and (column == 0).any() for column in labels.T])
-    macro = drawn[defined].mean(axis=0) if defined.any() else np.full(drawn.shape[1:], math.nan)  # (2, R)
-
-    def interval(values: Floats) -> Interval:
-        return _percentiles(values, n_patients, level)
-
-    return RankingIntervals(
-        auroc=tuple(interval(values) for values in drawn[:, 0]),
-        average_precision=tuple(interval(values) for values in drawn[:, 1]),
-        macro_auroc=interval(macro[0]),
-        macro_average_precision=interval(macro[1]),
-    )
+    return np.concatenate(blocks, axis=2)
 
 
 def mean_interval(
@@ -111,7 +123,7 @@ def mean_interval(
     known = ~np.isnan(table)
     table, known = table[:, known.any(axis=0)], known[:, known.any(axis=0)]
     if table.size == 0:
-        return _percentiles(np.full(resamples, math.nan), n_patients, level)
+        return percentile_interval(np.full(resamples, math.nan), n_patients, level)
     films_of = csr_array(
         (np.ones(len(owner)), (owner, np.arange(len(owner)))), shape=(n_patients, len(owner))
     )
@@ -120,7 +132,7 @@ def mean_interval(
         _divide(weights.T @ sums, weights.T @ counts).mean(axis=1)
         for weights in patient_weights(n_patients, resamples, seed)
     ]
-    return _percentiles(np.concatenate(drawn), n_patients, level)
+    return percentile_interval(np.concatenate(drawn), n_patients, level)
 
 
 def seed_interval(values: Reals, level: float = LEVEL) -> Interval:
@@ -210,8 +222,8 @@ def _divide(part: Floats, whole: Floats) -> Floats:
     return ratio
 
 
-def _percentiles(values: Floats, patients: int, level: float) -> Interval:
-    """values: (R,), one per resample, NaN = undefined."""
+def percentile_interval(values: Floats, patients: int, level: float = LEVEL) -> Interval:
+    """The middle of the resamples. values: (R,), one per resample, NaN = left out. level: in (0, 1)."""
     if not 0 < level < 1:
         raise ConfigError(f"The level of an interval lies between 0 and 1, got {level}.")
     method = f"patient-clustered bootstrap, percentile, {len(values)} resamples"

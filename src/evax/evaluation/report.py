@@ -89,7 +89,7 @@ class ClassificationReport:
         NaN becomes None, an interval [low, high]. Beside each interval, `_undefined` behind its name, stands
         the number of resamples that were left out.
         """
-        report: dict[str, Any] = _plain(self)
+        report: dict[str, Any] = plain(self)
         return report
 
 
@@ -191,17 +191,18 @@ def _hits(probabilities: Reals, labels: Reals, thresholds: Reals, exclusive: boo
     return np.where(np.isnan(labels) | np.isnan(thresholds), math.nan, hits)
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """A result as JSON writes it: dataclasses as dictionaries, NaN as None, an interval as [low, high]."""
     if isinstance(value, Interval):
-        return [_plain(value.low), _plain(value.high)]
+        return [plain(value.low), plain(value.high)]
     if is_dataclass(value):
-        plain = {}
+        entries = {}
         for field in fields(value):
             item = getattr(value, field.name)
-            plain[field.name] = _plain(item)
+            entries[field.name] = plain(item)
             if isinstance(item, Interval):
-                plain[f"{field.name}_undefined"] = item.undefined
-        return plain
+                entries[f"{field.name}_undefined"] = item.undefined
+        return entries
     if isinstance(value, tuple):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     return None if isinstance(value, float) and math.isnan(value) else value

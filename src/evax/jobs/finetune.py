@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from evax.config import command_line
 from evax.data.augment import CropConfig
 from evax.errors import ConfigError, DataError
 from evax.training.options import Compile, LabelledConfig, OptimizerConfig
@@ -72,16 +74,20 @@ def finetune(config: FinetuneConfig) -> Path:
     """
     from evax.data.labelled import capped_rows, known_labels, split_rows
     from evax.data.store import open_store
-    from evax.deploy.bundle import Card, refuse_seen_films, save_bundle, starting_preprocess
+    from evax.deploy.bundle import Card, model_facts, refuse_seen_films, save_bundle, starting_preprocess
     from evax.evaluation.classification import choose_thresholds, mean_auroc
     from evax.evaluation.report import evaluate_classifier
     from evax.files import write_json
     from evax.models.classifier import Classifier
+    from evax.reporting.examine import CHECKED_FILMS, Scored, examine, run_checks, tell
     from evax.reporting.protocol import protocol_card, write_predictions
+    from evax.reporting.run_page import write_run_page
+    from evax.training.probes import film_features
     from evax.training.runtime import seeded, start_fabric
     from evax.training.tracking import start_run
     from evax.weights.encoders import create_encoder
 
+    start = time.perf_counter()
     store = open_store(config.store)
     labels = known_labels(store, config.uncertain, config.blank)
     findings, exclusive = store.manifest.findings, store.manifest.exclusive
@@ -133,8 +139,25 @@ def finetune(config: FinetuneConfig) -> Path:
         metrics=metrics,
     )
     bundle = save_bundle(config.out / "bundle", card, model)
-    write_json({"kind": "finetune", **protocol, "test_metrics": metrics}, config.out / "report.json")
-    return bundle  # the report came last: a run folder that has one is finished
+    validation = Scored(val, labels[val], val_probabilities)
+    tested = Scored(test, labels[test], test_probabilities)
+    looked_at = capped_rows(store, train, CHECKED_FILMS)
+    features = film_features(model.encoder, store, looked_at, preprocess, fabric)
+    checks = run_checks(store, train, validation, tested, labels, (looked_at, features), config.out)
+    report = {
+        "kind": "finetune",
+        **protocol,
+        "test_metrics": metrics,
+        **examine(store, validation, tested, thresholds, config.resamples, config.seed),
+        "checks": checks,
+        "model": model_facts(card, model, config.weights),
+        "command": command_line("finetune", config),
+        "seconds": round(time.perf_counter() - start, 1),
+    }
+    write_json(report, config.out / "report.json")  # a run folder that has one is finished
+    write_run_page(config.out)
+    tell(checks)
+    return bundle
 
 
 def fit(

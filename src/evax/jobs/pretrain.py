@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import tyro
 
-from evax.config import to_plain
+from evax.config import command_line, to_plain
 from evax.data.augment import CropConfig
 from evax.errors import ConfigError, DataError, Interrupted
 from evax.training.masking import hidden_count
@@ -111,12 +112,14 @@ def pretrain(config: PretrainConfig) -> Path:
     from evax.files import write_json
     from evax.models.encoders import build_encoder
     from evax.models.masked import MaskedImageModel
+    from evax.reporting.run_page import write_run_page
     from evax.training.checkpoint import load_newest_checkpoint, save_checkpoint
     from evax.training.optim import create_optimizer, lr_at_step
     from evax.training.runtime import is_compiled, maybe_compile, seeded, start_fabric, stop_requests
     from evax.training.steps import masked_image_step
     from evax.training.tracking import progress_bar, start_run
 
+    start = time.perf_counter()
     stores = [open_store(path) for path in config.stores]
     films = films_outside_tests(stores)
     preprocess = common_preprocess(stores, config.image_size)
@@ -185,11 +188,14 @@ def pretrain(config: PretrainConfig) -> Path:
     online.run(steps, steps * config.batch_size)
 
     training = facts | {"images": steps * config.batch_size} | summary_of(log)
-    write_json({"kind": "pretrain", **training}, config.out / "report.json")
+    made = {"command": command_line("pretrain", config), "seconds": round(time.perf_counter() - start, 1)}
+    write_json({"kind": "pretrain", **training, **made}, config.out / "report.json")
     card = Card(kind="encoder", encoder=config.encoder, preprocess=preprocess, training=training)
     # a teacher's films are the student's, too: it learned from what the teacher learned from them
     save_films(config.out / "encoder", np.union1d(films.digests(), read_films(Path(config.tokenizer))))
-    return save_bundle(config.out / "encoder", card, model.encoder)
+    bundle = save_bundle(config.out / "encoder", card, model.encoder)
+    write_run_page(config.out)
+    return bundle
 
 
 def films_outside_tests(stores: list[ImageStore]) -> Films:

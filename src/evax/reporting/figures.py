@@ -24,6 +24,7 @@ from matplotlib.ticker import EngFormatter, FuncFormatter, MaxNLocator
 from PIL import Image, ImageDraw
 
 from evax.evaluation.calibration import ReliabilityCurve
+from evax.evaluation.classification import Floats
 from evax.explain.overlay import BOX_COLOUR
 from evax.files import replaced_whole
 
@@ -99,6 +100,7 @@ def roc_panel(
     with matplotlib.rc_context(STYLE):
         figure, axes = _panel((SQUARE, SQUARE))
         axes.plot([0, 1], [0, 1], color=QUIET, linestyle="--", linewidth=1)
+        false_positive_rate, true_positive_rate = _thinned(false_positive_rate, true_positive_rate)
         axes.fill_between(false_positive_rate, true_positive_rate, color=BLUE, alpha=0.08, linewidth=0)
         axes.plot(false_positive_rate, true_positive_rate, color=BLUE, linewidth=2)
         if point is not None:
@@ -108,16 +110,52 @@ def roc_panel(
         return _svg(figure, label)
 
 
-def reliability_panel(curve: ReliabilityCurve, *, label: str) -> str:
-    """Predicted against observed frequency, with the Wilson band; both axes end where the data do."""
+def precision_recall_panel(
+    recall: Float[np.ndarray, " t"],
+    precision: Float[np.ndarray, " t"],
+    *,
+    label: str,
+    chance: float,
+    point: tuple[float, float] | None = None,
+) -> str:
+    """Precision against recall in steps, never joined up between them; chance: the prevalence.
+
+    recall: falling, as scikit-learn gives it. point: (sensitivity, PPV) of the threshold in use.
+    """
     with matplotlib.rc_context(STYLE):
         figure, axes = _panel((SQUARE, SQUARE))
-        end = min(1.0, 1.08 * max(float(curve.predicted.max()), float(curve.high.max())))
+        axes.axhline(chance, color=QUIET, linestyle="--", linewidth=1)
+        recall, precision = _thinned(recall, precision)
+        axes.fill_between(recall, precision, step="post", color=BLUE, alpha=0.08, linewidth=0)
+        axes.step(recall, precision, where="post", color=BLUE, linewidth=2)
+        if point is not None:
+            axes.plot(*point, "o", color=VERMILLION, markersize=8, markeredgecolor="white", clip_on=False)
+        _square(axes, 1.0)
+        axes.set(xlabel="recall (sensitivity)", ylabel="precision (PPV)")
+        return _svg(figure, label)
+
+
+def reliability_panel(curve: ReliabilityCurve, *, label: str, after: ReliabilityCurve | None = None) -> str:
+    """Predicted against observed frequency, with the Wilson band; both axes end where the data do.
+
+    after: the same films after calibration, dashed with squares.
+    """
+    with matplotlib.rc_context(STYLE):
+        figure, axes = _panel((SQUARE, SQUARE))
+        ends = [float(curve.predicted.max()), float(curve.high.max())]
+        if after is not None:
+            ends.append(float(after.predicted.max()))
+        end = min(1.0, 1.08 * max(ends))
         axes.plot([0, end], [0, end], color=QUIET, linestyle="--", linewidth=1)
         axes.fill_between(curve.predicted, curve.low, curve.high, color=BLUE, alpha=0.15, linewidth=0)
         axes.plot(
             curve.predicted, curve.observed, "o-", color=BLUE, markersize=5, linewidth=1.5, clip_on=False
         )
+        if after is not None:
+            axes.plot(
+                after.predicted, after.observed, "s--", color=VERMILLION, markersize=5, linewidth=1.5,
+                markerfacecolor="white", clip_on=False,
+            )  # fmt: skip
         _square(axes, end)
         axes.set(xlabel="predicted probability", ylabel="observed share")
         return _svg(figure, label)
@@ -222,10 +260,11 @@ def age_histogram(ages: Float[np.ndarray, " n"], *, label: str) -> str:
 
 
 def film_picture(
-    pixels: UInt8[np.ndarray, "S S"], boxes: Sequence[tuple[float, float, float, float]] = ()
+    pixels: UInt8[np.ndarray, "S S"],
+    boxes: Sequence[tuple[float, float, float, float]] = (),
+    side: int = 300,
 ) -> bytes:
     """A small JPEG of a stored film with its boxes (x, y, width, height in fractions)."""
-    side = 300
     picture = Image.fromarray(pixels).resize((side, side), Image.Resampling.BILINEAR).convert("RGB")
     draw = ImageDraw.Draw(picture)
     for x, y, width, height in boxes:
@@ -261,6 +300,14 @@ def _panel(size: tuple[int, int]) -> tuple[Figure, Axes]:
     axes = figure.add_subplot(facecolor="none")
     axes.tick_params(length=0, pad=6)
     return figure, axes
+
+
+def _thinned(x: Floats, y: Floats) -> tuple[Floats, Floats]:
+    """The points that lie on another pixel than the one before: curves of many films stay small."""
+    pixel = np.rint(np.stack([x, y]) * SQUARE)
+    new = np.concatenate([[True], (pixel[:, 1:] != pixel[:, :-1]).any(axis=0)])
+    new[-1:] = True
+    return x[new], y[new]
 
 
 def _square(axes: Axes, end: float) -> None:
