@@ -94,7 +94,7 @@ def test_every_option_reaches_the_run(tiny, tmp_path):
 
 
 def test_the_rule_for_thresholds_changes_them_and_is_in_the_protocol(tiny, tmp_path):
-    rules = {"youden": "Youden", "sensitivity:1": "sensitivity of at least 1"}
+    rules = {"youden": "Youden", "specificity:1": "specificity of at least 1"}
     cards = [
         json.loads((finetune(replace(tiny, thresholds=rule, out=tmp_path / rule)) / "card.json").read_text())
         for rule in rules
@@ -102,11 +102,11 @@ def test_the_rule_for_thresholds_changes_them_and_is_in_the_protocol(tiny, tmp_p
     assert cards[0]["thresholds"] != cards[1]["thresholds"]
     for card, words in zip(cards, rules.values(), strict=True):
         assert card["training"]["protocol"]["thresholds_chosen_on"] == f"validation ({words})"
-    scores = pd.read_csv(tmp_path / "sensitivity:1" / "predictions-val.csv")
+    scores = pd.read_csv(tmp_path / "specificity:1" / "predictions-val.csv")
     for finding, threshold in cards[1]["thresholds"].items():
         if threshold is not None:
-            present = scores.loc[scores[f"label:{finding}"] == 1, f"probability:{finding}"]
-            assert (present.astype(np.float32) >= np.float64(threshold)).all()
+            absent = scores.loc[scores[f"label:{finding}"] == 0, f"probability:{finding}"]
+            assert (absent.astype(np.float32) < np.float64(threshold)).all()
     with pytest.raises(ConfigError, match="'f2' chooses no threshold; give youden, f1"):
         replace(tiny, thresholds="f2")
 
