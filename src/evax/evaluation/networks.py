@@ -87,9 +87,9 @@ def score_network(
 ) -> Scored:
     """Scores the trainings of a network and averages them, resample by resample.
 
-    probabilities: T times (S, K). thresholds: T times (K,), NaN where there is none. on_training: called after
-    each. Seeds are averaged within a resample, so that the interval is one over patients for their mean; how
-    far the seeds lie apart is `per_training`'s to say.
+    probabilities: T times (S, K). thresholds: T times (K,), NaN where there is none. on_training: called
+    after each. Seeds are averaged within a resample, so that the interval is one over patients for their
+    mean; how far the seeds lie apart is `per_training`'s to say.
     """
     areas, precisions, accuracies, drawn = [], [], [], []
     known = ~np.isnan(ground.labels)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -83,6 +84,10 @@ def compare(config: CompareConfig) -> Path:
             )
             for entry in runs.entries
         ]
+    timing = {
+        "repeats": config.repeats, "threads": config.threads, "batch": 1, "precision": "float32",
+        "load_before": round(os.getloadavg()[0], 1) if hasattr(os, "getloadavg") else None,
+    }  # fmt: skip
     rows = rows_of(runs, scored, costs_of(runs, config.repeats, config.threads), ground, config.prevalence)
     differences = differences_of(runs.entries, scored, references, ground)
     content = {
@@ -92,7 +97,7 @@ def compare(config: CompareConfig) -> Path:
         "rows": rows,
         "differences": differences,
         "published": [asdict(row) for row in published],
-        "timing": {"repeats": config.repeats, "threads": config.threads, "batch": 1, "precision": "float32"},
+        "timing": timing,
         "environment": environment(),
     }
     write_json(content, config.out / "compare.json")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import matplotlib
 from matplotlib.axes import Axes
@@ -14,6 +15,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormat
 from evax.reporting.figures import CURVES, INK, QUIET, STYLE, _panel
 from evax.reporting.published import MARK, Published
 
+PLOT_HEIGHT = 260  # px, about, of the plot of scores against size without legend and key
 MOST = 2 * len(CURVES)  # colours and markers, filled and then open
 
 
@@ -44,7 +46,7 @@ def finding_dots(findings: Sequence[str], rows: Sequence[tuple[str, Sequence[Bar
     lines = [*findings, mean]
     step = 0.8 / max(len(rows), 2)
     with matplotlib.rc_context(STYLE | {"axes.spines.left": False}):
-        figure, axes = _panel((560, 90 + 20 * len(rows) + len(lines) * (14 + 9 * len(rows))))
+        figure, axes = _panel((480, 90 + 20 * len(rows) + len(lines) * (14 + 9 * len(rows))))
         for number, (name, bars) in enumerate(rows):
             style = _style(number)
             shift = (number - (len(rows) - 1) / 2) * step
@@ -67,46 +69,76 @@ def score_against_parameters(rows: Sequence[SizedScore], published: Sequence[Pub
 
     published: drawn grey, open and numbered; those without a known size are left out of the figure.
     """
-    sized = [row for row in published if row.parameters is not None]
+    quoted = [(row.name, row.parameters, row) for row in published if row.parameters is not None]
+    sizes = [row.parameters for row in rows]
     with matplotlib.rc_context(STYLE):
-        figure, axes = _panel((560, 320 + 20 * len(rows) + 7 * len(sized)))
+        figure, axes = _panel((480, PLOT_HEIGHT + 60 + 20 * len(rows) + 7 * len(quoted)))
         for number, row in enumerate(rows):
             # runs of one encoder have one size: they stand beside each other
-            place = row.parameters * 1.05 ** (number - (len(rows) - 1) / 2)
+            twins = [other for other, size in enumerate(sizes) if size == row.parameters]
+            place = row.parameters * 1.05 ** (twins.index(number) - (len(twins) - 1) / 2)
             _bars(axes, [place], [row.mauc.value], [row.mauc], _style(number), row.name, horizontal=False)
-        for number, other in enumerate(sized, start=1):
-            value, size = other.mauc / 100, other.parameters or 0
-            label = MARK if number == 1 else None
-            axes.plot(size, value, "h", color=QUIET, markersize=7, fillstyle="none", label=label)
+        for number, (_, size, other) in enumerate(quoted):
+            label = None if number else MARK
+            axes.plot(size, other.mauc / 100, "h", color=QUIET, markersize=7, fillstyle="none", label=label)
             if other.interval is not None:
                 axes.plot([size, size], [end / 100 for end in other.interval], color=QUIET, linewidth=1)
-            side = 1 if number % 2 else -1  # equal sizes are common: numbers go to both sides
-            axes.annotate(
-                str(number), (size, value), (6 * side, -3), textcoords="offset points", fontsize=9,
-                color=QUIET, ha="left" if side == 1 else "right",
-            )  # fmt: skip
+        sizes += [size for _, size, _ in quoted]
         axes.set_xscale("log")
+        axes.set_xlim(min(sizes) / 1.6, max(sizes) * 1.6)
         axes.xaxis.set_major_locator(LogLocator(10, subs=(1, 2, 5)))
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value / 1e6:g} M"))
         axes.xaxis.set_minor_formatter(NullFormatter())
-        sizes = [row.parameters for row in rows] + [row.parameters or 0 for row in sized]
-        axes.set_xlim(min(sizes) / 1.6, max(sizes) * 1.6)
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.3g}"))
         axes.set(xlabel="parameters of the classifier", ylabel="mAUC, 95 % interval over patients")
-        figure.legend(loc="outside upper left", frameon=False, fontsize=11)
-        if sized:
-            key = [f"{number} {row.name} {row.mauc:.1f}" for number, row in enumerate(sized, start=1)]
-            half = math.ceil(len(key) / 2)
-            columns = ["\n".join(key[:half]), "\n".join(key[half:])]
-            for x, text in zip((0.0, 0.52), columns, strict=True):
-                axes.annotate(
-                    text, (x, -0.2), xycoords="axes fraction", fontsize=8.5, color=QUIET, va="top",
-                    annotation_clip=False,
-                )  # fmt: skip
+        _numbers(axes, [(size, other.mauc / 100) for _, size, other in quoted])
+        handles, labels = axes.get_legend_handles_labels()
+        order = sorted(range(len(labels)), key=lambda place: labels[place] == MARK)  # ours first
+        figure.legend(
+            [handles[place] for place in order], [labels[place] for place in order],
+            loc="outside upper left", frameon=False, fontsize=11,
+        )  # fmt: skip
+        key = [f"{number} {name} {row.mauc:.1f}" for number, (name, _, row) in enumerate(quoted, start=1)]
+        half = math.ceil(len(key) / 2)
+        for x, lines in ((0.0, key[:half]), (0.52, key[half:])):
+            axes.annotate(
+                "\n".join(lines), (x, -0.2), xycoords="axes fraction", fontsize=8.5, color=QUIET, va="top",
+                annotation_clip=False,
+            )  # fmt: skip
     return figure
 
 
-def _style(number: int) -> dict[str, str]:
+def _numbers(axes: Axes, points: Sequence[tuple[int, float]]) -> None:
+    """1, 2, 3 ... beside points, from top to bottom in the points' order even where these lie on each other.
+
+    points: (parameters, score).
+    """
+    low, high = axes.get_ylim()
+    per_unit = PLOT_HEIGHT / (high - low)
+    columns: list[list[int]] = []  # points of nearly one size
+    for number in sorted(range(len(points)), key=lambda number: points[number]):
+        if not columns or points[number][0] > 1.02 * points[columns[-1][0]][0]:
+            columns.append([])
+        columns[-1].append(number)
+    for place, column in enumerate(columns):
+        column.sort(key=lambda number: points[number][1])
+        size = points[column[0]][0]
+        crowded = place + 1 < len(columns) and points[columns[place + 1][0]][0] < 1.15 * size
+        heights = [points[number][1] * per_unit for number in column]
+        for low_one in range(1, len(heights)):
+            heights[low_one] = max(heights[low_one], heights[low_one - 1] + 10)
+        down = sum(heights) / len(column) - sum(points[number][1] * per_unit for number in column) / len(
+            column
+        )
+        for number, height in zip(column, heights, strict=True):
+            offset = (-7 if crowded else 7, height - down - points[number][1] * per_unit - 3)
+            axes.annotate(
+                str(number + 1), points[number], offset, textcoords="offset points", fontsize=9, color=QUIET,
+                ha="right" if crowded else "left",
+            )  # fmt: skip
+
+
+def _style(number: int) -> dict[str, Any]:
     colour, marker = CURVES[number % len(CURVES)]
     return {"color": colour, "marker": marker, "fillstyle": "full" if number < len(CURVES) else "none"}
 
@@ -116,14 +148,15 @@ def _bars(
     x: Sequence[float],
     y: Sequence[float],
     bars: Sequence[Bar],
-    style: dict[str, str],
+    style: dict[str, Any],
     name: str,
     horizontal: bool,
 ) -> None:
     """Dots with their intervals; what is NaN draws nothing, an interval may be absent beside a dot."""
     below = [0.0 if math.isnan(bar.low) else max(bar.value - bar.low, 0.0) for bar in bars]
     above = [0.0 if math.isnan(bar.high) else max(bar.high - bar.value, 0.0) for bar in bars]
-    ends = {"xerr" if horizontal else "yerr": [below, above]}
+    errors = [below, above]
     axes.errorbar(
-        x, y, label=name, linestyle="none", markersize=6, elinewidth=1.5, capsize=2, **ends, **style
-    )  # type: ignore[arg-type]
+        x, y, xerr=errors if horizontal else None, yerr=None if horizontal else errors, label=name,
+        linestyle="none", markersize=6, elinewidth=1.5, capsize=2, **style,
+    )  # fmt: skip
