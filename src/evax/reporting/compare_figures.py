@@ -90,7 +90,8 @@ def score_against_parameters(rows: Sequence[SizedScore], published: Sequence[Pub
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value / 1e6:g} M"))
         axes.xaxis.set_minor_formatter(NullFormatter())
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.3g}"))
-        axes.set(xlabel="parameters of the classifier", ylabel="mAUC, 95 % interval over patients")
+        beside = " (equal ones side by side)" if len(set(sizes[: len(rows)])) < len(rows) else ""
+        axes.set(xlabel=f"parameters of the classifier{beside}", ylabel="mAUC, 95 % interval over patients")
         _numbers(axes, [(size, other.mauc / 100) for _, size, other in quoted])
         handles, labels = axes.get_legend_handles_labels()
         order = sorted(range(len(labels)), key=lambda place: labels[place] == MARK)  # ours first
