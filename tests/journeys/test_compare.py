@@ -13,7 +13,7 @@ SMALL = (
 
 
 def evax_commands(*commands, cwd):
-    """Several commands in one process, most of whose time is importing torch; the last line is their statuses."""
+    """Several commands in one process, which imports torch once; the last line is their statuses."""
     program = f"import evax.cli\nprint([evax.cli.run(each) for each in {[list(each) for each in commands]}])"
     run = [sys.executable, "-c", program]
     return subprocess.run(run, capture_output=True, text=True, check=True, cwd=cwd)
