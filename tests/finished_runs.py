@@ -61,7 +61,7 @@ def write_run(
         table.to_csv(folder / f"predictions-{split}.csv", index=False)
     thresholds = choose_thresholds(answers["val"][2], answers["val"][1])
     people, labels, scores = answers["test"]
-    metrics = evaluate_classifier(scores, labels, findings, people, thresholds, exclusive, resamples=50)
+    metrics = evaluate_classifier(scores, labels, findings, people, thresholds, exclusive, resamples=10)
     sizes = {"films": len(people), "patients": patients}
     report = {
         "kind": "finetune",

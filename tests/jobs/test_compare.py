@@ -34,7 +34,7 @@ def compared(runs, tmp_path_factory):
 
 
 def done(folders, out, **options):
-    compare(CompareConfig(runs=tuple(folders), out=out, **({"resamples": 199, "repeats": 0} | options)))
+    compare(CompareConfig(runs=tuple(folders), out=out, **({"resamples": 99, "repeats": 0} | options)))
     return out
 
 

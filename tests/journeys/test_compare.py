@@ -7,7 +7,7 @@ import sys
 import pytest
 
 SMALL = (
-    "--image-size", "64", "--steps", "4", "--batch-size", "4", "--validate-every", "4", "--resamples", "20",
+    "--image-size", "32", "--steps", "2", "--batch-size", "4", "--validate-every", "2", "--resamples", "20",
     "--workers", "1", "--precision", "fp32", "--compile", "off",
 )  # fmt: skip
 
