@@ -131,6 +131,18 @@ def test_a_sweep_grows_by_a_seed_but_not_with_other_options(copied):
         fewshot(replace(copied, resume=False))
 
 
+def test_a_sweep_from_before_an_option_existed_goes_on_where_it_has_its_default(copied):
+    for path in copied.out.glob("runs/*/report.json"):
+        report = json.loads(path.read_text())
+        del report["recipe"]["thresholds"]
+        path.write_text(json.dumps(report))
+    before = {path: path.stat().st_mtime_ns for path in copied.out.glob("runs/*/report.json")}
+    fewshot(copied)
+    assert all(path.stat().st_mtime_ns == written for path, written in before.items())
+    with pytest.raises(ConfigError, match="was made with another thresholds"):
+        fewshot(replace(copied, thresholds="f1"))
+
+
 def test_classifiers_are_kept_when_asked_for_and_a_single_seed_has_no_spread(phantom_store, tmp_path):
     config = config_of(
         phantom_store, tmp_path / "run", fractions=(1.0,), seeds=(3,), lrs=(), bundles=True,

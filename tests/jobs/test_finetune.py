@@ -96,6 +96,24 @@ def test_every_option_reaches_the_run(tiny, tmp_path):
         assert any(not np.array_equal(first[name], other[name]) for name in first), change
 
 
+def test_the_rule_for_thresholds_changes_them_and_is_in_the_protocol(tiny, tmp_path):
+    rules = {"youden": "Youden", "specificity:1": "specificity of at least 1"}
+    cards = [
+        json.loads((finetune(replace(tiny, thresholds=rule, out=tmp_path / rule)) / "card.json").read_text())
+        for rule in rules
+    ]
+    assert cards[0]["thresholds"] != cards[1]["thresholds"]
+    for card, words in zip(cards, rules.values(), strict=True):
+        assert card["training"]["protocol"]["thresholds_chosen_on"] == f"validation ({words})"
+    scores = pd.read_csv(tmp_path / "specificity:1" / "predictions-val.csv")
+    for finding, threshold in cards[1]["thresholds"].items():
+        if threshold is not None:
+            absent = scores.loc[scores[f"label:{finding}"] == 0, f"probability:{finding}"]
+            assert (absent.astype(np.float32) < np.float64(threshold)).all()
+    with pytest.raises(ConfigError, match="'f2' chooses no threshold; give youden, f1"):
+        replace(tiny, thresholds="f2")
+
+
 def test_pre_trained_weights_are_where_fine_tuning_starts_and_their_normalisation_is_kept(tiny, tmp_path):
     from evax.data.preprocess import Preprocess
 

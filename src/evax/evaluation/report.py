@@ -136,7 +136,7 @@ def evaluate_classifier(
         accuracy = top1_accuracy(probabilities, labels)
     else:
         accuracy = macro_mean(np.array([row.accuracy for row in rows])).value
-    hits = _hits(probabilities, labels, thresholds, exclusive)
+    hits = accuracy_hits(probabilities, labels, thresholds, exclusive)
     accuracy_interval = mean_interval(hits, patients, resamples, seed)
     return ClassificationReport(
         n=len(labels),
@@ -183,8 +183,11 @@ def _mean_report(values: list[float], interval: Interval) -> MeanReport:
     return MeanReport(macro.value, interval, macro.entered, macro.of)
 
 
-def _hits(probabilities: Reals, labels: Reals, thresholds: Reals, exclusive: bool) -> Floats:
-    """The hits behind mAcc: (S, 1) for top-1, else (S, K) at the thresholds, NaN where nothing is decided."""
+def accuracy_hits(probabilities: Reals, labels: Reals, thresholds: Reals, exclusive: bool) -> Floats:
+    """The hits behind mAcc: (S, 1) for top-1, else (S, K) at the thresholds, NaN where nothing is decided.
+
+    mAcc is the mean over the columns of their means; arguments as in `evaluate_classifier`.
+    """
     if exclusive:
         return top1_hits(probabilities, labels)[:, np.newaxis].astype(np.float64)
     hits = (probabilities >= thresholds) == (labels == 1)

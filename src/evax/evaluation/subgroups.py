@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from evax.errors import DataError
 from evax.evaluation.classification import Flags, Floats, Reals, auroc, check_cases
-from evax.evaluation.intervals import RESAMPLES, Interval, drawn_rankings, percentile_interval
+from evax.evaluation.intervals import RESAMPLES, Interval, percentile_interval, ranking_draws
 
 ENOUGH = 10  # patients with and without a finding; with fewer, 95 % intervals hold far less (intervals.py)
 
@@ -111,7 +111,7 @@ def compare_groups(
     if len(places):
         # a column per pair: its films outside the group are unknown, and all share the drawn patients
         columns = np.stack([np.where(members[g], labels[:, k], math.nan) for g, k in places], axis=1)
-        aurocs = drawn_rankings(scores[:, places[:, 1]], columns, people, resamples, seed)[:, 0]
+        aurocs = ranking_draws(scores[:, places[:, 1]], columns, people, resamples, seed)[0]
         for number, (g, k) in enumerate(places):
             seen = ~np.isnan(columns[:, number])
             values[g, k] = auroc(scores[seen, k], columns[seen, number] == 1)

@@ -123,8 +123,9 @@ def one_run(config: FewshotConfig, fingerprint: str, fraction: float, seed: int,
     if not config.bundles and (run.out / "bundle").is_dir():
         shutil.rmtree(run.out / "bundle")
     report: dict[str, Any] = read_json(path)
-    asked, made = to_plain(run), report["recipe"]
-    changed = [name for name in asked if name not in MAY_DIFFER and asked[name] != made.get(name)]
+    # a run made before an option existed had what is now its default
+    asked, made = to_plain(run), to_plain(FinetuneConfig(store=run.store, out=run.out)) | report["recipe"]
+    changed = [name for name in asked if name not in MAY_DIFFER and asked[name] != made[name]]
     if changed or report["data_fingerprint"] != fingerprint:
         what = changed[0] if changed else "store"
         raise ConfigError(
@@ -177,7 +178,7 @@ def summary_of(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 def protocol_of(config: FewshotConfig, fingerprint: str) -> dict[str, Any]:
     """What every number of the sweep must carry."""
-    from evax.reporting.protocol import CLEAN
+    from evax.reporting.protocol import CLEAN, thresholds_chosen_on
 
     start = "/".join(config.weights.parts[-2:]) if config.weights else "random weights"
     return {
@@ -188,6 +189,7 @@ def protocol_of(config: FewshotConfig, fingerprint: str) -> dict[str, Any]:
         "data_fingerprint": fingerprint,
         "protocol": {
             **CLEAN,
+            "thresholds_chosen_on": thresholds_chosen_on(config),
             "checkpoint_chosen_on": "validation mAUC; mAUC and mAcc are those of this one checkpoint",
             "lr_chosen_on": f"validation mAUC of seed {config.seeds[0]}, per share, then fixed for all seeds"
             if config.lrs

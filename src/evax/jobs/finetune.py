@@ -77,6 +77,7 @@ def finetune(config: FinetuneConfig) -> Path:
     from evax.deploy.bundle import Card, model_facts, refuse_seen_films, save_bundle, starting_preprocess
     from evax.evaluation.classification import choose_thresholds, mean_auroc
     from evax.evaluation.report import evaluate_classifier
+    from evax.evaluation.thresholds import ThresholdRule
     from evax.files import write_json
     from evax.models.classifier import Classifier
     from evax.reporting.examine import CHECKED_FILMS, Scored, examine, run_checks, tell
@@ -107,7 +108,7 @@ def finetune(config: FinetuneConfig) -> Path:
         model, store, labels, train, choosing, preprocess, config, fabric, log
     )  # no test film in this call
     val_probabilities = predict_rows(model, store, val, preprocess, exclusive, fabric)
-    thresholds = choose_thresholds(val_probabilities, labels[val])
+    thresholds = choose_thresholds(val_probabilities, labels[val], ThresholdRule.of(config.thresholds))
     test_probabilities = predict_rows(model, store, test, preprocess, exclusive, fabric)
     patients = store.manifest.table["patient"].to_numpy(dtype=str)
     metrics = evaluate_classifier(

@@ -115,9 +115,11 @@ def score(
     from evax.evaluation.classification import choose_thresholds
     from evax.evaluation.embedding import answered
     from evax.evaluation.report import evaluate_classifier
+    from evax.evaluation.thresholds import ThresholdRule
     from evax.reporting.protocol import write_predictions
 
-    thresholds = choose_thresholds(*answered(validation[1], labels[validation[0]]))
+    rule = ThresholdRule.of(config.thresholds)
+    thresholds = choose_thresholds(*answered(validation[1], labels[validation[0]]), rule)
     rows = test[0]
     probabilities, truth = answered(test[1], labels[rows])
     patients = store.manifest.table["patient"].to_numpy(dtype=str)[rows]

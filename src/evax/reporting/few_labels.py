@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from matplotlib.figure import Figure
 
 from evax.errors import DataError
 from evax.files import read_json
@@ -16,7 +17,14 @@ Score = Literal["mauc", "macc"]
 
 
 def draw_few_labels(results: Sequence[Path], stem: Path, score: Score = "mauc") -> None:
-    """STEM.svg and STEM.png with one curve per fewshot.json.
+    """STEM.svg and STEM.png with one curve per fewshot.json; see `few_labels_figure`."""
+    save_figure(few_labels_figure(results, score), stem)
+
+
+def few_labels_figure(
+    results: Sequence[Path], score: Score = "mauc", names: Sequence[str] | None = None
+) -> Figure:
+    """One curve per fewshot.json, under its own name or those given.
 
     Raises DataError when they were not tested on the same films.
     """
@@ -27,15 +35,18 @@ def draw_few_labels(results: Sequence[Path], stem: Path, score: Score = "mauc") 
                 f"{path} and {results[0]} were not tested on the same films; draw them in two figures."
             )
     label = {"mauc": "mAUC", "macc": "mAcc"}[score]
-    curves = [_curve(content, score) for content in contents]
-    save_figure(label_curves(curves, y_label=f"{label}, mean ± sd over seeds"), stem)
+    curves = [
+        _curve(content, name, score)
+        for content, name in zip(contents, names or [each["name"] for each in contents], strict=True)
+    ]
+    return label_curves(curves, y_label=f"{label}, mean ± sd over seeds")
 
 
-def _curve(content: Mapping[str, Any], score: Score) -> LabelCurve:
+def _curve(content: Mapping[str, Any], name: str, score: Score) -> LabelCurve:
     points = content["points"]
 
     def column(name: str) -> Any:
         return np.array([point[score][name] for point in points], dtype=np.float64)  # None becomes NaN
 
     shares = np.array([point["fraction"] for point in points], dtype=np.float64)
-    return LabelCurve(content["name"], shares, column("mean"), column("sd"))
+    return LabelCurve(name, shares, column("mean"), column("sd"))

@@ -11,13 +11,18 @@ from jaxtyping import Float, Int64
 from evax.config import to_plain
 from evax.data.labels import blank_policy
 from evax.data.store import ImageStore
+from evax.evaluation.thresholds import ThresholdRule
 from evax.files import replaced_whole
 
 CLEAN = {  # validation chooses, test is scored once
     "name": "clean",
-    "thresholds_chosen_on": "validation (Youden)",
     "test_scored": "once",
 }
+
+
+def thresholds_chosen_on(config: Any) -> str:
+    """What a LabelledConfig chooses its thresholds on, and how, in words."""
+    return f"validation ({ThresholdRule.of(config.thresholds).in_words()})"
 
 
 def protocol_card(
@@ -41,6 +46,7 @@ def protocol_card(
         "data_fingerprint": store.fingerprint,
         "protocol": {
             **CLEAN,
+            "thresholds_chosen_on": thresholds_chosen_on(config),
             **chosen,
             "split": store.card["split"],
             "label_fraction": config.label_fraction,

@@ -10,6 +10,7 @@ import tyro
 
 from evax.data.labels import Blank, Uncertain
 from evax.errors import ConfigError
+from evax.evaluation.thresholds import ThresholdRule
 
 Precision = Literal["auto", "fp32", "bf16"]
 Compile = Literal["auto", "on", "off"]
@@ -65,6 +66,9 @@ class LabelledConfig:
     """What a label -1 counts as."""
     blank: Blank | None = None
     """What an empty label counts as; without it absent in CheXpert and MIMIC-CXR, unknown elsewhere."""
+    thresholds: str = "youden"
+    """How validation chooses each finding's threshold: youden, f1, or the least sensitivity or specificity it
+    must have there, as in sensitivity:0.95."""
     resamples: int = 2000
     """Bootstrap resamples of the test patients."""
     seed: int = 0
@@ -77,5 +81,6 @@ class LabelledConfig:
             raise ConfigError(f"image_size must be a multiple of 16 or 14 from 32 on, got {self.image_size}.")
         if not 0 < self.label_fraction <= 1:
             raise ConfigError(f"label_fraction must lie in (0, 1], got {self.label_fraction}.")
+        ThresholdRule.of(self.thresholds)  # says what is wrong with it
         if self.resamples <= 0:
             raise ConfigError(f"resamples must be above 0, got {self.resamples}.")
