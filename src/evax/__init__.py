@@ -23,6 +23,7 @@ _PUBLIC = {  # name: module that defines it
             "demo": "DemoConfig",
             "fetch": "FetchConfig",
             "prepare": "PrepareConfig",
+            "audit": "AuditConfig",
             "pretrain": "PretrainConfig",
             "finetune": "FinetuneConfig",
             "embed": "EmbedConfig",

@@ -416,8 +416,8 @@ def data_uri(jpeg: bytes) -> str:
     return f"data:image/jpeg;base64,{base64.b64encode(jpeg).decode()}"
 
 
-def template() -> Template:
-    """The page, with escaping on; a name it does not find is an error; numbers as `show_...` write them."""
+def template(name: str = "report.html.j2") -> Template:
+    """A page, with escaping on; a name it does not find is an error; numbers as `show_...` write them."""
     environment = Environment(
         loader=PackageLoader("evax.reporting"),
         autoescape=True,
@@ -428,7 +428,7 @@ def template() -> Template:
     environment.filters |= {"number": show_number, "interval": show_interval, "duration": show_duration}
     environment.filters |= {"percent": show_percent, "count": lambda value: f"{value:,}"}
     environment.globals["inline"] = inliner()
-    return environment.get_template("report.html.j2")
+    return environment.get_template(name)
 
 
 def inliner() -> Callable[[str], Markup]:
