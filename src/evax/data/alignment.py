@@ -16,8 +16,8 @@ from scipy.ndimage import gaussian_filter
 COARSE, FINE = 48, 96  # sides of the films that are compared, in pixels; a rib is 3 to 4 fine pixels wide
 COARSE_BLUR, FINE_BLUR = 3.0, 2.0  # pixels; wide details find the place, narrow ones tell films apart
 FLAT = 0.02  # contrast of a film in [0, 1] below which an area counts as empty
-# Side, steps and correlation below which a pair is given up. Copies of phantoms and of hannover-covid19 with up
-# to 6 % cut off at each edge stayed above 0.79 and 0.87; 95 % of the different hannover films below 0.73.
+# Side, steps, and correlation below which a pair is given up. Copies of phantoms and of hannover-covid19 with
+# up to 6 % cut off at each edge stayed above 0.79 and 0.87; 95 % of different hannover films below 0.73.
 LEVELS = ((24, 8, 0.75), (COARSE, 4, 0.8), (FINE, 4, 0.0))
 LARGEST = 0.25  # change of scale and shift of the centre, in halves of the side
 BATCH = 64  # pairs at once; their arrays stay in a processor's cache

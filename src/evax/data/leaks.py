@@ -1,4 +1,4 @@
-"""Which test films are also trained on? Patients and duplicates across splits and stores, and the gate for runs."""
+"""Which test films are also trained on? Patients and duplicates across splits and stores; a gate for runs."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ def leaks(films: pd.DataFrame, same_patients: bool) -> list[dict[str, Any]]:
     """Where test films of one store are trained on in another or itself; empty when nowhere.
 
     films: see film_table. same_patients: a name means the same person in every store; else only within one.
-    Returns, per pair of stores: tested and trained (numbers of stores), the test films whose exposure, and the
-    test films and patients whose patient, is in train or val of `trained`.
+    Returns, per pair of stores: tested and trained (numbers of stores), and how many test films have their
+    exposure, or their patient, in train or val of `trained`.
     """
     tested, trained = films[films["split"] == "test"], films[films["split"].isin(("train", "val"))]
     found = []
@@ -123,12 +123,12 @@ def require_audit(audit: Path, stores: Iterable[ImageStore]) -> None:
     for store in stores:
         if store.fingerprint not in passed:
             raise DataError(
-                f"{audit} does not know {store.path} (fingerprint {store.fingerprint}), or it was prepared anew "
-                "since: run evax audit on all stores again."
+                f"{audit} does not know {store.path} (fingerprint {store.fingerprint}), or it was prepared "
+                "anew since: run evax audit on all stores again."
             )
         if not passed[store.fingerprint]:
             raise DataError(
                 f"{store.path} failed {audit}: films or patients that it trains on are tested. See "
-                f"{audit.with_name('audit.html')}; prepare the stores with the same patient names and --seed, or "
-                "leave this store out."
+                f"{audit.with_name('audit.html')}; prepare the stores with the same patient names and "
+                "--seed, or leave this store out."
             )

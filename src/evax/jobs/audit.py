@@ -19,6 +19,11 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("evax")
 
+COLUMNS = (
+    "store", "row", "split", "other_store", "other_row", "other_split",
+    "kind", "similarity", "inverted", "tested_and_trained",
+)  # fmt: skip
+
 
 @dataclass(frozen=True, kw_only=True)
 class AuditConfig:
@@ -114,26 +119,12 @@ def write_duplicates(
     known = films.set_index(["store", "row"])
     with replaced_whole(path) as unfinished, unfinished.open("w", newline="") as file:
         table = csv.writer(file)
-        table.writerow(
-            [
-                "store",
-                "row",
-                "split",
-                "other_store",
-                "other_row",
-                "other_split",
-                "kind",
-                "similarity",
-                "inverted",
-            ]
-            + ["tested_and_trained"]
-        )
+        table.writerow(COLUMNS)
         for first, second, kind, similarity, inverted in pairs:
             a, b = known.loc[tuple(first)], known.loc[tuple(second)]
-            table.writerow(
-                [names[first.store], first.row, a["split"], names[second.store], second.row, b["split"], kind]
-                + [f"{similarity:.3f}", int(inverted), int(a["exposure"] in leaky)]
-            )
+            where = names[first.store], first.row, a["split"], names[second.store], second.row, b["split"]
+            leaks = int(a["exposure"] in leaky)
+            table.writerow([*where, kind, f"{similarity:.3f}", int(inverted), leaks])
 
 
 def say(content: dict[str, Any], names: list[str], out: Path) -> None:
@@ -142,7 +133,8 @@ def say(content: dict[str, Any], names: list[str], out: Path) -> None:
     logger.info("%d exact and %d near duplicates, listed in %s.", exact, near, out / "duplicates.csv")
     for leak in content["leaks"]:
         logger.warning(
-            "LEAK: of %d test films of %s, %d are also in train or val of %s as pictures; %d by patient (%d patients).",
+            "LEAK: of %d test films of %s, %d are also in train or val of %s as pictures, %d by patient "
+            "(%d patients).",
             leak["test_films"], names[leak["tested"]], leak["films_by_exposure"], names[leak["trained"]],
             leak["films_by_patient"], leak["patients"],
         )  # fmt: skip
