@@ -24,6 +24,7 @@ _PUBLIC = {  # name: module that defines it
             "fetch": "FetchConfig",
             "prepare": "PrepareConfig",
             "audit": "AuditConfig",
+            "describe": "DescribeConfig",
             "pretrain": "PretrainConfig",
             "finetune": "FinetuneConfig",
             "embed": "EmbedConfig",

@@ -17,6 +17,8 @@ from evax.data.leaks import (
     require_audit,
     shared_patients,
 )
+from evax.data.manifest import Manifest
+from evax.data.store import ImageStore
 from evax.errors import DataError
 from evax.files import write_json
 
@@ -42,9 +44,10 @@ def near(a, b):
 
 def test_a_test_film_that_is_trained_on_in_another_store_is_a_leak_of_that_store():
     films = film_table([Store("test/a", "train/b"), Store("train/x", "train/y")], [near((0, 0), (1, 1))])
+    where = {"tested": 0, "trained": 1, "test_films": 1}
     assert leaks(films, same_patients=True) == [
-        {"tested": 0, "trained": 1, "test_films": 1, "films_by_exposure": 1, "films_by_patient": 0, "patients": 0}
-    ]  # fmt: skip
+        where | {"films_by_exposure": 1, "films_by_patient": 0, "patients": 0}
+    ]
     assert len(leaking_exposures(films)) == 1
 
 
@@ -62,7 +65,7 @@ def test_duplicates_within_test_or_within_train_leak_nothing():
     assert leaking_exposures(films) == set()
 
 
-def test_the_same_patient_name_leaks_between_stores_only_if_it_means_the_same_person():
+def test_a_patient_name_leaks_between_stores_only_if_it_means_the_same_person():
     films = film_table([Store("test/7", "test/8"), Store("train/7", "val/7")], [])
     (leak,) = leaks(films, same_patients=True)
     assert (leak["films_by_patient"], leak["patients"], leak["test_films"]) == (1, 1, 2)

@@ -64,13 +64,13 @@ def audit(config: AuditConfig) -> Path:
         leaks,
         shared_patients,
     )
-    from evax.data.store import open_store
+    from evax.data.store import open_store, short_names
     from evax.files import write_json
     from evax.reporting.audit_page import write_audit_page
     from evax.training.tracking import counting_bar, start_run
 
     stores = [open_store(path) for path in config.stores]
-    names = store_names(config.stores)
+    names = short_names(config.stores)
     log = start_run(config.out, config, resume=False)
     with counting_bar("comparing", sum(map(len, stores))) as show:
         found = compare_films(
@@ -102,12 +102,6 @@ def audit(config: AuditConfig) -> Path:
     if leaking and config.fail_on_leaks:
         raise DataError(f"{len(leaking)} leaks, see {config.out / 'audit.html'}.")
     return config.out / "audit.json"
-
-
-def store_names(paths: tuple[Path, ...]) -> list[str]:
-    """The folders' names; whole paths where two have the same."""
-    short = [path.resolve().name for path in paths]
-    return [name if short.count(name) == 1 else str(path) for name, path in zip(short, paths, strict=True)]
 
 
 def write_duplicates(
