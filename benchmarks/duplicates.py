@@ -1,8 +1,8 @@
 """Question: which sketch of a film finds its changed copies, and which correlation tells copies from others?
 
 Here the thresholds of data/duplicates.py were fixed; no other films may move them. Copies are cut by up to
-CROP at each edge, resized to 160 to 512 pixels at another aspect, darkened or brightened, inverted half of the
-time, stored as JPEG of quality 30 to 95 and brought back to the store's size.
+CROP at each edge, resized to 160 to 512 pixels at another aspect, darkened or brightened, half of them
+inverted, stored as JPEG of quality 30 to 95 and brought back to the store's size.
 """
 
 from __future__ import annotations
@@ -98,15 +98,15 @@ def measure(films, crop):
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--store", type=Path, help="films to copy; phantoms without it")
-    parser.add_argument("--phantoms", type=int, default=120)
+    parser.add_argument("--films", type=int, default=60)
     parser.add_argument("--name", default="duplicates-phantoms")
     options = parser.parse_args()
     if options.store:
         store = open_store(options.store)
-        films = [np.array(store.pixels(row)) for row in range(len(store))]
+        films = [np.array(store.pixels(row)) for row in range(min(options.films, len(store)))]
     else:
         chain = Preprocess(store_size=336)
-        films = [chain.to_store(make_phantom(7, number).pixels) for number in range(options.phantoms)]
+        films = [chain.to_store(make_phantom(7, number).pixels) for number in range(options.films)]
     measured = {f"cut up to {crop:.0%}": measure(films, crop) for crop in CROPS}
     keep(
         options.name,

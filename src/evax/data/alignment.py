@@ -85,7 +85,8 @@ def _of_batch(
     for side, steps, enough in LEVELS:
         kept = COARSE if side <= COARSE else FINE
         first, second = (
-            pooled(np.stack([film_details(films[n], kept) for n in alive]), side) for films in (inner, outer)
+            pooled(np.stack([film_details(films[int(n)], kept) for n in alive]), side)
+            for films in (inner, outer)
         )
         place = _registered(first, second, place, steps)
         result[alive] = _correlation(first, second, place)

@@ -86,11 +86,10 @@ def compare_films(
 
     likely = _neighbours(film, len(different), on_progress)
     similarities = _similarities(film, likely, on_progress)
-    pairs += [
-        Pair(*sorted((different[inner], different[outer])), "near", float(abs(value)), bool(value < 0))
-        for (inner, outer, _), value in zip(likely, similarities, strict=True)
-        if abs(value) >= SAME
-    ]
+    for (inner, outer, _), value in zip(likely, similarities, strict=True):
+        if abs(value) >= SAME:
+            one, other = sorted((different[inner], different[outer]))
+            pairs.append(Pair(one, other, "near", float(abs(value)), bool(value < 0)))
     return Comparison(pairs, np.abs(similarities))
 
 
@@ -155,7 +154,7 @@ def _similarities(
     values = [np.zeros(0, np.float32)]
     for start in range(0, len(likely), BLOCK):
         part = likely[start : start + BLOCK]
-        inner, outer = ([film(pair[side]) for pair in part] for side in (0, 1))
+        inner, outer = [film(pair.inner) for pair in part], [film(pair.outer) for pair in part]
         trims = np.array([pair.trim for pair in part], np.float32)
         values.append(aligned_correlations(inner, outer, trims))
         on_progress(start + len(part), len(likely), "laying films on each other")

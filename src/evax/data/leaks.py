@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
+from itertools import combinations, product
 from pathlib import Path
 from typing import Any
 
@@ -44,24 +46,22 @@ def leaks(films: pd.DataFrame, same_patients: bool) -> list[dict[str, Any]]:
     Returns, per pair of stores: tested and trained (numbers of stores), and how many test films have their
     exposure, or their patient, in train or val of `trained`.
     """
-    tested, trained = films[films["split"] == "test"], films[films["split"].isin(("train", "val"))]
     found = []
-    for a, test in tested.groupby("store"):
-        for b, train in trained.groupby("store"):
-            known = set(train["patient"]) - {""} if same_patients or a == b else set()
-            by_patient = test["patient"].isin(known)
-            by_film = test["exposure"].isin(set(train["exposure"]))
-            if by_patient.any() or by_film.any():
-                found.append(
-                    {
-                        "tested": int(a),
-                        "trained": int(b),
-                        "test_films": len(test),
-                        "films_by_exposure": int(by_film.sum()),
-                        "films_by_patient": int(by_patient.sum()),
-                        "patients": int(test.loc[by_patient, "patient"].nunique()),
-                    }
-                )
+    for (a, test), (b, train) in product(_by_store(films, "test"), _by_store(films, "train", "val")):
+        known = set(train["patient"]) - {""} if same_patients or a == b else set()
+        by_patient = test["patient"].isin(known)
+        by_film = test["exposure"].isin(set(train["exposure"]))
+        if by_patient.any() or by_film.any():
+            found.append(
+                {
+                    "tested": a,
+                    "trained": b,
+                    "test_films": len(test),
+                    "films_by_exposure": int(by_film.sum()),
+                    "films_by_patient": int(by_patient.sum()),
+                    "patients": int(test.loc[by_patient, "patient"].nunique()),
+                }
+            )
     return found
 
 
@@ -73,32 +73,41 @@ def leaking_exposures(films: pd.DataFrame) -> set[int]:
 
 def shared_patients(films: pd.DataFrame) -> list[dict[str, Any]]:
     """Per two splits, of one store or of two, how many patient names they have in common, where any."""
-    named = films[films["patient"] != ""]
-    groups = [
-        (int(store), split, set(part["patient"]))
-        for (store, split), part in named.groupby(["store", "split"])
+    people = [
+        (store, split, set(part.loc[part["split"] == split, "patient"]) - {""})
+        for store, part in _by_store(films, "", *SPLITS)
+        for split in ("", *SPLITS)
     ]
     return [
-        {"first": [a, split_a], "second": [b, split_b], "patients": len(people & others)}
-        for number, (a, split_a, people) in enumerate(groups)
-        for b, split_b, others in groups[number + 1 :]
-        if people & others
+        {"first": [a, split_a], "second": [b, split_b], "patients": len(some & others)}
+        for (a, split_a, some), (b, split_b, others) in combinations(people, 2)
+        if some & others
     ]
 
 
 def duplicate_counts(films: pd.DataFrame, pairs: Sequence[Pair]) -> list[dict[str, Any]]:
     """Pairs per (store, split) x (store, split), exact and near."""
-    split_of = {(row.store, row.row): row.split for row in films.itertuples()}
+    facts = film_facts(films)
+    counts: dict[tuple[tuple[int, str], ...], Counter[str]] = {}
+    for pair in pairs:
+        ends = tuple(sorted((place.store, facts[place][0]) for place in (pair.first, pair.second)))
+        counts.setdefault(ends, Counter())[pair.kind] += 1
+    return [
+        {"first": list(first), "second": list(second), "exact": kinds["exact"], "near": kinds["near"]}
+        for (first, second), kinds in sorted(counts.items())
+    ]
 
-    def group(place: Place) -> tuple[int, str]:
-        return place.store, str(split_of[place])
 
-    rows = [(*sorted((group(pair.first), group(pair.second))), pair.kind) for pair in pairs]
-    counts = pd.DataFrame(rows, columns=["first", "second", "kind"]).value_counts()
-    merged: dict[tuple[Any, Any], dict[str, int]] = {}
-    for (first, second, kind), n in counts.items():  # type: ignore[misc]
-        merged.setdefault((first, second), {"exact": 0, "near": 0})[kind] = int(n)
-    return [{"first": list(a), "second": list(b), **kinds} for (a, b), kinds in sorted(merged.items())]
+def film_facts(films: pd.DataFrame) -> dict[Place, tuple[str, int]]:
+    """Split and exposure of every film."""
+    places = map(Place, films["store"].tolist(), films["row"].tolist())
+    return dict(zip(places, zip(films["split"], films["exposure"].tolist(), strict=True), strict=True))
+
+
+def _by_store(films: pd.DataFrame, *splits: str) -> list[tuple[int, pd.DataFrame]]:
+    """The films of these splits, store by store; stores without any are left out."""
+    chosen = films[films["split"].isin(splits)]
+    return [(store, chosen[chosen["store"] == store]) for store in sorted(set(chosen["store"].tolist()))]
 
 
 def describe_store(name: str, store: ImageStore, number: int, found: list[dict[str, Any]]) -> dict[str, Any]:

@@ -108,16 +108,17 @@ def write_duplicates(
     path: Path, names: list[str], films: pd.DataFrame, pairs: list[Pair], leaky: set[int]
 ) -> None:
     """One line per pair, by store and row number: no names of films, which may be names of patients."""
+    from evax.data.leaks import film_facts
     from evax.files import replaced_whole
 
-    known = films.set_index(["store", "row"])
+    known = film_facts(films)
     with replaced_whole(path) as unfinished, unfinished.open("w", newline="") as file:
         table = csv.writer(file)
         table.writerow(COLUMNS)
         for first, second, kind, similarity, inverted in pairs:
-            a, b = known.loc[tuple(first)], known.loc[tuple(second)]
-            where = names[first.store], first.row, a["split"], names[second.store], second.row, b["split"]
-            leaks = int(a["exposure"] in leaky)
+            (split, exposure), (other_split, _) = known[first], known[second]
+            where = names[first.store], first.row, split, names[second.store], second.row, other_split
+            leaks = int(exposure in leaky)
             table.writerow([*where, kind, f"{similarity:.3f}", int(inverted), leaks])
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 
 from evax.data.duplicates import SAME, Comparison, Pair, Place
+from evax.data.leaks import film_facts
 from evax.data.store import ImageStore
 from evax.files import replaced_whole
 from evax.reporting import figures
@@ -26,18 +27,17 @@ def write_audit_page(
 ) -> None:
     """content: of audit.json. films: see film_table. leaky: exposures that are tested and trained on."""
     names = [entry["name"] for entry in content["stores"]]
-    known = films.set_index(["store", "row"])
+    known = film_facts(films)
 
     def side(place: Place) -> dict[str, Any]:
-        film = known.loc[tuple(place)]
         return {
             "picture": data_uri(figures.film_picture(stores[place.store].pixels(place.row))),
             "name": f"{names[place.store]}, row {place.row}",
-            "split": film["split"] or "no split",
+            "split": known[place][0] or "no split",
         }
 
     def leaks(pair: Pair) -> bool:
-        return known.loc[tuple(pair.first), "exposure"] in leaky
+        return known[pair.first][1] in leaky
 
     # the least similar first: they are the ones to doubt
     shown = sorted(found.pairs, key=lambda pair: (not leaks(pair), pair.kind == "exact", pair.similarity))[
