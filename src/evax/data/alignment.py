@@ -62,7 +62,7 @@ def aligned_correlations(
     """Correlation of the fine details of each pair after registration, in [-1, 1]; negative: one is inverted.
 
     inner, outer: stored films; inner may be a part of outer. trims: of outer, where the search starts.
-    A pair that does not come near is given up early; its value is that of its coarse details.
+    NaN for a pair that is given up because it does not come near.
     Source: Gauss-Newton steps of Lucas and Kanade 1981 on the difference between outer and gain x inner, with
     the gain solved for at each step.
     """
@@ -78,7 +78,7 @@ def _of_batch(
     outer: Sequence[UInt8[np.ndarray, "_ _"]],
     trims: Float32[np.ndarray, " n"],
 ) -> Float32[np.ndarray, " n"]:
-    result = np.zeros(len(inner), np.float32)
+    result = np.full(len(inner), np.nan, np.float32)
     alive = np.arange(len(inner))
     place = np.zeros((len(inner), 4), np.float32)  # change of scale and shift, along x and along y
     place[:, [0, 2]] = -2 * trims[:, None]
@@ -89,11 +89,12 @@ def _of_batch(
             for films in (inner, outer)
         )
         place = _registered(first, second, place, steps)
-        result[alive] = _correlation(first, second, place)
-        near = np.abs(result[alive]) >= enough
+        correlations = _correlation(first, second, place)
+        near = np.abs(correlations) >= enough
         alive, place = alive[near], place[near]
         if not len(alive):
-            break
+            return result
+    result[alive] = correlations
     return result
 
 

@@ -51,8 +51,10 @@ class Comparison(NamedTuple):
 
     pairs: list[Pair]
     """Exact ones first; of k identical films the k - 1 pairs with the first of them."""
-    similarities: Float32[np.ndarray, " candidates"]
-    """Of all pairs of neighbours that were looked at, the different ones included, in [0, 1]."""
+    candidates: int
+    """Pairs of neighbours that were laid on each other."""
+    similarities: Float32[np.ndarray, " compared"]
+    """In [0, 1], of those candidates that came near, the different ones included."""
 
 
 def compare_films(
@@ -90,7 +92,7 @@ def compare_films(
         if abs(value) >= SAME:
             one, other = sorted((different[inner], different[outer]))
             pairs.append(Pair(one, other, "near", float(abs(value)), bool(value < 0)))
-    return Comparison(pairs, np.abs(similarities))
+    return Comparison(pairs, len(likely), np.abs(similarities[np.isfinite(similarities)]))
 
 
 class Likely(NamedTuple):
@@ -150,7 +152,7 @@ def _neighbours(film: FilmOf, total: int, on_progress: Progress) -> list[Likely]
 def _similarities(
     film: FilmOf, likely: list[Likely], on_progress: Progress
 ) -> Float32[np.ndarray, " candidates"]:
-    """Correlation of each pair after registration; negative where one is inverted."""
+    """Correlation of each pair after registration; negative: one is inverted; NaN: they do not come near."""
     values = [np.zeros(0, np.float32)]
     for start in range(0, len(likely), BLOCK):
         part = likely[start : start + BLOCK]

@@ -76,7 +76,7 @@ def audit(config: AuditConfig) -> Path:
         found = compare_films(
             stores, lambda done, total, note: show(done * sum(map(len, stores)) // max(total, 1), note)
         )
-    log.write("compared", films=sum(map(len, stores)), candidates=len(found.similarities))
+    log.write("compared", films=sum(map(len, stores)), candidates=found.candidates)
     films = film_table(stores, found.pairs)
     leaking = leaks(films, config.same_patients)
     content = {
@@ -92,7 +92,8 @@ def audit(config: AuditConfig) -> Path:
         "shared_patients": shared_patients(films),
         "duplicates": duplicate_counts(films, found.pairs),
         "similarity_threshold": SAME,
-        "candidates": len(found.similarities),
+        "candidates": found.candidates,
+        "compared_in_detail": len(found.similarities),
     }
     write_json(content, config.out / "audit.json")
     leaky = leaking_exposures(films)

@@ -51,7 +51,7 @@ def write_audit_page(
         total=len(found.pairs),
         figure_of_similarities=figures.score_histogram(
             found.similarities,
-            label="Similarity of the pairs of films that were laid on each other",
+            label="Similarity of the pairs of films that were compared in detail",
             x_label="correlation of fine details (dashed: threshold)",
             y_label="pairs",
             threshold=SAME,
