@@ -76,7 +76,7 @@ def test_a_patient_in_test_and_train_of_one_store_always_leaks_and_no_name_never
     films = film_table([Store("test/7", "train/7", "test/", "train/")], [])
     (leak,) = leaks(films, same_patients=False)
     assert leak["films_by_patient"] == 1
-    assert shared_patients(films) == [{"first": [0, "test"], "second": [0, "train"], "patients": 1}]
+    assert shared_patients(films) == [{"first": [0, "train"], "second": [0, "test"], "patients": 1}]
 
 
 def test_pairs_are_counted_per_split_and_kind():
