@@ -1,8 +1,8 @@
 """Question: of the films that two stores share by file name, how many pairs does `evax audit` find, and what
 are the pairs that the names do not list?
 
-Run `evax audit FIRST SECOND --out AUDIT` first. The sheet shows every pair that no name lists, for a person to
-count the true ones.
+Run `evax audit FIRST SECOND --out AUDIT` first. The sheet shows every pair that no name lists, for a person
+to count the true ones.
 """
 
 from __future__ import annotations
