@@ -19,7 +19,7 @@ from evax.data.alignment import COARSE, FINE, aligned_correlations, film_details
 from evax.data.store import ImageStore
 from evax.errors import DataError
 
-SAME = 0.82  # correlation of fine details from which two films are one exposure
+SAME = 0.85  # correlation of fine details from which two films are one exposure
 SKETCH = 16  # side of what neighbours are searched by
 TRIMS = (0.0, 0.025, 0.05)  # each film is also looked for as if it had been cropped by so much at each edge
 NEIGHBOURS = 8  # per film; those of a film that is stored many times find each other in a chain
