@@ -23,6 +23,8 @@ _PUBLIC = {  # name: module that defines it
             "demo": "DemoConfig",
             "fetch": "FetchConfig",
             "prepare": "PrepareConfig",
+            "audit": "AuditConfig",
+            "describe": "DescribeConfig",
             "pretrain": "PretrainConfig",
             "finetune": "FinetuneConfig",
             "embed": "EmbedConfig",

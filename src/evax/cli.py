@@ -13,6 +13,8 @@ COMMANDS = {  # name: what it does; module, config class and function share the 
     "demo": "the whole journey on synthetic films, or on the films of a recipe, with a report",
     "fetch": "get films to work with",
     "prepare": "films -> store",
+    "audit": "stores -> patients and duplicate films across splits and stores; what leaks",
+    "describe": "stores -> what they are made of, side by side, and whether they differ",
     "pretrain": "unlabelled stores -> encoder",
     "finetune": "labelled store + encoder -> classifier, tested once",
     "embed": "encoder + films or store -> table of features",

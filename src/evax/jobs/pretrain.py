@@ -72,6 +72,8 @@ class PretrainConfig:
     """Steps between checkpoints."""
     workers: int = 2
     """Threads that cut crops."""
+    audit: Path | None = None
+    """audit.json of `evax audit`: stores that it does not know or that failed it are refused."""
     resume: bool = False
     """Continue the run in OUT from its newest checkpoint."""
 
@@ -105,6 +107,7 @@ def pretrain(config: PretrainConfig) -> Path:
     Raises ConfigError for a run folder that exists, DataError for stores that cannot be used, WeightsError
     for a checkpoint of another run, Interrupted (after saving) when Ctrl-C or SIGTERM stopped it.
     """
+    from evax.data.leaks import require_audit
     from evax.data.loader import training_batches
     from evax.data.store import open_store
     from evax.deploy.bundle import Card, read_films, save_bundle, save_films
@@ -121,6 +124,8 @@ def pretrain(config: PretrainConfig) -> Path:
 
     start = time.perf_counter()
     stores = [open_store(path) for path in config.stores]
+    if config.audit:
+        require_audit(config.audit, stores)
     films = films_outside_tests(stores)
     preprocess = common_preprocess(stores, config.image_size)
     steps = math.ceil(config.epochs * len(films) / config.batch_size)

@@ -259,6 +259,19 @@ def age_histogram(ages: Float[np.ndarray, " n"], *, label: str) -> str:
         return _svg(figure, label)
 
 
+def score_histogram(
+    scores: Float[np.ndarray, " n"], *, label: str, x_label: str, y_label: str, threshold: float
+) -> str:
+    """How many scores in [0, 1] fall where, on a logarithmic axis, and the threshold between them."""
+    with matplotlib.rc_context(STYLE):
+        figure, axes = _panel((WIDE, 230))
+        axes.hist(scores, bins=np.linspace(0, 1, 51).tolist(), color=BLUE, alpha=0.75)
+        axes.axvline(threshold, color=VERMILLION, linestyle="--", linewidth=1.5)
+        axes.set_yscale("log")
+        axes.set(xlabel=x_label, ylabel=y_label, xlim=(0, 1.005))
+        return _svg(figure, label)
+
+
 def film_picture(
     pixels: UInt8[np.ndarray, "S S"],
     boxes: Sequence[tuple[float, float, float, float]] = (),
