@@ -28,6 +28,7 @@ _PUBLIC = {  # name: module that defines it
             "embed": "EmbedConfig",
             "probe": "ProbeConfig",
             "fewshot": "FewshotConfig",
+            "crossvalidate": "CrossvalidateConfig",
             "localize": "LocalizeConfig",
             "predict": "PredictConfig",
             "zoo": "ZooConfig",

@@ -1,4 +1,4 @@
-"""Results of `evax fewshot` in one figure, as the paper's Fig. 3c."""
+"""Results of `evax fewshot` and `evax probe` in one figure, as the paper's Fig. 3c."""
 
 from __future__ import annotations
 
@@ -16,7 +16,9 @@ Score = Literal["mauc", "macc"]
 
 
 def draw_few_labels(results: Sequence[Path], stem: Path, score: Score = "mauc") -> None:
-    """STEM.svg and STEM.png with one curve per fewshot.json.
+    """STEM.svg and STEM.png with one curve per fewshot.json, linear.json or knn.json.
+
+    The axis shows numbers of patients when all points were asked for as such, else shares.
 
     Raises DataError when they were not tested on the same films.
     """
@@ -27,15 +29,21 @@ def draw_few_labels(results: Sequence[Path], stem: Path, score: Score = "mauc") 
                 f"{path} and {results[0]} were not tested on the same films; draw them in two figures."
             )
     label = {"mauc": "mAUC", "macc": "mAcc"}[score]
-    curves = [_curve(content, score) for content in contents]
-    save_figure(label_curves(curves, y_label=f"{label}, mean ± sd over seeds"), stem)
+    counted = all(point.get("count") for content in contents for point in content["points"])
+    curves = [_curve(content, score, "count" if counted else "fraction") for content in contents]
+    figure = label_curves(
+        curves,
+        y_label=f"{label}, mean ± sd over seeds",
+        tick=(lambda count: f"{count:g}") if counted else (lambda share: f"{100 * share:.3g} %"),
+    )
+    save_figure(figure, stem)
 
 
-def _curve(content: Mapping[str, Any], score: Score) -> LabelCurve:
+def _curve(content: Mapping[str, Any], score: Score, amount: str) -> LabelCurve:
     points = content["points"]
 
     def column(name: str) -> Any:
         return np.array([point[score][name] for point in points], dtype=np.float64)  # None becomes NaN
 
-    shares = np.array([point["fraction"] for point in points], dtype=np.float64)
-    return LabelCurve(content["name"], shares, column("mean"), column("sd"))
+    amounts = np.array([point[amount] for point in points], dtype=np.float64)
+    return LabelCurve(content["name"], amounts, column("mean"), column("sd"))

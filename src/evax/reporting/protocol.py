@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Float, Int64
 
 from evax.config import to_plain
+from evax.data.labelled import data_fingerprint, shared_patients
 from evax.data.labels import blank_policy
 from evax.data.store import ImageStore
 from evax.files import replaced_whole
@@ -17,6 +18,11 @@ CLEAN = {  # validation chooses, test is scored once
     "name": "clean",
     "thresholds_chosen_on": "validation (Youden)",
     "test_scored": "once",
+}
+
+LEAKING = {  # of the paper's real-world study, as its text reads
+    "name": "paper",
+    "leak": "films were split, not patients: a patient may train and be tested, which flatters the result",
 }
 
 
@@ -35,15 +41,20 @@ def protocol_card(
     """
     patients = store.manifest.table["patient"].to_numpy(dtype=str)
     rows = {"train": train, "validation": validation, "test": test}
+    leak = shared_patients(store, (train, validation, test))
     return {
         "encoder": config.encoder,
         "weights": str(config.weights) if config.weights else None,
-        "data_fingerprint": store.fingerprint,
+        "data_fingerprint": data_fingerprint(store, config.split),
         "protocol": {
             **CLEAN,
+            **(LEAKING if leak else {}),
             **chosen,
-            "split": store.card["split"],
+            "split": f"table {config.split.name}" if config.split else store.card["split"],
             "label_fraction": config.label_fraction,
+            "label_count": config.label_count,
+            "stratified": config.stratified,
+            "patients_in_several_parts": leak,
             "seed": config.seed,
             "interval": f"patient-clustered bootstrap, percentile, {config.resamples} resamples",
             "uncertain": config.uncertain,
@@ -51,6 +62,24 @@ def protocol_card(
         },
         "recipe": to_plain(config),
         **{name: {"films": len(part), "patients": len(set(patients[part]))} for name, part in rows.items()},
+    }
+
+
+def study_card(config: Any, kind: str, fingerprint: str, *, name: str, **protocol: Any) -> dict[str, Any]:
+    """What every number of a study of several runs must carry.
+
+    config: a LabelledConfig. fingerprint: see data_fingerprint. name: of its curve in figures; empty: encoder
+    and the end of the weights' path. protocol: what CLEAN does not say.
+    """
+    start = "/".join(config.weights.parts[-2:]) if config.weights else "random weights"
+    return {
+        "kind": kind,
+        "name": name or f"{config.encoder}, {start}",
+        "encoder": config.encoder,
+        "weights": str(config.weights) if config.weights else None,
+        "data_fingerprint": fingerprint,
+        "protocol": {**CLEAN, **(LEAKING if config.split_by == "film" else {}), **protocol},
+        "recipe": to_plain(config),
     }
 
 
