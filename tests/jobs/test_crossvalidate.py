@@ -1,4 +1,4 @@
-"""A cross-validation is one fine-tuning per fold; every film is tested once, by a network that never saw it."""
+"""A cross-validation is one fine-tuning per fold; every film is tested once, by who did not learn from it."""
 
 import json
 import shutil

@@ -159,6 +159,28 @@ def test_another_seed_draws_other_patients_and_a_larger_share_holds_the_smaller(
     assert all(smaller < larger for smaller, larger in pairwise(shares))
 
 
+def test_counts_of_patients_stand_on_their_own_axis_and_may_be_stratified(phantom_store, tmp_path):
+    config = config_of(
+        phantom_store, tmp_path / "run", fractions=(), counts=(6, 3), seeds=(0,), lrs=(), steps=1,
+        stratified=True,
+    )  # fmt: skip
+    fewshot(config)
+    result = result_of(config)
+    assert [point["count"] for point in result["points"]] == [3, 6]
+    assert [point["runs"][0]["train_patients"] for point in result["points"]] == [3, 6]
+    assert result["protocol"]["subset"].endswith("stratified by finding")
+    drawn = (config.out / "fewshot.svg").read_text()
+    assert ">3<" in drawn
+    assert " %<" not in drawn
+    store = open_store(phantom_store)
+    share = LabelShare(count=3, stratify=store.manifest.labels())
+    assert (config.out / "runs" / "count-3-lr-0.001-seed-0" / "report.json").is_file()
+    assert len(share.draw(store, split_rows(store)[0], 0)) == result["points"][0]["runs"][0]["train_films"]
+    with pytest.raises(DataError, match="training patients, 999 were asked for"):
+        fewshot(replace(config, out=tmp_path / "other", counts=(999,)))
+    assert not (tmp_path / "other").exists()
+
+
 def test_several_sweeps_are_drawn_together_only_when_they_were_tested_on_the_same_films(sweep, tmp_path):
     other = tmp_path / "other.json"
     content = result_of(sweep) | {"name": "second encoder"}

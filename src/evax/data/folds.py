@@ -102,7 +102,7 @@ class Divider:
         if not len(train) or not len(validation):
             raise DataError(
                 f"Beside the {np.count_nonzero(test)} test films of fold {name} there are {len(train)} films "
-                f"to train on and {len(validation)} to choose with. Use more data, or another validation share."
+                f"to train on and {len(validation)} to choose with. Use more data or another share."
             )
         return Fold(name, train, validation, np.flatnonzero(test))
 
