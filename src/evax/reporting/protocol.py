@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float, Int64
 
 from evax.config import to_plain
-from evax.data.labelled import data_fingerprint, shared_patients
+from evax.data.labelled import data_fingerprint, shared_patients, split_rows
 from evax.data.labels import blank_policy
 from evax.data.store import ImageStore
 from evax.files import replaced_whole
@@ -41,20 +41,19 @@ def protocol_card(
     """
     patients = store.manifest.table["patient"].to_numpy(dtype=str)
     rows = {"train": train, "validation": validation, "test": test}
-    leak = shared_patients(store, (train, validation, test))
     return {
         "encoder": config.encoder,
         "weights": str(config.weights) if config.weights else None,
         "data_fingerprint": data_fingerprint(store, config.split),
         "protocol": {
             **CLEAN,
-            **(LEAKING if leak else {}),
+            **(LEAKING if config.split_by == "film" else {}),
             **chosen,
             "split": f"table {config.split.name}" if config.split else store.card["split"],
-            "label_fraction": config.label_fraction,
+            "label_fraction": _label_fraction(config, store),
             "label_count": config.label_count,
             "stratified": config.stratified,
-            "patients_in_several_parts": leak,
+            "patients_in_several_parts": shared_patients(store, (train, validation, test)),
             "seed": config.seed,
             "interval": f"patient-clustered bootstrap, percentile, {config.resamples} resamples",
             "uncertain": config.uncertain,
@@ -63,6 +62,14 @@ def protocol_card(
         "recipe": to_plain(config),
         **{name: {"films": len(part), "patients": len(set(patients[part]))} for name, part in rows.items()},
     }
+
+
+def _label_fraction(config: Any, store: ImageStore) -> float:
+    """Share of the training patients whose labels a run used, also where their number was given."""
+    if config.label_count is None:
+        return float(config.label_fraction)
+    train, _, _ = split_rows(store, config.split, config.split_by)
+    return float(config.label_count / store.manifest.table["patient"].iloc[train].nunique())
 
 
 def study_card(config: Any, kind: str, fingerprint: str, *, name: str, **protocol: Any) -> dict[str, Any]:
