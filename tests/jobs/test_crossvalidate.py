@@ -54,15 +54,15 @@ def result_of(config):
     return json.loads((config.out / "crossvalidate.json").read_text())
 
 
-def tested(config):
+def predictions_of(config):
     files = sorted(config.out.glob("runs/*/predictions-test.csv"))
     return [pd.read_csv(file, dtype={"patient": str}) for file in files]
 
 
 def test_every_film_of_the_store_is_tested_once_whatever_its_split_says(study):
     films = open_store(study.store).manifest.table
-    assert sorted(pd.concat(tested(study))["image"]) == sorted(films["image"])
-    for number, table in enumerate(tested(study)):
+    assert sorted(pd.concat(predictions_of(study))["image"]) == sorted(films["image"])
+    for number, table in enumerate(predictions_of(study)):
         split = pd.read_csv(study.out / "folds" / f"fold-{number}.csv").merge(films, on="image")
         people = split.groupby("split_x")["patient"].agg(set)
         assert set(table["patient"]) == people["test"]
@@ -87,7 +87,7 @@ def test_mean_sd_and_interval_are_over_folds_and_each_fold_keeps_its_interval_ov
 
 
 def test_pooled_numbers_are_those_of_all_tested_films_together(study):
-    table = pd.concat(tested(study))
+    table = pd.concat(predictions_of(study))
     pooled = result_of(study)["pooled"]
     assert pooled["n"] == len(table)
     for row in pooled["findings"]:
@@ -129,8 +129,10 @@ def test_finished_folds_are_not_repeated_and_other_folds_are_refused(study, copi
     assert len(before) == 2
     assert all(path.stat().st_mtime_ns == written for path, written in before.items())
     assert result_of(copied)["folds"] == result_of(study)["folds"]
-    with pytest.raises(ConfigError, match="was made with another store or split. Choose another --out"):
+    with pytest.raises(ConfigError, match="fold-0.csv holds another fold. Choose another --out"):
         crossvalidate(replace(copied, folds=4))
+    with pytest.raises(ConfigError, match="was made with another steps. Choose another --out"):
+        crossvalidate(replace(copied, steps=2))
     with pytest.raises(ConfigError, match="continue with --resume"):
         crossvalidate(replace(copied, resume=False))
 
@@ -150,7 +152,7 @@ def test_an_encoder_that_saw_films_of_the_store_is_refused_or_its_patients_only_
     crossvalidate(replace(config, seen="train"))
     patients = store.manifest.table["patient"]
     theirs = set(patients.iloc[seen])
-    assert set(pd.concat(tested(config))["patient"]) == set(patients) - theirs
+    assert set(pd.concat(predictions_of(config))["patient"]) == set(patients) - theirs
     for number in range(2):
         split = pd.read_csv(config.out / "folds" / f"fold-{number}.csv")
         trained = split.loc[split["split"] == "train", "image"]
@@ -165,7 +167,7 @@ def test_a_hospital_is_left_out_with_a_table_of_sites(study, tmp_path):
     config = replace(study, out=tmp_path / "run", by="site", table=tmp_path / "sites.csv")
     crossvalidate(config)
     assert [fold["fold"] for fold in result_of(config)["folds"]] == ["north", "south"]
-    for table, site in zip(tested(config), ("north", "south"), strict=True):
+    for table, site in zip(predictions_of(config), ("north", "south"), strict=True):
         assert set(table["patient"].map(sites)) == {site}
     with pytest.raises(ConfigError, match="No column of the store is called 'site'"):
         crossvalidate(replace(config, table=None))

@@ -17,7 +17,7 @@ from jaxtyping import Bool, Int64
 from evax.data.labelled import Rows, in_drawn_order, stratum_of_each
 from evax.data.manifest import SPLITS
 from evax.data.store import ImageStore
-from evax.errors import DataError
+from evax.errors import ConfigError, DataError
 from evax.files import replaced_whole
 
 MOST_VALUES = 50  # one run each; more values than this are no sites
@@ -108,10 +108,18 @@ class Divider:
 
 
 def write_fold(fold: Fold, store: ImageStore, path: Path) -> None:
-    """A table of image and split, as split_rows reads it."""
+    """A table of image and split, as split_rows reads it; one that exists is kept.
+
+    Raises ConfigError when it exists and is of another fold: the run in its folder learned from that one.
+    """
     split = np.full(len(store), "", dtype=object)
     for name, rows in zip(SPLITS, (fold.train, fold.validation, fold.test), strict=True):
         split[rows] = name
     table = pd.DataFrame({"image": store.manifest.table["image"], "split": split})
+    text = table[table["split"] != ""].to_csv(index=False)
+    if path.is_file() and path.read_text() != text:
+        raise ConfigError(
+            f"{path} holds another fold. Choose another --out, or the data and options of before."
+        )
     with replaced_whole(path) as unfinished:
-        table[table["split"] != ""].to_csv(unfinished, index=False)
+        unfinished.write_text(text)
