@@ -223,7 +223,7 @@ def card_of(
     only_train: np.ndarray[Any, Any],
 ) -> dict[str, Any]:
     """What every number of the study must carry."""
-    from evax.reporting.protocol import LEAKING, study_card
+    from evax.reporting.protocol import study_card
 
     if config.protocol == "paper":
         how = f"{len(folds)} folds of films by chance"
@@ -234,7 +234,7 @@ def card_of(
     return study_card(
         config, "crossvalidate", store.fingerprint,
         name=config.name,
-        **(LEAKING if config.protocol == "paper" else {}),
+        leaks=config.protocol == "paper",
         checkpoint_chosen_on="validation mAUC, in each fold",
         test_scored="once, by the classifier of its fold",
         folds=how,

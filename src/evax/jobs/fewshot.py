@@ -132,6 +132,7 @@ def card_of(config: FewshotConfig, fingerprint: str) -> dict[str, Any]:
     return study_card(
         config, "fewshot", fingerprint,
         name=config.name,
+        leaks=config.split_by == "film",
         checkpoint_chosen_on="validation mAUC; mAUC and mAcc are those of this one checkpoint",
         lr_chosen_on=lr_chosen_on if config.lrs else "not chosen: optimizer.lr",
         subset=subset[config.subset] + (", stratified by finding" if config.stratified else ""),

@@ -126,7 +126,13 @@ def sweep(
             if point.fraction == 1 and reports[point] and config.weights is not None:
                 continue
             folder = config.out / RUNS / f"{point.folder()}-seed-{seed}"
-            own = {"out": folder, "seed": seed, "fractions": (), "counts": (), **point.options()}
+            own: dict[str, Any] = {
+                "out": folder,
+                "seed": seed,
+                "fractions": (),
+                "counts": (),
+                **point.options(),
+            }
             share = LabelShare(point.fraction, point.count, stratify)
             train = parts[0].only(share.draw(store, pool, seed))
             reports[point].append(measure(replace(config, **own), store, train, *parts[1:]))
@@ -137,8 +143,9 @@ def sweep(
             runs = [row_of_probe(report, way) for report in reports[point]]
             rows.append({**asdict(point), **summary_of(runs), "runs": runs})
         card = study_card(
-            config, "probe", fingerprint, name=config.name, way=way, spread=SPREAD.format("seeds")
-        )
+            config, "probe", fingerprint, name=config.name, leaks=config.split_by == "film", way=way,
+            spread=SPREAD.format("seeds"),
+        )  # fmt: skip
         card |= {"name": f"{card['name']}, {WAYS[way]}"}
         write_json(card | {"points": rows}, config.out / f"{way}.json")
         write_points(rows, config.out / f"{way}.csv")

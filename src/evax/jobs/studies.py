@@ -209,7 +209,8 @@ def over_seeds(config: C, job: Callable[[C], Path], seeds: Sequence[int], resume
         run = run_of(type(config), config, out=config.out / RUNS / f"seed-{seed}", seed=seed, **ALONE)
         reports.append(report_of(run, job, fingerprint, keep_bundle=True))
     rows = [row_of(report) for report in reports]
-    card = study_card(config, "seeds", fingerprint, name="", spread=SPREAD.format("seeds"))
+    leaks = config.split_by == "film"
+    card = study_card(config, "seeds", fingerprint, name="", leaks=leaks, spread=SPREAD.format("seeds"))
     write_json(card | summary_of(rows) | {"runs": rows}, config.out / "seeds.json")
     write_rows(rows, config.out / "seeds.csv")
     return config.out / "seeds.json"

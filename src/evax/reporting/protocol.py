@@ -72,11 +72,13 @@ def _label_fraction(config: Any, store: ImageStore) -> float:
     return float(config.label_count / store.manifest.table["patient"].iloc[train].nunique())
 
 
-def study_card(config: Any, kind: str, fingerprint: str, *, name: str, **protocol: Any) -> dict[str, Any]:
+def study_card(
+    config: Any, kind: str, fingerprint: str, *, name: str, leaks: bool, **protocol: Any
+) -> dict[str, Any]:
     """What every number of a study of several runs must carry.
 
     config: a LabelledConfig. fingerprint: see data_fingerprint. name: of its curve in figures; empty: encoder
-    and the end of the weights' path. protocol: what CLEAN does not say.
+    and the end of the weights' path. leaks: its splits are of films. protocol: what CLEAN does not say.
     """
     start = "/".join(config.weights.parts[-2:]) if config.weights else "random weights"
     return {
@@ -85,7 +87,7 @@ def study_card(config: Any, kind: str, fingerprint: str, *, name: str, **protoco
         "encoder": config.encoder,
         "weights": str(config.weights) if config.weights else None,
         "data_fingerprint": fingerprint,
-        "protocol": {**CLEAN, **(LEAKING if config.split_by == "film" else {}), **protocol},
+        "protocol": {**CLEAN, **(LEAKING if leaks else {}), **protocol},
         "recipe": to_plain(config),
     }
 
