@@ -74,7 +74,9 @@ def column_of(store: ImageStore, table: Path, column: str) -> list[str]:
     key = "image" if "image" in content else "patient"
     for name in (key, column):
         if name not in content:
-            raise DataError(f"The table {table} lacks the column {name}; it has {', '.join(content)}.")
+            raise DataError(
+                f"The table {table} lacks the column {name}; it has {', '.join(map(str, content))}."
+            )
     keys = store.manifest.table[key]
     if len(strange := content[~content[key].isin(keys)]):
         raise DataError(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 import tyro
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from evax.data.folds import Fold
     from evax.data.store import ImageStore
 
-PATIENT = "patient"
+PATIENT: Final = "patient"
 SeenFilms = Literal["refuse", "train"]
 
 
