@@ -31,6 +31,7 @@ _PUBLIC = {  # name: module that defines it
             "probe": "ProbeConfig",
             "fewshot": "FewshotConfig",
             "compare": "CompareConfig",
+            "crossvalidate": "CrossvalidateConfig",
             "localize": "LocalizeConfig",
             "predict": "PredictConfig",
             "zoo": "ZooConfig",

@@ -21,6 +21,7 @@ COMMANDS = {  # name: what it does; module, config class and function share the 
     "probe": "labelled store + encoder as it is -> linear probe and nearest neighbours, tested once",
     "fewshot": "finetune on shares of the labels, with several seeds: how many labels are needed?",
     "compare": "runs tested on the same films -> table, figures and page with paired differences",
+    "crossvalidate": "finetune on folds of the patients, or with each hospital left out",
     "localize": "does Grad-CAM point at the boxes of a store?",
     "predict": "classifier + films -> table",
     "zoo": "published weights: list, fetch, convert",

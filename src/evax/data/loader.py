@@ -58,21 +58,29 @@ def training_batches(
     seed: int,
     steps: range,
     workers: int,
+    epochs: Sequence[Int64[np.ndarray, " _"]] | None = None,
 ) -> Iterator[Batch]:
     """Batches of the given steps; every epoch shows every film once in an order of its own.
 
+    epochs: the films that each epoch shows instead, enough of them for all steps.
     The stream of films runs on from epoch to epoch, so no film is dropped and small sets work with any batch
     size.
     What a step holds depends on (seed, step) alone: a resumed run sees what the uninterrupted one would have
     seen.
     """
     orders: dict[int, Int64[np.ndarray, " films"]] = {}
+    starts = np.cumsum([0, *map(len, epochs or ())])
 
     def place(position: int) -> tuple[int, int]:
-        epoch, offset = divmod(position, len(films))
+        if epochs is None:
+            epoch, offset = divmod(position, len(films))
+        else:
+            epoch = int(np.searchsorted(starts, position, side="right")) - 1
+            offset = position - int(starts[epoch])
         if epoch not in orders:
             orders.pop(epoch - 2, None)
-            orders[epoch] = film_chance(seed, epoch, 0, ORDER).permutation(len(films))
+            shown = len(films) if epochs is None else epochs[epoch]
+            orders[epoch] = film_chance(seed, epoch, 0, ORDER).permutation(shown)
         return epoch, int(orders[epoch][offset])
 
     def cut(items: list[tuple[int, int]], images: UInt8[np.ndarray, "n 1 s s"]) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from jaxtyping import Int64, UInt64
+from jaxtyping import Bool, Int64, UInt64
 from torch import nn
 
 from evax.data.preprocess import Preprocess
@@ -74,14 +74,21 @@ def read_films(folder: Path) -> UInt64[np.ndarray, " films"]:
     return np.frombuffer(path.read_bytes() if path.is_file() else b"", dtype="<u8")
 
 
-def refuse_seen_films(weights: Path | None, store: ImageStore, test: Int64[np.ndarray, " rows"]) -> None:
-    """Raises DataError when an encoder was pre-trained on films of this test split.
+def seen_films(
+    weights: Path | None, store: ImageStore, rows: Int64[np.ndarray, " rows"]
+) -> Bool[np.ndarray, " rows"]:
+    """Which of these films an encoder was pre-trained on; none for weights that keep no list of films.
 
     Only the very same stored pixels are recognised, not a film at another size or another film of a patient.
     """
     if weights is None or not (known := read_films(weights)).size:
-        return
-    if seen := int(np.isin(store.digests(test), known).sum()):
+        return np.zeros(len(rows), dtype=bool)
+    return np.isin(store.digests(rows), known)
+
+
+def refuse_seen_films(weights: Path | None, store: ImageStore, test: Int64[np.ndarray, " rows"]) -> None:
+    """Raises DataError when an encoder was pre-trained on films of this test split (see seen_films)."""
+    if seen := int(seen_films(weights, store, test).sum()):
         raise DataError(
             f"{weights} was pre-trained on {seen} of the {len(test)} test films of {store.path}. Prepare "
             "both stores with the same patients and --seed, or pre-train without these films."

@@ -178,14 +178,16 @@ def mean_draws(
     return np.concatenate(drawn)
 
 
-def seed_interval(values: Reals, level: float = LEVEL) -> Interval:
+def seed_interval(values: Reals, level: float = LEVEL, over: str = "seeds") -> Interval:
     """Where the mean over all training seeds would lie, judged from a few of them (Student's t).
 
     It speaks of other trainings on the same films; the intervals above speak of other patients.
     values: (seeds,), one result per seed, NaN = left out. NaN for fewer than two.
+    over: what the values are of, for the name of the method. Folds share training films, so for them it is
+    too short: their results are not independent (Bengio and Grandvalet 2004).
     """
     defined = values[~np.isnan(values)]
-    left_out, method = len(values) - len(defined), f"t-interval over {len(defined)} seeds"
+    left_out, method = len(values) - len(defined), f"t-interval over {len(defined)} {over}"
     if len(defined) < 2:
         return Interval(math.nan, math.nan, level, method, left_out)
     half = t.ppf((1 + level) / 2, len(defined) - 1) * defined.std(ddof=1) / math.sqrt(len(defined))

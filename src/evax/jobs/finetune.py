@@ -6,7 +6,7 @@ import math
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from evax.config import command_line
 from evax.data.augment import CropConfig
@@ -14,6 +14,8 @@ from evax.errors import ConfigError, DataError
 from evax.training.options import Compile, LabelledConfig, OptimizerConfig
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import numpy as np
     from lightning_fabric import Fabric
 
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
     from evax.data.store import ImageStore
     from evax.models.classifier import Classifier
     from evax.training.tracking import RunLog
+
+Subset = Literal["fixed", "redrawn"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +57,12 @@ class FinetuneConfig(LabelledConfig):
     """torch.compile; auto: when the run is long enough to earn the compilation back."""
     workers: int = 2
     """Threads that cut crops."""
+    subset: Subset = "fixed"
+    """Of the labels, where not all are used. fixed: one draw of patients; redrawn: another at each epoch."""
+    seeds: tuple[int, ...] = ()
+    """One run per seed in OUT/runs, and mean, sd and interval over them in OUT/seeds.json."""
+    resume: bool = False
+    """Continue the runs of seeds in OUT: finished ones are not repeated."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -65,20 +75,23 @@ class FinetuneConfig(LabelledConfig):
                 raise ConfigError(f"{name} must be above 0, got {getattr(self, name)}.")
         if self.validation_cap is not None and self.validation_cap <= 0:
             raise ConfigError(f"validation_cap must be above 0, got {self.validation_cap}.")
+        if len(set(self.seeds)) < len(self.seeds):
+            raise ConfigError(f"seeds must be different values, got {self.seeds}.")
 
 
 def finetune(config: FinetuneConfig) -> Path:
-    """Runs the fine-tuning and the one test; returns the folder of the classifier bundle.
+    """Runs the fine-tuning and the one test; returns the folder of the classifier bundle, or seeds.json.
 
     Raises DataError for a store without labels or an empty split, WeightsError for weights that do not fit.
     """
-    from evax.data.labelled import capped_rows, known_labels, split_rows
+    from evax.data.labelled import LabelShare, capped_rows, known_labels, redrawn_epochs, split_rows
     from evax.data.store import open_store
     from evax.deploy.bundle import Card, model_facts, refuse_seen_films, save_bundle, starting_preprocess
     from evax.evaluation.classification import choose_thresholds, mean_auroc
     from evax.evaluation.report import evaluate_classifier
     from evax.evaluation.thresholds import ThresholdRule
     from evax.files import write_json
+    from evax.jobs.studies import over_seeds
     from evax.models.classifier import Classifier
     from evax.reporting.examine import CHECKED_FILMS, Scored, examine, run_checks, tell
     from evax.reporting.protocol import protocol_card, write_predictions
@@ -88,11 +101,19 @@ def finetune(config: FinetuneConfig) -> Path:
     from evax.training.tracking import start_run
     from evax.weights.encoders import create_encoder
 
+    if config.seeds:
+        return over_seeds(config, finetune, config.seeds, config.resume)
+    if config.resume:
+        raise ConfigError("Only runs over seeds are continued: give --seeds, or leave --resume out.")
     start = time.perf_counter()
     store = open_store(config.store)
     labels = known_labels(store, config.uncertain, config.blank)
     findings, exclusive = store.manifest.findings, store.manifest.exclusive
-    train, val, test = split_rows(store, config.label_fraction, config.seed)
+    pool, val, test = split_rows(store, config.split, config.split_by)
+    share = LabelShare(config.label_fraction, config.label_count, labels if config.stratified else None)
+    train, epochs = share.draw(store, pool, config.seed), None
+    if config.subset == "redrawn":
+        train, epochs = redrawn_epochs(store, pool, share, config.seed, config.steps * config.batch_size)
     refuse_seen_films(config.weights, store, test)
     preprocess = starting_preprocess(config.encoder, config.weights, store, config.image_size)
     with seeded(config.seed):
@@ -105,7 +126,7 @@ def finetune(config: FinetuneConfig) -> Path:
     fabric = start_fabric(config.precision)
     choosing = capped_rows(store, val, config.validation_cap)
     best_step = fit(
-        model, store, labels, train, choosing, preprocess, config, fabric, log
+        model, store, labels, train, choosing, preprocess, config, fabric, log, epochs
     )  # no test film in this call
     val_probabilities = predict_rows(model, store, val, preprocess, exclusive, fabric)
     thresholds = choose_thresholds(val_probabilities, labels[val], ThresholdRule.of(config.thresholds))
@@ -117,8 +138,9 @@ def finetune(config: FinetuneConfig) -> Path:
     ).to_json()  # fmt: skip
 
     protocol = protocol_card(
-        config, store, checkpoint_chosen_on="validation mAUC", train=train, validation=val, test=test
-    )
+        config, store, checkpoint_chosen_on="validation mAUC", subset=config.subset, train=train,
+        validation=val, test=test,
+    )  # fmt: skip
     protocol |= {
         "best_step": best_step,
         "validation_mauc": mean_auroc(val_probabilities, labels[val]).value,
@@ -171,8 +193,12 @@ def fit(
     config: FinetuneConfig,
     fabric: Fabric,
     log: RunLog,
+    epochs: Sequence[np.ndarray[Any, Any]] | None,
 ) -> int:
-    """Trains; leaves the weights with the best validation mAUC in the model and returns their step."""
+    """Trains; leaves the weights with the best validation mAUC in the model and returns their step.
+
+    epochs: which of the train films each epoch shows; None: all.
+    """
     import torch
 
     from evax.data.loader import Films, training_batches
@@ -196,6 +222,7 @@ def fit(
         seed=config.seed,
         steps=range(config.steps),
         workers=config.workers,
+        epochs=epochs,
     )
     with progress_bar("fine-tuning", config.steps) as advance:
         for batch in batches:

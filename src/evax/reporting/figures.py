@@ -10,7 +10,7 @@ from __future__ import annotations
 import html
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -204,33 +204,34 @@ def interval_plot(
 
 @dataclass(frozen=True, eq=False)
 class LabelCurve:
-    """One encoder's scores on growing shares of the labels; all arrays have the same length."""
+    """One encoder's scores on growing amounts of labels; all arrays have the same length."""
 
     name: str
-    shares: Float[np.ndarray, " n"]
-    """In (0, 1], rising."""
+    amounts: Float[np.ndarray, " n"]
+    """Shares or numbers of training patients, rising."""
     means: Float[np.ndarray, " n"]
     deviations: Float[np.ndarray, " n"]
     """Standard deviation over seeds; NaN draws no bar."""
 
 
-def label_curves(curves: Sequence[LabelCurve], *, y_label: str) -> Figure:
-    """Score against the share of labels on a logarithmic axis, mean with its deviation over seeds.
+def label_curves(curves: Sequence[LabelCurve], *, y_label: str, tick: Callable[[float], str]) -> Figure:
+    """Score against the amount of labels on a logarithmic axis, mean with its deviation over seeds.
 
+    tick: an amount as its axis shows it.
     Source: form of the paper's Fig. 3c.
     """
-    shares = np.unique(np.concatenate([curve.shares for curve in curves]))
+    amounts = np.unique(np.concatenate([curve.amounts for curve in curves]))
     with matplotlib.rc_context(STYLE):
         figure, axes = _panel((480, 300 + 20 * len(curves)))
         for number, curve in enumerate(curves):
             colour, marker = CURVES[number % len(CURVES)]
             axes.errorbar(
-                curve.shares * 1.04 ** (number - (len(curves) - 1) / 2),  # bars stand beside each other
+                curve.amounts * 1.04 ** (number - (len(curves) - 1) / 2),  # bars stand beside each other
                 curve.means, yerr=np.nan_to_num(curve.deviations), label=curve.name,
                 color=colour, marker=marker, linewidth=2, markersize=6, capsize=3, elinewidth=1.5,
             )  # fmt: skip
         axes.set_xscale("log")
-        axes.set_xticks(shares, [f"{100 * share:g} %" for share in shares])
+        axes.set_xticks(amounts, [tick(amount) for amount in amounts])
         axes.minorticks_off()
         axes.set(xlabel="labelled training patients", ylabel=y_label)
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.3g}"))

@@ -8,7 +8,7 @@ from typing import Literal
 
 import tyro
 
-from evax.data.labels import Blank, Uncertain
+from evax.data.labels import Blank, SplitBy, Uncertain
 from evax.errors import ConfigError
 from evax.evaluation.thresholds import ThresholdRule
 
@@ -62,6 +62,14 @@ class LabelledConfig:
     """Side of the network's input in pixels, a multiple of the encoder's patch."""
     label_fraction: float = 1.0
     """Share of the training patients whose labels are used, in (0, 1]."""
+    label_count: int | None = None
+    """So many training patients instead of a share."""
+    stratified: bool = False
+    """Draw these patients so that each finding keeps its share of them; else by chance alone."""
+    split: Path | None = None
+    """CSV table with the columns image and split (train, val, test) in place of the store's own split."""
+    split_by: SplitBy = "patient"
+    """film: the table may put a patient's films into several splits, a leak that every report then says."""
     uncertain: Uncertain = "ignore"
     """What a label -1 counts as."""
     blank: Blank | None = None
@@ -82,5 +90,12 @@ class LabelledConfig:
         if not 0 < self.label_fraction <= 1:
             raise ConfigError(f"label_fraction must lie in (0, 1], got {self.label_fraction}.")
         ThresholdRule.of(self.thresholds)  # says what is wrong with it
+        if self.label_count is not None and (self.label_count <= 0 or self.label_fraction != 1):
+            raise ConfigError(
+                f"label_count must be above 0 and takes the place of label_fraction, got {self.label_count} "
+                f"and {self.label_fraction}."
+            )
+        if self.split_by == "film" and self.split is None:
+            raise ConfigError("split_by film needs a split: the store's own keeps patients together.")
         if self.resamples <= 0:
             raise ConfigError(f"resamples must be above 0, got {self.resamples}.")

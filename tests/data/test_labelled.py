@@ -1,0 +1,115 @@
+"""Which films train, choose and are tested, and whose labels are used."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from evax.data.labelled import (
+    LabelShare,
+    column_of,
+    data_fingerprint,
+    in_drawn_order,
+    redrawn_epochs,
+    split_rows,
+)
+from evax.data.store import open_store
+from evax.errors import DataError
+
+
+@pytest.fixture(scope="module")
+def store(phantom_store):
+    return open_store(phantom_store)
+
+
+@pytest.fixture
+def table(store):
+    return store.manifest.table[["image", "patient", "split"]].copy()
+
+
+def written(table, path):
+    table.to_csv(path, index=False)
+    return path
+
+
+def test_a_table_takes_the_place_of_the_store_s_split_and_what_it_does_not_name_is_left_out(
+    store, table, tmp_path
+):
+    swapped = table.assign(split=table["split"].map({"train": "test", "val": "val", "test": "train"}))
+    path = written(swapped.iloc[1:], tmp_path / "split.csv")
+    train, val, test = split_rows(store, path)
+    own = split_rows(store)
+    assert set(train) == set(own[2]) - {0}
+    assert set(val) == set(own[1]) - {0}
+    assert set(test) == set(own[0]) - {0}
+    assert data_fingerprint(store, None) == store.fingerprint
+    assert data_fingerprint(store, path).startswith(f"{store.fingerprint}+")
+    assert data_fingerprint(store, path) != data_fingerprint(store, written(table, tmp_path / "other.csv"))
+
+
+def test_a_table_may_name_patients_instead_of_films(store, table, tmp_path):
+    path = written(table[["patient", "split"]].drop_duplicates(), tmp_path / "split.csv")
+    assert column_of(store, path, "split") == table["split"].tolist()
+
+
+def test_a_table_that_does_not_fit_says_what_is_wrong(store, table, tmp_path):
+    path = tmp_path / "split.csv"
+    for change, message in (
+        (table.drop(columns="split"), "lacks the column split; it has image, patient"),
+        (table.assign(split="tests"), "has the split 'tests'; known: train, val, test"),
+        (table.assign(split="train"), "names no val films: name some"),
+        (pd.concat([table, table[:1].assign(image="else.png")]), "1 of the 49 rows .* are of no image"),
+        (pd.concat([table, table[:1]]), "names .* twice"),
+    ):
+        written(change, path)
+        with pytest.raises(DataError, match=message):
+            split_rows(store, path)
+    with pytest.raises(DataError, match="cannot be read"):
+        split_rows(store, tmp_path / "missing.csv")
+
+
+def test_a_table_that_splits_patients_is_refused_unless_films_were_to_be_split(store, table, tmp_path):
+    several = table["patient"].value_counts().index[0]
+    films = table.index[table["patient"] == several]
+    assert len(films) > 1
+    table.loc[films, "split"] = ["train", *["test"] * (len(films) - 1)]
+    path = written(table, tmp_path / "split.csv")
+    with pytest.raises(DataError, match="puts films of 1 patients into more than one split"):
+        split_rows(store, path)
+    assert set(films) <= {*split_rows(store, path, "film")[0], *split_rows(store, path, "film")[2]}
+
+
+def test_a_number_of_patients_is_drawn_within_a_larger_one_and_too_many_are_refused(store):
+    train = split_rows(store)[0]
+    patients = store.manifest.table["patient"].to_numpy()
+    few, more = (LabelShare(count=count).draw(store, train, seed=2) for count in (3, 6))
+    assert (len(set(patients[few])), len(set(patients[more]))) == (3, 6)
+    assert set(few) < set(more)
+    with pytest.raises(DataError, match=r"There are \d+ training patients, 999 were asked for"):
+        LabelShare(count=999).draw(store, train, seed=2)
+
+
+def test_a_stratified_draw_holds_a_rare_finding_in_its_share_more_steadily_than_chance():
+    patients = np.array([f"p{number}" for number in range(400)])
+    rare = np.arange(400) % 20 == 0  # 20 of 400
+    strata = np.where(rare, 0, 1)
+
+    def positives(seed, strata):
+        return sum(rare[int(patient[1:])] for patient in in_drawn_order(patients, seed, strata)[:100])
+
+    stratified = [positives(seed, strata) for seed in range(20)]
+    assert set(stratified) <= {4, 5, 6}  # a quarter of 20
+    assert np.std(stratified) < np.std([positives(seed, None) for seed in range(20)]) / 2
+
+
+def test_redrawn_epochs_show_other_patients_each_time_beginning_with_the_fixed_draw(store):
+    train = split_rows(store)[0]
+    share = LabelShare(count=3)
+    shown, epochs = redrawn_epochs(store, train, share, seed=1, films=40)
+    drawn = [shown[part] for part in epochs]
+    assert drawn[0].tolist() == share.draw(store, train, seed=1).tolist()
+    assert len({tuple(rows) for rows in drawn}) > 1
+    assert sum(map(len, drawn)) >= 40 > sum(map(len, drawn[:-1]))
+    patients = store.manifest.table["patient"].to_numpy()
+    assert all(len(set(patients[rows])) == 3 for rows in drawn)
+    assert len(set(patients[shown])) > 3
+    assert set(shown) <= set(train)
