@@ -13,9 +13,12 @@ from safetensors.numpy import load_file
 import evax
 from evax.cli import run
 from evax.data.augment import CropConfig
+from evax.data.preprocess import Preprocess
+from evax.data.unlabelled import common_preprocess, films_outside_tests
 from evax.errors import ConfigError, DataError, WeightsError
-from evax.jobs.pretrain import PretrainConfig, common_preprocess, films_outside_tests, pretrain
+from evax.jobs.pretrain import PretrainConfig, pretrain
 from evax.training.options import OptimizerConfig
+from official_files import write_mim
 
 
 @pytest.fixture
@@ -67,6 +70,60 @@ def test_a_run_repeats_itself_and_every_option_reaches_it(tiny, tmp_path):
     ]  # fmt: skip
     for number, change in enumerate(changes):
         assert losses(replace(tiny, out=tmp_path / str(number), **change)) != first, change
+
+
+def test_a_run_goes_on_from_an_encoder_at_another_resolution_and_its_card_tells_the_whole_chain(
+    tiny, phantom_store, phantoms, tmp_path
+):
+    from evax.data.manifest import no_boxes
+    from evax.data.store import build_store
+    from evax.deploy.bundle import read_card, read_films
+
+    manifest = evax.open_store(phantom_store).manifest
+    few = replace(
+        manifest, table=manifest.table.iloc[:20].reset_index(drop=True), root=phantoms, boxes=no_boxes()
+    )
+    first_store = build_store(few, tmp_path / "few", size=96)
+    first = pretrain(replace(tiny, stores=(first_store.path,), image_size=32, out=tmp_path / "first"))
+    second = pretrain(replace(tiny, weights=first))
+    earlier, card = read_card(first), read_card(second)
+    assert (card.preprocess.mean, card.preprocess.input_size) == (earlier.preprocess.mean, 64)
+    assert card.training["before"] == earlier.training
+    assert card.training["images_total"] == earlier.training["images"] + card.training["images"]
+    assert earlier.training["before"] is None
+    trained_on = set(read_films(second).tolist())
+    assert trained_on > set(read_films(first / "model.safetensors").tolist())
+    assert card.training["films_total"] == len(trained_on) == len(read_films(second))
+    unmoved = pretrain(
+        replace(
+            tiny,
+            weights=first,
+            out=tmp_path / "x",
+            epochs=0.2,
+            optimizer=OptimizerConfig(lr=1e-12, final_lr=0.0),
+        )
+    )
+    learned, kept = (load_file(folder / "model.safetensors") for folder in (first, unmoved))
+    assert all(np.allclose(learned[name], kept[name], atol=1e-6) for name in learned if name != "pos_embed")
+
+
+def test_a_run_from_a_foreign_file_names_it_and_claims_no_total(tiny, tmp_path):
+    write_mim(tmp_path / "mim.pt", tiny.encoder)
+    card = evax.open_bundle(pretrain(replace(tiny, epochs=0.3, weights=tmp_path / "mim.pt"))).card
+    assert card.training["before"] == {"weights": "mim.pt"}
+    assert card.training["images_total"] is None
+
+
+def test_pre_training_does_not_start_from_a_classifier(tiny, tmp_path):
+    from evax.deploy.bundle import Card, save_bundle
+    from evax.models.classifier import Classifier
+
+    classifier = Classifier(evax.create_encoder(tiny.encoder), 1)
+    card = Card(kind="classifier", encoder=tiny.encoder, preprocess=Preprocess(), findings=("Effusion",))
+    save_bundle(tmp_path / "bundle", card, classifier)
+    with pytest.raises(ConfigError, match=r"bundle is a classifier; pre-training starts from an encoder"):
+        pretrain(replace(tiny, weights=tmp_path / "bundle"))
+    assert not tiny.out.exists()
 
 
 def test_threads_change_nothing(tiny, tmp_path):

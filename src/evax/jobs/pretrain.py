@@ -16,6 +16,8 @@ from evax.training.masking import hidden_count
 from evax.training.options import Compile, OptimizerConfig, Precision
 
 if TYPE_CHECKING:
+    import numpy as np
+    from jaxtyping import UInt64
     from lightning_fabric import Fabric
 
     from evax.data.loader import Films
@@ -35,6 +37,8 @@ class PretrainConfig:
     """Run folder; the encoder is written to OUT/encoder."""
     encoder: str = "eva_x_tiny_patch16_224"
     """Encoder by name."""
+    weights: Path | None = None
+    """Encoder bundle, weight file or published weight to start from; random weights without it."""
     tokenizer: str = "efficientnet_lite0"
     """Frozen network whose patch features are predicted."""
     image_size: int = 224
@@ -94,24 +98,27 @@ def pretrain(config: PretrainConfig) -> Path:
     """
     from evax.data.loader import training_batches
     from evax.data.store import open_store
+    from evax.data.unlabelled import films_outside_tests
     from evax.deploy.bundle import Card, save_bundle, save_films
     from evax.files import write_json
-    from evax.models.encoders import build_encoder
     from evax.models.masked import MaskedImageModel
     from evax.training.checkpoint import load_newest_checkpoint, save_checkpoint
     from evax.training.optim import create_optimizer, lr_at_step
     from evax.training.runtime import is_compiled, maybe_compile, seeded, start_fabric, stop_requests
     from evax.training.steps import masked_image_step
     from evax.training.tracking import progress_bar, start_run
+    from evax.weights.encoders import create_encoder
     from evax.weights.tokenizers import create_tokenizer
 
     stores = [open_store(path) for path in config.stores]
     films = films_outside_tests(stores)
-    preprocess = common_preprocess(stores, config.image_size)
+    before = earlier_training(config.weights)
+    preprocess = preprocess_of(config, stores)
     steps = math.ceil(config.epochs * len(films) / config.batch_size)
     tokenizer = create_tokenizer(config.tokenizer)
     with seeded(config.seed):
-        model = MaskedImageModel(build_encoder(config.encoder, img_size=config.image_size), tokenizer.width)
+        encoder = create_encoder(config.encoder, config.weights, img_size=config.image_size)
+        model = MaskedImageModel(encoder, tokenizer.width)
     optimizer = create_optimizer(model, config.optimizer, depth=len(model.encoder.blocks))
 
     probe_store = open_probe_store(config.probe_store) if config.probe_store else None
@@ -166,39 +173,71 @@ def pretrain(config: PretrainConfig) -> Path:
             advance(f"cosine {measured['cosine']:.3f}, {measured['images_per_s']:.0f} films/s")
     online.run(steps, steps * config.batch_size)
 
-    training = facts | {"images": steps * config.batch_size} | summary_of(log)
-    write_json({"kind": "pretrain", **training}, config.out / "report.json")
+    seen = films_seen(config.weights, films)
+    training = facts | summary_of(log) | training_so_far(before, steps * config.batch_size, len(seen))
     card = Card(kind="encoder", encoder=config.encoder, preprocess=preprocess, training=training)
-    save_films(config.out / "encoder", films.digests())
-    return save_bundle(config.out / "encoder", card, model.encoder)
+    save_films(config.out / "encoder", seen)
+    bundle = save_bundle(config.out / "encoder", card, model.encoder)
+    write_json({"kind": "pretrain", **training}, config.out / "report.json")
+    return bundle  # the report came last: a run folder that has one is finished
 
 
-def films_outside_tests(stores: list[ImageStore]) -> Films:
-    """Every film that is not in the test split of its store."""
-    from evax.data.loader import Films
+def preprocess_of(config: PretrainConfig, stores: list[ImageStore]) -> Preprocess:
+    """The chain of the encoder bundle to start from, else one with the statistics of all stores.
 
-    films = Films([(store, store.rows("train", "val")) for store in stores])
-    if not len(films):
-        raise DataError("The stores hold no film outside their test split: prepare them with test below 1.")
-    return films
+    Raises DataError for stores of other sizes than each other's or the bundle's.
+    """
+    from evax.data.unlabelled import common_preprocess
+    from evax.deploy.bundle import is_bundle, starting_preprocess
+
+    common = common_preprocess(stores, config.image_size)
+    if is_bundle(config.weights):
+        return starting_preprocess(config.encoder, config.weights, stores[0], config.image_size)
+    return common
 
 
-def common_preprocess(stores: list[ImageStore], image_size: int) -> Preprocess:
-    """One chain for all stores, normalised with their common pixel mean and standard deviation."""
-    from evax.data.preprocess import Preprocess
+def earlier_training(weights: Path | None) -> dict[str, Any] | None:
+    """What the weights to start from say about their own training; None for random ones.
 
-    if len(sizes := {store.size for store in stores}) > 1:
-        raise DataError(
-            f"The stores keep films at different sizes {sorted(sizes)}: prepare them with one --size."
+    Raises ConfigError for a classifier: which films its labels came from is not kept with it.
+    """
+    from evax.deploy.bundle import is_bundle, read_card
+
+    if weights is None:
+        return None
+    if not is_bundle(weights):
+        return {"weights": weights.name}
+    card = read_card(weights)
+    if card.kind != "encoder":
+        raise ConfigError(
+            f"{weights} is a {card.kind}; pre-training starts from an encoder. Give the encoder it was "
+            "fine-tuned from."
         )
-    counts = [len(store) for store in stores]
-    mean = sum(n * store.mean for n, store in zip(counts, stores, strict=True)) / sum(counts)
-    square = sum(n * (store.std**2 + store.mean**2) for n, store in zip(counts, stores, strict=True)) / sum(
-        counts
-    )
-    return Preprocess(
-        store_size=stores[0].size, input_size=image_size, mean=mean, std=math.sqrt(square - mean**2)
-    )
+    return card.training
+
+
+def films_seen(weights: Path | None, films: Films) -> UInt64[np.ndarray, " films"]:
+    """Digests of the films of this run and of the runs before it, each once."""
+    import numpy as np
+
+    from evax.deploy.bundle import read_films
+
+    earlier = [read_films(weights)] if weights is not None else []
+    return np.unique(np.concatenate([films.digests(), *earlier]))
+
+
+def training_so_far(before: dict[str, Any] | None, images: int, films: int) -> dict[str, Any]:
+    """Crops of this run and of all runs, and different films of all runs, with what came before.
+
+    images_total is None when the run began from weights that do not tell theirs.
+    """
+    earlier = 0 if before is None else before.get("images_total")
+    return {
+        "images": images,
+        "images_total": None if earlier is None else earlier + images,
+        "films_total": films,
+        "before": before,
+    }
 
 
 def open_probe_store(path: Path) -> ImageStore:
@@ -220,6 +259,7 @@ def identity_of_run(config: PretrainConfig, stores: list[ImageStore], steps: int
     """What a resumed run must share with the one that wrote the checkpoint."""
     return {
         "encoder": config.encoder,
+        "weights": None if config.weights is None else str(config.weights),
         "tokenizer": config.tokenizer,
         "stores": [store.fingerprint for store in stores],
         "steps": steps,

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from timm.layers import resample_abs_pos_embed
+from timm.layers import resample_abs_pos_embed, resample_patch_embed
 from torch import Tensor, nn
 
 from evax.errors import ConfigError, WeightsError, unknown_name
@@ -18,6 +18,8 @@ from evax.weights.official import rotary_grid_of, square_grid, to_timm_names
 from evax.weights.packaged import imagenet_state
 from evax.weights.released import RELEASED, Released
 
+PATCH_WEIGHT = "patch_embed.proj.weight"
+EVA02_PATCH = 14  # pixels per side of a patch in the EVA-02 files that pre-training may start from
 IMAGENET = "imagenet"  # stands in place of a path for the published weights of a CNN
 
 
@@ -34,8 +36,8 @@ def create_encoder(
     fetched when it is not on this machine; for a CNN "imagenet". An existing path goes before a name.
     full_precision: the float32 weights of a DeepSpeed bundle instead of its float16 copies.
     options: timm's (img_size, drop_path_rate, ...).
-    A position table of another resolution is resampled; the rotary positions are those the file was trained
-    with; anything else that does not fit is refused.
+    A position table of another resolution is resampled, and so are EVA-02's 14-pixel patches; the rotary
+    positions are those the file was trained with; anything else that does not fit is refused.
     Raises ConfigError for an unknown name, WeightsError for a file that cannot be had or read or does not
     fit.
     """
@@ -107,6 +109,8 @@ def _filled_encoder(name: str, path: Path, state: dict[str, Tensor], options: di
     given = to_timm_names(state)
     if isinstance(encoder, EvaX) and "pos_embed" in given:
         given["pos_embed"] = _resample_positions(given["pos_embed"], encoder)
+    if isinstance(encoder, EvaX) and PATCH_WEIGHT in given:
+        given[PATCH_WEIGHT] = _resample_patches(given[PATCH_WEIGHT])
     _fill(encoder, given, name, path)
     return encoder
 
@@ -138,3 +142,10 @@ def _resample_positions(table: Tensor, encoder: EvaX) -> Tensor:
     return resample_abs_pos_embed(
         table.float(), new_size=[height, width], num_prefix_tokens=1
     )  # bicubic, antialias
+
+
+def _resample_patches(weight: Tensor) -> Tensor:
+    """EVA-02's 14-pixel patches for ours of 16, so that a patch of a resized film gives the same values."""
+    if weight.ndim != 4 or weight.shape[2:] != (EVA02_PATCH, EVA02_PATCH):
+        return weight
+    return resample_patch_embed(weight.float(), new_size=[EvaX.stride, EvaX.stride])
