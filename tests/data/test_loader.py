@@ -54,6 +54,21 @@ def test_a_crop_keeps_to_its_area_and_aspect(seed, area, aspect):
     assert max(left + width, top + height) <= SIDE + 1
 
 
+def test_a_scaled_film_is_cut_at_the_input_s_size():
+    config = CropConfig(scale=(0.4, 1.6), flip=0.0)
+    crops = np.array([cut(config, seed) for seed in range(60)])
+    widths, heights = crops[:, 2], crops[:, 3]
+    np.testing.assert_allclose(widths, heights, atol=2)
+    assert widths.min() == pytest.approx(
+        64 / 1.6, abs=4
+    )  # the film of 256 pixels at 409, the crop 64 of them
+    assert widths.max() == pytest.approx(64 / 0.4, abs=8)
+    assert np.median(64 / widths) == pytest.approx(1.0, abs=0.15)
+    assert cut(CropConfig(scale=(0.1, 0.1), flip=0.0), seed=1)[2] == pytest.approx(
+        SIDE, abs=2
+    )  # not more than all
+
+
 @pytest.mark.parametrize(("aspect", "longer"), [(2.0, 0), (0.5, 1)])
 def test_a_crop_that_would_not_fit_is_narrowed_to_the_film(aspect, longer):
     sides = cut(CropConfig(area=(1.0, 1.0), aspect=(aspect, aspect), flip=0.0), seed=3)[2:]
@@ -168,6 +183,19 @@ def test_a_film_gets_another_crop_in_every_epoch(phantom_store):
     films = Films([(open_store(phantom_store), np.array([0]))])
     crops = [batch.images for batch in batches(films, batch_size=1)]
     assert all((one != other).any() for one, other in pairwise(crops))
+
+
+def test_the_slices_of_all_processes_are_the_batch_of_one(store):
+    def batches(**share):
+        options = {"batch_size": 6, "size": 16, "crop": CropConfig(), "seed": 1, "workers": 1}
+        return list(
+            training_batches(Films([(store, np.arange(len(store)))]), steps=range(4), **options, **share)
+        )
+
+    for whole, *slices in zip(batches(), *(batches(rank=r, processes=3) for r in range(3)), strict=True):
+        for name in ("films", "epochs", "images"):
+            joined = np.concatenate([getattr(part, name) for part in slices])
+            np.testing.assert_array_equal(joined, getattr(whole, name))
 
 
 def test_a_run_that_goes_on_sees_what_the_uninterrupted_one_would_have_seen(phantom_store):

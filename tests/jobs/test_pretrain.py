@@ -1,7 +1,6 @@
 import json
 import signal
 import subprocess
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -19,25 +18,12 @@ from evax.errors import ConfigError, DataError, WeightsError
 from evax.jobs.pretrain import PretrainConfig, pretrain
 from evax.training.options import OptimizerConfig
 from official_files import write_mim
+from pretraining_runs import command_of, events, losses, tiny_run
 
 
 @pytest.fixture
 def tiny(phantom_store, tmp_path):
-    """A run of six steps on 64-pixel crops."""
-    return PretrainConfig(
-        stores=(phantom_store,), out=tmp_path / "run", image_size=64, batch_size=8, epochs=1.5, workers=1,
-        precision="fp32", compile="off", checkpoint_every=2,
-    )  # fmt: skip
-
-
-def events(out, kind):
-    lines = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
-    return [line for line in lines if line["event"] == kind]
-
-
-def losses(config):
-    pretrain(config)
-    return [line["loss"] for line in events(config.out, "step")]
+    return tiny_run(phantom_store, tmp_path / "run")
 
 
 def test_the_loss_falls_and_the_encoder_bundle_can_be_used(tiny, phantom_store):
@@ -51,6 +37,11 @@ def test_the_loss_falls_and_the_encoder_bundle_can_be_used(tiny, phantom_store):
     probes = events(config.out, "probe")
     assert [probe["images"] for probe in probes] == [0, probes[1]["images"], len(history) * 8]
     assert all(1 <= probe["rankme"] <= 192 and probe["knn_findings"] >= 1 for probe in probes)
+    assert all(0 <= probe["linear_auc"] <= 1 for probe in probes)
+    last = events(config.out, "step")[-1]
+    assert 0 < last["matmul_share"] < 1
+    assert last["left_s"] == 0
+    assert 0 < last["spread"] < 2
     report = json.loads((config.out / "report.json").read_text())
     assert report["knn_auc_last"] == probes[-1]["knn_auc"]
     assert report["images"] == len(history) * 8
@@ -67,6 +58,8 @@ def test_a_run_repeats_itself_and_every_option_reaches_it(tiny, tmp_path):
         {"optimizer": OptimizerConfig(final_lr=1e-3)}, {"optimizer": OptimizerConfig(weight_decay=5.0)},
         {"optimizer": OptimizerConfig(betas=(0.5, 0.5))}, {"optimizer": OptimizerConfig(eps=1e-2)},
         {"optimizer": OptimizerConfig(clip_norm=1e-3, eps=1e-3)}, {"precision": "bf16"},
+        {"precision": "fp16"}, {"mask": "block"}, {"crop": CropConfig(scale=(0.75, 1.25))},
+        {"tokenizer_norm": "store"}, {"stop_grad_conv1": True},
     ]  # fmt: skip
     for number, change in enumerate(changes):
         assert losses(replace(tiny, out=tmp_path / str(number), **change)) != first, change
@@ -130,15 +123,6 @@ def test_threads_change_nothing(tiny, tmp_path):
     assert losses(tiny) == losses(replace(tiny, out=tmp_path / "three", workers=3))
 
 
-def command_of(config, checkpoint_every):
-    return [
-        sys.executable, "-c", "import evax.cli; evax.cli.main()", "pretrain", str(config.stores[0]),
-        "--out", str(config.out),
-        "--image-size", "64", "--batch-size", "8", "--epochs", str(config.epochs), "--workers", "1",
-        "--precision", "fp32", "--compile", "off", "--checkpoint-every", str(checkpoint_every),
-    ]  # fmt: skip
-
-
 def started_until_step_7(config, command):
     """A process that has done seven steps."""
     log = config.out / "log.jsonl"
@@ -154,7 +138,7 @@ def started_until_step_7(config, command):
 def test_a_killed_run_goes_on_bit_for_bit(tiny, tmp_path):
     config = replace(tiny, epochs=6.0)
     pretrain(replace(config, out=tmp_path / "whole"))
-    command = command_of(config, checkpoint_every=2)
+    command = command_of(config)
     process = started_until_step_7(config, command)
     process.kill()
     process.wait()
@@ -169,7 +153,7 @@ def test_a_killed_run_goes_on_bit_for_bit(tiny, tmp_path):
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_run_that_is_asked_to_stop_saves_its_last_step_first(tiny, number, status):
     config = replace(tiny, epochs=60.0)
-    process = started_until_step_7(config, command_of(config, checkpoint_every=10_000))
+    process = started_until_step_7(config, command_of(replace(config, checkpoint_every=10_000)))
     process.send_signal(number)
     _, said = process.communicate(timeout=60)
     assert process.returncode == status
@@ -181,7 +165,7 @@ def test_a_run_that_is_asked_to_stop_saves_its_last_step_first(tiny, number, sta
 
 def test_a_log_that_broke_off_in_a_line_does_not_stop_the_run_that_goes_on(tiny):
     config = replace(tiny, epochs=6.0)
-    process = started_until_step_7(config, command_of(config, checkpoint_every=2))
+    process = started_until_step_7(config, command_of(config))
     process.kill()
     process.wait()
     with (config.out / "log.jsonl").open("a") as log:
@@ -194,7 +178,9 @@ def test_a_log_that_broke_off_in_a_line_does_not_stop_the_run_that_goes_on(tiny)
 
 
 def test_a_loss_that_is_no_number_ends_the_run_before_anything_is_learned_from_it(tiny):
-    with pytest.raises(DataError, match=r"The loss of step \d+ is nan.*lower --optimizer.lr"):
+    with pytest.raises(
+        DataError, match=r"The (loss|gradient) of step \d+ is (nan|inf).*lower --optimizer.lr.*checkpoint"
+    ):
         pretrain(replace(tiny, epochs=20, optimizer=OptimizerConfig(lr=1e30, warmup=0.0, clip_norm=0.0)))
     assert not (tiny.out / "encoder").exists()
 

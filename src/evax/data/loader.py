@@ -40,7 +40,7 @@ class Films:
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """Crops of one training step."""
+    """Crops of one training step, or the slice of one process."""
 
     step: int
     epochs: Int64[np.ndarray, " B"]
@@ -58,9 +58,12 @@ def training_batches(
     seed: int,
     steps: range,
     workers: int,
+    rank: int = 0,
+    processes: int = 1,
 ) -> Iterator[Batch]:
     """Batches of the given steps; every epoch shows every film once in an order of its own.
 
+    batch_size: of all processes together, a multiple of their number; process `rank` gets its slice.
     The stream of films runs on from epoch to epoch, so no film is dropped and small sets work with any batch
     size.
     What a step holds depends on (seed, step) alone: a resumed run sees what the uninterrupted one would have
@@ -79,17 +82,20 @@ def training_batches(
         for (epoch, film), image in zip(items, images, strict=True):
             image[0] = random_crop(films.pixels(film), size, crop, film_chance(seed, epoch, film, CROP))
 
+    share = batch_size // processes
+
     with ThreadPoolExecutor(workers) as pool:
 
         def start(step: int) -> tuple[Batch, list[Future[None]]]:
-            items = [place(step * batch_size + offset) for offset in range(batch_size)]
+            first = step * batch_size + rank * share
+            items = [place(position) for position in range(first, first + share)]
             batch = Batch(
                 step=step,
                 epochs=np.array([epoch for epoch, _ in items]),
                 films=np.array([film for _, film in items]),
-                images=np.empty((batch_size, 1, size, size), np.uint8),
+                images=np.empty((share, 1, size, size), np.uint8),
             )
-            parts = (slice(first, first + CROPS_PER_TASK) for first in range(0, batch_size, CROPS_PER_TASK))
+            parts = (slice(at, at + CROPS_PER_TASK) for at in range(0, share, CROPS_PER_TASK))
             return batch, [pool.submit(cut, items[part], batch.images[part]) for part in parts]
 
         ahead: deque[tuple[Batch, list[Future[None]]]] = deque()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import tyro
 
@@ -13,18 +13,21 @@ from evax.config import to_plain
 from evax.data.augment import CropConfig
 from evax.errors import ConfigError, DataError, Interrupted
 from evax.training.masking import hidden_count
-from evax.training.options import Compile, OptimizerConfig, Precision
+from evax.training.options import Compile, MaskPattern, OptimizerConfig, Precision
 
 if TYPE_CHECKING:
-    import numpy as np
-    from jaxtyping import UInt64
+    import torch
     from lightning_fabric import Fabric
 
     from evax.data.loader import Films
     from evax.data.preprocess import Preprocess
     from evax.data.store import ImageStore
-    from evax.models.encoders import EvaX
+    from evax.models.masked import MaskedImageModel
+    from evax.models.tokenizers import Tokenizer
     from evax.training.tracking import RunLog
+    from evax.training.watching import Watch
+
+PATCH_GRADIENT = 0.1  # with stop_grad_conv1; facts 2.1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,32 +44,44 @@ class PretrainConfig:
     """Encoder bundle, weight file or published weight to start from; random weights without it."""
     tokenizer: str = "efficientnet_lite0"
     """Frozen network whose patch features are predicted."""
+    tokenizer_norm: Literal["own", "store"] = "own"
+    """Mean and standard deviation of the tokenizer's input: those it was trained with, or the encoder's."""
     image_size: int = 224
     """Side of a crop in pixels, a multiple of 16."""
     mask_ratio: float = 0.3
     """Share of patches hidden from the encoder, in (0, 1)."""
+    mask: MaskPattern = "uniform"
+    """uniform: single patches; block: rectangles, as in BEiT."""
     epochs: float = 10.0
     """Passes over the films; fractions are allowed."""
     batch_size: int = 128
-    """Crops per step."""
+    """Crops per step, of all processes together."""
+    accumulate: int = 1
+    """Parts into which each process cuts its share of a batch, to need less memory."""
     crop: CropConfig = field(default_factory=CropConfig)
     """How crops are cut."""
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     """AdamW and its schedule."""
+    stop_grad_conv1: bool = False
+    """Let a tenth of the gradient reach the patch embedding."""
     seed: int = 0
     """Of weights, order, crops and masks."""
     precision: Precision = "auto"
-    """auto: bf16 autocast where this machine is measured to be faster with it."""
+    """auto: bf16 autocast where this machine is measured to be faster with it. fp16 scales the loss."""
+    grad_checkpointing: bool = False
+    """Keep no activations within blocks and compute them again: less memory, a third more work."""
     compile: Compile = "auto"
     """torch.compile; auto: when the run is long enough to earn the compilation back."""
     probe_store: Path | None = None
-    """Labelled store for kNN AUC and RankMe during the run; its train films vote on its validation films."""
+    """Labelled store for kNN and linear-probe AUC and RankMe during the run, from its train films to its
+    validation films.
+    """
     probe_every: float = 1.0
     """Epochs between probes; the start and the end are always probed."""
     checkpoint_every: int = 50
     """Steps between checkpoints."""
     workers: int = 2
-    """Threads that cut crops."""
+    """Threads that cut crops, in each process."""
     resume: bool = False
     """Continue the run in OUT from its newest checkpoint."""
 
@@ -85,7 +100,7 @@ class PretrainConfig:
             )
         if self.seed < 0:
             raise ConfigError(f"seed must be at least 0, got {self.seed}.")
-        for name in ("epochs", "batch_size", "probe_every", "checkpoint_every", "workers"):
+        for name in ("epochs", "batch_size", "probe_every", "checkpoint_every", "workers", "accumulate"):
             if getattr(self, name) <= 0:
                 raise ConfigError(f"{name} must be above 0, got {getattr(self, name)}.")
 
@@ -93,20 +108,24 @@ class PretrainConfig:
 def pretrain(config: PretrainConfig) -> Path:
     """Runs the pre-training; returns the folder of the encoder bundle.
 
-    Raises ConfigError for a run folder that exists, DataError for stores that cannot be used, WeightsError
-    for a checkpoint of another run, Interrupted (after saving) when Ctrl-C or SIGTERM stopped it.
+    Under torchrun all processes share the work, and the first one writes.
+    Raises ConfigError for a run folder that exists, DataError for stores that cannot be used and for a run
+    that diverged, WeightsError for a checkpoint of another run, Interrupted (after saving) when Ctrl-C or
+    SIGTERM stopped it.
     """
-    from evax.data.loader import training_batches
     from evax.data.store import open_store
     from evax.data.unlabelled import films_outside_tests
     from evax.deploy.bundle import Card, save_bundle, save_films
+    from evax.deploy.lineage import earlier_training, films_seen, training_so_far
     from evax.files import write_json
     from evax.models.masked import MaskedImageModel
-    from evax.training.checkpoint import load_newest_checkpoint, save_checkpoint
-    from evax.training.optim import create_optimizer, lr_at_step
-    from evax.training.runtime import is_compiled, maybe_compile, seeded, start_fabric, stop_requests
-    from evax.training.steps import masked_image_step
-    from evax.training.tracking import progress_bar, start_run
+    from evax.reporting.figures import save_figure
+    from evax.reporting.run_curves import run_curves
+    from evax.training.checkpoint import load_newest_checkpoint
+    from evax.training.optim import create_optimizer
+    from evax.training.runtime import decided_precision, on_first_process, seeded, start_shared_fabric
+    from evax.training.tracking import QuietLog, read_events, start_run
+    from evax.training.watching import summary_of
     from evax.weights.encoders import create_encoder
     from evax.weights.tokenizers import create_tokenizer
 
@@ -116,22 +135,77 @@ def pretrain(config: PretrainConfig) -> Path:
     preprocess = preprocess_of(config, stores)
     steps = math.ceil(config.epochs * len(films) / config.batch_size)
     tokenizer = create_tokenizer(config.tokenizer)
+    if config.tokenizer_norm == "store":
+        tokenizer.mean, tokenizer.std = preprocess.mean, preprocess.std
     with seeded(config.seed):
         encoder = create_encoder(config.encoder, config.weights, img_size=config.image_size)
         model = MaskedImageModel(encoder, tokenizer.width)
+    model.encoder.patch_gradient = PATCH_GRADIENT if config.stop_grad_conv1 else 1.0
+    model.encoder.grad_checkpointing = config.grad_checkpointing
     optimizer = create_optimizer(model, config.optimizer, depth=len(model.encoder.blocks))
-
     probe_store = open_probe_store(config.probe_store) if config.probe_store else None
-    log = start_run(config.out, config, config.resume)
-    fabric = start_fabric(config.precision)
+
+    started = read_events(config.out / "log.jsonl", "start") if config.resume else []
+    precision = decided_precision(config.precision, earlier=started[-1]["precision"] if started else None)
+    fabric = start_shared_fabric(precision)
+    refuse_uneven_parts(config, fabric.world_size)
+    log = on_first_process(fabric, lambda: start_run(config.out, config, config.resume)) or QuietLog()
     facts = identity_of_run(config, stores, steps)
-    first = load_newest_checkpoint(config.out / "checkpoints", model, optimizer, facts)
-    tokens = (steps - first) * config.batch_size * (config.image_size // 16) ** 2
+    first = load_newest_checkpoint(
+        config.out / "checkpoints", model, optimizer, facts, fabric.strategy.precision
+    )
+    learn(model, tokenizer, optimizer, films, probe_store, preprocess, config, fabric, log, facts, first)
+
+    encoder_folder = config.out / "encoder"
+    if fabric.is_global_zero:
+        seen = films_seen(config.weights, films.digests())
+        training = facts | summary_of(log) | training_so_far(before, steps * config.batch_size, len(seen))
+        card = Card(kind="encoder", encoder=config.encoder, preprocess=preprocess, training=training)
+        save_films(encoder_folder, seen)
+        save_bundle(encoder_folder, card, model.encoder)
+        save_figure(run_curves(log.events("step"), log.events("probe")), config.out / "curves")
+        write_json({"kind": "pretrain", **training}, config.out / "report.json")
+    fabric.barrier()
+    return encoder_folder  # the report came last: a run folder that has one is finished
+
+
+def learn(
+    model: MaskedImageModel,
+    tokenizer: Tokenizer,
+    optimizer: torch.optim.Optimizer,
+    films: Films,
+    probe_store: ImageStore | None,
+    preprocess: Preprocess,
+    config: PretrainConfig,
+    fabric: Fabric,
+    log: RunLog,
+    facts: dict[str, Any],
+    first: int,
+) -> None:
+    """The steps from `first` on, with checkpoints, probes and the log; leaves the weights in the model."""
+    from evax.data.loader import training_batches
+    from evax.training.checkpoint import last_good, save_checkpoint
+    from evax.training.optim import lr_at_step
+    from evax.training.probes import probe
+    from evax.training.runtime import is_compiled, maybe_compile, precision_of, seeded, stop_requests
+    from evax.training.steps import Diverged, masked_image_step
+    from evax.training.tracking import progress_bar
+
+    steps, here = facts["steps"], fabric.is_global_zero
+    checkpoints = config.out / "checkpoints"
+    watch = start_watch(model, config, fabric, log, steps, first)
+    tokens = (steps - first) * config.batch_size * (config.image_size // 16) ** 2 // fabric.world_size
     student, optimizer = fabric.setup(maybe_compile(model, config.compile, tokens, fabric.device), optimizer)
     teacher = maybe_compile(fabric.to_device(tokenizer), config.compile, tokens, fabric.device)
-    log.write("start", step=first, steps=steps, films=len(films), compiled=is_compiled(teacher))
+    log.write(
+        "start", step=first, steps=steps, films=len(films), compiled=is_compiled(teacher),
+        precision=precision_of(fabric), processes=fabric.world_size, device=fabric.device.type,
+    )  # fmt: skip
 
-    online = OnlineProbe(probe_store, model.encoder, preprocess, fabric, log)
+    def look(step: int) -> None:
+        if probe_store is not None and here:  # the other processes wait for the first at their next step
+            watch.probe(step, step * config.batch_size, probe(model.encoder, probe_store, preprocess, fabric))
+
     probe_steps = {math.ceil(k * config.probe_every * len(films) / config.batch_size) for k in range(steps)}
     batches = training_batches(
         films,
@@ -141,45 +215,74 @@ def pretrain(config: PretrainConfig) -> Path:
         seed=config.seed,
         steps=range(first, steps),
         workers=config.workers,
+        rank=fabric.global_rank,
+        processes=fabric.world_size,
     )
-    with progress_bar("pre-training", steps, first) as advance, stop_requests() as stop:
+    with progress_bar("pre-training", steps, first, shown=here) as advance, stop_requests() as stop:
         for batch in batches:
             if batch.step in probe_steps:
-                online.run(batch.step, batch.step * config.batch_size)
+                look(batch.step)
             with seeded(config.seed, batch.step):
-                measured = masked_image_step(
-                    student,
-                    teacher,
-                    optimizer,
-                    fabric,
-                    batch,
-                    preprocess=preprocess,
-                    mask_ratio=config.mask_ratio,
-                    seed=config.seed,
-                    lr=lr_at_step(batch.step, steps, config.optimizer),
-                    clip_norm=config.optimizer.clip_norm,
-                )
+                try:
+                    measured = masked_image_step(
+                        student,
+                        teacher,
+                        optimizer,
+                        fabric,
+                        batch,
+                        preprocess=preprocess,
+                        mask=config.mask,
+                        mask_ratio=config.mask_ratio,
+                        seed=config.seed,
+                        lr=lr_at_step(batch.step, steps, config.optimizer),
+                        clip_norm=config.optimizer.clip_norm,
+                        accumulate=config.accumulate,
+                    )
+                except Diverged as error:
+                    raise DataError(f"{error} {last_good(checkpoints)}") from error
             done = batch.step + 1
-            log.write(
-                "step", step=done, epoch=int(batch.epochs[0]), images=done * config.batch_size, **measured
-            )
-            if done % config.checkpoint_every == 0 or done == steps or stop:
-                save_checkpoint(config.out / "checkpoints", done, model, optimizer, facts)
+            watch.step(done, int(batch.epochs[0]), done * config.batch_size, measured)
+            stop.share(fabric)
+            if here and (done % config.checkpoint_every == 0 or done == steps or stop):
+                save_checkpoint(checkpoints, done, model, optimizer, facts, fabric.strategy.precision)
             if stop:
+                fabric.barrier()  # torchrun ends all processes when one has ended: not while one saves
                 raise Interrupted(
                     f"stopped after step {done} of {steps}; it is saved, --resume goes on.",
                     stop.signal_number,
                 )
             advance(f"cosine {measured['cosine']:.3f}, {measured['images_per_s']:.0f} films/s")
-    online.run(steps, steps * config.batch_size)
+    look(steps)
 
-    seen = films_seen(config.weights, films)
-    training = facts | summary_of(log) | training_so_far(before, steps * config.batch_size, len(seen))
-    card = Card(kind="encoder", encoder=config.encoder, preprocess=preprocess, training=training)
-    save_films(config.out / "encoder", seen)
-    bundle = save_bundle(config.out / "encoder", card, model.encoder)
-    write_json({"kind": "pretrain", **training}, config.out / "report.json")
-    return bundle  # the report came last: a run folder that has one is finished
+
+def start_watch(
+    model: MaskedImageModel, config: PretrainConfig, fabric: Fabric, log: RunLog, steps: int, first: int
+) -> Watch:
+    """What writes the log, with the machine's speed measured once."""
+    import torch
+
+    from evax.training.runtime import forward_operations, matmul_rate, precision_of
+    from evax.training.watching import Watch
+
+    film = torch.zeros(1, 1, config.image_size, config.image_size)
+    hidden = torch.arange(hidden_count((config.image_size // 16) ** 2, config.mask_ratio))[None]
+    return Watch(
+        log,
+        steps=steps,
+        first=first,
+        warmup=round(config.optimizer.warmup * steps),
+        operations=3 * forward_operations(model, film, hidden),  # backward: twice the forward pass
+        rate=fabric.world_size * matmul_rate(precision_of(fabric), fabric.device),
+    )
+
+
+def refuse_uneven_parts(config: PretrainConfig, processes: int) -> None:
+    """Equal parts only: the gradient is the mean of the parts' means. Raises ConfigError."""
+    if config.batch_size % (parts := processes * config.accumulate):
+        raise ConfigError(
+            f"batch_size {config.batch_size} cannot be cut into {parts} equal parts ({processes} processes x "
+            f"accumulate {config.accumulate}): make it a multiple of {parts}."
+        )
 
 
 def preprocess_of(config: PretrainConfig, stores: list[ImageStore]) -> Preprocess:
@@ -194,50 +297,6 @@ def preprocess_of(config: PretrainConfig, stores: list[ImageStore]) -> Preproces
     if is_bundle(config.weights):
         return starting_preprocess(config.encoder, config.weights, stores[0], config.image_size)
     return common
-
-
-def earlier_training(weights: Path | None) -> dict[str, Any] | None:
-    """What the weights to start from say about their own training; None for random ones.
-
-    Raises ConfigError for a classifier: which films its labels came from is not kept with it.
-    """
-    from evax.deploy.bundle import is_bundle, read_card
-
-    if weights is None:
-        return None
-    if not is_bundle(weights):
-        return {"weights": weights.name}
-    card = read_card(weights)
-    if card.kind != "encoder":
-        raise ConfigError(
-            f"{weights} is a {card.kind}; pre-training starts from an encoder. Give the encoder it was "
-            "fine-tuned from."
-        )
-    return card.training
-
-
-def films_seen(weights: Path | None, films: Films) -> UInt64[np.ndarray, " films"]:
-    """Digests of the films of this run and of the runs before it, each once."""
-    import numpy as np
-
-    from evax.deploy.bundle import read_films
-
-    earlier = [read_films(weights)] if weights is not None else []
-    return np.unique(np.concatenate([films.digests(), *earlier]))
-
-
-def training_so_far(before: dict[str, Any] | None, images: int, films: int) -> dict[str, Any]:
-    """Crops of this run and of all runs, and different films of all runs, with what came before.
-
-    images_total is None when the run began from weights that do not tell theirs.
-    """
-    earlier = 0 if before is None else before.get("images_total")
-    return {
-        "images": images,
-        "images_total": None if earlier is None else earlier + images,
-        "films_total": films,
-        "before": before,
-    }
 
 
 def open_probe_store(path: Path) -> ImageStore:
@@ -266,44 +325,10 @@ def identity_of_run(config: PretrainConfig, stores: list[ImageStore], steps: int
         "batch_size": config.batch_size,
         "image_size": config.image_size,
         "mask_ratio": config.mask_ratio,
+        "mask": config.mask,
+        "tokenizer_norm": config.tokenizer_norm,
+        "stop_grad_conv1": config.stop_grad_conv1,
         "seed": config.seed,
         "crop": to_plain(config.crop),
         "optimizer": to_plain(config.optimizer),
     }
-
-
-def summary_of(log: RunLog) -> dict[str, Any]:
-    """Final cosine and speed (means of the last 20 steps and of all but the first), first and last probe."""
-    steps, probes = log.events("step"), log.events("probe")
-    last = steps[-20:]
-    rates = [line["images_per_s"] for line in steps[1:]] or [steps[0]["images_per_s"]]
-    return {
-        "final_cosine": sum(line["cosine"] for line in last) / len(last),
-        "images_per_s": len(rates) / sum(1 / rate for rate in rates),
-        "knn_auc_first": probes[0]["knn_auc"] if probes else None,
-        "knn_auc_last": probes[-1]["knn_auc"] if probes else None,
-        "rankme_last": probes[-1]["rankme"] if probes else None,
-    }
-
-
-class OnlineProbe:
-    """kNN AUC and RankMe of the encoder as it stands, for the log; does nothing without a probe store."""
-
-    def __init__(
-        self, store: ImageStore | None, encoder: EvaX, preprocess: Preprocess, fabric: Fabric, log: RunLog
-    ) -> None:
-        self._store, self._encoder, self._preprocess, self._fabric, self._log = (
-            store,
-            encoder,
-            preprocess,
-            fabric,
-            log,
-        )
-
-    def run(self, step: int, images: int) -> None:
-        """step, images: how far the run is."""
-        from evax.training.probes import probe
-
-        if self._store is not None:
-            result = probe(self._encoder, self._store, self._preprocess, self._fabric)
-            self._log.write("probe", step=step, images=images, **result.to_json())

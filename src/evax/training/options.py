@@ -11,7 +11,8 @@ import tyro
 from evax.data.labels import Blank, Uncertain
 from evax.errors import ConfigError
 
-Precision = Literal["auto", "fp32", "bf16"]
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
+MaskPattern = Literal["uniform", "block"]
 Compile = Literal["auto", "on", "off"]
 
 

@@ -16,9 +16,11 @@ from evax.data.loader import whole_batches
 from evax.data.preprocess import Preprocess
 from evax.data.store import ImageStore
 from evax.evaluation.embedding import knn_auroc, rank_me
+from evax.evaluation.linear import fit_linear_probe
 from evax.models.encoders import Encoded, Encoder
 
 BATCH = 64
+STRENGTH = 1e-2  # of the linear probe: in the middle of those that evax probe tries
 VOTERS = 1000  # more neighbours to choose from change little and cost time in every probe
 
 
@@ -30,6 +32,8 @@ class ProbeResult:
     """Mean AUROC of the findings that are defined; NaN when none is."""
     findings: int
     """How many findings entered the mean."""
+    linear_auc: float
+    """The same of a linear probe on the films that vote."""
     rankme: float
     """exp(entropy of the singular values) of the validation features, between 1 and the width."""
 
@@ -38,6 +42,7 @@ class ProbeResult:
         return {
             "knn_auc": None if math.isnan(self.knn_auc) else self.knn_auc,
             "knn_findings": self.findings,
+            "linear_auc": None if math.isnan(self.linear_auc) else self.linear_auc,
             "rankme": self.rankme,
         }
 
@@ -74,8 +79,8 @@ def film_features(
 
 
 def probe(encoder: Encoder, store: ImageStore, preprocess: Preprocess, fabric: Fabric) -> ProbeResult:
-    """KNN AUROC from train to validation films of a labelled store, and RankMe. The test split is not
-    touched.
+    """KNN and linear AUROC from train to validation films of a labelled store, and RankMe. The test split is
+    not touched.
     """
     labels = resolve_labels(store.manifest.labels(), uncertain="ignore", blank="ignore")
     train, val = store.rows("train"), store.rows("val")
@@ -83,4 +88,11 @@ def probe(encoder: Encoder, store: ImageStore, preprocess: Preprocess, fabric: F
     train_features = film_features(encoder, store, train, preprocess, fabric)
     val_features = film_features(encoder, store, val, preprocess, fabric)
     macro = knn_auroc(train_features, labels[train], val_features, labels[val])
-    return ProbeResult(macro.value, macro.entered, rank_me(val_features))
+    linear_auc = math.nan
+    if macro.entered:
+        fitted = fit_linear_probe(
+            train_features, labels[train], val_features, labels[val], store.manifest.exclusive,
+            strengths=(STRENGTH,),
+        )  # fmt: skip
+        linear_auc = fitted.validation_mauc[STRENGTH]
+    return ProbeResult(macro.value, macro.entered, linear_auc, rank_me(val_features))
