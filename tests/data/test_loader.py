@@ -14,6 +14,7 @@ from PIL import Image
 from evax.data.augment import CROP, MASK, CropConfig, film_chance, random_crop, whole_film
 from evax.data.loader import Films, training_batches, whole_batches
 from evax.data.manifest import Manifest
+from evax.data.order import FilmOrder
 from evax.data.store import build_store, open_store
 from evax.errors import ConfigError
 
@@ -183,6 +184,20 @@ def test_a_film_gets_another_crop_in_every_epoch(phantom_store):
     films = Films([(open_store(phantom_store), np.array([0]))])
     crops = [batch.images for batch in batches(films, batch_size=1)]
     assert all((one != other).any() for one, other in pairwise(crops))
+
+
+def test_stores_with_shares_are_shown_so_often_and_none_of_their_films_twice_before_all_others():
+    order = FilmOrder([30, 10], seed=4, shares=(1, 3))  # 10 and 30 of the 40 films of an epoch
+    places = [order.place(position) for position in range(120)]
+    for epoch in range(3):
+        films = [film for _, film in places[40 * epoch : 40 * (epoch + 1)]]
+        assert sum(film < 30 for film in films) == 10
+    assert len(set(places)) == 120  # every visit of a film has a number of its own, and with it crop and mask
+    assert sorted(film for _, film in places if film < 30) == list(range(30))
+    assert sorted(film for visit, film in places if visit == 2 and film >= 30) == list(range(30, 40))
+    again = FilmOrder([30, 10], seed=4, shares=(1, 3))
+    assert [again.place(position) for position in range(80, 120)] == places[80:]
+    assert [FilmOrder([30, 10], seed=5, shares=(1, 3)).place(p) for p in range(40)] != places[:40]
 
 
 def test_the_slices_of_all_processes_are_the_batch_of_one(store):

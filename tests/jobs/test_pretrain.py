@@ -255,6 +255,7 @@ def test_films_are_normalised_with_the_common_statistics_of_all_stores(phantom_s
         ("mask_ratio", 0.001, "hides 0 of 196 patches at image_size 224: some must be hidden"),
         ("seed", -1, "seed must be at least 0, got -1"),
         ("image_size", 100, "image_size must be a multiple of 16"),
+        ("store_shares", (1.0, 2.0), "store_shares are 1 numbers, one per store"),
         ("epochs", 0, "epochs must be above 0"),
         ("stores", (), "pretrain needs at least one store"),
     ],

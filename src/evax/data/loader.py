@@ -10,7 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Int64, UInt8, UInt64
 
-from evax.data.augment import CROP, ORDER, CropConfig, film_chance, random_crop, whole_film
+from evax.data.augment import CROP, CropConfig, film_chance, random_crop, whole_film
+from evax.data.order import FilmOrder
 from evax.data.store import ImageStore
 
 BATCHES_AHEAD = 3
@@ -28,6 +29,10 @@ class Films:
     def __len__(self) -> int:
         return len(self._row_of)
 
+    def counts(self) -> list[int]:
+        """Films of each store."""
+        return np.bincount(self._store_of, minlength=len(self._stores)).tolist()
+
     def digests(self) -> UInt64[np.ndarray, " films"]:
         """See ImageStore.digests."""
         parts = [store.digests(self._row_of[self._store_of == i]) for i, store in enumerate(self._stores)]
@@ -44,7 +49,7 @@ class Batch:
 
     step: int
     epochs: Int64[np.ndarray, " B"]
-    """The epoch of each film; two values where one epoch ends within the batch."""
+    """How many times each film was shown before: the epoch, unless stores have shares of their own."""
     films: Int64[np.ndarray, " B"]
     images: UInt8[np.ndarray, "B 1 s s"]
 
@@ -58,25 +63,20 @@ def training_batches(
     seed: int,
     steps: range,
     workers: int,
+    shares: Sequence[float] = (),
     rank: int = 0,
     processes: int = 1,
 ) -> Iterator[Batch]:
     """Batches of the given steps; every epoch shows every film once in an order of its own.
 
-    batch_size: of all processes together, a multiple of their number; process `rank` gets its slice.
+    batch_size: of all processes together, a multiple of their number; process `rank` gets its slice. shares:
+    see FilmOrder.
     The stream of films runs on from epoch to epoch, so no film is dropped and small sets work with any batch
     size.
     What a step holds depends on (seed, step) alone: a resumed run sees what the uninterrupted one would have
     seen.
     """
-    orders: dict[int, Int64[np.ndarray, " films"]] = {}
-
-    def place(position: int) -> tuple[int, int]:
-        epoch, offset = divmod(position, len(films))
-        if epoch not in orders:
-            orders.pop(epoch - 2, None)
-            orders[epoch] = film_chance(seed, epoch, 0, ORDER).permutation(len(films))
-        return epoch, int(orders[epoch][offset])
+    order = FilmOrder(films.counts(), seed, shares)
 
     def cut(items: list[tuple[int, int]], images: UInt8[np.ndarray, "n 1 s s"]) -> None:
         for (epoch, film), image in zip(items, images, strict=True):
@@ -88,7 +88,7 @@ def training_batches(
 
         def start(step: int) -> tuple[Batch, list[Future[None]]]:
             first = step * batch_size + rank * share
-            items = [place(position) for position in range(first, first + share)]
+            items = [order.place(position) for position in range(first, first + share)]
             batch = Batch(
                 step=step,
                 epochs=np.array([epoch for epoch, _ in items]),

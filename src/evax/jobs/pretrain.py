@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from evax.models.masked import MaskedImageModel
     from evax.models.tokenizers import Tokenizer
     from evax.training.tracking import RunLog
-    from evax.training.watching import Watch
 
 PATCH_GRADIENT = 0.1  # with stop_grad_conv1; facts 2.1
 
@@ -36,6 +35,8 @@ class PretrainConfig:
 
     stores: tyro.conf.Positional[tuple[Path, ...]]
     """Stores made by `evax prepare`."""
+    store_shares: tuple[float, ...] = ()
+    """How often each store is shown relative to the others; without it, every film once per epoch."""
     out: Path
     """Run folder; the encoder is written to OUT/encoder."""
     encoder: str = "eva_x_tiny_patch16_224"
@@ -88,6 +89,11 @@ class PretrainConfig:
     def __post_init__(self) -> None:
         if not self.stores:
             raise ConfigError("pretrain needs at least one store: evax pretrain STORE... --out RUN.")
+        shares = self.store_shares
+        if shares and (len(shares) != len(self.stores) or min(shares) < 0 or not sum(shares) > 0):
+            raise ConfigError(
+                f"store_shares are {len(self.stores)} numbers, one per store, not all 0, got {shares}."
+            )
         if not 0 < self.mask_ratio < 1:
             raise ConfigError(f"mask_ratio must lie between 0 and 1, got {self.mask_ratio}.")
         if self.image_size < 32 or self.image_size % 16:
@@ -123,6 +129,7 @@ def pretrain(config: PretrainConfig) -> Path:
     from evax.reporting.run_curves import run_curves
     from evax.training.checkpoint import load_newest_checkpoint
     from evax.training.optim import create_optimizer
+    from evax.training.probes import open_probe_store
     from evax.training.runtime import decided_precision, on_first_process, seeded, start_shared_fabric
     from evax.training.tracking import QuietLog, read_events, start_run
     from evax.training.watching import summary_of
@@ -190,10 +197,20 @@ def learn(
     from evax.training.runtime import is_compiled, maybe_compile, precision_of, seeded, stop_requests
     from evax.training.steps import Diverged, masked_image_step
     from evax.training.tracking import progress_bar
+    from evax.training.watching import start_watch
 
     steps, here = facts["steps"], fabric.is_global_zero
     checkpoints = config.out / "checkpoints"
-    watch = start_watch(model, config, fabric, log, steps, first)
+    watch = start_watch(
+        model,
+        log,
+        fabric,
+        image_size=config.image_size,
+        hidden=hidden_count((config.image_size // 16) ** 2, config.mask_ratio),
+        steps=steps,
+        first=first,
+        warmup=round(config.optimizer.warmup * steps),
+    )
     tokens = (steps - first) * config.batch_size * (config.image_size // 16) ** 2 // fabric.world_size
     student, optimizer = fabric.setup(maybe_compile(model, config.compile, tokens, fabric.device), optimizer)
     teacher = maybe_compile(fabric.to_device(tokenizer), config.compile, tokens, fabric.device)
@@ -215,6 +232,7 @@ def learn(
         seed=config.seed,
         steps=range(first, steps),
         workers=config.workers,
+        shares=config.store_shares,
         rank=fabric.global_rank,
         processes=fabric.world_size,
     )
@@ -241,7 +259,8 @@ def learn(
                 except Diverged as error:
                     raise DataError(f"{error} {last_good(checkpoints)}") from error
             done = batch.step + 1
-            watch.step(done, int(batch.epochs[0]), done * config.batch_size, measured)
+            epoch = batch.step * config.batch_size // len(films)
+            watch.step(done, epoch, done * config.batch_size, measured)
             stop.share(fabric)
             if here and (done % config.checkpoint_every == 0 or done == steps or stop):
                 save_checkpoint(checkpoints, done, model, optimizer, facts, fabric.strategy.precision)
@@ -253,27 +272,6 @@ def learn(
                 )
             advance(f"cosine {measured['cosine']:.3f}, {measured['images_per_s']:.0f} films/s")
     look(steps)
-
-
-def start_watch(
-    model: MaskedImageModel, config: PretrainConfig, fabric: Fabric, log: RunLog, steps: int, first: int
-) -> Watch:
-    """What writes the log, with the machine's speed measured once."""
-    import torch
-
-    from evax.training.runtime import forward_operations, matmul_rate, precision_of
-    from evax.training.watching import Watch
-
-    film = torch.zeros(1, 1, config.image_size, config.image_size)
-    hidden = torch.arange(hidden_count((config.image_size // 16) ** 2, config.mask_ratio))[None]
-    return Watch(
-        log,
-        steps=steps,
-        first=first,
-        warmup=round(config.optimizer.warmup * steps),
-        operations=3 * forward_operations(model, film, hidden),  # backward: twice the forward pass
-        rate=fabric.world_size * matmul_rate(precision_of(fabric), fabric.device),
-    )
 
 
 def refuse_uneven_parts(config: PretrainConfig, processes: int) -> None:
@@ -299,21 +297,6 @@ def preprocess_of(config: PretrainConfig, stores: list[ImageStore]) -> Preproces
     return common
 
 
-def open_probe_store(path: Path) -> ImageStore:
-    """A store whose train films can vote on its validation films."""
-    from evax.data.store import open_store
-
-    store = open_store(path)
-    if not store.manifest.findings:
-        raise DataError(f"The probe store {path} has no labels; nothing can be probed with it.")
-    for split in ("train", "val"):
-        if not len(store.rows(split)):
-            raise DataError(
-                f"The probe store {path} has no {split} films: prepare it with --validation above 0."
-            )
-    return store
-
-
 def identity_of_run(config: PretrainConfig, stores: list[ImageStore], steps: int) -> dict[str, Any]:
     """What a resumed run must share with the one that wrote the checkpoint."""
     return {
@@ -321,6 +304,7 @@ def identity_of_run(config: PretrainConfig, stores: list[ImageStore], steps: int
         "weights": None if config.weights is None else str(config.weights),
         "tokenizer": config.tokenizer,
         "stores": [store.fingerprint for store in stores],
+        "store_shares": list(config.store_shares),
         "steps": steps,
         "batch_size": config.batch_size,
         "image_size": config.image_size,

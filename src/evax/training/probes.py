@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -14,7 +15,8 @@ from lightning_fabric import Fabric
 from evax.data.labels import resolve_labels
 from evax.data.loader import whole_batches
 from evax.data.preprocess import Preprocess
-from evax.data.store import ImageStore
+from evax.data.store import ImageStore, open_store
+from evax.errors import DataError
 from evax.evaluation.embedding import knn_auroc, rank_me
 from evax.evaluation.linear import fit_linear_probe
 from evax.models.encoders import Encoded, Encoder
@@ -45,6 +47,19 @@ class ProbeResult:
             "linear_auc": None if math.isnan(self.linear_auc) else self.linear_auc,
             "rankme": self.rankme,
         }
+
+
+def open_probe_store(path: Path) -> ImageStore:
+    """A store whose train films can vote on its validation films."""
+    store = open_store(path)
+    if not store.manifest.findings:
+        raise DataError(f"The probe store {path} has no labels; nothing can be probed with it.")
+    for split in ("train", "val"):
+        if not len(store.rows(split)):
+            raise DataError(
+                f"The probe store {path} has no {split} films: prepare it with --validation above 0."
+            )
+    return store
 
 
 def encode_films(

@@ -131,9 +131,13 @@ def matmul_rate(precision: Precision, device: torch.device) -> float:
 
 def forward_operations(network: nn.Module, *inputs: torch.Tensor) -> int:
     """Floating-point operations of one forward pass, counted while it runs."""
-    from torch.utils.flop_counter import FlopCounterMode
+    from torch.utils.flop_counter import FlopCounterMode, sdpa_flop
 
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+    cpu_attention: Any = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu  # torch leaves it out
+    with (
+        torch.no_grad(),
+        FlopCounterMode(display=False, custom_mapping={cpu_attention: sdpa_flop}) as counter,
+    ):
         network(*inputs)
     return int(counter.get_total_flops())
 

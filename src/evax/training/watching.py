@@ -11,8 +11,12 @@ from collections import deque
 from typing import Any
 
 import numpy as np
+import torch
+from lightning_fabric import Fabric
 
+from evax.models.masked import MaskedImageModel
 from evax.training.probes import ProbeResult
+from evax.training.runtime import forward_operations, matmul_rate, precision_of
 from evax.training.tracking import RunLog
 
 logger = logging.getLogger("evax")
@@ -90,6 +94,32 @@ class Watch:
                 "Step %d: the run seems to have collapsed: %s. Stop it and start again with a lower "
                 "--optimizer.lr.", step, sign,
             )  # fmt: skip
+
+
+def start_watch(
+    model: MaskedImageModel,
+    log: RunLog,
+    fabric: Fabric,
+    *,
+    image_size: int,
+    hidden: int,
+    steps: int,
+    first: int,
+    warmup: int,
+) -> Watch:
+    """With the student's operations counted and the machine's speed measured, once.
+
+    image_size: side of a crop in pixels. hidden: patches per crop. The others: see Watch.
+    """
+    film, positions = torch.zeros(1, 1, image_size, image_size), torch.arange(hidden)[None]
+    return Watch(
+        log,
+        steps=steps,
+        first=first,
+        warmup=warmup,
+        operations=3 * forward_operations(model, film, positions),  # backward: twice the forward pass
+        rate=fabric.world_size * matmul_rate(precision_of(fabric), fabric.device),
+    )
 
 
 def summary_of(log: RunLog) -> dict[str, Any]:
