@@ -131,13 +131,14 @@ def matmul_rate(precision: Precision, device: torch.device) -> float:
 
 def forward_operations(network: nn.Module, *inputs: torch.Tensor) -> int:
     """Floating-point operations of one forward pass, counted while it runs."""
-    from torch.utils.flop_counter import FlopCounterMode, sdpa_flop
+    from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
-    cpu_attention: Any = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu  # torch leaves it out
-    with (
-        torch.no_grad(),
-        FlopCounterMode(display=False, custom_mapping={cpu_attention: sdpa_flop}) as counter,
-    ):
+    def attention(query: Any, key: Any, value: Any, *_: Any, **options: Any) -> int:
+        return int(sdpa_flop_count(query, key, value))
+
+    # torch counts other fused attentions, not the CPU's
+    mapping: Any = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: attention}
+    with torch.no_grad(), FlopCounterMode(display=False, custom_mapping=mapping) as counter:
         network(*inputs)
     return int(counter.get_total_flops())
 
