@@ -209,7 +209,6 @@ def learn(
         hidden=hidden_count((config.image_size // 16) ** 2, config.mask_ratio),
         steps=steps,
         first=first,
-        warmup=round(config.optimizer.warmup * steps),
     )
     tokens = (steps - first) * config.batch_size * (config.image_size // 16) ** 2 // fabric.world_size
     student, optimizer = fabric.setup(maybe_compile(model, config.compile, tokens, fabric.device), optimizer)

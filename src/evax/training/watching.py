@@ -21,7 +21,8 @@ from evax.training.tracking import RunLog
 
 logger = logging.getLogger("evax")
 
-# A collapsed student answers the same for every patch: a spread of 0, features on one line (RankMe 1).
+# A collapsed student answers the same for every patch: a spread of 0, features on one line (RankMe 1). So does
+# a healthy one at first, when it has learned the mean of the features: only the second half of a run counts.
 LEAST_SPREAD, LEAST_RANKME = 0.02, 1.5
 STEPS_OF_SPREAD = 50
 
@@ -29,9 +30,8 @@ STEPS_OF_SPREAD = 50
 class Watch:
     """Writes the log.
 
-    steps: of the whole run. first: done before this process. warmup: steps before which nothing counts as a
-    collapse. operations: of a training step per image, floating point. rate: operations per second of the
-    processes' devices together in a plain matrix product.
+    steps: of the whole run. first: done before this process. operations: of a training step per image,
+    floating point. rate: operations per second of the processes' devices together in a plain matrix product.
     """
 
     def __init__(
@@ -40,12 +40,11 @@ class Watch:
         *,
         steps: int,
         first: int,
-        warmup: int,
         operations: float,
         rate: float,
     ) -> None:
         self._log = log
-        self._steps, self._first, self._warmup = steps, first, warmup
+        self._steps, self._first = steps, first
         self._operations, self._rate = operations, rate
         self._start, self._spreads = time.monotonic(), deque[float](maxlen=STEPS_OF_SPREAD)
         self._warned = False
@@ -60,7 +59,7 @@ class Watch:
             "left_s": round(pace * (self._steps - done), 1),
         }
         self._write("step", done, {"epoch": epoch, "images": images}, facts)
-        if done > self._warmup:
+        if done > self._steps / 2:
             self._spreads.append(measured["spread"])
         if len(self._spreads) == STEPS_OF_SPREAD and np.mean(self._spreads) < LEAST_SPREAD:
             self._warn(
@@ -72,7 +71,7 @@ class Watch:
     def probe(self, step: int, images: int, result: ProbeResult) -> None:
         """step, images: how far the run was."""
         self._write("probe", step, {"images": images}, result.to_json())
-        if step > self._warmup and not result.rankme >= LEAST_RANKME:  # NaN: all features are 0
+        if step > self._steps / 2 and not result.rankme >= LEAST_RANKME:  # NaN: all features are 0
             self._warn(
                 step,
                 f"the features of all films lie nearly on one line (RankMe {result.rankme:.2f}, at least "
@@ -105,7 +104,6 @@ def start_watch(
     hidden: int,
     steps: int,
     first: int,
-    warmup: int,
 ) -> Watch:
     """With the student's operations counted and the machine's speed measured, once.
 
@@ -116,7 +114,6 @@ def start_watch(
         log,
         steps=steps,
         first=first,
-        warmup=warmup,
         operations=3 * forward_operations(model, film, positions),  # backward: twice the forward pass
         rate=fabric.world_size * matmul_rate(precision_of(fabric), fabric.device),
     )
