@@ -21,8 +21,8 @@ from evax.training.tracking import RunLog
 
 logger = logging.getLogger("evax")
 
-# A collapsed student answers the same for every patch: a spread of 0, features on one line (RankMe 1). A healthy
-# one does at first, when it has learned the mean of the features: only the second half of a run counts.
+# A collapsed student answers the same for every patch: a spread of 0, features on one line (RankMe 1).
+# So does a healthy one at first, when it has learned the mean of the features: only later steps count.
 LEAST_SPREAD, LEAST_RANKME = 0.02, 1.5
 STEPS_OF_SPREAD = 50
 
