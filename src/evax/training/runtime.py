@@ -134,7 +134,7 @@ def forward_operations(network: nn.Module, *inputs: torch.Tensor) -> int:
     from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
     def attention(query: Any, key: Any, value: Any, *_: Any, **options: Any) -> int:
-        return int(sdpa_flop_count(query, key, value))
+        return int(sdpa_flop_count(query, key, value))  # type: ignore[no-untyped-call]
 
     # torch counts other fused attentions, not the CPU's
     mapping: Any = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: attention}
