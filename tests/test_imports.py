@@ -20,7 +20,7 @@ MAY_IMPORT = {
     "deploy": {"models", "weights", "data", "explain", "evaluation"},
     "reporting": {"evaluation", "explain", "data"},
     "jobs": {"data", "models", "weights", "training", "evaluation", "explain", "deploy", "reporting"},
-    "cli": {"jobs"},
+    "cli": {"jobs"}, "__main__": {"cli"},
 }  # fmt: skip
 COMPOSITE_JOBS = {"demo", "fewshot", "crossvalidate"}
 SHARED_BY_JOBS = "evax.jobs.studies"  # no job: it has no command and imports none

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib
 import logging
+import os
 import sys
+from typing import TextIO
 
 from evax.config import parse_command_line
 from evax.errors import EvaxError, Interrupted, unknown_name
@@ -56,16 +58,22 @@ def run(arguments: list[str]) -> int:
         config = parse_command_line(getattr(job, f"{name.capitalize()}Config"), rest, f"evax {name}")
         result = getattr(job, name)(config)
     except EvaxError as error:
-        sys.stderr.write(f"evax {name}: {error}\n")
+        _say(sys.stderr, f"evax {name}: {error}\n")
         return 1
     except Interrupted as stop:
-        sys.stderr.write(f"evax {name}: {stop}\n")
+        _say(sys.stderr, f"evax {name}: {stop}\n")
         return stop.status
     except KeyboardInterrupt:
         sys.stderr.write(f"evax {name}: interrupted.\n")
         return INTERRUPTED
-    sys.stdout.write(f"{result}\n")
+    _say(sys.stdout, f"{result}\n")
     return 0
+
+
+def _say(stream: TextIO, text: str) -> None:
+    """Of the processes that torchrun starts, only the first speaks."""
+    if "TORCHELASTIC_RUN_ID" not in os.environ or os.environ.get("RANK") == "0":
+        stream.write(text)
 
 
 def usage() -> str:

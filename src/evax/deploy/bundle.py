@@ -68,9 +68,14 @@ def save_films(folder: Path, digests: UInt64[np.ndarray, " films"]) -> None:
         unfinished.write_bytes(digests.astype("<u8").tobytes())
 
 
-def read_films(folder: Path) -> UInt64[np.ndarray, " films"]:
-    """The digests that save_films kept; none for a bundle without them."""
-    path = folder / FILMS
+def is_bundle(weights: Path | None) -> bool:
+    """Whether these weights are a bundle folder, which brings its own chain."""
+    return weights is not None and (weights / "card.json").is_file()
+
+
+def read_films(weights: Path) -> UInt64[np.ndarray, " films"]:
+    """The digests that save_films kept in a bundle, or beside a weight file; none without them."""
+    path = (weights.parent if weights.is_file() else weights) / FILMS
     return np.frombuffer(path.read_bytes() if path.is_file() else b"", dtype="<u8")
 
 
@@ -141,7 +146,7 @@ def starting_preprocess(
     Raises DataError when a bundle was trained on films kept at another size, and as create_encoder does for
     weights that cannot be had.
     """
-    if weights is not None and (weights / "card.json").is_file():
+    if weights is not None and is_bundle(weights):
         chain = read_card(weights).preprocess
         if store is not None and chain.store_size != store.size:
             raise DataError(

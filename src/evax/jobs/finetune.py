@@ -202,6 +202,7 @@ def fit(
     import torch
 
     from evax.data.loader import Films, training_batches
+    from evax.data.order import DrawnOrder
     from evax.evaluation.classification import mean_auroc
     from evax.training.optim import create_optimizer, lr_at_step
     from evax.training.runtime import maybe_compile, seeded
@@ -222,7 +223,7 @@ def fit(
         seed=config.seed,
         steps=range(config.steps),
         workers=config.workers,
-        epochs=epochs,
+        order=DrawnOrder(epochs, config.seed) if epochs else None,
     )
     with progress_bar("fine-tuning", config.steps) as advance:
         for batch in batches:

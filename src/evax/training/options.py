@@ -12,7 +12,8 @@ from evax.data.labels import Blank, SplitBy, Uncertain
 from evax.errors import ConfigError
 from evax.evaluation.thresholds import ThresholdRule
 
-Precision = Literal["auto", "fp32", "bf16"]
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
+MaskPattern = Literal["uniform", "block"]
 Compile = Literal["auto", "on", "off"]
 
 
