@@ -24,8 +24,9 @@ from evax.training.steps import Diverged, masked_image_step
 def step_of(model, optimizer, fabric):
     images = np.random.default_rng(0).integers(0, 256, (2, 1, 32, 32), dtype=np.uint8)
     batch = Batch(step=3, epochs=np.zeros(2, np.int64), films=np.arange(2), images=images)
+    tokenizer = build_tokenizer("efficientnet_lite0", image_size=32)
     return masked_image_step(
-        fabric.setup_module(model), build_tokenizer("efficientnet_lite0", image_size=32), optimizer, fabric, batch,
+        fabric.setup_module(model), tokenizer, optimizer, fabric, batch,
         preprocess=Preprocess(input_size=32), mask_ratio=0.5, seed=0, lr=1e-3, clip_norm=3.0,
     )  # fmt: skip
 
