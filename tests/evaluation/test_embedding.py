@@ -29,6 +29,14 @@ def test_the_nearest_neighbour_alone_gives_its_own_labels():
     np.testing.assert_array_equal(knn_scores(features, labels, features, 1, 0.07), labels)
 
 
+def test_a_unanimous_vote_is_exactly_one_at_most():
+    rng = np.random.default_rng(0)
+    features = rng.standard_normal((200, 8)).astype(np.float32)
+    votes = knn_scores(features, np.ones((200, 3), np.float32), features, 25, 0.07)
+    assert votes.max() <= 1
+    assert votes.min() > 1 - 1e-12
+
+
 def test_the_length_of_a_feature_does_not_matter():
     (features, labels), (test, _) = clusters(0, 60), clusters(1, 20)
     stretched = features * np.linspace(1, 9, 60, dtype=np.float32)[:, None]

@@ -94,6 +94,7 @@ def _vote(similarities: Reals, labels: Reals, neighbours: int, temperature: floa
     closeness = np.take_along_axis(similarities, nearest, axis=1).astype(np.float64)
     weights = np.exp((closeness - closeness.max(axis=1, keepdims=True)) / temperature)  # shares are the same
     votes: Floats = np.einsum("mc,mck->mk", weights, labels[nearest]) / weights.sum(axis=1, keepdims=True)
+    votes = votes.clip(0, 1)  # a unanimous vote may be rounded to a little above 1
     return votes
 
 
