@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
-from evax.reporting.figures import CURVES, INK, QUIET, STYLE, _panel
+from evax.reporting.drawing import CURVES, INK, QUIET, STYLE, new_panel
 from evax.reporting.published import MARK, Published
 
 PLOT_HEIGHT = 260  # px, about, of the plot of scores against size without legend and key
@@ -46,7 +46,7 @@ def finding_dots(findings: Sequence[str], rows: Sequence[tuple[str, Sequence[Bar
     lines = [*findings, mean]
     step = 0.8 / max(len(rows), 2)
     with matplotlib.rc_context(STYLE | {"axes.spines.left": False}):
-        figure, axes = _panel((480, 90 + 20 * len(rows) + len(lines) * (14 + 9 * len(rows))))
+        figure, axes = new_panel((480, 90 + 20 * len(rows) + len(lines) * (14 + 9 * len(rows))))
         for number, (name, bars) in enumerate(rows):
             style = _style(number)
             shift = (number - (len(rows) - 1) / 2) * step
@@ -72,7 +72,7 @@ def score_against_parameters(rows: Sequence[SizedScore], published: Sequence[Pub
     quoted = [(row.name, row.parameters, row) for row in published if row.parameters is not None]
     sizes = [row.parameters for row in rows]
     with matplotlib.rc_context(STYLE):
-        figure, axes = _panel((480, PLOT_HEIGHT + 60 + 20 * len(rows) + 7 * len(quoted)))
+        figure, axes = new_panel((480, PLOT_HEIGHT + 60 + 20 * len(rows) + 7 * len(quoted)))
         for number, row in enumerate(rows):
             # runs of one encoder have one size: they stand beside each other
             twins = [other for other, size in enumerate(sizes) if size == row.parameters]

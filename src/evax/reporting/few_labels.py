@@ -3,17 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import matplotlib
 import numpy as np
+from jaxtyping import Float
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter
 
 from evax.errors import DataError
 from evax.files import read_json
-from evax.reporting.figures import LabelCurve, label_curves, save_figure
+from evax.reporting.drawing import CURVES, STYLE, new_panel, save_figure
 
 Score = Literal["mauc", "macc"]
+
+
+@dataclass(frozen=True, eq=False)
+class LabelCurve:
+    """One encoder's scores on growing shares of the labels; all arrays have the same length."""
+
+    name: str
+    shares: Float[np.ndarray, " n"]
+    """In (0, 1], rising."""
+    means: Float[np.ndarray, " n"]
+    deviations: Float[np.ndarray, " n"]
+    """Standard deviation over seeds; NaN draws no bar."""
 
 
 def draw_few_labels(results: Sequence[Path], stem: Path, score: Score = "mauc") -> None:
@@ -50,3 +66,27 @@ def _curve(content: Mapping[str, Any], name: str, score: Score) -> LabelCurve:
 
     shares = np.array([point["fraction"] for point in points], dtype=np.float64)
     return LabelCurve(name, shares, column("mean"), column("sd"))
+
+
+def label_curves(curves: Sequence[LabelCurve], *, y_label: str) -> Figure:
+    """Score against the share of labels on a logarithmic axis, mean with its deviation over seeds.
+
+    Source: form of the paper's Fig. 3c.
+    """
+    shares = np.unique(np.concatenate([curve.shares for curve in curves]))
+    with matplotlib.rc_context(STYLE):
+        figure, axes = new_panel((480, 300 + 20 * len(curves)))
+        for number, curve in enumerate(curves):
+            colour, marker = CURVES[number % len(CURVES)]
+            axes.errorbar(
+                curve.shares * 1.04 ** (number - (len(curves) - 1) / 2),  # bars stand beside each other
+                curve.means, yerr=np.nan_to_num(curve.deviations), label=curve.name,
+                color=colour, marker=marker, linewidth=2, markersize=6, capsize=3, elinewidth=1.5,
+            )  # fmt: skip
+        axes.set_xscale("log")
+        axes.set_xticks(shares, [f"{100 * share:g} %" for share in shares])
+        axes.minorticks_off()
+        axes.set(xlabel="labelled training patients", ylabel=y_label)
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.3g}"))
+        figure.legend(loc="outside upper left", frameon=False, fontsize=11)  # names may be long
+    return figure

@@ -13,8 +13,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, FuncFormatter, MaxNLocator
 
 from evax.errors import DataError
-from evax.reporting.figures import CURVES, QUIET, STYLE, save_figure
-from evax.reporting.page import numbers, read_log
+from evax.reporting.drawing import CURVES, QUIET, STYLE, save_figure
+from evax.reporting.run_files import numbers, read_log
 
 STRETCHES = 60  # the cosine of single steps is noisy: means of so many stretches of a run are drawn
 PANELS = (("probe", "knn_auc", "kNN mean AUC"), ("step", "cosine", "cosine with its tokenizer"))
