@@ -10,10 +10,13 @@ from __future__ import annotations
 import html
 import io
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import matplotlib
+import numpy as np
+from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -50,6 +53,27 @@ def new_panel(size: tuple[int, int]) -> tuple[Figure, Axes]:
     axes = figure.add_subplot(facecolor="none")
     axes.tick_params(length=0, pad=6)
     return figure, axes
+
+
+def curve_style(number: int) -> dict[str, Any]:
+    """Colour and marker of the nth curve; from the seventh on the markers are open."""
+    colour, marker = CURVES[number % len(CURVES)]
+    return {"color": colour, "marker": marker, "fillstyle": "full" if number < len(CURVES) else "none"}
+
+
+def add_legend(figure: Figure, *handles_and_labels: Sequence[Any]) -> None:
+    """The names above the axes, where long ones have room; in the order given, else in that of drawing."""
+    figure.legend(*handles_and_labels, loc="outside upper left", frameon=False, fontsize=11)
+
+
+def means_of_stretches(
+    x: Float[np.ndarray, " n"], y: Float[np.ndarray, " n"], most: int
+) -> tuple[Float[np.ndarray, " m"], Float[np.ndarray, " m"]]:
+    """A curve of at most so many points: a longer one as the means of as many stretches."""
+    if len(x) <= most:
+        return x, y
+    shorter = [np.array([part.mean() for part in np.array_split(values, most)]) for values in (x, y)]
+    return shorter[0], shorter[1]
 
 
 def svg_of(figure: Figure, label: str) -> str:

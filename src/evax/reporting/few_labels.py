@@ -15,7 +15,7 @@ from matplotlib.ticker import FuncFormatter
 
 from evax.errors import DataError
 from evax.files import read_json
-from evax.reporting.drawing import CURVES, STYLE, new_panel, save_figure
+from evax.reporting.drawing import STYLE, add_legend, curve_style, new_panel, save_figure
 
 Score = Literal["mauc", "macc"]
 
@@ -77,16 +77,15 @@ def label_curves(curves: Sequence[LabelCurve], *, y_label: str) -> Figure:
     with matplotlib.rc_context(STYLE):
         figure, axes = new_panel((480, 300 + 20 * len(curves)))
         for number, curve in enumerate(curves):
-            colour, marker = CURVES[number % len(CURVES)]
             axes.errorbar(
                 curve.shares * 1.04 ** (number - (len(curves) - 1) / 2),  # bars stand beside each other
                 curve.means, yerr=np.nan_to_num(curve.deviations), label=curve.name,
-                color=colour, marker=marker, linewidth=2, markersize=6, capsize=3, elinewidth=1.5,
+                linewidth=2, markersize=6, capsize=3, elinewidth=1.5, **curve_style(number),
             )  # fmt: skip
         axes.set_xscale("log")
         axes.set_xticks(shares, [f"{100 * share:g} %" for share in shares])
         axes.minorticks_off()
         axes.set(xlabel="labelled training patients", ylabel=y_label)
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.3g}"))
-        figure.legend(loc="outside upper left", frameon=False, fontsize=11)  # names may be long
+        add_legend(figure)
     return figure

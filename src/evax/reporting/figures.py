@@ -15,7 +15,17 @@ from matplotlib.ticker import EngFormatter, FuncFormatter, MaxNLocator
 
 from evax.evaluation.calibration import ReliabilityCurve
 from evax.evaluation.classification import Floats
-from evax.reporting.drawing import BLUE, QUIET, SQUARE, STYLE, VERMILLION, WIDE, new_panel, svg_of
+from evax.reporting.drawing import (
+    BLUE,
+    QUIET,
+    SQUARE,
+    STYLE,
+    VERMILLION,
+    WIDE,
+    means_of_stretches,
+    new_panel,
+    svg_of,
+)
 
 POINTS = 300  # a longer curve is drawn as the means of so many stretches
 
@@ -37,8 +47,7 @@ def curve_panel(
     known = np.isfinite(y)
     x, y = x[known], y[known]
     marker = "o" if len(x) <= 30 else ""
-    if len(x) > POINTS:
-        x, y = (np.array([part.mean() for part in np.array_split(values, POINTS)]) for values in (x, y))
+    x, y = means_of_stretches(x, y, POINTS)
     with matplotlib.rc_context(STYLE):
         figure, axes = new_panel((WIDE, 230))
         axes.plot(x, y, color=BLUE, linewidth=2, marker=marker, markersize=5)

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 from evax.data.statistics import film_pixels, measured_rows
 from evax.data.store import ImageStore
-from evax.reporting.drawing import BLUE, CURVES, QUIET, STYLE, new_panel, save_figure, svg_of
+from evax.reporting.drawing import BLUE, QUIET, STYLE, add_legend, curve_style, new_panel, save_figure, svg_of
 from evax.reporting.template import write_page
 
 MOST_FINDINGS = 20  # drawn; the table has all
@@ -86,18 +86,17 @@ def prevalences(stores: Sequence[dict[str, Any]]) -> Figure:
     with matplotlib.rc_context(STYLE):
         figure, axes = new_panel((480, 90 + 24 * len(findings) + 20 * len(stores)))
         for number, (store, share) in enumerate(zip(stores, shares, strict=True)):
-            colour, marker = CURVES[number % len(CURVES)]
             rows = [row for row, finding in enumerate(findings) if finding in share]
             if rows:
                 axes.plot(
-                    [100 * share[findings[row]] for row in rows], rows, marker,
-                    color=colour, label=store["name"], markersize=7, clip_on=False,
+                    [100 * share[findings[row]] for row in rows], rows, linestyle="none",
+                    label=store["name"], markersize=7, clip_on=False, **curve_style(number),
                 )  # fmt: skip
         axes.set_yticks(range(len(findings)), findings)
         axes.set_ylim(len(findings) - 0.5, -0.5)
         axes.set_xlim(left=0)
         axes.set_xlabel("films with the finding, %, of those where it is known")
-        figure.legend(loc="outside upper left", frameon=False, fontsize=11)
+        add_legend(figure)
     return figure
 
 
