@@ -4,6 +4,8 @@ import math
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from scipy.special import expit, logit, softmax
 from sklearn.isotonic import IsotonicRegression
 from sklearn.linear_model import LogisticRegression
@@ -11,7 +13,14 @@ from sklearn.linear_model import LogisticRegression
 from evax.errors import ConfigError, DataError
 from evax.evaluation.calibration import brier_score, expected_calibration_error
 from evax.evaluation.classification import auroc
-from evax.evaluation.recalibration import METHODS, fit_calibrator
+from evax.evaluation.recalibration import (
+    HOTTEST,
+    METHODS,
+    fit_calibrator,
+    fit_temperature,
+    with_temperature,
+    with_temperatures,
+)
 
 
 def overconfident(seed, cases=3000, findings=2):
@@ -38,6 +47,40 @@ def test_probabilities_of_other_films_come_true_after_it(method):
 def test_the_temperature_that_was_applied_is_found():
     ((temperature,),) = fit_calibrator("temperature", *overconfident(0, 20_000), exclusive=False).parameters
     assert temperature == pytest.approx(3, rel=0.05)
+
+
+def test_exclusive_findings_share_the_temperature_that_was_applied():
+    rng = np.random.default_rng(1)
+    logits = 1.5 * rng.standard_normal((4000, 3))
+    truth = np.array([rng.choice(3, p=row) for row in softmax(logits, axis=1)])
+    spoiled = softmax(2.5 * logits, axis=1)
+    assert fit_temperature(spoiled, np.eye(3)[truth], exclusive=True) == pytest.approx(2.5, rel=0.1)
+
+
+@given(st.lists(st.floats(0, 1), min_size=2, max_size=20), st.floats(1 / HOTTEST, HOTTEST))
+def test_a_temperature_keeps_the_order_and_the_range(values, temperature):
+    before = np.array(sorted(values))
+    after = with_temperature(before, temperature, exclusive=False)
+    assert (np.diff(after) >= 0).all()
+    assert ((after >= 0) & (after <= 1)).all()
+
+
+@pytest.mark.parametrize("labels", [[], [1.0, 1.0, 1.0], [math.nan, 0.0, 0.0], [math.nan, math.nan]])
+def test_without_both_kinds_of_films_there_is_no_temperature(labels):
+    probabilities = np.full(len(labels), 0.3)
+    assert math.isnan(fit_temperature(probabilities, np.array(labels), exclusive=False))
+
+
+def test_exclusive_films_of_one_finding_have_no_temperature():
+    probabilities, labels = np.full((3, 2), 0.5), np.tile([1.0, 0.0], (3, 1))
+    assert math.isnan(fit_temperature(probabilities, labels, exclusive=True))
+
+
+def test_a_finding_without_a_temperature_keeps_its_probabilities_beside_one_that_has_one():
+    probabilities, _ = overconfident(9, cases=50)
+    after = with_temperatures(probabilities, np.array([3.0, math.nan]), exclusive=False)
+    np.testing.assert_allclose(after[:, 0], expit(logit(probabilities[:, 0]) / 3))
+    np.testing.assert_array_equal(after[:, 1], probabilities[:, 1])
 
 
 @pytest.mark.parametrize("exclusive", [False, True])

@@ -15,6 +15,8 @@ from evax.evaluation.calibration import reliability_curve
 from evax.evaluation.classification import roc_curve
 from evax.explain.overlay import BOX_COLOUR
 from evax.reporting import figures
+from evax.reporting.drawing import VERMILLION, with_prefixed_ids
+from evax.reporting.pictures import film_picture
 
 
 def texts(svg: str) -> list[str]:
@@ -80,7 +82,7 @@ def test_drawing_leaves_matplotlibs_settings_as_they_were():
 
 
 def test_two_copies_of_a_figure_on_one_page_share_no_id_and_keep_their_own_parts():
-    both = [figures.with_prefixed_ids(roc_svg(), prefix) for prefix in ("a-", "b-")]
+    both = [with_prefixed_ids(roc_svg(), prefix) for prefix in ("a-", "b-")]
     ids = [set(re.findall(r' id="([^"]+)"', svg)) for svg in both]
     assert ids[0]
     assert not ids[0] & ids[1]
@@ -89,7 +91,7 @@ def test_two_copies_of_a_figure_on_one_page_share_no_id_and_keep_their_own_parts
 
 
 def test_text_that_looks_like_an_id_is_not_rewritten():
-    assert ' id="x" (#x)' in texts(figures.with_prefixed_ids(forest_svg(' id="x" (#x)'), "p-"))
+    assert ' id="x" (#x)' in texts(with_prefixed_ids(forest_svg(' id="x" (#x)'), "p-"))
 
 
 @pytest.mark.parametrize("name", ["<script>alert(1)</script>"[:25], "a & b", "cost $x$ and $y$", "Größe_ä"])
@@ -127,14 +129,12 @@ def test_few_points_are_marked_and_the_best_one_is_ringed():
     ringed = figures.curve_panel(x, y, label="mAUC", x_label="step", y_label="mAUC", best=100)
     assert "<use" in plain
     assert ringed.count("<use") == plain.count("<use") + 1
-    assert figures.VERMILLION.lower() in ringed.lower()
+    assert VERMILLION.lower() in ringed.lower()
 
 
 def test_a_film_picture_has_its_box_where_the_finding_is():
     film = np.full((64, 64), 60, dtype=np.uint8)
-    picture = np.asarray(
-        Image.open(io.BytesIO(figures.film_picture(film, [(0.25, 0.5, 0.5, 0.25)]))), dtype=int
-    )
+    picture = np.asarray(Image.open(io.BytesIO(film_picture(film, [(0.25, 0.5, 0.5, 0.25)]))), dtype=int)
     is_box = np.abs(picture - np.array(BOX_COLOUR)).sum(axis=2) < 90
     rows, columns = np.nonzero(is_box)
     side = len(picture)

@@ -1,4 +1,4 @@
-from evax.reporting.figures import save_figure
+from evax.reporting.drawing import save_figure
 from evax.reporting.folds import fold_boxes
 
 

@@ -74,10 +74,22 @@ def mean_auroc(scores: Reals, labels: Reals) -> Macro:
 
     scores: (S, K). labels: (S, K), 1, 0 or NaN. Source: EVA-X Eq. (8).
     """
+    return macro_mean(aurocs(scores, labels))
+
+
+def aurocs(scores: Reals, labels: Reals) -> Floats:
+    """The AUROC of each finding, (K,), NaN where it is undefined; arguments as in `mean_auroc`."""
+    return np.array([auroc(*cases) for cases in known_cases(scores, labels)])
+
+
+def known_cases(scores: Reals, labels: Reals) -> list[tuple[Reals, Flags]]:
+    """Per finding, the scores of the cases on which it is known, and whether it is present there.
+
+    scores: (S, K). labels: (S, K), 1, 0 or NaN.
+    """
     check_cases(scores, labels)
-    known = ~np.isnan(labels)
-    columns = range(labels.shape[1])
-    return macro_mean(np.array([auroc(scores[known[:, k], k], labels[known[:, k], k] == 1) for k in columns]))
+    columns = zip(scores.T, labels.T, ~np.isnan(labels).T, strict=True)
+    return [(score[seen], truth[seen] == 1) for score, truth, seen in columns]
 
 
 def average_precision(scores: Reals, positives: Flags) -> float:
@@ -159,14 +171,7 @@ def choose_thresholds(probabilities: Reals, labels: Reals, rule: ThresholdRule =
     lowest score called positive and the next one below, so that no rounding in a runtime turns a case over;
     just above the highest score where the rule lets none be called.
     """
-    check_cases(probabilities, labels)
-    known = ~np.isnan(labels)
-    return np.array(
-        [
-            _threshold(scores[seen], column[seen] == 1, rule)
-            for scores, column, seen in zip(probabilities.T, labels.T, known.T, strict=True)
-        ]
-    )
+    return np.array([_threshold(*cases, rule) for cases in known_cases(probabilities, labels)])
 
 
 def top1_accuracy(probabilities: Reals, labels: Reals) -> float:

@@ -1,11 +1,9 @@
-"""Whether a heat map points at the box a radiologist drew: pointing game and overlap.
+"""Whether a heat map points at the box a radiologist drew: the pointing game.
 
 A box is x, y, width, height in fractions of the image, x to the right and y downwards.
 """
 
 from __future__ import annotations
-
-import math
 
 import numpy as np
 
@@ -31,24 +29,6 @@ def peak_in_box(heatmap: Reals, boxes: Reals) -> bool:
     x, y = (columns.mean() + 0.5) / width, (rows.mean() + 0.5) / height  # centre of the pixel
     left, top, box_width, box_height = corners.T
     return bool(np.any((left <= x) & (x < left + box_width) & (top <= y) & (y < top + box_height)))
-
-
-def box_iou(heatmap: Reals, box: Reals, threshold: float) -> float:
-    """Overlap of the part of the map above the threshold with the box: intersection over union, in pixels.
-
-    heatmap: (H, W), usually in [0, 1]. box: (4,), fractions. threshold: in the unit of the map; `>` counts.
-    Returns a value in [0, 1], or NaN when nothing is above the threshold and the box is smaller than a pixel.
-    Source: the released code (facts section 6): no box is drawn around the map, and the box's x, y, width and
-    height in pixels are truncated to whole numbers.
-    """
-    _check_heatmap(heatmap)
-    (fractions,) = _check_boxes(box)
-    height, width = heatmap.shape
-    x, y, box_width, box_height = (fractions * [width, height, width, height]).astype(int)
-    above, inside = heatmap > threshold, np.zeros(heatmap.shape, dtype=bool)
-    inside[y : y + box_height, x : x + box_width] = True
-    union = int((above | inside).sum())
-    return int((above & inside).sum()) / union if union else math.nan
 
 
 def _check_heatmap(heatmap: Reals) -> None:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from evax.errors import DataError
 from evax.evaluation.calibration import brier_score, expected_calibration_error
-from evax.evaluation.classification import Floats, Reals, auroc, average_precision, macro_mean
+from evax.evaluation.classification import Floats, Reals, aurocs, average_precision, known_cases, macro_mean
 from evax.evaluation.comparison import Difference, delong, paired_difference
 from evax.evaluation.intervals import (
     Interval,
@@ -52,7 +52,7 @@ class Ground:
 
 
 @dataclass(frozen=True, eq=False)
-class Scored:
+class ScoredNetwork:
     """A network's numbers: of one training, or the mean over its trainings."""
 
     probabilities: tuple[Reals, ...]
@@ -84,7 +84,7 @@ def score_network(
     thresholds: Sequence[Reals],
     ground: Ground,
     on_training: Callable[[], None] = lambda: None,
-) -> Scored:
+) -> ScoredNetwork:
     """Scores the trainings of a network and averages them, resample by resample.
 
     probabilities: T times (S, K). thresholds: T times (K,), NaN where there is none. on_training: called
@@ -92,11 +92,9 @@ def score_network(
     mean; how far the seeds lie apart is `per_training`'s to say.
     """
     areas, precisions, accuracies, drawn = [], [], [], []
-    known = ~np.isnan(ground.labels)
     for scores, cut in zip(probabilities, thresholds, strict=True):
-        columns = [(scores[seen, k], ground.labels[seen, k] == 1) for k, seen in enumerate(known.T)]
-        areas.append([auroc(*column) for column in columns])
-        precisions.append([average_precision(*column) for column in columns])
+        areas.append(aurocs(scores, ground.labels))
+        precisions.append([average_precision(*cases) for cases in known_cases(scores, ground.labels)])
         hits = accuracy_hits(scores, ground.labels, cut, ground.exclusive)
         accuracies.append(macro_mean(_column_means(hits)).value)
         ranked = ranking_draws(scores, ground.labels, ground.patients, ground.resamples, ground.seed)
@@ -110,7 +108,7 @@ def score_network(
         "macc": np.array(accuracies),
     }
     means = [np.mean([draws[place] for draws in drawn], axis=0) for place in (1, 2, 3)]
-    return Scored(
+    return ScoredNetwork(
         probabilities=tuple(probabilities),
         auroc=each_area.mean(axis=0),
         auroc_draws=np.mean([draws[0] for draws in drawn], axis=0),
@@ -121,7 +119,7 @@ def score_network(
     )
 
 
-def finding_differences(network: Scored, reference: Scored, ground: Ground) -> list[Difference]:
+def finding_differences(network: ScoredNetwork, reference: ScoredNetwork, ground: Ground) -> list[Difference]:
     """AUROC per finding, network minus reference: DeLong where it is valid, else the paired bootstrap.
 
     DeLong's test is for two curves on independent cases: for one training each, and one film per patient.
@@ -139,7 +137,9 @@ def finding_differences(network: Scored, reference: Scored, ground: Ground) -> l
     return differences
 
 
-def mean_differences(network: Scored, reference: Scored, ground: Ground) -> dict[str, Difference]:
+def mean_differences(
+    network: ScoredNetwork, reference: ScoredNetwork, ground: Ground
+) -> dict[str, Difference]:
     """Each of MEANS, network minus reference, by the paired bootstrap."""
     return {
         name: paired_difference(
@@ -150,7 +150,7 @@ def mean_differences(network: Scored, reference: Scored, ground: Ground) -> dict
     }  # fmt: skip
 
 
-def wins(networks: Sequence[Scored]) -> list[int]:
+def wins(networks: Sequence[ScoredNetwork]) -> list[int]:
     """On how many findings each network's AUROC is the highest of all; equal ones all win."""
     table = np.stack([network.auroc for network in networks])  # (networks, K)
     best = np.max(table, axis=0)
@@ -181,11 +181,9 @@ def calibration_errors(
 
 
 def _mean_of(measure: Callable[[Any, Any], float], probabilities: Reals, labels: Reals) -> float:
-    known = ~np.isnan(labels)
-    if not known.any():
+    values = [measure(*cases) for cases in known_cases(probabilities, labels)]
+    if np.isnan(values).all():
         raise DataError("No label of the test films is known: there is nothing to measure.")
-    columns = enumerate(known.T)
-    values = [measure(probabilities[seen, k], labels[seen, k] == 1) for k, seen in columns if seen.any()]
     return macro_mean(np.array(values)).value
 
 

@@ -36,15 +36,16 @@ class Calibrator:
     parameters: tuple[tuple[float, ...], ...]
     """(temperature,) once, or (slope, intercept) per finding, or none for isotonic; NaN where undefined."""
     curves: tuple[Callable[[Floats], Floats], ...]
-    """Per finding, probability in, probability out; the identity where a finding lacks a group."""
+    """Per finding, probability in, probability out; the identity where a finding lacks a group. None for a
+    temperature.
+    """
     exclusive: bool
 
     def apply(self, probabilities: Reals) -> Floats:
         """probabilities: (S, K) in [0, 1], of the network that was fitted. Returns (S, K)."""
         given = probabilities.astype(np.float64)
-        if self.method == "temperature" and self.exclusive:
-            scaled: Floats = softmax(np.log(np.maximum(given, EDGE)) / self.parameters[0][0], axis=1)
-            return scaled
+        if self.method == "temperature":
+            return with_temperature(given, self.parameters[0][0], self.exclusive)
         new = np.stack([curve(column) for curve, column in zip(self.curves, given.T, strict=True)], axis=1)
         if not self.exclusive:
             return new
@@ -69,9 +70,9 @@ def fit_calibrator(method: Method, probabilities: Reals, labels: Reals, exclusiv
     given = probabilities.astype(np.float64)
     known = ~np.isnan(labels)
     if method == "temperature":
-        temperature = _temperature(given, labels, known, exclusive)
-        curves = tuple(_scaled(1 / temperature, 0.0) for _ in labels.T)
-        return Calibrator(method, ((temperature,),), curves, exclusive)
+        if not known.any():
+            raise DataError("No label is known: there is nothing to fit a temperature to; label some films.")
+        return Calibrator(method, ((fit_temperature(given, labels, exclusive),),), (), exclusive)
     parameters: list[tuple[float, ...]] = []
     found: list[Callable[[Floats], Floats]] = []
     for column, truth, seen in zip(given.T, labels.T, known.T, strict=True):
@@ -89,22 +90,21 @@ def fit_calibrator(method: Method, probabilities: Reals, labels: Reals, exclusiv
     return Calibrator(method, tuple(parameters), tuple(found), exclusive)
 
 
-def logits_of(probabilities: Reals) -> Floats:
-    """Finite logits of probabilities, which may be 0 or 1."""
-    values: Floats = logit(np.clip(probabilities.astype(np.float64), EDGE, 1 - EDGE))
-    return values
+def fit_temperature(probabilities: Reals, labels: Reals, exclusive: bool) -> float:
+    """The temperature with the smallest log loss, on films that the network did not learn from.
 
-
-def _scaled(slope: float, intercept: float) -> Callable[[Floats], Floats]:
-    return lambda probability: expit(slope * logits_of(probability) + intercept)
-
-
-def _temperature(probabilities: Floats, labels: Reals, known: Flags, exclusive: bool) -> float:
-    """The temperature with the smallest mean log loss of the known labels."""
-    if not known.any():
-        raise DataError("No label is known: there is nothing to fit a temperature to; label some films.")
+    probabilities: (S,) of one finding or (S, K). labels: the same shape, 1, 0 or NaN; exactly one 1 per row
+    when exclusive.
+    Returns a value in [1 / HOTTEST, HOTTEST], above 1 where the network was too sure; NaN where there is
+    nothing to fit: no label is known, or all are alike.
+    Source: Guo et al. 2017; for a sigmoid the logit is divided, for a softmax all logits.
+    """
+    known = ~np.isnan(labels)
+    alike = (labels == labels[:1]).all() if exclusive else len(np.unique(labels[known])) < 2
+    if alike or not known.any():
+        return math.nan
     if exclusive:
-        logs, true = np.log(np.maximum(probabilities, EDGE)), labels.argmax(axis=1)
+        logs, true = _log(probabilities), labels.argmax(axis=1)
 
         def loss(log_temperature: float) -> float:
             scaled = log_softmax(logs / math.exp(log_temperature), axis=1)
@@ -117,6 +117,49 @@ def _temperature(probabilities: Floats, labels: Reals, known: Flags, exclusive: 
 
     found = minimize_scalar(loss, bounds=(-math.log(HOTTEST), math.log(HOTTEST)), options={"xatol": 1e-10})
     return math.exp(found.x)
+
+
+def with_temperature(probabilities: Reals, temperature: float, exclusive: bool) -> Floats:
+    """The probabilities after their logits were divided; the order of the films within a finding stays, that
+    of the findings within a film when exclusive.
+
+    probabilities: as in `fit_temperature`. temperature: above 0; NaN leaves them as they are.
+    """
+    if math.isnan(temperature):
+        return probabilities.astype(np.float64)
+    scaled: Floats = (
+        softmax(_log(probabilities) / temperature, axis=1)
+        if exclusive
+        else expit(logits_of(probabilities) / temperature)
+    )
+    return scaled
+
+
+def with_temperatures(probabilities: Reals, temperatures: Reals, exclusive: bool) -> Floats:
+    """Every finding after its own temperature, exclusive ones after the first, which they share.
+
+    probabilities: (S, K). temperatures: (K,), see `with_temperature`.
+    """
+    if exclusive:
+        return with_temperature(probabilities, float(temperatures[0]), True)
+    columns = zip(probabilities.T, temperatures, strict=True)
+    return np.stack([with_temperature(column, float(each), False) for column, each in columns], axis=1)
+
+
+def logits_of(probabilities: Reals) -> Floats:
+    """Finite logits of probabilities, which may be 0 or 1."""
+    values: Floats = logit(np.clip(probabilities.astype(np.float64), EDGE, 1 - EDGE))
+    return values
+
+
+def _log(probabilities: Reals) -> Floats:
+    """Finite logarithms, which are logits of a softmax."""
+    values: Floats = np.log(np.maximum(probabilities.astype(np.float64), EDGE))
+    return values
+
+
+def _scaled(slope: float, intercept: float) -> Callable[[Floats], Floats]:
+    return lambda probability: expit(slope * logits_of(probability) + intercept)
 
 
 def _platt(scores: Floats, positives: Flags) -> tuple[float, float]:

@@ -18,7 +18,7 @@ from evax.evaluation.classification import (
     Reals,
     auroc,
     average_precision,
-    check_cases,
+    known_cases,
     macro_mean,
     operating_point,
     top1_accuracy,
@@ -113,22 +113,16 @@ def evaluate_classifier(
     Raises DataError for shapes that do not match, probabilities that are NaN or outside [0, 1], labels of -1
     and films without a patient.
     """
-    check_cases(probabilities, labels)
+    cases = known_cases(probabilities, labels)
     if not len(findings) == len(thresholds) == labels.shape[1]:
         raise DataError(
             f"{len(findings)} findings, {len(thresholds)} thresholds and {labels.shape[1]} columns of labels "
             "were given; the three must agree."
         )
     intervals = ranking_intervals(probabilities, labels, patients, resamples, seed)
-    known = ~np.isnan(labels)
     rows = tuple(
         _finding_report(
-            name,
-            probabilities[known[:, k], k],
-            labels[known[:, k], k] == 1,
-            float(thresholds[k]),
-            intervals.auroc[k],
-            intervals.average_precision[k],
+            name, *cases[k], float(thresholds[k]), intervals.auroc[k], intervals.average_precision[k]
         )
         for k, name in enumerate(findings)
     )
@@ -208,4 +202,6 @@ def plain(value: Any) -> Any:
         return entries
     if isinstance(value, tuple):
         return [plain(item) for item in value]
-    return None if isinstance(value, float) and math.isnan(value) else value
+    if isinstance(value, float):  # of numpy too
+        return None if math.isnan(value) else float(value)
+    return value

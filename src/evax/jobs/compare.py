@@ -62,7 +62,7 @@ def compare(config: CompareConfig) -> Path:
     """
     from evax.evaluation.networks import Ground, score_network
     from evax.files import write_json
-    from evax.reporting.compare_page import draw_figures, write_page, write_tables
+    from evax.reporting.compare_page import draw_figures, write_compare_page, write_tables
     from evax.reporting.comparison import differences_of, ground_in_words, rows_of
     from evax.reporting.published import published_beside
     from evax.reporting.runs import read_runs
@@ -103,7 +103,7 @@ def compare(config: CompareConfig) -> Path:
     write_json(content, config.out / "compare.json")
     write_tables(content, config.out)
     page = config.out / "compare.html"
-    write_page(content, draw_figures(content, runs.sweeps, published, config.out), page)
+    write_compare_page(page, content, draw_figures(content, runs.sweeps, published, config.out))
     log.write("compared", rows=len(rows), differences=len(differences))
     return page
 

@@ -141,7 +141,7 @@ def pretrain(config: PretrainConfig) -> Path:
     from evax.deploy.tokenizer import open_tokenizer
     from evax.files import write_json
     from evax.models.masked import MaskedImageModel
-    from evax.reporting.figures import save_figure
+    from evax.reporting.drawing import save_figure
     from evax.reporting.run_curves import run_curves
     from evax.reporting.run_page import write_run_page
     from evax.training.checkpoint import load_newest_checkpoint

@@ -11,9 +11,9 @@ import pandas as pd
 from evax.data.duplicates import SAME, Comparison, Pair, Place
 from evax.data.leaks import film_facts
 from evax.data.store import ImageStore
-from evax.files import replaced_whole
-from evax.reporting import figures
-from evax.reporting.page import data_uri, template
+from evax.reporting.figures import score_histogram
+from evax.reporting.pictures import data_uri, film_picture
+from evax.reporting.template import write_page
 
 
 def write_audit_page(
@@ -31,7 +31,7 @@ def write_audit_page(
 
     def side(place: Place) -> dict[str, Any]:
         return {
-            "picture": data_uri(figures.film_picture(stores[place.store].pixels(place.row))),
+            "picture": data_uri(film_picture(stores[place.store].pixels(place.row))),
             "name": f"{names[place.store]}, row {place.row}",
             "split": known[place][0] or "no split",
         }
@@ -43,13 +43,15 @@ def write_audit_page(
     shown = sorted(found.pairs, key=lambda pair: (not leaks(pair), pair.kind == "exact", pair.similarity))[
         :pictures
     ]
-    text = template("audit.html.j2").render(
+    write_page(
+        path,
+        "audit.html.j2",
         title="Audit of " + (f"{len(names)} stores" if len(names) > 1 else names[0]),
         content=content,
         names=names,
         pairs=[(pair, leaks(pair), side(pair.first), side(pair.second)) for pair in shown],
         total=len(found.pairs),
-        figure_of_similarities=figures.score_histogram(
+        figure_of_similarities=score_histogram(
             found.similarities,
             label="Similarity of the pairs of films that were compared in detail",
             x_label="correlation of fine details (dashed: threshold)",
@@ -59,5 +61,3 @@ def write_audit_page(
         if len(found.similarities)
         else None,
     )
-    with replaced_whole(path) as unfinished:
-        unfinished.write_text(text, encoding="utf-8")

@@ -5,14 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
-from evax.reporting.figures import CURVES, INK, QUIET, STYLE, _panel
+from evax.reporting.drawing import CURVES, GRID, INK, QUIET, STYLE, add_legend, curve_style, new_panel
 from evax.reporting.published import MARK, Published
 
 PLOT_HEIGHT = 260  # px, about, of the plot of scores against size without legend and key
@@ -46,21 +45,20 @@ def finding_dots(findings: Sequence[str], rows: Sequence[tuple[str, Sequence[Bar
     lines = [*findings, mean]
     step = 0.8 / max(len(rows), 2)
     with matplotlib.rc_context(STYLE | {"axes.spines.left": False}):
-        figure, axes = _panel((480, 90 + 20 * len(rows) + len(lines) * (14 + 9 * len(rows))))
+        figure, axes = new_panel((480, 90 + 20 * len(rows) + len(lines) * (14 + 9 * len(rows))))
         for number, (name, bars) in enumerate(rows):
-            style = _style(number)
             shift = (number - (len(rows) - 1) / 2) * step
             places = [place + shift for place in range(len(lines))]
-            _bars(axes, [bar.value for bar in bars], places, bars, style, name, horizontal=True)
+            _bars(axes, [bar.value for bar in bars], places, bars, number, name, horizontal=True)
         for place in range(len(lines) - 1):
-            axes.axhline(place + 0.5, color=INK if place == len(findings) - 1 else "#e3e8ed", linewidth=0.8)
+            axes.axhline(place + 0.5, color=INK if place == len(findings) - 1 else GRID, linewidth=0.8)
         axes.set_yticks(range(len(lines)), [*lines])
         axes.tick_params(axis="y", labelcolor=INK)
         axes.set_ylim(len(lines) - 0.5, -0.5)
         axes.grid(axis="y", visible=False)
         axes.set_xlabel("AUROC, 95 % interval over patients")
         axes.xaxis.set_major_locator(MaxNLocator(6))
-        figure.legend(loc="outside upper left", frameon=False, fontsize=11)
+        add_legend(figure)
     return figure
 
 
@@ -72,12 +70,12 @@ def score_against_parameters(rows: Sequence[SizedScore], published: Sequence[Pub
     quoted = [(row.name, row.parameters, row) for row in published if row.parameters is not None]
     sizes = [row.parameters for row in rows]
     with matplotlib.rc_context(STYLE):
-        figure, axes = _panel((480, PLOT_HEIGHT + 60 + 20 * len(rows) + 7 * len(quoted)))
+        figure, axes = new_panel((480, PLOT_HEIGHT + 60 + 20 * len(rows) + 7 * len(quoted)))
         for number, row in enumerate(rows):
             # runs of one encoder have one size: they stand beside each other
             twins = [other for other, size in enumerate(sizes) if size == row.parameters]
             place = row.parameters * 1.05 ** (twins.index(number) - (len(twins) - 1) / 2)
-            _bars(axes, [place], [row.mauc.value], [row.mauc], _style(number), row.name, horizontal=False)
+            _bars(axes, [place], [row.mauc.value], [row.mauc], number, row.name, horizontal=False)
         for number, (_, size, other) in enumerate(quoted):
             label = None if number else MARK
             axes.plot(size, other.mauc / 100, "h", color=QUIET, markersize=7, fillstyle="none", label=label)
@@ -95,10 +93,7 @@ def score_against_parameters(rows: Sequence[SizedScore], published: Sequence[Pub
         _numbers(axes, [(size, other.mauc / 100) for _, size, other in quoted])
         handles, labels = axes.get_legend_handles_labels()
         order = sorted(range(len(labels)), key=lambda place: labels[place] == MARK)  # ours first
-        figure.legend(
-            [handles[place] for place in order], [labels[place] for place in order],
-            loc="outside upper left", frameon=False, fontsize=11,
-        )  # fmt: skip
+        add_legend(figure, [handles[place] for place in order], [labels[place] for place in order])
         key = [f"{number} {name} {row.mauc:.1f}" for number, (name, _, row) in enumerate(quoted, start=1)]
         half = math.ceil(len(key) / 2)
         for x, lines in ((0.0, key[:half]), (0.52, key[half:])):
@@ -139,17 +134,12 @@ def _numbers(axes: Axes, points: Sequence[tuple[int, float]]) -> None:
             )  # fmt: skip
 
 
-def _style(number: int) -> dict[str, Any]:
-    colour, marker = CURVES[number % len(CURVES)]
-    return {"color": colour, "marker": marker, "fillstyle": "full" if number < len(CURVES) else "none"}
-
-
 def _bars(
     axes: Axes,
     x: Sequence[float],
     y: Sequence[float],
     bars: Sequence[Bar],
-    style: dict[str, Any],
+    number: int,
     name: str,
     horizontal: bool,
 ) -> None:
@@ -159,5 +149,5 @@ def _bars(
     errors = [below, above]
     axes.errorbar(
         x, y, xerr=errors if horizontal else None, yerr=None if horizontal else errors, label=name,
-        linestyle="none", markersize=6, elinewidth=1.5, capsize=2, **style,
+        linestyle="none", markersize=6, elinewidth=1.5, capsize=2, **curve_style(number),
     )  # fmt: skip

@@ -13,24 +13,24 @@ from matplotlib.figure import Figure
 from evax.evaluation.networks import MEANS
 from evax.files import replaced_whole
 from evax.reporting.compare_figures import Bar, SizedScore, finding_dots, score_against_parameters
+from evax.reporting.drawing import save_figure, svg_of
 from evax.reporting.few_labels import few_labels_figure
-from evax.reporting.figures import _svg, save_figure
-from evax.reporting.page import template
 from evax.reporting.published import MARK, Published
+from evax.reporting.template import write_page
 
 NO_SPREAD = {"mauc": {"sd": None}}  # of a sweep with one seed
 
 
-def write_page(content: Mapping[str, Any], figures: Mapping[str, Figure], path: Path) -> None:
+def write_compare_page(path: Path, content: Mapping[str, Any], figures: Mapping[str, Figure]) -> None:
     """One self-contained page. content: compare.json. figures: title -> figure."""
-    text = template("compare.html.j2").render(
+    write_page(
+        path,
+        "compare.html.j2",
         title="Comparison on the same test films",
         environment=content["environment"],
         comparison=content,
-        figures=[(title, _svg(figure, title)) for title, figure in figures.items()],
+        figures=[(title, svg_of(figure, title)) for title, figure in figures.items()],
     )
-    with replaced_whole(path) as unfinished:
-        unfinished.write_text(text, encoding="utf-8")
 
 
 def write_figure(figure: Figure, rows: Sequence[Mapping[str, Any]], stem: Path) -> None:

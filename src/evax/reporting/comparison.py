@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -15,18 +14,19 @@ from evax.evaluation.intervals import Interval, seed_interval
 from evax.evaluation.networks import (
     MEANS,
     Ground,
-    Scored,
+    ScoredNetwork,
     calibration_errors,
     finding_differences,
     mean_differences,
     wins,
 )
+from evax.evaluation.report import plain
 from evax.reporting.runs import MAY_DIFFER, Entry, Runs
 
 
 def rows_of(
     runs: Runs,
-    scored: Sequence[Scored],
+    scored: Sequence[ScoredNetwork],
     costs: Sequence[Mapping[str, Any]],
     ground: Ground,
     prevalence: float | None,
@@ -56,7 +56,7 @@ def rows_of(
     ]
 
 
-def own_numbers(numbers: Scored, ground: Ground) -> dict[str, Any]:
+def own_numbers(numbers: ScoredNetwork, ground: Ground) -> dict[str, Any]:
     """Each mean with its interval over patients."""
     _, means = numbers.intervals(ground)
     return {
@@ -65,7 +65,7 @@ def own_numbers(numbers: Scored, ground: Ground) -> dict[str, Any]:
     } | {"findings_entered": numbers.entered}
 
 
-def spread(numbers: Scored) -> dict[str, Any] | None:
+def spread(numbers: ScoredNetwork) -> dict[str, Any] | None:
     """Mean, sd and t-interval over seeds, apart from the patients'; None for one training."""
     if len(numbers.probabilities) == 1:
         return None
@@ -81,7 +81,7 @@ def spread(numbers: Scored) -> dict[str, Any] | None:
 
 
 def finding_rows(
-    entry: Entry, numbers: Scored, runs: Runs, ground: Ground, prevalence: float | None
+    entry: Entry, numbers: ScoredNetwork, runs: Runs, ground: Ground, prevalence: float | None
 ) -> list[dict[str, Any]]:
     """AUROC with its interval, and what comes of the validation thresholds; means over the trainings."""
     intervals, _ = numbers.intervals(ground)
@@ -131,7 +131,10 @@ def calibration_of(entry: Entry, ground: Ground) -> dict[str, dict[str, float | 
 
 
 def differences_of(
-    entries: Sequence[Entry], scored: Sequence[Scored], references: Sequence[int | None], ground: Ground
+    entries: Sequence[Entry],
+    scored: Sequence[ScoredNetwork],
+    references: Sequence[int | None],
+    ground: Ground,
 ) -> list[dict[str, Any]]:
     """Every row minus its reference: per finding and in the means, with p adjusted by Holm.
 
@@ -158,7 +161,9 @@ def differences_of(
     return found
 
 
-def paired_seeds(entry: Entry, reference: Entry, numbers: Scored, others: Scored) -> dict[str, Any] | None:
+def paired_seeds(
+    entry: Entry, reference: Entry, numbers: ScoredNetwork, others: ScoredNetwork
+) -> dict[str, Any] | None:
     """The difference seed by seed: of two sweeps with the same seeds, which drew the same patients."""
     if entry.seeds != reference.seeds or len(entry.seeds) == 1:
         return None
@@ -202,14 +207,9 @@ def ground_in_words(runs: Runs, references: Sequence[int | None], ground: Ground
     }
 
 
-def plain(value: float) -> float | None:
-    """A number for JSON, None for NaN."""
-    return None if math.isnan(value) else float(value)
-
-
 def ends(interval: Interval, name: str) -> dict[str, Any]:
     """An interval for JSON, and how many resamples were left out of it."""
-    return {name: [plain(interval.low), plain(interval.high)], "undefined": interval.undefined}
+    return {name: plain(interval), "undefined": interval.undefined}
 
 
 def shown(difference: Difference, adjusted: float) -> dict[str, Any]:

@@ -24,11 +24,11 @@ from evax.evaluation.checks import (
     check_patients,
     check_sizes,
 )
-from evax.evaluation.classification import Floats, Integers, Reals, auroc
+from evax.evaluation.classification import Floats, Integers, Reals, aurocs, known_cases
+from evax.evaluation.recalibration import fit_temperature, with_temperatures
 from evax.evaluation.report import plain
 from evax.evaluation.subgroups import compare_groups
 from evax.evaluation.suspicion import clear_ends, held_out_probabilities, suspicion
-from evax.evaluation.temperature import fit_temperature, with_temperature
 from evax.files import replaced_whole
 
 logger = logging.getLogger("evax")
@@ -50,10 +50,9 @@ class Scored:
     probabilities: Reals
     """(S, K)."""
 
-    def cases(self, k: int) -> tuple[Reals, Reals]:
-        """Probabilities and labels of the films on which finding k is known."""
-        known = ~np.isnan(self.labels[:, k])
-        return self.probabilities[known, k], self.labels[known, k]
+    def aurocs(self) -> tuple[float, ...]:
+        """Of each finding, NaN where it is not defined."""
+        return tuple(aurocs(self.probabilities, self.labels).tolist())
 
 
 def examine(
@@ -67,7 +66,7 @@ def examine(
     patients = store.manifest.table["patient"].to_numpy(dtype=str)[test.rows]
     return {
         "source": store.manifest.source,
-        "validation_auroc": dict(zip(findings, plain(tuple(aurocs(validation))), strict=True)),
+        "validation_auroc": dict(zip(findings, plain(validation.aurocs()), strict=True)),
         "calibration": calibration(findings, validation, test, exclusive),
         "subgroups": [
             plain(
@@ -102,13 +101,18 @@ def run_checks(
     held_out = held_out_probabilities(seen, labels[rows], patients[rows])
     ends = [clear_ends(held_out[:, k], labels[rows, k]) for k in range(len(findings))]
     judged = {"train": (rows, held_out)}
-    temperatures = fitted_temperatures(validation, store.manifest.exclusive)
+    exclusive = store.manifest.exclusive
+    temperatures = fitted_temperatures(validation, exclusive)
     for name, part in (("validation", validation), ("test", test)):
-        judged[name] = (part.rows, tempered(part, temperatures, store.manifest.exclusive))
-    write_suspicious(out / "suspicious.csv", findings, labels, judged, store.manifest.exclusive)
+        judged[name] = part.rows, with_temperatures(part.probabilities, temperatures, exclusive)
+    write_suspicious(out / "suspicious.csv", findings, labels, judged, exclusive)
     checks = [
         check_patients(splits, patients),
-        check_direction(findings, aurocs(validation), aurocs(test)),
+        check_direction(
+            findings,
+            validation.aurocs(),
+            test.aurocs(),
+        ),
         check_labels(findings, ends, len(rows), len(train)),
         check_columns(findings, labels[train]),
         check_sizes(findings, splits, labels, patients),
@@ -121,12 +125,6 @@ def tell(checks: Sequence[Mapping[str, Any]]) -> None:
     for check in checks:
         if not check["passed"]:
             logger.warning("CHECK: %s\n  -> %s", check["message"], check["action"])
-
-
-def aurocs(part: Scored) -> list[float]:
-    """The AUROC of each finding, NaN where it is not defined."""
-    cases = [part.cases(k) for k in range(part.labels.shape[1])]
-    return [auroc(probabilities, labels == 1) for probabilities, labels in cases]
 
 
 def attributes(store: ImageStore) -> dict[str, Any]:
@@ -152,16 +150,15 @@ def calibration(findings: Sequence[str], validation: Scored, test: Scored, exclu
     One temperature per finding, or one for all when exactly one is true per film. Before: see test_metrics.
     """
     temperatures = fitted_temperatures(validation, exclusive)
-    after = tempered(test, temperatures, exclusive)
+    after = with_temperatures(test.probabilities, temperatures, exclusive)
     rows = []
-    for k, name in enumerate(findings):
-        known = ~np.isnan(test.labels[:, k])
-        cases = after[known, k], test.labels[known, k] == 1
-        defined = not np.isnan(temperatures[k])
+    of_finding = zip(findings, temperatures, known_cases(after, test.labels), strict=True)
+    for name, temperature, cases in of_finding:
+        defined = not np.isnan(temperature)
         rows.append(
             {
                 "name": name,
-                "temperature": plain(float(temperatures[k])),
+                "temperature": plain(float(temperature)),
                 "ece": plain(expected_calibration_error(*cases)) if defined else None,
                 "brier": plain(brier_score(*cases)) if defined else None,
             }
@@ -174,19 +171,8 @@ def fitted_temperatures(validation: Scored, exclusive: bool) -> Floats:
     findings = validation.labels.shape[1]
     if exclusive:
         return np.full(findings, fit_temperature(validation.probabilities, validation.labels, True))
-    return np.array([fit_temperature(*validation.cases(k), False) for k in range(findings)])
-
-
-def tempered(part: Scored, temperatures: Reals, exclusive: bool) -> Floats:
-    """The probabilities after the temperatures; as they were where there is none."""
-    used = np.where(np.isnan(temperatures), 1.0, temperatures)
-    if exclusive:
-        return with_temperature(part.probabilities, float(used[0]), True)
-    columns = [
-        with_temperature(column, float(each), False)
-        for column, each in zip(part.probabilities.T, used, strict=True)
-    ]
-    return np.stack(columns, axis=1)
+    columns = zip(validation.probabilities.T, validation.labels.T, strict=True)
+    return np.array([fit_temperature(*column, False) for column in columns])
 
 
 def threshold_errors(findings: Sequence[str], test: Scored, thresholds: Reals) -> list[dict[str, Any]]:

@@ -2,18 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import matplotlib
 import numpy as np
+from jaxtyping import Float
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter
 
 from evax.errors import DataError
 from evax.files import read_json
-from evax.reporting.figures import LabelCurve, label_curves, save_figure
+from evax.reporting.drawing import STYLE, add_legend, curve_style, new_panel, save_figure
 
 Score = Literal["mauc", "macc"]
+
+
+@dataclass(frozen=True, eq=False)
+class LabelCurve:
+    """One encoder's scores on growing amounts of labels; all arrays have the same length."""
+
+    name: str
+    amounts: Float[np.ndarray, " n"]
+    """Shares or numbers of training patients, rising."""
+    means: Float[np.ndarray, " n"]
+    deviations: Float[np.ndarray, " n"]
+    """Standard deviation over seeds; NaN draws no bar."""
 
 
 def draw_few_labels(results: Sequence[Path], stem: Path, score: Score = "mauc") -> None:
@@ -58,3 +74,27 @@ def _curve(content: Mapping[str, Any], name: str, score: Score, amount: str) -> 
 
     amounts = np.array([point[amount] for point in points], dtype=np.float64)
     return LabelCurve(name, amounts, column("mean"), column("sd"))
+
+
+def label_curves(curves: Sequence[LabelCurve], *, y_label: str, tick: Callable[[float], str]) -> Figure:
+    """Score against the amount of labels on a logarithmic axis, mean with its deviation over seeds.
+
+    tick: an amount as its axis shows it.
+    Source: form of the paper's Fig. 3c.
+    """
+    amounts = np.unique(np.concatenate([curve.amounts for curve in curves]))
+    with matplotlib.rc_context(STYLE):
+        figure, axes = new_panel((480, 300 + 20 * len(curves)))
+        for number, curve in enumerate(curves):
+            axes.errorbar(
+                curve.amounts * 1.04 ** (number - (len(curves) - 1) / 2),  # bars stand beside each other
+                curve.means, yerr=np.nan_to_num(curve.deviations), label=curve.name,
+                linewidth=2, markersize=6, capsize=3, elinewidth=1.5, **curve_style(number),
+            )  # fmt: skip
+        axes.set_xscale("log")
+        axes.set_xticks(amounts, [tick(amount) for amount in amounts])
+        axes.minorticks_off()
+        axes.set(xlabel="labelled training patients", ylabel=y_label)
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.3g}"))
+        add_legend(figure)
+    return figure

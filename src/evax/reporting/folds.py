@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from evax.files import read_json
-from evax.reporting.figures import BLUE, INK, QUIET, STYLE, VERMILLION, save_figure
+from evax.reporting.drawing import BLUE, INK, QUIET, STYLE, VERMILLION, save_figure
 
 MEAN = "mean of findings"
 

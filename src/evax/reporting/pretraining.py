@@ -13,8 +13,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, FuncFormatter, MaxNLocator
 
 from evax.errors import DataError
-from evax.reporting.figures import CURVES, QUIET, STYLE, save_figure
-from evax.reporting.page import numbers, read_log
+from evax.reporting.drawing import QUIET, STYLE, add_legend, curve_style, means_of_stretches, save_figure
+from evax.reporting.run_files import numbers, read_log
 
 STRETCHES = 60  # the cosine of single steps is noisy: means of so many stretches of a run are drawn
 PANELS = (("probe", "knn_auc", "kNN mean AUC"), ("step", "cosine", "cosine with its tokenizer"))
@@ -49,16 +49,12 @@ def _figure(names: Sequence[str], logs: Sequence[dict[str, pd.DataFrame]]) -> Fi
             for number, (name, log) in enumerate(zip(names, logs, strict=True)):
                 images, values = numbers(log[event], "images"), numbers(log[event], key)
                 images, values = images[np.isfinite(values)], values[np.isfinite(values)]
-                if event == "step" and len(images) > STRETCHES:
-                    images, values = (
-                        np.array([part.mean() for part in np.array_split(each, STRETCHES)])
-                        for each in (images, values)
-                    )
-                colour, marker = CURVES[number % len(CURVES)]
+                if event == "step":
+                    images, values = means_of_stretches(images, values, STRETCHES)
                 label = name if event == "probe" else None
                 axes.plot(
-                    images, values, label=label, color=colour, linewidth=2,
-                    marker=marker, markersize=6, markevery=1 if event == "probe" else 10,
+                    images, values, label=label, linewidth=2, markersize=6,
+                    markevery=1 if event == "probe" else 10, **curve_style(number),
                 )  # fmt: skip
             if event == "probe":
                 axes.axhline(0.5, color=QUIET, linestyle="--", linewidth=1)
@@ -67,5 +63,5 @@ def _figure(names: Sequence[str], logs: Sequence[dict[str, pd.DataFrame]]) -> Fi
             axes.xaxis.set_major_locator(MaxNLocator(5))
             axes.xaxis.set_major_formatter(EngFormatter(sep=""))
             axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.3g}"))
-        figure.legend(loc="outside upper left", frameon=False, fontsize=11)
+        add_legend(figure)
     return figure

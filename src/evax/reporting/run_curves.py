@@ -13,7 +13,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
-from evax.reporting.figures import CURVES, POINTS, QUIET, STYLE
+from evax.reporting.drawing import QUIET, STYLE, curve_style, means_of_stretches
+from evax.reporting.figures import POINTS
 
 PANELS = (  # title, (event, value, name of the curve), logarithmic, chance
     ("cosine with the tokenizer", (("step", "cosine", ""),), False, None),
@@ -66,13 +67,9 @@ def _series(
     """Image views and values, in order; a long one as the means of stretches."""
     known = {line["images"]: line[value] for line in lines if line.get(value) is not None}
     x, y = np.array(sorted(known), float), np.array([known[views] for views in sorted(known)], float)
-    if len(x) > POINTS:
-        x, y = (np.array([part.mean() for part in np.array_split(values, POINTS)]) for values in (x, y))
-    return x, y
+    return means_of_stretches(x, y, POINTS)
 
 
 def _draw(axes: Axes, x: Float[np.ndarray, " n"], y: Float[np.ndarray, " n"], number: int, name: str) -> None:
-    colour, marker = CURVES[number]
-    axes.plot(
-        x, y, color=colour, linewidth=2, marker=marker if len(x) <= 30 else "", markersize=5, label=name
-    )
+    style = curve_style(number) | ({} if len(x) <= 30 else {"marker": ""})
+    axes.plot(x, y, linewidth=2, markersize=5, label=name, **style)

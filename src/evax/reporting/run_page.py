@@ -5,26 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
 from evax.data.store import ImageStore, open_store
 from evax.errors import DataError
 from evax.evaluation.subgroups import ENOUGH
-from evax.reporting import figures
+from evax.reporting.classifier_section import fine_tuning
+from evax.reporting.data_sheet import data_sheet
 from evax.reporting.examine import ERRORS_PER_FINDING
-from evax.reporting.page import (
-    Facts,
-    data_sheet,
-    data_uri,
-    fine_tuning,
-    interval,
-    localisation,
-    pre_training,
-    read_facts,
-    render,
-    show_interval,
-    show_number,
-)
+from evax.reporting.figures import interval_plot
+from evax.reporting.page import localisation, pre_training, render
+from evax.reporting.pictures import data_uri, film_picture
+from evax.reporting.run_files import Facts, interval, read_facts, read_suspicious
+from evax.reporting.template import show_interval, show_number
 
 SUSPICIOUS = 12  # pictures
 
@@ -127,7 +118,7 @@ def subgroup_figure(attribute: str, groups: list[Facts]) -> str:
         for group in groups
     ]
     label = f"Mean AUC by {attribute} with 95 % intervals"
-    return figures.interval_plot(
+    return interval_plot(
         rows, label=label, x_label="mean AUC (dashed: chance)", limits=(0.5, 1), reference=0.5
     )
 
@@ -174,13 +165,5 @@ def suspect(row: dict[Any, Any], store: ImageStore | None) -> dict[str, Any]:
 
 def pictured(row: int, store: ImageStore | None) -> dict[str, Any]:
     """The film of a row as a small picture; pixels only, no name."""
-    picture = None if store is None else data_uri(figures.film_picture(store.pixels(row), side=200))
+    picture = None if store is None else data_uri(film_picture(store.pixels(row), side=200))
     return {"row": row, "picture": picture}
-
-
-def read_suspicious(path: Path) -> pd.DataFrame:
-    """suspicious.csv. Raises DataError when it cannot be read."""
-    try:
-        return pd.read_csv(path, keep_default_na=False)
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path} cannot be read as a table: {error}. Run that step again.") from error

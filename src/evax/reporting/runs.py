@@ -13,7 +13,7 @@ import pandas as pd
 
 from evax.errors import ConfigError, DataError
 from evax.evaluation.report import TOP1
-from evax.reporting.page import Facts, read_facts, read_predictions
+from evax.reporting.run_files import Facts, read_facts, read_predictions
 
 MAY_DIFFER = {"label_fraction", "seed", "interval"}  # of a protocol: what a comparison may be about
 
@@ -135,23 +135,22 @@ def read_training(folder: Path) -> Training:
     if report["kind"] != "finetune":
         raise DataError(f"{folder} is a run of {report['kind']}; compare takes runs of finetune and fewshot.")
     metrics = report["test_metrics"]
-    test = read_answers(folder / "predictions-test.csv", metrics["findings"], metrics["n"])
+    findings = [row["name"] for row in metrics["findings"]]
+    test = read_answers(folder / "predictions-test.csv", findings, metrics["n"])
     if test is None:
         raise DataError(f"{folder} has no predictions-test.csv, which every comparison needs: run it again.")
-    validation = read_answers(
-        folder / "predictions-val.csv", metrics["findings"], report["validation"]["films"]
-    )
+    validation = read_answers(folder / "predictions-val.csv", findings, report["validation"]["films"])
     return Training(folder, report, test, validation)
 
 
-def read_answers(path: Path, findings: Sequence[Facts], films: int) -> Answers | None:
+def read_answers(path: Path, findings: Sequence[str], films: int) -> Answers | None:
     """A table of predictions, None where it was not kept."""
-    table = read_predictions(path, Facts({"findings": findings, "n": films}, path))
+    table = read_predictions(path, findings, films)
     if table is None:
         return None
 
     def columns(kind: str) -> pd.DataFrame:
-        return table[[f"{kind}:{finding['name']}" for finding in findings]]
+        return table[[f"{kind}:{finding}" for finding in findings]]
 
     return Answers(
         images=table["image"].to_numpy(dtype=str),

@@ -14,9 +14,8 @@ from matplotlib.figure import Figure
 
 from evax.data.statistics import film_pixels, measured_rows
 from evax.data.store import ImageStore
-from evax.files import replaced_whole
-from evax.reporting.figures import BLUE, CURVES, QUIET, STYLE, _panel, _svg, save_figure
-from evax.reporting.page import template
+from evax.reporting.drawing import BLUE, QUIET, STYLE, add_legend, curve_style, new_panel, save_figure, svg_of
+from evax.reporting.template import write_page
 
 MOST_FINDINGS = 20  # drawn; the table has all
 
@@ -47,22 +46,20 @@ def write_statistics_page(out: Path, content: dict[str, Any], stores: Sequence[I
     ]
     for title, figure in drawn:
         save_figure(figure, out / "figures" / re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-"))
-    with matplotlib.rc_context(STYLE):
-        pictures = [(title, _svg(figure, title)) for title, figure in drawn]
-    text = template("statistics.html.j2").render(
+    write_page(
+        out / "statistics.html",
+        "statistics.html.j2",
         title="Statistics of " + (f"{len(names)} stores" if len(names) > 1 else names[0]),
         content=content,
-        figures=pictures,
+        figures=[(title, svg_of(figure, title)) for title, figure in drawn],
         findings=sorted({finding for store in content["stores"] for finding in store["findings"]}),
     )
-    with replaced_whole(out / "statistics.html") as unfinished:
-        unfinished.write_text(text, encoding="utf-8")
 
 
 def boxes(names: Sequence[str], values: Sequence[Float64[np.ndarray, " _"]], x_label: str) -> Figure:
     """Median, quartiles and the central 90 % of each store; a store without values has an empty line."""
     with matplotlib.rc_context(STYLE):
-        figure, axes = _panel((480, 70 + 34 * len(names)))
+        figure, axes = new_panel((480, 70 + 34 * len(names)))
         known = [number for number, each in enumerate(values) if len(each)]
         axes.boxplot(
             [values[number] for number in known], positions=known, orientation="horizontal", whis=(5, 95),
@@ -87,20 +84,19 @@ def prevalences(stores: Sequence[dict[str, Any]]) -> Figure:
         -max(each.get(finding, 0.0) for each in shares), finding
     ))[:MOST_FINDINGS]  # fmt: skip
     with matplotlib.rc_context(STYLE):
-        figure, axes = _panel((480, 90 + 24 * len(findings) + 20 * len(stores)))
+        figure, axes = new_panel((480, 90 + 24 * len(findings) + 20 * len(stores)))
         for number, (store, share) in enumerate(zip(stores, shares, strict=True)):
-            colour, marker = CURVES[number % len(CURVES)]
             rows = [row for row, finding in enumerate(findings) if finding in share]
             if rows:
                 axes.plot(
-                    [100 * share[findings[row]] for row in rows], rows, marker,
-                    color=colour, label=store["name"], markersize=7, clip_on=False,
+                    [100 * share[findings[row]] for row in rows], rows, linestyle="none",
+                    label=store["name"], markersize=7, clip_on=False, **curve_style(number),
                 )  # fmt: skip
         axes.set_yticks(range(len(findings)), findings)
         axes.set_ylim(len(findings) - 0.5, -0.5)
         axes.set_xlim(left=0)
         axes.set_xlabel("films with the finding, %, of those where it is known")
-        figure.legend(loc="outside upper left", frameon=False, fontsize=11)
+        add_legend(figure)
     return figure
 
 
@@ -111,7 +107,7 @@ def together(store: dict[str, Any]) -> Figure:
     own = np.diag(counts)[:, None]
     shares = 100 * np.divide(counts, own, out=np.full_like(counts, np.nan), where=own > 0)
     with matplotlib.rc_context(STYLE | {"axes.grid": False}):
-        figure, axes = _panel((180 + 30 * len(findings), 150 + 26 * len(findings)))
+        figure, axes = new_panel((180 + 30 * len(findings), 150 + 26 * len(findings)))
         axes.imshow(shares, cmap="Blues", vmin=0, vmax=100, aspect="auto")
         for row, column in np.argwhere(np.isfinite(shares)):
             share = shares[row, column]

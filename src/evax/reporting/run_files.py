@@ -1,0 +1,101 @@
+"""The files that commands leave in their folders, read so that one that is damaged is named."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from evax.errors import DataError
+from evax.files import read_json
+
+
+class Facts(dict[str, Any]):
+    """An object of a JSON file; a key it lacks is a DataError that names the file."""
+
+    def __init__(self, content: dict[str, Any], path: Path) -> None:
+        super().__init__(content)
+        self.path = path
+
+    def __missing__(self, key: str) -> Any:
+        raise DataError(f"{self.path} has no '{key}' where the report needs it: run that step again.")
+
+
+def read_facts(path: Path) -> Facts:
+    """A JSON file whose objects, at any depth, are Facts. Raises DataError naming the file."""
+    content = read_json(path)
+    if not isinstance(content, dict):
+        raise DataError(f"{path} must hold a JSON object, got {type(content).__name__}.")
+    facts: Facts = _as_facts(content, path)
+    return facts
+
+
+def _as_facts(value: Any, path: Path) -> Any:
+    if isinstance(value, dict):
+        return Facts({key: _as_facts(item, path) for key, item in value.items()}, path)
+    return [_as_facts(item, path) for item in value] if isinstance(value, list) else value
+
+
+def read_log(path: Path) -> dict[str, pd.DataFrame]:
+    """The lines of a log.jsonl per kind of event, in order; empty without the file.
+
+    A run that was interrupted repeats steps when it goes on: the last line of a step counts.
+    """
+    if not path.is_file():
+        return {}
+    rows: list[dict[str, Any]] = []
+    for number, line in enumerate(path.read_text().splitlines(), start=1):
+        try:
+            rows.append(dict(json.loads(line)) | {"event": json.loads(line)["event"]})
+        except (ValueError, TypeError, KeyError) as error:
+            raise DataError(
+                f"{path}, line {number}, is not a JSON object with an 'event': {line[:60]!r}."
+            ) from error
+    table = pd.DataFrame(rows, columns=list(dict.fromkeys(key for row in rows for key in row)))
+    return {
+        str(event): part.drop_duplicates("step", keep="last") if "step" in part else part
+        for event, part in (table.groupby("event") if len(table) else ())
+    }
+
+
+def read_predictions(path: Path, findings: Sequence[str], films: int) -> pd.DataFrame | None:
+    """The table that `write_predictions` wrote, None where it was not kept.
+
+    findings, films: what the report beside it says. Raises DataError unless the table fits them.
+    """
+    if not path.is_file():
+        return None
+    table = _read_table(path, dtype={"image": str, "patient": str}, na_values=[""])
+    wanted = [f"{kind}:{finding}" for finding in findings for kind in ("label", "probability")]
+    if missing := [column for column in ("image", "patient", *wanted) if column not in table]:
+        raise DataError(f"{path} lacks the column '{missing[0]}': run that fine-tuning again.")
+    if len(table) != films:
+        raise DataError(f"{path} has {len(table)} films, its report {films}: they are of different runs.")
+    return table
+
+
+def read_suspicious(path: Path) -> pd.DataFrame:
+    """suspicious.csv. Raises DataError when it cannot be read."""
+    return _read_table(path)
+
+
+def _read_table(path: Path, **options: Any) -> pd.DataFrame:
+    try:
+        return pd.read_csv(path, keep_default_na=False, **options)
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} cannot be read as a table: {error}. Run that step again.") from error
+
+
+def numbers(table: pd.DataFrame, column: str) -> Any:
+    """A column of a log as float64, NaN where a line has none."""
+    return pd.to_numeric(table[column]).to_numpy(np.float64)
+
+
+def interval(ends: list[float | None]) -> tuple[float, float] | None:
+    """[low, high] of a report, None where it is not defined."""
+    low, high = ends
+    return None if low is None or high is None else (low, high)
