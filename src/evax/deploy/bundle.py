@@ -16,6 +16,7 @@ from evax.errors import DataError
 from evax.files import read_json, replaced_whole, save_tensors, write_json
 from evax.models.encoders import CNNS
 from evax.weights.encoders import is_imagenet
+from evax.weights.released import row_of
 
 FORMAT = 1
 FILMS = "films.u64"
@@ -113,8 +114,8 @@ def starting_preprocess(
 ) -> Preprocess:
     """The chain for an encoder with these weights on the films of a store, or on films as they come (None).
 
-    A bundle brings its own chain and ImageNet weights their own normalisation; for others the statistics of
-    the store are used, or the published ones where there is no store.
+    A bundle brings its own chain, published and ImageNet weights bring their own normalisation; for others the
+    statistics of the store are used, or the published ones where there is no store.
     Raises DataError when a bundle was trained on films kept at another size.
     """
     if weights is not None and (weights / "card.json").is_file():
@@ -124,10 +125,12 @@ def starting_preprocess(
                 f"{weights} was trained on films kept at {chain.store_size} pixels, {store.path} "
                 f"keeps them at {store.size}: prepare the store with --size {chain.store_size}."
             )
-        return replace(chain, input_size=image_size)
+        return chain.at(image_size)
     chain = Preprocess(input_size=image_size)
     if store is not None:
         chain = replace(chain, store_size=store.size, mean=store.mean, std=store.std)
+    if weights is not None and (row := row_of(weights)):
+        chain = replace(chain, mean=row.mean, std=row.std)
     if is_imagenet(encoder, weights):
         chain = replace(chain, mean=CNNS[encoder].mean, std=CNNS[encoder].std)
     return chain

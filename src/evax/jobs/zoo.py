@@ -106,7 +106,8 @@ def convert(config: ZooConfig) -> Path:
     if config.to == "official":
         return save_official(config.out, network)
     chain, notes = card.preprocess, (card.licence, card.intended_use)
-    return save_timm(config.out, card.encoder, network, card.findings, chain.mean, chain.std, notes)
+    share = chain.input_size / chain.resize_size if chain.resize_size else None
+    return save_timm(config.out, card.encoder, network, card.findings, chain.mean, chain.std, share, notes)
 
 
 def read_source(config: ZooConfig) -> tuple[Card, Encoder | Classifier]:
@@ -154,15 +155,17 @@ def read_source(config: ZooConfig) -> tuple[Card, Encoder | Classifier]:
 def card_of(row: Released, path: Path, full_precision: bool) -> Card:
     """What the table knows, as a card; nothing that was not published is filled in.
 
-    The store size of fine-tuned files is their input size, as they were tuned on films resized once; the
-    films of pre-training were kept at 336 pixels.
+    The store size of fine-tuned files is that of their films before the central crop, as they were tuned on
+    films resized once; the films of pre-training were kept at 336 pixels.
     """
     from evax.data.preprocess import Preprocess
     from evax.deploy.bundle import Card
 
     mim = row.layout == "mim"
-    chain = {"input_size": row.input_size, "mean": row.mean, "std": row.std}
-    preprocess = Preprocess(**chain) if mim else Preprocess(store_size=row.input_size, **chain)  # type: ignore[arg-type]
+    chain: dict[str, Any] = {"input_size": row.input_size, "mean": row.mean, "std": row.std}
+    if row.resize_size:
+        chain |= {"store_size": row.resize_size, "resize_size": row.resize_size}
+    preprocess = Preprocess(**chain)
     training: dict[str, Any] = {"published": row.file, "source": row.url, "read_from": path.name}
     if mim:
         training["precision"] = "float32" if full_precision else "float16"

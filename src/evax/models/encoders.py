@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Bool, Float
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from timm.models.eva import Eva
+from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from evax.errors import unknown_name
@@ -39,8 +40,11 @@ class CnnFacts(NamedTuple):
 CNNS = {
     # 127 and 128 of 255 are in the recipe of the package that brings the ImageNet weights
     "efficientnet_lite0": CnnFacts("tf_efficientnet_lite0", 32, 127 / 255, 128 / 255),
+    "densenet121": CnnFacts("densenet121", 32, 0.449, 0.226),  # the mean over torchvision's three channels
+    "resnet50": CnnFacts("resnet50", 32, 0.449, 0.226),
 }
-ENCODERS = (*EVA_X, *CNNS)
+VITS = {"vit_small_patch16_224": (384, 6)}  # name: (width, heads)
+ENCODERS = (*EVA_X, *VITS, *CNNS)
 
 
 class Encoded(NamedTuple):
@@ -95,6 +99,29 @@ class Cnn(Encoder):
         features = self.network.forward_features(images)  # (B, D, h, w)
         height, width = features.shape[2:]
         return Encoded(features.flatten(2).transpose(1, 2), (height, width), None)
+
+
+class PlainVit(VisionTransformer, Encoder):
+    """timm's VisionTransformer plus `encode`; its final norm is `fc_norm`."""
+
+    stride = 16
+    patch_embed: Any  # timm has no types
+    blocks: Any
+    _pos_embed: Any
+
+    def __init__(self, name: str, **options: Any) -> None:
+        width, heads = VITS[name]
+        sizes = {"patch_size": self.stride, "embed_dim": width, "num_heads": heads}
+        super().__init__(num_classes=0, global_pool="avg", fc_norm=True, **sizes, **options)
+        self.depth = len(self.blocks)
+
+    def encode(self, images: Float[Tensor, "B C H W"]) -> Encoded:
+        """Features of the last block, before any norm. Source: the paper's ViT baselines (facts 7)."""
+        tokens = self._pos_embed(self.patch_embed(images.expand(-1, 3, -1, -1)))  # (B, T, D)
+        for block in self.blocks:
+            tokens = block(tokens)
+        height, width = self.patch_embed.grid_size
+        return Encoded(tokens[:, 1:], (height, width), tokens[:, 0])
 
 
 class EvaX(Eva, Encoder):
@@ -202,6 +229,8 @@ def build_encoder(name: str, *, img_size: int = 224, **options: Any) -> Encoder:
     """
     if name in CNNS:
         return Cnn(CNNS[name], **options)
+    if name in VITS:
+        return PlainVit(name, img_size=img_size, **options)
     if name not in EVA_X:
         raise unknown_name("encoder", name, ENCODERS)
     return _eva_x(name, pretrained=False, img_size=img_size, **options)

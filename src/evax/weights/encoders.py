@@ -25,6 +25,7 @@ def create_encoder(
     name: str,
     weights: str | os.PathLike[str] | None = None,
     full_precision: bool = False,
+    position_antialias: bool = True,
     **options: Any,
 ) -> Encoder:
     """An encoder by name, with `encode(images) -> Encoded(patches, grid, cls)`.
@@ -33,6 +34,7 @@ def create_encoder(
     .safetensors file, or a file in the authors' layout; the name of a published file (`evax zoo list`),
     fetched when it is not on this machine; for a CNN "imagenet". An existing path goes before a name.
     full_precision: the float32 weights of a DeepSpeed bundle instead of its float16 copies.
+    position_antialias: False resamples a position table without antialias, as the authors' loaders do.
     options: timm's (img_size, drop_path_rate, ...).
     A position table of another resolution is resampled; the rotary positions are those the file was trained
     with; anything else that does not fit is refused.
@@ -49,7 +51,8 @@ def create_encoder(
         cnn.load_state_dict({key: state[key] for key in cnn.state_dict()}, strict=True)
         return cnn
     path = _weights_path(name, weights)
-    return _filled_encoder(name, path, read_state_dict(path, full_precision), options)
+    state = read_state_dict(path, full_precision)
+    return _filled_encoder(name, path, state, options, position_antialias)
 
 
 def is_imagenet(name: str, weights: str | os.PathLike[str] | None) -> bool:
@@ -93,7 +96,9 @@ def _weights_path(name: str, weights: str | os.PathLike[str]) -> Path:
     return fetch_published(text)
 
 
-def _filled_encoder(name: str, path: Path, state: dict[str, Tensor], options: dict[str, Any]) -> Encoder:
+def _filled_encoder(
+    name: str, path: Path, state: dict[str, Tensor], options: dict[str, Any], antialias: bool = True
+) -> Encoder:
     grid = rotary_grid_of(state, path) or noted_rotary_grid(path)
     if grid:
         asked = options.get("ref_feat_shape")
@@ -106,7 +111,7 @@ def _filled_encoder(name: str, path: Path, state: dict[str, Tensor], options: di
     encoder = build_encoder(name, **options)
     given = to_timm_names(state)
     if isinstance(encoder, EvaX) and "pos_embed" in given:
-        given["pos_embed"] = _resample_positions(given["pos_embed"], encoder)
+        given["pos_embed"] = _resample_positions(given["pos_embed"], encoder, antialias)
     _fill(encoder, given, name, path)
     return encoder
 
@@ -129,12 +134,12 @@ def _fill(network: nn.Module, given: dict[str, Tensor], name: str, path: Path) -
     network.load_state_dict({key: value.to(wanted[key].dtype) for key, value in given.items()}, strict=True)
 
 
-def _resample_positions(table: Tensor, encoder: EvaX) -> Tensor:
+def _resample_positions(table: Tensor, encoder: EvaX, antialias: bool) -> Tensor:
     """Only a table that another resolution explains is resampled; any other is left to be refused."""
     height, width = encoder.patch_embed.grid_size
     known = table.ndim == 3 and len(table) == 1 and table.shape[-1] == encoder.embed_dim
     if not known or table.shape[1] == height * width + 1 or square_grid(table.shape[1] - 1) is None:
         return table
     return resample_abs_pos_embed(
-        table.float(), new_size=[height, width], num_prefix_tokens=1
-    )  # bicubic, antialias
+        table.float(), new_size=[height, width], num_prefix_tokens=1, antialias=antialias
+    )  # bicubic

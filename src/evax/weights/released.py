@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from evax.errors import unknown_name
@@ -35,6 +36,8 @@ class Released:
     """Exactly one of the findings per film."""
     input_size: int = 224
     """Side of the network's input in pixels."""
+    resize_size: int | None = None
+    """Side to which films were resized before their central input_size square was cut out."""
     mean: float = MERGED_520K_MEAN
     """Of pixels in [0, 1], subtracted."""
     std: float = MERGED_520K_STD
@@ -70,10 +73,12 @@ def _tuned(
     size_is_exact: bool = False,
     exclusive: bool = False,
     input_size: int = 224,
+    resize_size: int = 256,
 ) -> Released:
     return Released(
         file=file, size=size, size_is_exact=size_is_exact, layout="fine-tuned", encoder=encoder,
         purpose=purpose, findings=findings, exclusive=exclusive, input_size=input_size,
+        resize_size=resize_size,
     )  # fmt: skip
 
 
@@ -101,18 +106,19 @@ RELEASED: dict[str, Released] = {
         BASE, f"eva_x_base_{_STEM}_cxr14_ft.pth", 1_030_736_597, _CXR14, CHESTXRAY14, True
     ),
     "eva_x_tiny_chexpert": _tuned(  # "mrerged": the official name
-        TINY, "eva_x_tiny_patch16_mrerged520k_mim_chexpert_ft.pth", 65_400_000, _CHEXPERT, CHEXPERT5
+        TINY, "eva_x_tiny_patch16_mrerged520k_mim_chexpert_ft.pth", 65_400_000, _CHEXPERT, CHEXPERT5,
+        resize_size=224,
     ),
     "eva_x_small_chexpert": _tuned(
         SMALL, f"eva_x_small_{_STEM}_chexpert_ft.pth", 260_000_000, _CHEXPERT, CHEXPERT5
     ),
     "eva_x_small_covidx3": _tuned(
         SMALL, f"eva_x_small_{_STEM}_covidx3_ft.pth", 264_000_000, _COVID, COVIDX3,
-        exclusive=True, input_size=480,
+        exclusive=True, input_size=480, resize_size=480,
     ),
     "eva_x_small_covidx4": _tuned(
         SMALL, f"eva_x_small_{_STEM}_covidx4_ft.pth", 263_930_237, _COVID, COVIDX4, True,
-        exclusive=True, input_size=480,
+        exclusive=True, input_size=480, resize_size=480,
     ),
     "densenet121_mocov2_cxr14": _baseline("densenet121", "densenet121_mocov2_pt_cxr14_ft.pth", 84_500_000),
     "densenet121_medical_mae_cxr14": _baseline(
@@ -133,6 +139,11 @@ def released(name: str) -> Released:
     if name not in RELEASED:
         raise unknown_name("published weight", name, RELEASED)
     return RELEASED[name]
+
+
+def row_of(weights: Path) -> Released | None:
+    """The row of weights given by their name in the table or as a file with its official name, or None."""
+    return RELEASED.get(str(weights)) or RELEASED.get(name_of_file(weights.name) or "")
 
 
 def name_of_file(file: str) -> str | None:
