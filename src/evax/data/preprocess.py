@@ -79,7 +79,7 @@ class Preprocess:
 
     @property
     def seen(self) -> tuple[float, float]:
-        """First and last position along each axis of a film that the network sees, in fractions of the film."""
+        """Where along each axis of a film the network looks: first and last place in fractions of it."""
         if self.resize_size is None:
             return 0.0, 1.0
         start = self._border(self.resize_size)
@@ -111,8 +111,10 @@ class Preprocess:
         return self.to_input(self.to_store(radiograph.pixels))
 
     def to_json(self) -> dict[str, int | float]:
-        """The numbers, for a card. A chain without a central crop does not mention it, so that a card of one is
-        refused by an evax that knows no crops, and all others are not.
+        """The numbers, for a card.
+
+        A central crop is mentioned only where there is one: an evax that knows none refuses such a card and
+        reads all others.
         """
         return {name: value for name, value in asdict(self).items() if value is not None}
 

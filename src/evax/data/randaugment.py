@@ -13,12 +13,14 @@ from evax.data.augment import AUGMENT, TrainingView, film_chance
 
 RECIPE = "rand-m6-mstd0.5-inc1"  # 2 of 15 operations, each with chance 0.5 and a magnitude from N(6, 0.5)
 LARGEST_MAGNITUDE = 10.0
-# Operations whose strength goes either way from the value that changes nothing. timm draws the sign from
-# Python's one global stream, which threads would share, so the sign is drawn here.
+# Operations whose strength goes either way: (what changes nothing, how far the largest magnitude goes). timm
+# draws the direction from Python's one global stream, which threads would share, so it is drawn here.
 TWO_SIDED = {
-    **dict.fromkeys(("Rotate", "ShearX", "ShearY", "TranslateXRel", "TranslateYRel"), 0.0),
+    "Rotate": (0.0, 30.0),  # degrees
+    **dict.fromkeys(("ShearX", "ShearY"), (0.0, 0.3)),
+    **dict.fromkeys(("TranslateXRel", "TranslateYRel"), (0.0, 0.45)),  # of the side
     **dict.fromkeys(
-        ("ColorIncreasing", "ContrastIncreasing", "BrightnessIncreasing", "SharpnessIncreasing"), 1.0
+        ("ColorIncreasing", "ContrastIncreasing", "BrightnessIncreasing", "SharpnessIncreasing"), (1.0, 0.9)
     ),
 }
 
@@ -55,9 +57,11 @@ def applied(operation: Any, picture: Image.Image, magnitude: float, sign: float)
     magnitude: cut to [0, 10]. sign: 1 or -1, which way a two-sided operation goes.
     """
     level = min(max(magnitude, 0.0), LARGEST_MAGNITUDE)
-    strength: list[float] = [*operation.level_fn(level, operation.hparams)] if operation.level_fn else []
-    if (neutral := TWO_SIDED.get(operation.name)) is not None:
-        strength = [neutral + sign * abs(strength[0] - neutral)]
+    if operation.name in TWO_SIDED:
+        neutral, reach = TWO_SIDED[operation.name]
+        strength = [neutral + sign * level / LARGEST_MAGNITUDE * reach]
+    else:
+        strength = [*operation.level_fn(level, operation.hparams)] if operation.level_fn else []
     changed: Image.Image = operation.aug_fn(picture, *strength, **operation.kwargs)
     return changed
 

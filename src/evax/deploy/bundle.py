@@ -114,7 +114,7 @@ def starting_preprocess(
 ) -> Preprocess:
     """The chain for an encoder with these weights on the films of a store, or on films as they come (None).
 
-    A bundle brings its own chain, published and ImageNet weights bring their own normalisation; for others the
+    A bundle brings its own chain, published and ImageNet weights their own normalisation; for others the
     statistics of the store are used, or the published ones where there is no store.
     Raises DataError when a bundle was trained on films kept at another size.
     """

@@ -36,8 +36,7 @@ class FinetuneConfig(LabelledConfig):
     findings: tuple[str, ...] = ()
     """Findings to learn, in this order; without it all of the store."""
     train_uncertain: TrainingUncertain | None = None
-    """What a label -1 of a training film counts as, where that differs from uncertain; mixed and smooth decide
-    by finding."""
+    """What -1 counts as in training, where not as in uncertain; mixed and smooth go by finding."""
     steps: int = 500
     """Optimizer steps."""
     epochs: float | None = None
@@ -51,12 +50,12 @@ class FinetuneConfig(LabelledConfig):
     validation_cap: int | None = None
     """At most so many validation films choose the checkpoint; all of them choose the thresholds."""
     augmentation: Augmentation = "crop"
-    """What training does to films: nothing; random crops; then also timm's RandAugment (m6, mstd0.5, inc1)."""
+    """What training does to films: nothing; random crops; crops and timm's RandAugment m6-mstd0.5-inc1."""
     crop: CropConfig = field(default_factory=lambda: CropConfig(area=(0.5, 1.0)))
     """How training crops are cut; validation and test see whole films."""
     resize_size: int | None = None
-    """Validation, test and deployment see the central image_size square of films resized to this side (256 for
-    224 in the paper); without it whole films."""
+    """Validation, test and deployment see the central image_size square of films of this side (the paper: 256
+    for 224); without it whole films."""
     optimizer: OptimizerConfig = field(
         default_factory=lambda: OptimizerConfig(lr=1e-3, betas=(0.9, 0.999), eps=1e-8, clip_norm=0.0)
     )
@@ -87,7 +86,7 @@ class FinetuneConfig(LabelledConfig):
                 raise ConfigError(f"{name} must be above 0, got {value}.")
         if self.warmup_epochs is not None and not 0 <= self.warmup_epochs < (self.epochs or 0):
             raise ConfigError(
-                f"warmup_epochs must be at least 0 and below epochs, got {self.warmup_epochs} of {self.epochs}."
+                f"warmup_epochs must lie in [0, epochs), got {self.warmup_epochs} of {self.epochs} epochs."
             )
         if self.resize_size is not None and self.resize_size < self.image_size:
             raise ConfigError(
