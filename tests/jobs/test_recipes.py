@@ -7,6 +7,7 @@ import shlex
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file
 
 from evax.config import parse_command_line, recipe_path, shipped_recipes
 from evax.data.sources import read_source
@@ -127,10 +128,14 @@ def test_every_recipe_makes_one_step_on_films_of_its_release(name, store_of, tmp
 
 
 def test_chexpert_learns_its_five_findings_in_the_paper_s_order(store_of, tmp_path):
-    _, _, report, _ = run("finetune/chexpert-tiny", store_of("chexpert"), tmp_path / "run")
+    store = store_of("chexpert")
+    _, soft, report, _ = run("finetune/chexpert-tiny", store, tmp_path / "run")
     assert tuple(row["name"] for row in report["test_metrics"]["findings"]) == CHEXPERT5
     assert report["protocol"]["uncertain_in_training"] == "smooth"
     assert report["protocol"]["uncertain"] == "ignore"  # of the films that choose and test
+    _, hard, *_ = run("finetune/chexpert-tiny", store, tmp_path / "b", "--train-uncertain", "ones")
+    heads = [load_file(bundle / "model.safetensors")["head.weight"] for bundle in (soft, hard)]
+    assert (heads[0] != heads[1]).any()
 
 
 # --- protocol paper ------------------------------------------------------------------------------------
