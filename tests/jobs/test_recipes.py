@@ -17,6 +17,7 @@ from evax.errors import ConfigError
 from evax.findings import CHESTXRAY14, CHEXPERT5
 from evax.jobs.fewshot import FewshotConfig
 from evax.jobs.finetune import FinetuneConfig, finetune
+from evax.jobs.predict import PredictConfig, predict
 from evax.jobs.prepare import PrepareConfig
 from evax.jobs.recipes import RecipesConfig, header, recipes
 from releases import CHEXPERT_LABELS, film
@@ -141,7 +142,7 @@ def test_chexpert_learns_its_five_findings_in_the_paper_s_order(store_of, tmp_pa
 # --- protocol paper ------------------------------------------------------------------------------------
 
 
-def test_the_paper_s_protocol_chooses_on_test_and_says_so_everywhere(store_of, tmp_path):
+def test_the_paper_s_protocol_chooses_on_test_and_says_so_everywhere(store_of, tmp_path, caplog):
     """A softmax task without validation films, as the released script trains on all others."""
     out = tmp_path / "run"
     options = ["--protocol", "paper", "--epochs", "0.5", "--validate-every", "1"]
@@ -177,6 +178,10 @@ def test_the_paper_s_protocol_chooses_on_test_and_says_so_everywhere(store_of, t
         "quirk_top1_as_macc", "quirk_constant_lr", "quirk_new_final_norm",
         "quirk_positions_without_antialias", "quirk_central_crop",
     }  # fmt: skip
+
+    film(tmp_path / "film.png")
+    predict(PredictConfig(bundle=bundle, films=(tmp_path / "film.png",), out=tmp_path / "scores.csv"))
+    assert "was chosen on its own test films (protocol paper)" in caplog.text
 
 
 def test_a_quirk_is_named_only_where_it_acted(store_of, tmp_path):
