@@ -60,8 +60,10 @@ def test_the_checkpoint_with_the_best_validation_score_is_kept(tiny):
     )
 
 
-def test_the_bundle_gives_the_probabilities_of_the_test_table(tiny, phantoms):
-    predictor = evax.open_bundle(finetune(tiny))
+@pytest.mark.parametrize("resize_size", [None, 80])
+def test_the_bundle_gives_the_probabilities_of_the_test_table(tiny, phantoms, resize_size):
+    predictor = evax.open_bundle(finetune(replace(tiny, resize_size=resize_size)))
+    assert predictor.card.preprocess.resize_size == resize_size
     table = pd.read_csv(tiny.out / "predictions-test.csv")
     for _, row in table.iloc[:3].iterrows():
         prediction = predictor(phantoms / row["image"])
@@ -90,6 +92,8 @@ def test_every_option_reaches_the_run(tiny, tmp_path):
     changes = [
         {"seed": 1}, {"label_fraction": 0.5}, {"steps": 5}, {"batch_size": 4}, {"layer_decay": 0.5},
         {"drop_path": 0.9}, {"optimizer": OptimizerConfig(lr=1e-2)}, {"precision": "bf16"},
+        {"augmentation": "none"}, {"augmentation": "randaugment"}, {"epochs": 0.3},
+        {"optimizer": replace(tiny.optimizer, schedule="constant")},
     ]  # fmt: skip
     for number, change in enumerate(changes):
         other = trained_weights(replace(tiny, out=tmp_path / str(number), **change))

@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import tyro
 
@@ -45,11 +45,15 @@ class FewshotConfig(FinetuneConfig):
     """Set by fractions."""
     seed: Annotated[int, tyro.conf.Suppress] = 0
     """Set by seeds."""
+    protocol: Annotated[Literal["clean", "paper"], tyro.conf.Suppress] = "clean"
+    """Of every run; validation chooses the learning rate."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.label_fraction != 1 or self.seed != 0:
             raise ConfigError("fewshot sets label_fraction and seed itself: give fractions and seeds.")
+        if self.protocol != "clean":
+            raise ConfigError("fewshot has the clean protocol only: leave protocol out.")
         for name in ("fractions", "seeds"):
             values = getattr(self, name)
             if not values or len(set(values)) < len(values):

@@ -253,12 +253,17 @@ def film_by_film(predictions: pd.DataFrame, metrics: Facts) -> dict[str, Any]:
 
 
 def training_curves(name: str, log: dict[str, pd.DataFrame], best_step: int) -> list[tuple[str, str]]:
-    """Title and curve of the loss and of the validation mAUC, as far as they were logged."""
+    """Title and curve of the loss and of the mAUC that chose the checkpoint, as far as they were logged."""
     curves = []
-    for event, key, title in (("step", "loss", "training loss"), ("validation", "mauc", "validation mAUC")):
+    looks = (
+        ("step", "loss", "training loss"),
+        ("validation", "mauc", "validation mAUC"),
+        ("test", "mauc", "test mAUC, which chose the checkpoint"),  # protocol paper
+    )
+    for event, key, title in looks:
         if event in log:
             steps, label = numbers(log[event], "step"), f"{title} of {name} against steps"
-            best = best_step if event == "validation" else None
+            best = None if event == "step" else best_step
             svg = figures.curve_panel(
                 steps, numbers(log[event], key), label=label, x_label="step", y_label=title, best=best
             )

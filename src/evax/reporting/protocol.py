@@ -60,9 +60,15 @@ def write_predictions(
     rows: Int64[np.ndarray, " S"],
     labels: Float[np.ndarray, "S K"],
     probabilities: Float[np.ndarray, "S K"],
+    protocol: str | None = None,
 ) -> None:
-    """One line per film: image, patient, then label and probability of every finding."""
+    """One line per film: image, patient, then label and probability of every finding.
+
+    protocol: in a column of its own when it is not the clean one.
+    """
     table = store.manifest.table.loc[rows, ["image", "patient"]].reset_index(drop=True)
+    if protocol:
+        table["protocol"] = protocol
     for column, finding in enumerate(store.manifest.findings):
         table[f"label:{finding}"] = labels[:, column]
         table[f"probability:{finding}"] = probabilities[:, column]

@@ -11,18 +11,20 @@ import tyro
 from evax.data.labels import Blank, Uncertain
 from evax.errors import ConfigError
 
-Precision = Literal["auto", "fp32", "bf16"]
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
 Compile = Literal["auto", "on", "off"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizerConfig:
-    """AdamW with linear warm-up and cosine decay, per step."""
+    """AdamW with linear warm-up, then cosine decay or a constant rate, per step."""
 
     lr: float = 1.5e-3
     """Peak learning rate, > 0."""
     final_lr: float = 1e-5
-    """Learning rate at the last step, >= 0."""
+    """Learning rate at the last step of the cosine schedule, >= 0."""
+    schedule: Literal["cosine", "constant"] = "cosine"
+    """What follows the warm-up."""
     warmup: float = 0.1
     """Share of the steps with linearly rising learning rate, in [0, 1)."""
     weight_decay: float = 0.05
@@ -70,7 +72,8 @@ class LabelledConfig:
     seed: int = 0
     """Of everything that is drawn: new weights, order, crops, the choice of patients, the bootstrap."""
     precision: Precision = "auto"
-    """auto: bf16 autocast where this machine is measured to be faster with it."""
+    """auto: bf16 autocast where this machine is measured to be faster with it; fp16: with loss
+    scaling, on CUDA."""
 
     def __post_init__(self) -> None:
         if self.image_size < 32 or (self.image_size % 16 and self.image_size % 14):

@@ -9,28 +9,36 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import torch
 from lightning_fabric import Fabric
 from torch import nn
 
+from evax.errors import ConfigError
 from evax.training.options import Compile, Precision
 
 M = TypeVar("M", bound=nn.Module)
 
 # Compiling costs about half a minute; below this many tokens through the student it is not earned back.
 TOKENS_THAT_PAY_FOR_COMPILING = 1_500_000
+FABRIC_PRECISION: dict[str, Any] = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
 
 
 def start_fabric(precision: Precision) -> Fabric:
-    """One process on the best device, float32 weights, autocast to bfloat16 where that is faster."""
+    """One process on the best device, float32 weights, autocast to bfloat16 where that is faster.
+
+    Raises ConfigError for fp16, which scales the loss, where there is no CUDA device.
+    """
+    if precision == "fp16" and not torch.cuda.is_available():
+        # Fabric would use bfloat16 instead, with a warning
+        raise ConfigError(
+            "fp16 with loss scaling needs a CUDA device, and there is none: choose --precision bf16 or fp32."
+        )
     if precision == "auto":
         precision = "bf16" if bf16_is_faster() else "fp32"
-    fabric = Fabric(
-        accelerator="auto", devices=1, precision="bf16-mixed" if precision == "bf16" else "32-true"
-    )
+    fabric = Fabric(accelerator="auto", devices=1, precision=FABRIC_PRECISION[precision])
     fabric.launch()
     return fabric
 

@@ -103,7 +103,10 @@ def _learn(
     """Backward, clip, step; returns the gradient's norm before clipping."""
     optimizer.zero_grad()
     fabric.backward(loss)
-    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), clip_norm or float("inf"))
+    # Fabric first takes back the loss scaling of fp16, where a step whose gradient overflowed is skipped
+    norm: Tensor = fabric.clip_gradients(
+        model, optimizer, max_norm=clip_norm or math.inf, error_if_nonfinite=False
+    )
     set_lr(optimizer, lr)
     optimizer.step()
     return norm.item()
