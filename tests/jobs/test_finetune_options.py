@@ -25,13 +25,17 @@ def config_of(**options):
     return FinetuneConfig(store=Path("s"), out=Path("o"), **({"image_size": 32, "drop_path": 0.0} | options))
 
 
+def bundle_of(folder, name):
+    """An encoder of 32-pixel films whose final norm is told from a new one."""
+    encoder = build_encoder(name, img_size=32)
+    torch.nn.init.constant_(encoder.fc_norm.weight, 3.0)
+    card = Card(kind="encoder", encoder=name, preprocess=Preprocess(48, 32))
+    return save_bundle(folder / "encoder", card, encoder)
+
+
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory):
-    """An encoder of 32-pixel films whose final norm is told from a new one."""
-    encoder = build_encoder(TINY, img_size=32)
-    torch.nn.init.constant_(encoder.fc_norm.weight, 3.0)
-    card = Card(kind="encoder", encoder=TINY, preprocess=Preprocess(48, 32))
-    return save_bundle(tmp_path_factory.mktemp("weights") / "encoder", card, encoder)
+    return bundle_of(tmp_path_factory.mktemp("weights"), TINY)
 
 
 def test_epochs_and_warm_up_epochs_become_steps():
@@ -55,10 +59,12 @@ def test_the_final_norm_is_the_one_of_the_weights_or_a_new_one(bundle):
     assert (set(new.weight.tolist()), set(new.bias.tolist())) == ({1.0}, {0.0})
 
 
+@pytest.mark.parametrize("name", [TINY, "vit_small_patch16_224"])
 @pytest.mark.parametrize("antialias", [True, False])
-def test_positions_of_another_image_size_are_resampled_with_or_without_antialias(bundle, antialias):
-    before = starting_encoder(config_of(weights=bundle)).pos_embed  # class token and 2 x 2 patches
-    after = starting_encoder(config_of(weights=bundle, image_size=64, position_antialias=antialias)).pos_embed
+def test_positions_of_another_image_size_are_resampled_with_or_without_antialias(name, antialias, tmp_path):
+    options = {"encoder": name, "weights": bundle_of(tmp_path, name)}
+    before = starting_encoder(config_of(**options)).pos_embed  # class token and 2 x 2 patches
+    after = starting_encoder(config_of(**options, image_size=64, position_antialias=antialias)).pos_embed
     grid = before[:, 1:].transpose(1, 2).unflatten(2, (2, 2))
     expected = interpolate(grid, (4, 4), mode="bicubic", antialias=antialias).flatten(2).transpose(1, 2)
     assert torch.allclose(after[:, 1:], expected, atol=1e-6)
