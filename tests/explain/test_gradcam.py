@@ -68,7 +68,7 @@ def test_a_plain_vit_s_map_is_the_library_s_at_its_last_norm1():
         network, [network.encoder.blocks[-1].norm1],
         reshape_transform=lambda x: x[:, 1:].transpose(1, 2).unflatten(2, (6, 6)),
     )  # fmt: skip
-    ours = spread(grad_cam_maps(network, images, "norm1")[0, 1].numpy(), (96, 96))
+    ours = spread(grad_cam_maps(network, images, "norm1")[0, 1].numpy(), (96, 96), WHOLE)
     assert np.corrcoef(ours.ravel(), library(images, [ClassifierOutputTarget(1)])[0].ravel())[0, 1] > 0.999
     card = Card(kind="classifier", encoder="x", preprocess=Preprocess(), findings=FINDINGS[:2])
     assert usual_layer(Predictor(card, network)) == "norm1"
