@@ -33,6 +33,7 @@ check: install
 bench: install
 	$(BIN)/python benchmarks/loader.py
 	$(BIN)/python benchmarks/pretrain_step.py
+	$(BIN)/python benchmarks/bootstrap.py
 
 docs: install
 	$(BIN)/python docs/check.py

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib
 import logging
+import os
 import sys
+from typing import TextIO
 
 from evax.config import parse_command_line
 from evax.errors import EvaxError, Interrupted, unknown_name
@@ -13,11 +15,15 @@ COMMANDS = {  # name: what it does; module, config class and function share the 
     "demo": "the whole journey on synthetic films, or on the films of a recipe, with a report",
     "fetch": "get films to work with",
     "prepare": "films -> store",
+    "audit": "stores -> patients and duplicate films across splits and stores; what leaks",
+    "describe": "stores -> what they are made of, side by side, and whether they differ",
     "pretrain": "unlabelled stores -> encoder",
     "finetune": "labelled store + encoder -> classifier, tested once",
     "embed": "encoder + films or store -> table of features",
     "probe": "labelled store + encoder as it is -> linear probe and nearest neighbours, tested once",
     "fewshot": "finetune on shares of the labels, with several seeds: how many labels are needed?",
+    "compare": "runs tested on the same films -> table, figures and page with paired differences",
+    "crossvalidate": "finetune on folds of the patients, or with each hospital left out",
     "localize": "does Grad-CAM point at the boxes of a store?",
     "predict": "classifier + films -> table",
     "zoo": "published weights: list, fetch, convert",
@@ -53,16 +59,22 @@ def run(arguments: list[str]) -> int:
         config = parse_command_line(getattr(job, f"{name.capitalize()}Config"), rest, f"evax {name}")
         result = getattr(job, name)(config)
     except EvaxError as error:
-        sys.stderr.write(f"evax {name}: {error}\n")
+        _say(sys.stderr, f"evax {name}: {error}\n")
         return 1
     except Interrupted as stop:
-        sys.stderr.write(f"evax {name}: {stop}\n")
+        _say(sys.stderr, f"evax {name}: {stop}\n")
         return stop.status
     except KeyboardInterrupt:
         sys.stderr.write(f"evax {name}: interrupted.\n")
         return INTERRUPTED
-    sys.stdout.write(f"{result}\n")
+    _say(sys.stdout, f"{result}\n")
     return 0
+
+
+def _say(stream: TextIO, text: str) -> None:
+    """Of the processes that torchrun starts, only the first speaks."""
+    if "TORCHELASTIC_RUN_ID" not in os.environ or os.environ.get("RANK") == "0":
+        stream.write(text)
 
 
 def usage() -> str:

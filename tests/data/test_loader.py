@@ -14,6 +14,7 @@ from PIL import Image
 from evax.data.augment import CROP, MASK, CropConfig, film_chance, random_crop, training_view
 from evax.data.loader import Films, training_batches, whole_batches
 from evax.data.manifest import Manifest
+from evax.data.order import FilmOrder
 from evax.data.preprocess import Preprocess
 from evax.data.store import build_store, open_store
 from evax.errors import ConfigError
@@ -54,6 +55,21 @@ def test_a_crop_keeps_to_its_area_and_aspect(seed, area, aspect):
     assert aspect[0] / 1.02 <= width / height <= aspect[1] * 1.02
     assert min(left, top) >= -1
     assert max(left + width, top + height) <= SIDE + 1
+
+
+def test_a_scaled_film_is_cut_at_the_input_s_size():
+    config = CropConfig(scale=(0.4, 1.6), flip=0.0)
+    crops = np.array([cut(config, seed) for seed in range(60)])
+    widths, heights = crops[:, 2], crops[:, 3]
+    np.testing.assert_allclose(widths, heights, atol=2)
+    assert widths.min() == pytest.approx(
+        64 / 1.6, abs=4
+    )  # the film of 256 pixels at 409, the crop 64 of them
+    assert widths.max() == pytest.approx(64 / 0.4, abs=8)
+    assert np.median(64 / widths) == pytest.approx(1.0, abs=0.15)
+    assert cut(CropConfig(scale=(0.1, 0.1), flip=0.0), seed=1)[2] == pytest.approx(
+        SIDE, abs=2
+    )  # not more than all
 
 
 @pytest.mark.parametrize(("aspect", "longer"), [(2.0, 0), (0.5, 1)])
@@ -170,6 +186,33 @@ def test_a_film_gets_another_crop_in_every_epoch(phantom_store):
     films = Films([(open_store(phantom_store), np.array([0]))])
     crops = [batch.images for batch in batches(films, batch_size=1)]
     assert all((one != other).any() for one, other in pairwise(crops))
+
+
+def test_stores_with_shares_are_shown_so_often_and_none_of_their_films_twice_before_all_others():
+    order = FilmOrder([30, 10], seed=4, shares=(1, 3))  # 10 and 30 of the 40 films of an epoch
+    places = [order.place(position) for position in range(120)]
+    for epoch in range(3):
+        films = [film for _, film in places[40 * epoch : 40 * (epoch + 1)]]
+        assert sum(film < 30 for film in films) == 10
+    assert len(set(places)) == 120  # every visit of a film has a number of its own, and with it crop and mask
+    assert sorted(film for _, film in places if film < 30) == list(range(30))
+    assert sorted(film for visit, film in places if visit == 2 and film >= 30) == list(range(30, 40))
+    again = FilmOrder([30, 10], seed=4, shares=(1, 3))
+    assert [again.place(position) for position in range(80, 120)] == places[80:]
+    assert [FilmOrder([30, 10], seed=5, shares=(1, 3)).place(p) for p in range(40)] != places[:40]
+
+
+def test_the_slices_of_all_processes_are_the_batch_of_one(store):
+    def batches(**share):
+        options = {"batch_size": 6, "size": 16, "crop": CropConfig(), "seed": 1, "workers": 1}
+        return list(
+            training_batches(Films([(store, np.arange(len(store)))]), steps=range(4), **options, **share)
+        )
+
+    for whole, *slices in zip(batches(), *(batches(rank=r, processes=3) for r in range(3)), strict=True):
+        for name in ("films", "epochs", "images"):
+            joined = np.concatenate([getattr(part, name) for part in slices])
+            np.testing.assert_array_equal(joined, getattr(whole, name))
 
 
 def test_a_run_that_goes_on_sees_what_the_uninterrupted_one_would_have_seen(phantom_store):

@@ -12,11 +12,12 @@ import pytest
 from scipy.stats import t
 
 from evax.config import parse_command_line, write_recipe
-from evax.data.labelled import split_rows
+from evax.data.labelled import LabelShare, split_rows
 from evax.data.store import open_store
 from evax.errors import ConfigError, DataError
-from evax.jobs.fewshot import FewshotConfig, fewshot, with_one_precision
+from evax.jobs.fewshot import FewshotConfig, fewshot
 from evax.jobs.finetune import FinetuneConfig, finetune
+from evax.jobs.studies import with_one_precision
 from evax.reporting.few_labels import draw_few_labels
 from evax.training.options import OptimizerConfig
 
@@ -63,7 +64,7 @@ def test_a_run_of_the_sweep_is_the_fine_tuning_of_its_config_file(sweep, tmp_pat
     run = result_of(sweep)["points"][0]["runs"][1]
     options = {name: getattr(sweep, name) for name in FinetuneConfig.__dataclass_fields__}
     alone = FinetuneConfig(
-        **(options | {"out": tmp_path / "alone", "label_fraction": 0.3, "seed": 1}),
+        **(options | {"out": tmp_path / "alone", "label_fraction": 0.3, "seed": 1, "seeds": ()}),
     )
     alone = replace(alone, optimizer=replace(alone.optimizer, lr=result_of(sweep)["points"][0]["lr"]))
     finetune(alone)
@@ -76,11 +77,11 @@ def test_the_config_file_of_a_sweep_is_a_recipe_that_repeats_it(sweep):
 
 
 def test_one_precision_is_decided_for_the_whole_sweep_and_kept_when_it_goes_on(copied):
-    decided = with_one_precision(replace(copied, precision="auto", resume=False)).precision
+    decided = with_one_precision(replace(copied, precision="auto"), resume=False).precision
     assert decided in ("fp32", "bf16")
     for before in ("fp32", "bf16"):
         write_recipe(replace(copied, precision=before), copied.out / "config.yaml")
-        assert with_one_precision(replace(copied, precision="auto")).precision == before
+        assert with_one_precision(replace(copied, precision="auto"), resume=True).precision == before
 
 
 def test_mean_sd_and_interval_over_seeds_are_those_of_the_listed_runs_and_not_the_patients(sweep):
@@ -131,6 +132,18 @@ def test_a_sweep_grows_by_a_seed_but_not_with_other_options(copied):
         fewshot(replace(copied, resume=False))
 
 
+def test_a_sweep_from_before_an_option_existed_goes_on_where_it_has_its_default(copied):
+    for path in copied.out.glob("runs/*/report.json"):
+        report = json.loads(path.read_text())
+        del report["recipe"]["thresholds"]
+        path.write_text(json.dumps(report))
+    before = {path: path.stat().st_mtime_ns for path in copied.out.glob("runs/*/report.json")}
+    fewshot(copied)
+    assert all(path.stat().st_mtime_ns == written for path, written in before.items())
+    with pytest.raises(ConfigError, match="was made with another thresholds"):
+        fewshot(replace(copied, thresholds="f1"))
+
+
 def test_classifiers_are_kept_when_asked_for_and_a_single_seed_has_no_spread(phantom_store, tmp_path):
     config = config_of(
         phantom_store, tmp_path / "run", fractions=(1.0,), seeds=(3,), lrs=(), bundles=True,
@@ -151,10 +164,33 @@ def test_without_being_asked_no_classifier_fills_the_disk(sweep):
 
 def test_another_seed_draws_other_patients_and_a_larger_share_holds_the_smaller(phantom_store):
     store = open_store(phantom_store)
-    drawn = [set(split_rows(store, 0.3, seed)[0]) for seed in range(5)]
+    train = split_rows(store)[0]
+    drawn = [set(LabelShare(0.3).draw(store, train, seed)) for seed in range(5)]
     assert len({frozenset(rows) for rows in drawn}) > 1
-    shares = [set(split_rows(store, fraction, 1)[0]) for fraction in (0.1, 0.3, 0.7, 1.0)]
+    shares = [set(LabelShare(fraction).draw(store, train, 1)) for fraction in (0.1, 0.3, 0.7, 1.0)]
     assert all(smaller < larger for smaller, larger in pairwise(shares))
+
+
+def test_counts_of_patients_stand_on_their_own_axis_and_may_be_stratified(phantom_store, tmp_path):
+    config = config_of(
+        phantom_store, tmp_path / "run", fractions=(), counts=(6, 3), seeds=(0,), lrs=(), steps=1,
+        stratified=True,
+    )  # fmt: skip
+    fewshot(config)
+    result = result_of(config)
+    assert [point["count"] for point in result["points"]] == [3, 6]
+    assert [point["runs"][0]["train_patients"] for point in result["points"]] == [3, 6]
+    assert result["protocol"]["subset"].endswith("stratified by finding")
+    drawn = (config.out / "fewshot.svg").read_text()
+    assert ">3<" in drawn
+    assert " %<" not in drawn
+    store = open_store(phantom_store)
+    share = LabelShare(count=3, stratify=store.manifest.labels())
+    assert (config.out / "runs" / "count-3-lr-0.001-seed-0" / "report.json").is_file()
+    assert len(share.draw(store, split_rows(store)[0], 0)) == result["points"][0]["runs"][0]["train_films"]
+    with pytest.raises(DataError, match="training patients, 999 were asked for"):
+        fewshot(replace(config, out=tmp_path / "other", counts=(999,)))
+    assert not (tmp_path / "other").exists()
 
 
 def test_several_sweeps_are_drawn_together_only_when_they_were_tested_on_the_same_films(sweep, tmp_path):
@@ -174,11 +210,13 @@ def test_several_sweeps_are_drawn_together_only_when_they_were_tested_on_the_sam
 def test_values_that_make_no_sense_are_refused(phantom_store, tmp_path):
     for change, message in (
         ({"fractions": (0.0, 1.0)}, "fractions must lie in"),
-        ({"fractions": ()}, "fractions must be different values"),
+        ({"fractions": (0.1, 0.1)}, "fractions must be different values"),
+        ({"counts": (0, 5)}, "counts must be above 0"),
+        ({"label_count": 5}, "give fractions, counts and seeds"),
         ({"seeds": (1, 1)}, "seeds must be different values"),
         ({"lrs": (0.0,)}, "lrs must be above 0"),
-        ({"label_fraction": 0.5}, "give fractions and seeds"),
-        ({"seed": 2}, "give fractions and seeds"),
+        ({"label_fraction": 0.5}, "give fractions, counts and seeds"),
+        ({"seed": 2}, "give fractions, counts and seeds"),
         ({"validation_cap": 0}, "validation_cap must be above 0"),
     ):
         with pytest.raises(ConfigError, match=message):

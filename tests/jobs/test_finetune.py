@@ -12,7 +12,7 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 import evax
 from baseline_files import densenet121, mae, old_densenet, vit
 from evax.cli import run
-from evax.data.labelled import capped_rows, split_rows
+from evax.data.labelled import LabelShare, capped_rows, split_rows
 from evax.data.manifest import Manifest
 from evax.data.store import build_store, open_store
 from evax.deploy.bundle import Card, read_card, save_bundle
@@ -90,14 +90,32 @@ def test_the_test_films_do_not_influence_the_model(tiny, phantom_store, phantoms
 def test_every_option_reaches_the_run(tiny, tmp_path):
     first = trained_weights(tiny)
     changes = [
-        {"seed": 1}, {"label_fraction": 0.5}, {"steps": 5}, {"batch_size": 4}, {"layer_decay": 0.5},
-        {"drop_path": 0.9}, {"optimizer": OptimizerConfig(lr=1e-2)}, {"precision": "bf16"},
-        {"augmentation": "none"}, {"augmentation": "randaugment"}, {"epochs": 0.3},
+        {"seed": 1}, {"label_fraction": 0.5}, {"label_count": 3}, {"steps": 5}, {"batch_size": 4},
+        {"layer_decay": 0.5}, {"drop_path": 0.9}, {"optimizer": OptimizerConfig(lr=1e-2)},
+        {"precision": "bf16"}, {"augmentation": "none"}, {"augmentation": "randaugment"}, {"epochs": 0.3},
         {"optimizer": replace(tiny.optimizer, schedule="constant")},
     ]  # fmt: skip
     for number, change in enumerate(changes):
         other = trained_weights(replace(tiny, out=tmp_path / str(number), **change))
         assert any(not np.array_equal(first[name], other[name]) for name in first), change
+
+
+def test_the_rule_for_thresholds_changes_them_and_is_in_the_protocol(tiny, tmp_path):
+    rules = {"youden": "Youden", "specificity:1": "specificity of at least 1"}
+    cards = [
+        json.loads((finetune(replace(tiny, thresholds=rule, out=tmp_path / rule)) / "card.json").read_text())
+        for rule in rules
+    ]
+    assert cards[0]["thresholds"] != cards[1]["thresholds"]
+    for card, words in zip(cards, rules.values(), strict=True):
+        assert card["training"]["protocol"]["thresholds_chosen_on"] == f"validation ({words})"
+    scores = pd.read_csv(tmp_path / "specificity:1" / "predictions-val.csv")
+    for finding, threshold in cards[1]["thresholds"].items():
+        if threshold is not None:
+            absent = scores.loc[scores[f"label:{finding}"] == 0, f"probability:{finding}"]
+            assert (absent.astype(np.float32) < np.float64(threshold)).all()
+    with pytest.raises(ConfigError, match="'f2' chooses no threshold; give youden, f1"):
+        replace(tiny, thresholds="f2")
 
 
 def test_pre_trained_weights_are_where_fine_tuning_starts_and_their_normalisation_is_kept(tiny, tmp_path):
@@ -142,10 +160,9 @@ def test_a_share_of_the_labels_is_a_share_of_the_training_patients(tiny, phantom
     store = open_store(phantom_store)
     patients = store.manifest.table["patient"].to_numpy()
     whole, *held_out = split_rows(store)
-    half, *same = split_rows(store, 0.5)
+    half = LabelShare(0.5).draw(store, whole, seed=0)
     assert len(set(patients[half])) == int(np.ceil(len(set(patients[whole])) / 2))
     assert set(half) < set(whole)
-    assert all(np.array_equal(a, b) for a, b in zip(held_out, same, strict=True))
     assert all(set(patients[half]).isdisjoint(patients[rows]) for rows in held_out)
 
 
@@ -167,11 +184,42 @@ def test_a_store_without_labels_or_without_a_split_is_refused(tiny, phantom_stor
     assert not tiny.out.exists()
 
 
+def test_seeds_are_runs_of_their_own_summed_up_and_continued(tiny):
+    tiny = replace(tiny, steps=1, seeds=(0, 1))
+    assert finetune(tiny) == tiny.out / "seeds.json"
+    before = {path: path.stat().st_mtime_ns for path in tiny.out.glob("runs/seed-*/report.json")}
+    finetune(replace(tiny, seeds=(0, 1, 2), resume=True))
+    assert all(path.stat().st_mtime_ns == written for path, written in before.items())
+    result = json.loads((tiny.out / "seeds.json").read_text())
+    values = [
+        json.loads((tiny.out / f"runs/seed-{seed}/report.json").read_text())["test_metrics"]["mauc"]["value"]
+        for seed in range(3)
+    ]
+    assert [run["mauc"] for run in result["runs"]] == values
+    assert result["mauc"]["mean"] == pytest.approx(np.mean(values))
+    assert result["mauc"]["interval_method"] == "t-interval over 3 seeds"
+    assert all((tiny.out / f"runs/seed-{seed}/bundle/card.json").is_file() for seed in range(3))
+    with pytest.raises(ConfigError, match="Only runs over seeds are continued"):
+        finetune(replace(tiny, seeds=(), resume=True))
+
+
+def test_redrawn_labels_are_those_of_more_patients_than_a_fixed_subset_and_the_report_counts_them(tiny):
+    fixed = replace(tiny, label_count=3, steps=3)
+    redrawn = replace(fixed, out=tiny.out.with_name("redrawn"), subset="redrawn")
+    weights = [trained_weights(config) for config in (fixed, redrawn)]
+    assert any(not np.array_equal(weights[0][name], weights[1][name]) for name in weights[0])
+    reports = [json.loads((config.out / "report.json").read_text()) for config in (fixed, redrawn)]
+    assert [report["protocol"]["subset"] for report in reports] == ["fixed", "redrawn"]
+    assert reports[0]["train"]["patients"] == 3 < reports[1]["train"]["patients"]
+
+
 def test_values_that_make_no_sense_are_refused(tiny):
     for change, message in (
         ({"label_fraction": 0.0}, "label_fraction must lie in"),
         ({"drop_path": 1.0}, "drop_path must lie in"),
         ({"steps": 0}, "steps must be above 0"),
+        ({"seeds": (1, 1)}, "seeds must be different values"),
+        ({"label_count": 0}, "label_count must be above 0"),
     ):
         with pytest.raises(ConfigError, match=message):
             replace(tiny, **change)

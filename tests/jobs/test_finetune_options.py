@@ -11,12 +11,12 @@ from evax.data.preprocess import Preprocess
 from evax.deploy.bundle import Card, save_bundle
 from evax.errors import ConfigError
 from evax.jobs.fewshot import FewshotConfig
-from evax.jobs.finetune import FinetuneConfig, starting_encoder
+from evax.jobs.finetune import FinetuneConfig
 from evax.models.classifier import Classifier
 from evax.models.encoders import build_encoder
 from evax.training.optim import create_optimizer, lr_at_step
 from evax.training.options import OptimizerConfig
-from evax.training.runtime import start_fabric
+from evax.weights.start import starting_encoder
 
 TINY = "eva_x_tiny_patch16_224"
 
@@ -107,12 +107,6 @@ def test_what_a_cnn_does_not_have_is_refused():
         starting_encoder(config_of(**cnn, fc_norm="new"))
     with pytest.raises(ConfigError, match="has no patch embedding: leave freeze_patch_embed out"):
         starting_encoder(config_of(**cnn, freeze_patch_embed=True))
-
-
-@pytest.mark.skipif(torch.cuda.is_available(), reason="fp16 is for CUDA")
-def test_fp16_without_a_cuda_device_is_refused_instead_of_replaced():
-    with pytest.raises(ConfigError, match="fp16 with loss scaling needs a CUDA device.*--precision bf16"):
-        start_fabric("fp16")
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,6 @@
 import json
 import signal
 import subprocess
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -13,28 +12,18 @@ from safetensors.numpy import load_file
 import evax
 from evax.cli import run
 from evax.data.augment import CropConfig
+from evax.data.preprocess import Preprocess
+from evax.data.unlabelled import common_preprocess, films_outside_tests
 from evax.errors import ConfigError, DataError, WeightsError
-from evax.jobs.pretrain import PretrainConfig, common_preprocess, films_outside_tests, pretrain
+from evax.jobs.pretrain import PretrainConfig, pretrain
 from evax.training.options import OptimizerConfig
+from official_files import write_mim
+from pretraining_runs import command_of, events, losses, tiny_run
 
 
 @pytest.fixture
 def tiny(phantom_store, tmp_path):
-    """A run of six steps on 64-pixel crops."""
-    return PretrainConfig(
-        stores=(phantom_store,), out=tmp_path / "run", image_size=64, batch_size=8, epochs=1.5, workers=1,
-        precision="fp32", compile="off", checkpoint_every=2,
-    )  # fmt: skip
-
-
-def events(out, kind):
-    lines = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
-    return [line for line in lines if line["event"] == kind]
-
-
-def losses(config):
-    pretrain(config)
-    return [line["loss"] for line in events(config.out, "step")]
+    return tiny_run(phantom_store, tmp_path / "run")
 
 
 def test_the_loss_falls_and_the_encoder_bundle_can_be_used(tiny, phantom_store):
@@ -48,6 +37,11 @@ def test_the_loss_falls_and_the_encoder_bundle_can_be_used(tiny, phantom_store):
     probes = events(config.out, "probe")
     assert [probe["images"] for probe in probes] == [0, probes[1]["images"], len(history) * 8]
     assert all(1 <= probe["rankme"] <= 192 and probe["knn_findings"] >= 1 for probe in probes)
+    assert all(0 <= probe["linear_auc"] <= 1 for probe in probes)
+    last = events(config.out, "step")[-1]
+    assert 0 < last["matmul_share"] < 1
+    assert last["left_s"] == 0
+    assert 0 < last["spread"] < 2
     report = json.loads((config.out / "report.json").read_text())
     assert report["knn_auc_last"] == probes[-1]["knn_auc"]
     assert report["images"] == len(history) * 8
@@ -64,22 +58,69 @@ def test_a_run_repeats_itself_and_every_option_reaches_it(tiny, tmp_path):
         {"optimizer": OptimizerConfig(final_lr=1e-3)}, {"optimizer": OptimizerConfig(weight_decay=5.0)},
         {"optimizer": OptimizerConfig(betas=(0.5, 0.5))}, {"optimizer": OptimizerConfig(eps=1e-2)},
         {"optimizer": OptimizerConfig(clip_norm=1e-3, eps=1e-3)}, {"precision": "bf16"},
+        {"precision": "fp16"}, {"mask": "block"}, {"crop": CropConfig(scale=(0.75, 1.25))},
+        {"tokenizer_norm": "store"}, {"stop_grad_conv1": True},
     ]  # fmt: skip
     for number, change in enumerate(changes):
         assert losses(replace(tiny, out=tmp_path / str(number), **change)) != first, change
 
 
+def test_a_run_goes_on_from_an_encoder_at_another_resolution_and_its_card_tells_the_whole_chain(
+    tiny, phantom_store, phantoms, tmp_path
+):
+    from evax.data.manifest import no_boxes
+    from evax.data.store import build_store
+    from evax.deploy.bundle import read_card, read_films
+
+    manifest = evax.open_store(phantom_store).manifest
+    few = replace(
+        manifest, table=manifest.table.iloc[:20].reset_index(drop=True), root=phantoms, boxes=no_boxes()
+    )
+    first_store = build_store(few, tmp_path / "few", size=96)
+    first = pretrain(replace(tiny, stores=(first_store.path,), image_size=32, out=tmp_path / "first"))
+    second = pretrain(replace(tiny, weights=first))
+    earlier, card = read_card(first), read_card(second)
+    assert (card.preprocess.mean, card.preprocess.input_size) == (earlier.preprocess.mean, 64)
+    assert card.training["before"] == earlier.training
+    assert card.training["images_total"] == earlier.training["images"] + card.training["images"]
+    assert earlier.training["before"] is None
+    trained_on = set(read_films(second).tolist())
+    assert trained_on > set(read_films(first / "model.safetensors").tolist())
+    assert card.training["films_total"] == len(trained_on) == len(read_films(second))
+    unmoved = pretrain(
+        replace(
+            tiny,
+            weights=first,
+            out=tmp_path / "x",
+            epochs=0.2,
+            optimizer=OptimizerConfig(lr=1e-12, final_lr=0.0),
+        )
+    )
+    learned, kept = (load_file(folder / "model.safetensors") for folder in (first, unmoved))
+    assert all(np.allclose(learned[name], kept[name], atol=1e-6) for name in learned if name != "pos_embed")
+
+
+def test_a_run_from_a_foreign_file_names_it_and_claims_no_total(tiny, tmp_path):
+    write_mim(tmp_path / "mim.pt", tiny.encoder)
+    card = evax.open_bundle(pretrain(replace(tiny, epochs=0.3, weights=tmp_path / "mim.pt"))).card
+    assert card.training["before"] == {"weights": "mim.pt"}
+    assert card.training["images_total"] is None
+
+
+def test_pre_training_does_not_start_from_a_classifier(tiny, tmp_path):
+    from evax.deploy.bundle import Card, save_bundle
+    from evax.models.classifier import Classifier
+
+    classifier = Classifier(evax.create_encoder(tiny.encoder), 1)
+    card = Card(kind="classifier", encoder=tiny.encoder, preprocess=Preprocess(), findings=("Effusion",))
+    save_bundle(tmp_path / "bundle", card, classifier)
+    with pytest.raises(ConfigError, match=r"bundle is a classifier; pre-training starts from an encoder"):
+        pretrain(replace(tiny, weights=tmp_path / "bundle"))
+    assert not tiny.out.exists()
+
+
 def test_threads_change_nothing(tiny, tmp_path):
     assert losses(tiny) == losses(replace(tiny, out=tmp_path / "three", workers=3))
-
-
-def command_of(config, checkpoint_every):
-    return [
-        sys.executable, "-c", "import evax.cli; evax.cli.main()", "pretrain", str(config.stores[0]),
-        "--out", str(config.out),
-        "--image-size", "64", "--batch-size", "8", "--epochs", str(config.epochs), "--workers", "1",
-        "--precision", "fp32", "--compile", "off", "--checkpoint-every", str(checkpoint_every),
-    ]  # fmt: skip
 
 
 def started_until_step_7(config, command):
@@ -97,7 +138,7 @@ def started_until_step_7(config, command):
 def test_a_killed_run_goes_on_bit_for_bit(tiny, tmp_path):
     config = replace(tiny, epochs=6.0)
     pretrain(replace(config, out=tmp_path / "whole"))
-    command = command_of(config, checkpoint_every=2)
+    command = command_of(config)
     process = started_until_step_7(config, command)
     process.kill()
     process.wait()
@@ -112,7 +153,7 @@ def test_a_killed_run_goes_on_bit_for_bit(tiny, tmp_path):
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_run_that_is_asked_to_stop_saves_its_last_step_first(tiny, number, status):
     config = replace(tiny, epochs=60.0)
-    process = started_until_step_7(config, command_of(config, checkpoint_every=10_000))
+    process = started_until_step_7(config, command_of(replace(config, checkpoint_every=10_000)))
     process.send_signal(number)
     _, said = process.communicate(timeout=60)
     assert process.returncode == status
@@ -124,7 +165,7 @@ def test_a_run_that_is_asked_to_stop_saves_its_last_step_first(tiny, number, sta
 
 def test_a_log_that_broke_off_in_a_line_does_not_stop_the_run_that_goes_on(tiny):
     config = replace(tiny, epochs=6.0)
-    process = started_until_step_7(config, command_of(config, checkpoint_every=2))
+    process = started_until_step_7(config, command_of(config))
     process.kill()
     process.wait()
     with (config.out / "log.jsonl").open("a") as log:
@@ -137,7 +178,9 @@ def test_a_log_that_broke_off_in_a_line_does_not_stop_the_run_that_goes_on(tiny)
 
 
 def test_a_loss_that_is_no_number_ends_the_run_before_anything_is_learned_from_it(tiny):
-    with pytest.raises(DataError, match=r"The loss of step \d+ is nan.*lower --optimizer.lr"):
+    with pytest.raises(
+        DataError, match=r"The (loss|gradient) of step \d+ is (nan|inf).*lower --optimizer.lr.*checkpoint"
+    ):
         pretrain(replace(tiny, epochs=20, optimizer=OptimizerConfig(lr=1e30, warmup=0.0, clip_norm=0.0)))
     assert not (tiny.out / "encoder").exists()
 
@@ -212,6 +255,7 @@ def test_films_are_normalised_with_the_common_statistics_of_all_stores(phantom_s
         ("mask_ratio", 0.001, "hides 0 of 196 patches at image_size 224: some must be hidden"),
         ("seed", -1, "seed must be at least 0, got -1"),
         ("image_size", 100, "image_size must be a multiple of 16"),
+        ("store_shares", (1.0, 2.0), "store_shares are 1 numbers, one per store"),
         ("epochs", 0, "epochs must be above 0"),
         ("stores", (), "pretrain needs at least one store"),
     ],

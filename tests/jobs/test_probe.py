@@ -23,6 +23,11 @@ def config(phantom_store, tmp_path):
     )
 
 
+@pytest.fixture
+def imagenet():
+    return {"encoder": "efficientnet_lite0", "weights": Path("imagenet")}
+
+
 @pytest.mark.parametrize("way", ["linear", "knn"])
 def test_the_report_holds_what_scikit_learn_computes_from_the_written_predictions(config, way):
     report = json.loads(probe(config).read_text())
@@ -83,12 +88,42 @@ def test_the_test_films_influence_neither_strength_nor_thresholds(config, phanto
         assert thresholds[0] == thresholds[1]
 
 
+def test_a_sweep_encodes_every_film_once_and_a_run_of_it_is_a_probe_of_its_own(config, imagenet, tmp_path):
+    config = replace(config, **imagenet, counts=(4,), fractions=(1.0,), seeds=(0, 1), name="mine")
+    assert probe(config) == config.out / "linear.json"
+    passes = [json.loads(line) for line in (config.out / "log.jsonl").read_text().splitlines()]
+    assert [line["films"] for line in passes if line["event"] == "features"] == [48]
+    few, everything = json.loads((config.out / "linear.json").read_text())["points"]
+    assert (few["count"], [run["train_patients"] for run in few["runs"]]) == (4, [4, 4])
+    assert (everything["count"], everything["fraction"], len(everything["runs"])) == (None, 1.0, 1)
+    alone = replace(config, out=tmp_path / "alone", fractions=(), counts=(), label_count=4, seed=1)
+    report = json.loads(probe(alone).read_text())
+    assert few["runs"][1]["mauc"] == report["linear"]["test_metrics"]["mauc"]["value"]
+    voted = json.loads((config.out / "knn.json").read_text())
+    assert voted["points"][0]["runs"][1]["mauc"] == report["knn"]["test_metrics"]["mauc"]["value"]
+    drawn = (config.out / "probe.svg").read_text()
+    assert "mine, linear probe" in drawn
+    assert "mine, nearest neighbours" in drawn
+
+
+def test_random_weights_are_drawn_anew_by_each_seed_of_a_sweep(config, tmp_path):
+    config = replace(config, fractions=(1.0,), seeds=(0, 1))
+    probe(config)
+    (point,) = json.loads((config.out / "linear.json").read_text())["points"]
+    assert len({run["mauc"] for run in point["runs"]}) == 2
+    alone = replace(config, out=tmp_path / "alone", fractions=(), seed=1)
+    report = json.loads(probe(alone).read_text())
+    assert point["runs"][1]["mauc"] == report["linear"]["test_metrics"]["mauc"]["value"]
+
+
 def test_values_that_make_no_sense_are_refused(config):
     for change, message in (
         ({"neighbours": 0}, "neighbours must be above 0"),
         ({"label_fraction": 0.0}, "label_fraction must lie in"),
         ({"image_size": 50}, "image_size must be a multiple of 16"),
         ({"resamples": 0}, "resamples must be above 0"),
+        ({"fractions": (0.5,), "label_fraction": 0.5}, "Give label_fraction or label_count for one probe"),
+        ({"split_by": "film"}, "split_by film needs a split"),
     ):
         with pytest.raises(ConfigError, match=message):
             replace(config, **change)

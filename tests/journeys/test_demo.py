@@ -1,5 +1,6 @@
 """The whole journey through the real command line, on a few phantoms."""
 
+import html
 import json
 import re
 import shlex
@@ -108,9 +109,27 @@ def test_a_finished_run_s_config_is_a_recipe(journey):
     assert yaml.safe_load((folder / "from-config/config.yaml").read_text())["steps"] == 2
 
 
+def test_every_step_that_learns_or_scores_has_a_page_of_its_own_and_checks_reach_the_terminal(journey):
+    folder, done = journey
+    for step, section in (
+        ("pretrain", "pretraining"),
+        ("finetune", "subgroups"),
+        ("localize", "localisation"),
+    ):
+        assert f'id="{section}"' in (folder / "run" / step / "report.html").read_text()
+    checks = json.loads((folder / "run/finetune/report.json").read_text())["checks"]
+    failed = [check["message"] for check in checks if not check["passed"]]
+    assert any("Fewer than 10 patients" in message for message in failed)  # of 40 films
+    page = html.unescape((folder / "run/report.html").read_text())
+    assert all(f"CHECK: {message}" in done.stderr and message in page for message in failed)
+    table = (folder / "run/finetune/suspicious.csv").read_text()
+    assert table.startswith("film_row,split,finding,label,score")
+
+
 def test_no_patient_identifier_is_in_the_report(journey):
     folder, _ = journey
-    page = (folder / "run/report.html").read_text()
+    pages = [folder / "run/report.html", *(folder / "run").glob("*/report.html")]
+    page = "".join(path.read_text() for path in pages)
     for film in (folder / "run/raw/phantoms/images").iterdir():  # named after their patients
         assert film.stem not in page
     assert not re.search(r"PH\d{5}", page)

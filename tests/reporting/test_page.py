@@ -202,7 +202,8 @@ def test_a_run_of_protocol_paper_is_marked_with_its_warning_and_its_looks(run):
     log.write_text(log.read_text().replace('"validation"', '"test"'))
     write_report(run)
     text = Reader((run / "report.html").read_text(encoding="utf-8")).text
-    assert text.count("protocol paper") >= 3  # at the number, at the run, at the warning
+    assert text.lower().count("protocol paper") >= 3  # at the number, at the run, at the warning
+    assert text.count("Protocol paper, not clean.") == 1
     for words in ("the test films chose", "selection on test", "0.876", "test mAUC, which chose"):
         assert words in text
     assert "Comparison on the same test films" not in text  # the other run is clean

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from evax.errors import WeightsError
-from evax.training.checkpoint import checkpoint_paths, load_newest_checkpoint, save_checkpoint
+from evax.training.checkpoint import checkpoint_paths, last_good, load_newest_checkpoint, save_checkpoint
 
 
 def trained(steps, seed=0):
@@ -52,11 +52,29 @@ def test_a_checkpoint_of_another_run_is_refused_and_says_what_differs(tmp_path):
         load_newest_checkpoint(tmp_path, *trained(0), {"seed": 1, "mask_ratio": 0.5})
 
 
-def test_a_damaged_checkpoint_is_named(tmp_path):
+@pytest.mark.parametrize("damage", [lambda content: content[:100], lambda content: content[:-5] + b"wrong"])
+def test_a_damaged_checkpoint_is_passed_over_for_the_one_before_it(tmp_path, damage, caplog):
+    for step in (1, 2):
+        path = save_checkpoint(tmp_path, step, *trained(step), {})
+    path.write_bytes(damage(path.read_bytes()))
+    model, optimizer = trained(0)
+    assert load_newest_checkpoint(tmp_path, model, optimizer, {}) == 1
+    assert torch.equal(model[0].weight, trained(1)[0][0].weight)
+    assert "step-0000002.safetensors" in caplog.text
+    assert "Going on from the one before it" in caplog.text
+
+
+def test_damaged_checkpoints_alone_are_named(tmp_path):
     path = save_checkpoint(tmp_path, 1, *trained(1), {})
     path.write_bytes(path.read_bytes()[:100])
-    with pytest.raises(WeightsError, match=r"step-0000001.safetensors cannot be read"):
+    with pytest.raises(WeightsError, match=r"No checkpoint in .* can be read \(step-0000001.safetensors"):
         load_newest_checkpoint(tmp_path, *trained(0), {})
+
+
+def test_the_place_to_go_on_from_is_named(tmp_path):
+    assert last_good(tmp_path) == "No checkpoint had been written before."
+    path = save_checkpoint(tmp_path, 1, *trained(1), {})
+    assert last_good(tmp_path) == f"The last good checkpoint is {path}; --resume goes on from it."
 
 
 FULL_DISK = """

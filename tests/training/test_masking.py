@@ -29,3 +29,31 @@ def test_every_patch_is_hidden_equally_often():
     assert counts.mean() == pytest.approx(2000 * 59 / 196)
     deviation = (2000 * 59 / 196 * (1 - 59 / 196)) ** 0.5
     assert abs(counts - counts.mean()).max() < 5 * deviation
+
+
+@pytest.mark.parametrize(("patches", "ratio"), [(196, 0.3), (64, 0.5), (16, 0.3), (4, 0.5)])
+def test_blocks_hide_exactly_as_many_patches_in_every_film(patches, ratio):
+    hidden = hidden_positions(
+        np.arange(60), np.zeros(60, int), patches=patches, ratio=ratio, seed=0, pattern="block"
+    )
+    assert hidden.shape == (60, hidden_count(patches, ratio))
+    assert all(len(set(row)) == hidden.shape[1] for row in hidden)
+    assert hidden.min() >= 0
+    assert hidden.max() < patches
+
+
+def test_blocks_are_rectangles_and_not_scattered_patches_and_lie_everywhere():
+    def grids(pattern):
+        films = np.arange(300)
+        hidden = hidden_positions(films, films * 0, patches=196, ratio=0.3, seed=0, pattern=pattern)
+        grid = np.zeros((300, 196), bool)
+        np.put_along_axis(grid, hidden, True, axis=1)
+        return grid.reshape(300, 14, 14)
+
+    def neighbours(grid):
+        """Chance that the patch to the right of a hidden one is hidden, too."""
+        return (grid[:, :, 1:] & grid[:, :, :-1]).sum() / grid[:, :, :-1].sum()
+
+    assert neighbours(grids("uniform")) == pytest.approx(0.3, abs=0.02)
+    assert neighbours(grids("block")) > 0.7
+    assert grids("block").any(axis=0).all()

@@ -12,7 +12,7 @@ from evax.deploy.bundle import Card, save_bundle
 from evax.errors import ConfigError, WeightsError
 from evax.models.encoders import EVA_X
 from evax.weights.encoders import create_encoder
-from official_files import forward_as_released, official_mim, write_fine_tuned, write_mim
+from official_files import forward_as_released, official_mim, official_rope, write_fine_tuned, write_mim
 
 TINY, SMALL, BASE = EVA_X
 
@@ -37,6 +37,24 @@ def test_a_fine_tuned_file_with_argparse_namespace_and_480_pixel_positions_loads
     state = write_fine_tuned(tmp_path / "ft.pth", TINY, outputs=3, input_size=480)
     assert torch.equal(create_encoder(TINY, tmp_path / "ft.pth", img_size=480).pos_embed, state["pos_embed"])
     assert create_encoder(TINY, tmp_path / "ft.pth").pos_embed.shape == (1, 197, 192)
+
+
+def test_an_eva_02_file_with_patches_of_14_pixels_sees_in_a_resized_patch_what_it_saw_before(tmp_path):
+    state = official_mim(TINY, dtype=torch.float32) | {
+        "patch_embed.proj.weight": torch.randn(192, 3, 14, 14, generator=torch.Generator().manual_seed(1)),
+        "pos_embed": torch.randn(1, 16 * 16 + 1, 192, generator=torch.Generator().manual_seed(2)),
+    }
+    state = {key: value for key, value in state.items() if "rope." not in key}
+    rope = official_rope(16, 16, torch.float32)
+    torch.save({"model": state | rope}, tmp_path / "eva02.pt")
+    encoder = create_encoder(TINY, tmp_path / "eva02.pt")
+    assert encoder.rotary_grid == 16
+    assert encoder.pos_embed.shape == (1, 197, 192)
+    patch = torch.rand(1, 3, 14, 14, generator=torch.Generator().manual_seed(3))
+    larger = torch.nn.functional.interpolate(patch, 16, mode="bicubic", antialias=True)
+    before = (state["patch_embed.proj.weight"] * patch).sum(dim=(1, 2, 3))
+    after = (encoder.patch_embed.proj.weight * larger).sum(dim=(1, 2, 3))
+    assert torch.allclose(before, after, atol=1e-3)
 
 
 def test_weights_of_another_size_are_refused_by_name(tmp_path):

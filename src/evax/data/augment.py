@@ -31,6 +31,10 @@ class CropConfig:
     """Smallest and largest share of the film, in (0, 1]."""
     aspect: tuple[float, float] = (3 / 4, 4 / 3)
     """Smallest and largest width : height."""
+    scale: tuple[float, float] | None = None
+    """Instead of area and aspect: scale the film by a factor between these, then cut a square of the input's
+    size.
+    """
     flip: float = 0.5
     """Chance of a left-right mirror image, in [0, 1]."""
 
@@ -39,6 +43,8 @@ class CropConfig:
             raise ConfigError(f"area must rise within (0, 1], got {self.area}.")
         if not 0 < self.aspect[0] <= self.aspect[1]:
             raise ConfigError(f"aspect must be above 0 and rise, got {self.aspect}.")
+        if self.scale is not None and not 0 < self.scale[0] <= self.scale[1]:
+            raise ConfigError(f"scale must be above 0 and rise, got {self.scale}.")
         if not 0 <= self.flip <= 1:
             raise ConfigError(f"flip is a chance in [0, 1], got {self.flip}.")
 
@@ -56,21 +62,29 @@ def random_crop(
     """One crop, bicubic with antialias, maybe mirrored.
 
     film: 8-bit pixels of a store. size: side of the result in pixels.
-    Area is uniform and aspect log-uniform, as in torchvision's RandomResizedCrop; a box that would not fit is
-    narrowed to the film instead of drawn again, so one film always uses the same count of random numbers.
+    Area and scale are uniform and aspect log-uniform, as in torchvision's RandomResizedCrop; a box that would
+    not fit is narrowed to the film instead of drawn again, so one film always uses the same count of random
+    numbers.
     """
     height, width = film.shape
-    area_draw, aspect_draw, x_draw, y_draw, flip_draw = chance.random(5)
-    area = height * width * (config.area[0] + area_draw * (config.area[1] - config.area[0]))
-    low, high = math.log(config.aspect[0]), math.log(config.aspect[1])
-    aspect = math.exp(low + aspect_draw * (high - low))
-    crop_width, crop_height = min(math.sqrt(area * aspect), width), min(math.sqrt(area / aspect), height)
+    size_draw, aspect_draw, x_draw, y_draw, flip_draw = chance.random(5)
+    if config.scale is not None:  # scaling the film up is cutting a smaller square out of it
+        side = size / _between(config.scale, size_draw)
+        crop_width, crop_height = min(side, width), min(side, height)
+    else:
+        area = height * width * _between(config.area, size_draw)
+        aspect = math.exp(_between((math.log(config.aspect[0]), math.log(config.aspect[1])), aspect_draw))
+        crop_width, crop_height = min(math.sqrt(area * aspect), width), min(math.sqrt(area / aspect), height)
     left, top = x_draw * (width - crop_width), y_draw * (height - crop_height)
     crop = Image.fromarray(film).resize(
         (size, size), Image.Resampling.BICUBIC, box=(left, top, left + crop_width, top + crop_height)
     )
     pixels = np.asarray(crop)
     return pixels[:, ::-1] if flip_draw < config.flip else pixels
+
+
+def _between(ends: tuple[float, float], draw: float) -> float:
+    return ends[0] + draw * (ends[1] - ends[0])
 
 
 def random_crops(size: int, config: CropConfig, seed: int) -> TrainingView:

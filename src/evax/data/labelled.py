@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import math
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
+import pandas as pd
 from jaxtyping import Float, Int64
 
-from evax.data.labels import Blank, TrainingUncertain, blank_policy, resolve_labels
+from evax.data.labels import Blank, SplitBy, TrainingUncertain, blank_policy, resolve_labels
+from evax.data.manifest import SPLITS
 from evax.data.split import split_position
 from evax.data.store import ImageStore
 from evax.errors import ConfigError, DataError, unknown_name
@@ -54,24 +59,132 @@ def known_labels(
 
 
 def split_rows(
-    store: ImageStore, label_fraction: float = 1.0, seed: int = 0, *, needs_validation: bool = True
+    store: ImageStore,
+    table: Path | None = None,
+    by: SplitBy = "patient",
+    *,
+    needs_validation: bool = True,
 ) -> tuple[Rows, Rows, Rows]:
-    """Rows of train, val and test; of train only a share of its patients.
+    """Rows of train, val and test: the store's own split, or that of a table.
 
-    label_fraction: in (0, 1], rounded up to whole patients; those of a smaller share are among those of a
-    larger one. seed: another one chooses other patients. needs_validation: False lets val be empty.
-    Raises DataError for a split without films.
+    table: CSV with the columns image and split (train, val, test); films it does not name are left out.
+    by: "film" lets a patient have films in several splits of the table. needs_validation: False lets val be
+    empty.
+    Raises DataError for a split without films, a table that does not fit the store, and patients in two
+    splits.
     """
-    train, val, test = (store.rows(name) for name in ("train", "val", "test"))
+    if table is None:
+        named = store.manifest.table["split"].to_numpy(dtype=str)
+    else:
+        named = np.array(column_of(store, table, "split"))
+        if unknown := sorted(set(named.tolist()) - {"", *SPLITS}):
+            raise DataError(f"{table} has the split '{unknown[0]}'; known: {', '.join(SPLITS)}.")
+    train, val, test = (np.flatnonzero(named == name) for name in SPLITS)
     for name, rows in (("train", train), ("val", val), ("test", test)):
         if not len(rows) and (name != "val" or needs_validation):
+            where = f"{table} names" if table else f"The store {store.path} has"
+            mend = "name some" if table else "prepare it with shares for all splits"
+            raise DataError(f"{where} no {name} films: {mend}.")
+    if table is not None and by == "patient" and (shared := shared_patients(store, (train, val, test))):
+        raise DataError(
+            f"{table} puts films of {shared} patients into more than one split: what is learned from one "
+            "film of a patient is then tested on another. Keep patients together, or give --split-by film, "
+            "which every report will say."
+        )
+    return train, val, test
+
+
+def column_of(store: ImageStore, table: Path, column: str) -> list[str]:
+    """A column of a CSV table, one value per film of the store; "" where the table has none.
+
+    The table's key is its column image or, without one, patient.
+    Raises DataError for a table that cannot be read, lacks a column, or names what the store does not hold.
+    """
+    try:
+        content = pd.read_csv(table, dtype=str, keep_default_na=False)
+    except (OSError, ValueError) as error:  # pandas' errors of parsing and decoding are ValueErrors
+        raise DataError(f"The table {table} cannot be read: {error}.") from error
+    key = "image" if "image" in content else "patient"
+    for name in (key, column):
+        if name not in content:
             raise DataError(
-                f"The store {store.path} has no {name} films: prepare it with shares for all splits."
+                f"The table {table} lacks the column {name}; it has {', '.join(map(str, content))}."
             )
+    keys = store.manifest.table[key]
+    if len(strange := content[~content[key].isin(keys)]):
+        raise DataError(
+            f"{len(strange)} of the {len(content)} rows of {table} are of no {key} in {store.path}, "
+            f"as {strange[key].iloc[0]}."
+        )
+    if (twice := content[key].duplicated()).any():
+        raise DataError(f"{table} names {content.loc[twice, key].iloc[0]} twice.")
+    values: list[str] = keys.map(dict(zip(content[key], content[column], strict=True))).fillna("").tolist()
+    return values
+
+
+def shared_patients(store: ImageStore, parts: Sequence[Rows]) -> int:
+    """How many patients have films in more than one of these sets of rows."""
     patients = store.manifest.table["patient"].to_numpy(dtype=str)
-    people = in_drawn_order(patients[train], seed + 1)  # another order than the one that made the splits
-    chosen = people[: math.ceil(label_fraction * len(people))]
-    return train[np.isin(patients[train], chosen)], val, test
+    places = Counter(patient for rows in parts for patient in set(patients[rows].tolist()))
+    return sum(count > 1 for count in places.values())
+
+
+def data_fingerprint(store: ImageStore, table: Path | None) -> str:
+    """Of films, labels and split: the store's own, followed by that of a table in place of its split."""
+    if table is None:
+        return store.fingerprint
+    try:
+        content = table.read_bytes()
+    except OSError as error:
+        raise DataError(f"The table {table} cannot be read: {error.strerror}.") from error
+    return f"{store.fingerprint}+{hashlib.blake2b(content, digest_size=16).hexdigest()}"
+
+
+@dataclass(frozen=True, eq=False)
+class LabelShare:
+    """Which training patients give their labels."""
+
+    fraction: float = 1.0
+    """In (0, 1], rounded up to whole patients."""
+    count: int | None = None
+    """So many patients instead."""
+    stratify: Float[np.ndarray, "S K"] | None = None
+    """Labels of all films of the store: each finding keeps its share of the patients; None: chance alone."""
+
+    def patients(self, available: int) -> int:
+        """How many that are. Raises DataError when fewer are available."""
+        if self.count is not None and self.count > available:
+            raise DataError(
+                f"There are {available} training patients, {self.count} were asked for: ask for fewer."
+            )
+        return self.count or math.ceil(self.fraction * available)
+
+    def draw(self, store: ImageStore, rows: Rows, seed: int, epoch: int = 0) -> Rows:
+        """Films of the drawn patients; those of a smaller share are among those of a larger one.
+
+        rows: films to draw from. seed, epoch: another one chooses other patients.
+        """
+        patients = store.manifest.table["patient"].to_numpy(dtype=str)[rows]
+        strata = None if self.stratify is None else strata_of(self.stratify[rows])
+        purpose = f"epoch {epoch}:" if epoch else ""
+        # seed + 1: another order than the one that made the splits
+        people = in_drawn_order(patients, seed + 1, strata, purpose)
+        return rows[np.isin(patients, people[: self.patients(len(people))])]
+
+
+def redrawn_epochs(
+    store: ImageStore, rows: Rows, share: LabelShare, seed: int, films: int
+) -> tuple[Rows, list[Rows]]:
+    """A training of so many films that draws its patients anew at each epoch; the first epoch is `draw`'s.
+
+    rows: films to draw from. Returns the films that are shown at all, and of each epoch which of them.
+    """
+    drawn: list[Rows] = []
+    while films > 0:
+        drawn.append(share.draw(store, rows, seed, epoch=len(drawn)))
+        films -= len(drawn[-1])
+    shown = np.unique(np.concatenate(drawn))
+    return shown, [np.searchsorted(shown, part) for part in drawn]
 
 
 def capped_rows(store: ImageStore, rows: Rows, cap: int | None) -> Rows:
@@ -88,6 +201,46 @@ def capped_rows(store: ImageStore, rows: Rows, cap: int | None) -> Rows:
     return rows[np.isin(patients, people[:kept])]
 
 
-def in_drawn_order(patients: np.ndarray, seed: int) -> list[str]:
-    """Each patient once, in an order that is a pure function of patient and seed."""
-    return sorted(set(patients.tolist()), key=lambda patient: split_position(patient, seed))
+def in_drawn_order(
+    patients: np.ndarray,
+    seed: int,
+    strata: Int64[np.ndarray, " _"] | None = None,
+    purpose: str = "",
+) -> list[str]:
+    """Each patient once, in an order that is a pure function of patient and seed.
+
+    strata: of each film, see strata_of. Every first part of the order then holds about its share of the
+    patients of each stratum.
+    purpose: keeps orders of one seed that serve different ends apart.
+    """
+    drawn = sorted(set(patients.tolist()), key=lambda patient: split_position(f"{purpose}{patient}", seed))
+    if strata is None:
+        return drawn
+    stratum_of = stratum_of_each(patients, strata)
+    members, dealt = Counter(stratum_of.values()), Counter[int]()
+    place = {}
+    for patient in drawn:
+        stratum = stratum_of[patient]
+        # each stratum is spread evenly over (0, 1), from an offset of its own
+        offset = split_position(f"{purpose}stratum {stratum}", seed)
+        place[patient] = (dealt[stratum] + offset) / members[stratum]
+        dealt[stratum] += 1
+    return sorted(drawn, key=lambda patient: place[patient])
+
+
+def stratum_of_each(patients: np.ndarray, strata: Int64[np.ndarray, " _"]) -> dict[str, int]:
+    """The stratum of every patient: the rarest of his films."""
+    stratum_of: dict[str, int] = {}
+    for patient, stratum in zip(patients.tolist(), strata.tolist(), strict=True):
+        stratum_of[patient] = min(stratum, stratum_of.get(patient, stratum))
+    return stratum_of
+
+
+def strata_of(labels: Float[np.ndarray, "_ K"]) -> Int64[np.ndarray, " _"]:
+    """One class per film, also where films have several findings: the rarest one that is present.
+
+    Returns its rank by number of films, 0 for the rarest finding of all, K for a film with none.
+    """
+    present = labels == 1
+    rank = present.sum(axis=0).argsort(kind="stable").argsort(kind="stable")
+    return np.where(present, rank, labels.shape[1]).min(axis=1)

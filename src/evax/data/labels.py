@@ -15,6 +15,7 @@ Uncertain = Literal["ones", "zeros", "ignore"]
 TrainingUncertain = Literal["ones", "zeros", "ignore", "mixed", "smooth"]
 """mixed, smooth: for training only; their targets are no truth to be tested against."""
 Blank = Literal["zeros", "ignore"]
+SplitBy = Literal["patient", "film"]
 # Sources whose labels were read from reports, where what is not mentioned was left blank.
 BLANK_MEANS_ABSENT = frozenset({"chexpert", "mimic_cxr"})
 SMOOTH_PRESENT, SMOOTH_ABSENT = (0.7, 0.8), (0.2, 0.3)

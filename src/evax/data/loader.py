@@ -10,7 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Int64, UInt8, UInt64
 
-from evax.data.augment import ORDER, CropConfig, TrainingView, film_chance, random_crops
+from evax.data.augment import CropConfig, TrainingView, random_crops
+from evax.data.order import FilmOrder, Order
 from evax.data.preprocess import Preprocess
 from evax.data.store import ImageStore
 
@@ -29,6 +30,10 @@ class Films:
     def __len__(self) -> int:
         return len(self._row_of)
 
+    def counts(self) -> list[int]:
+        """Films of each store."""
+        return np.bincount(self._store_of, minlength=len(self._stores)).tolist()
+
     def digests(self) -> UInt64[np.ndarray, " films"]:
         """See ImageStore.digests."""
         parts = [store.digests(self._row_of[self._store_of == i]) for i, store in enumerate(self._stores)]
@@ -41,11 +46,11 @@ class Films:
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """Crops of one training step."""
+    """Crops of one training step, or the slice of one process."""
 
     step: int
     epochs: Int64[np.ndarray, " B"]
-    """The epoch of each film; two values where one epoch ends within the batch."""
+    """How many times each film was shown before: the epoch, unless stores have shares of their own."""
     films: Int64[np.ndarray, " B"]
     images: UInt8[np.ndarray, "B 1 s s"]
 
@@ -59,40 +64,40 @@ def training_batches(
     seed: int,
     steps: range,
     workers: int,
+    order: Order | None = None,
+    rank: int = 0,
+    processes: int = 1,
 ) -> Iterator[Batch]:
     """Batches of the given steps; every epoch shows every film once in an order of its own.
 
-    crop: how random crops are cut, or what else is shown of a film.
+    crop: how random crops are cut, or what else is shown of a film. order: another one. batch_size: of all
+    processes together, a multiple of their number; process `rank` gets its slice.
     The stream of films runs on from epoch to epoch, so no film is dropped and small sets work with any batch
     size.
     What a step holds depends on (seed, step) alone: a resumed run sees what the uninterrupted one would have
     seen.
     """
     view = random_crops(size, crop, seed) if isinstance(crop, CropConfig) else crop
-    orders: dict[int, Int64[np.ndarray, " films"]] = {}
-
-    def place(position: int) -> tuple[int, int]:
-        epoch, offset = divmod(position, len(films))
-        if epoch not in orders:
-            orders.pop(epoch - 2, None)
-            orders[epoch] = film_chance(seed, epoch, 0, ORDER).permutation(len(films))
-        return epoch, int(orders[epoch][offset])
+    order = order or FilmOrder(films.counts(), seed)
 
     def cut(items: list[tuple[int, int]], images: UInt8[np.ndarray, "n 1 s s"]) -> None:
         for (epoch, film), image in zip(items, images, strict=True):
             image[0] = view(films.pixels(film), epoch, film)
 
+    share = batch_size // processes
+
     with ThreadPoolExecutor(workers) as pool:
 
         def start(step: int) -> tuple[Batch, list[Future[None]]]:
-            items = [place(step * batch_size + offset) for offset in range(batch_size)]
+            first = step * batch_size + rank * share
+            items = [order.place(position) for position in range(first, first + share)]
             batch = Batch(
                 step=step,
                 epochs=np.array([epoch for epoch, _ in items]),
                 films=np.array([film for _, film in items]),
-                images=np.empty((batch_size, 1, size, size), np.uint8),
+                images=np.empty((share, 1, size, size), np.uint8),
             )
-            parts = (slice(first, first + CROPS_PER_TASK) for first in range(0, batch_size, CROPS_PER_TASK))
+            parts = (slice(at, at + CROPS_PER_TASK) for at in range(0, share, CROPS_PER_TASK))
             return batch, [pool.submit(cut, items[part], batch.images[part]) for part in parts]
 
         ahead: deque[tuple[Batch, list[Future[None]]]] = deque()

@@ -10,7 +10,7 @@ import logging
 import math
 import os
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -138,6 +138,12 @@ def open_store(path: str | os.PathLike[str]) -> ImageStore:
         boxes=pd.DataFrame(boxes, columns=list(BOX_COLUMNS)) if boxes else no_boxes(),
     )
     return ImageStore(folder, card, manifest, shards)
+
+
+def short_names(paths: Sequence[Path]) -> list[str]:
+    """What to call stores beside each other: their folders' names, whole paths where two are the same."""
+    names = [path.resolve().name for path in paths]
+    return [name if names.count(name) == 1 else str(path) for name, path in zip(names, paths, strict=True)]
 
 
 def build_store(

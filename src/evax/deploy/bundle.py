@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from jaxtyping import Int64, UInt64
+from jaxtyping import Bool, Int64, UInt64
 from torch import nn
 
 from evax.data.preprocess import Preprocess
@@ -68,20 +68,32 @@ def save_films(folder: Path, digests: UInt64[np.ndarray, " films"]) -> None:
         unfinished.write_bytes(digests.astype("<u8").tobytes())
 
 
-def read_films(folder: Path) -> UInt64[np.ndarray, " films"]:
-    """The digests that save_films kept; none for a bundle without them."""
-    path = folder / FILMS
+def is_bundle(weights: Path | None) -> bool:
+    """Whether these weights are a bundle folder, which brings its own chain."""
+    return weights is not None and (weights / "card.json").is_file()
+
+
+def read_films(weights: Path) -> UInt64[np.ndarray, " films"]:
+    """The digests that save_films kept in a bundle, or beside a weight file; none without them."""
+    path = (weights.parent if weights.is_file() else weights) / FILMS
     return np.frombuffer(path.read_bytes() if path.is_file() else b"", dtype="<u8")
 
 
-def refuse_seen_films(weights: Path | None, store: ImageStore, test: Int64[np.ndarray, " rows"]) -> None:
-    """Raises DataError when an encoder was pre-trained on films of this test split.
+def seen_films(
+    weights: Path | None, store: ImageStore, rows: Int64[np.ndarray, " rows"]
+) -> Bool[np.ndarray, " rows"]:
+    """Which of these films an encoder was pre-trained on; none for weights that keep no list of films.
 
     Only the very same stored pixels are recognised, not a film at another size or another film of a patient.
     """
     if weights is None or not (known := read_films(weights)).size:
-        return
-    if seen := int(np.isin(store.digests(test), known).sum()):
+        return np.zeros(len(rows), dtype=bool)
+    return np.isin(store.digests(rows), known)
+
+
+def refuse_seen_films(weights: Path | None, store: ImageStore, test: Int64[np.ndarray, " rows"]) -> None:
+    """Raises DataError when an encoder was pre-trained on films of this test split (see seen_films)."""
+    if seen := int(seen_films(weights, store, test).sum()):
         raise DataError(
             f"{weights} was pre-trained on {seen} of the {len(test)} test films of {store.path}. Prepare "
             "both stores with the same patients and --seed, or pre-train without these films."
@@ -109,6 +121,21 @@ def read_card(folder: Path) -> Card:
         raise DataError(f"{path} is not a readable bundle card: {error!r}.") from error
 
 
+def model_facts(card: Card, network: nn.Module, weights: Path | None) -> dict[str, Any]:
+    """What a model card says of a network besides its scores, for report.json.
+
+    weights: what it began from; of an encoder bundle, also what that had learned from.
+    """
+    began = read_card(weights).training if weights is not None and (weights / "card.json").is_file() else {}
+    return {
+        "parameters": sum(parameter.numel() for parameter in network.parameters()),
+        "preprocess": card.preprocess.to_json(),
+        "licence": card.licence,
+        "intended_use": card.intended_use,
+        "began_from": {key: began[key] for key in ("tokenizer", "images", "steps", "stores") if key in began},
+    }
+
+
 def starting_preprocess(
     encoder: str, weights: Path | None, store: ImageStore | None, image_size: int
 ) -> Preprocess:
@@ -119,7 +146,7 @@ def starting_preprocess(
     Raises DataError when a bundle was trained on films kept at another size, and as create_encoder does for
     weights that cannot be had.
     """
-    if weights is not None and (weights / "card.json").is_file():
+    if weights is not None and is_bundle(weights):
         chain = read_card(weights).preprocess
         if store is not None and chain.store_size != store.size:
             raise DataError(

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evax.errors import DataError
+from evax.evaluation.thresholds import YOUDEN, ThresholdRule
 
 Reals = NDArray[np.floating[Any]]
 Floats = NDArray[np.float64]
@@ -136,19 +137,33 @@ def operating_point(scores: Reals, positives: Flags, threshold: float) -> Operat
     )
 
 
-def choose_thresholds(probabilities: Reals, labels: Reals) -> Floats:
-    """One threshold per finding, the maximum of sensitivity + specificity (Youden's J), from validation data.
+def predictive_values(sensitivity: float, specificity: float, prevalence: float) -> tuple[float, float]:
+    """PPV and NPV where the finding is as frequent as stated, by Bayes' theorem.
 
-    probabilities: (S, K). labels: (S, K).
+    prevalence: in [0, 1]; another one than that of the test films, whose own values `operating_point` gives.
+    Returns NaN for a value that divides by nothing or by NaN. It holds only where sensitivity and specificity
+    do, which another mix of patients may change as well.
+    """
+    if not 0 <= prevalence <= 1:
+        raise DataError(f"A prevalence is a share of the cases in [0, 1], got {prevalence}.")
+    found, missed = sensitivity * prevalence, (1 - sensitivity) * prevalence
+    cleared, alarmed = specificity * (1 - prevalence), (1 - specificity) * (1 - prevalence)
+    return _share(found, found + alarmed), _share(cleared, cleared + missed)
+
+
+def choose_thresholds(probabilities: Reals, labels: Reals, rule: ThresholdRule = YOUDEN) -> Floats:
+    """One threshold per finding from validation data, by default the maximum of sensitivity + specificity.
+
+    probabilities: (S, K). labels: (S, K). rule: what the threshold is to reach, see ThresholdRule.
     Returns (K,), NaN where a finding lacks positives or negatives. The threshold lies half way between the
-    lowest score called positive and the next one below, so that no rounding in a runtime turns a case over.
-    Of several thresholds with equal J the highest is taken (fewest alarms); J is compared in whole numbers.
+    lowest score called positive and the next one below, so that no rounding in a runtime turns a case over;
+    just above the highest score where the rule lets none be called.
     """
     check_cases(probabilities, labels)
     known = ~np.isnan(labels)
     return np.array(
         [
-            _youden_threshold(scores[seen], column[seen] == 1)
+            _threshold(scores[seen], column[seen] == 1, rule)
             for scores, column, seen in zip(probabilities.T, labels.T, known.T, strict=True)
         ]
     )
@@ -223,12 +238,14 @@ def _cumulative_counts(scores: Reals, positives: Flags) -> tuple[Floats, Integer
     return ranked[last_of_tie], above, last_of_tie + 1 - above
 
 
-def _youden_threshold(scores: Reals, positives: Flags) -> float:
+def _threshold(scores: Reals, positives: Flags, rule: ThresholdRule) -> float:
     thresholds, above, false_above = _cumulative_counts(scores, positives)
     n_positive, n_negative = _totals(positives)
     if n_positive == 0 or n_negative == 0:
         return math.nan
-    best = int(np.argmax(above * n_negative - false_above * n_positive))  # the first is the highest threshold
+    best = rule.place(above, false_above)
+    if best < 0:
+        return float(np.nextafter(thresholds[0], math.inf))
     if best + 1 == len(thresholds):
         return float(thresholds[best])
     below = thresholds[best + 1]
@@ -241,5 +258,5 @@ def _totals(positives: Flags) -> tuple[int, int]:
     return n_positive, len(positives) - n_positive
 
 
-def _share(part: int, whole: int) -> float:
+def _share(part: float, whole: float) -> float:
     return part / whole if whole else math.nan

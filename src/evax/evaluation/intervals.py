@@ -13,7 +13,7 @@ Shape legend: S cases, K findings, P patients, R resamples, G tie groups.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -68,6 +68,33 @@ def ranking_intervals(
     The mean is taken over the findings that the whole set defines; a resample that lacks one of them is left
     out, as a mean over fewer findings would be another quantity.
     """
+    drawn = ranking_draws(scores, labels, patients, resamples, seed)  # (2, K, R)
+    macro = macro_draws(drawn, labels)  # (2, R)
+    n_patients = len(np.unique(np.asarray(patients, dtype=np.str_)))
+
+    def interval(values: Floats) -> Interval:
+        return percentile_interval(values, n_patients, level)
+
+    return RankingIntervals(
+        auroc=tuple(interval(values) for values in drawn[0]),
+        average_precision=tuple(interval(values) for values in drawn[1]),
+        macro_auroc=interval(macro[0]),
+        macro_average_precision=interval(macro[1]),
+    )
+
+
+def ranking_draws(
+    scores: Reals,
+    labels: Reals,
+    patients: Sequence[str] | NDArray[Any],
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> Floats:
+    """AUROC and average precision of every finding in every resample; arguments as in `ranking_intervals`.
+
+    Returns (2, K, R), NaN where a resample lacks positives or negatives. The same patients, resamples and
+    seed draw the same people whatever the scores: two networks' results are paired, resample by resample.
+    """
     check_cases(scores, labels)
     owner, n_patients = _number_patients(patients, len(scores))
     rankings = [
@@ -75,22 +102,39 @@ def ranking_intervals(
         for column, truth, seen in zip(scores.T, labels.T, ~np.isnan(labels).T, strict=True)
     ]
     blocks = [
-        np.stack([ranking.evaluate(weights) for ranking in rankings])
+        np.stack([ranking.evaluate(weights) for ranking in rankings], axis=1)
         for weights in patient_weights(n_patients, resamples, seed)
     ]
-    drawn = np.concatenate(blocks, axis=2)  # (K, 2, R)
+    return np.concatenate(blocks, axis=2)
+
+
+def macro_draws(draws: Floats, labels: Reals) -> Floats:
+    """The mean over the findings that the whole set defines, in every resample.
+
+    draws: (..., K, R). labels: (S, K). Returns (..., R), NaN where a resample lacks one of those findings or
+    the set defines none.
+    """
     defined = np.array([(column == 1).any() and (column == 0).any() for column in labels.T])
-    macro = drawn[defined].mean(axis=0) if defined.any() else np.full(drawn.shape[1:], math.nan)  # (2, R)
+    if not defined.any():
+        return np.full((*draws.shape[:-2], draws.shape[-1]), math.nan)
+    return draws[..., defined, :].mean(axis=-2)
 
-    def interval(values: Floats) -> Interval:
-        return _percentiles(values, n_patients, level)
 
-    return RankingIntervals(
-        auroc=tuple(interval(values) for values in drawn[:, 0]),
-        average_precision=tuple(interval(values) for values in drawn[:, 1]),
-        macro_auroc=interval(macro[0]),
-        macro_average_precision=interval(macro[1]),
-    )
+def metric_draws(
+    metric: Callable[[Floats], float],
+    patients: Sequence[str] | NDArray[Any],
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> Floats:
+    """Any number of a set of films in every resample, one after the other.
+
+    metric: takes how often each film was drawn, (S,) whole numbers from 0, and returns the number, NaN where
+    it is undefined; scikit-learn's metrics take them as `sample_weight`. patients: (S,), never "".
+    Returns (R,), paired with what the other functions here draw.
+    """
+    owner, n_patients = _number_patients(patients, len(patients))
+    blocks = patient_weights(n_patients, resamples, seed)
+    return np.array([metric(weights[owner]) for block in blocks for weights in block.T])
 
 
 def mean_interval(
@@ -106,12 +150,23 @@ def mean_interval(
     averaged. patients: (S,), never "". level: share of the resamples inside, in (0, 1).
     Columns without any value do not enter; a resample in which another column has no value is left out.
     """
+    draws = mean_draws(values, patients, resamples, seed)
+    return percentile_interval(draws, len(np.unique(np.asarray(patients, dtype=np.str_))), level)
+
+
+def mean_draws(
+    values: Reals | Flags,
+    patients: Sequence[str] | NDArray[Any],
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> Floats:
+    """The mean behind `mean_interval` in every resample, (R,); arguments as there."""
     table = values.astype(np.float64).reshape(len(values), -1)  # (S, K)
     owner, n_patients = _number_patients(patients, len(table))
     known = ~np.isnan(table)
     table, known = table[:, known.any(axis=0)], known[:, known.any(axis=0)]
     if table.size == 0:
-        return _percentiles(np.full(resamples, math.nan), n_patients, level)
+        return np.full(resamples, math.nan)
     films_of = csr_array(
         (np.ones(len(owner)), (owner, np.arange(len(owner)))), shape=(n_patients, len(owner))
     )
@@ -120,17 +175,19 @@ def mean_interval(
         _divide(weights.T @ sums, weights.T @ counts).mean(axis=1)
         for weights in patient_weights(n_patients, resamples, seed)
     ]
-    return _percentiles(np.concatenate(drawn), n_patients, level)
+    return np.concatenate(drawn)
 
 
-def seed_interval(values: Reals, level: float = LEVEL) -> Interval:
+def seed_interval(values: Reals, level: float = LEVEL, over: str = "seeds") -> Interval:
     """Where the mean over all training seeds would lie, judged from a few of them (Student's t).
 
     It speaks of other trainings on the same films; the intervals above speak of other patients.
     values: (seeds,), one result per seed, NaN = left out. NaN for fewer than two.
+    over: what the values are of, for the name of the method. Folds share training films, so for them it is
+    too short: their results are not independent (Bengio and Grandvalet 2004).
     """
     defined = values[~np.isnan(values)]
-    left_out, method = len(values) - len(defined), f"t-interval over {len(defined)} seeds"
+    left_out, method = len(values) - len(defined), f"t-interval over {len(defined)} {over}"
     if len(defined) < 2:
         return Interval(math.nan, math.nan, level, method, left_out)
     half = t.ppf((1 + level) / 2, len(defined) - 1) * defined.std(ddof=1) / math.sqrt(len(defined))
@@ -210,8 +267,11 @@ def _divide(part: Floats, whole: Floats) -> Floats:
     return ratio
 
 
-def _percentiles(values: Floats, patients: int, level: float) -> Interval:
-    """values: (R,), one per resample, NaN = undefined."""
+def percentile_interval(values: Floats, patients: int, level: float = LEVEL) -> Interval:
+    """The middle share of a bootstrap.
+
+    values: (R,), one per resample, NaN = undefined. patients: how many were drawn from; one shows no spread.
+    """
     if not 0 < level < 1:
         raise ConfigError(f"The level of an interval lies between 0 and 1, got {level}.")
     method = f"patient-clustered bootstrap, percentile, {len(values)} resamples"

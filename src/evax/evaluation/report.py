@@ -89,7 +89,7 @@ class ClassificationReport:
         NaN becomes None, an interval [low, high]. Beside each interval, `_undefined` behind its name, stands
         the number of resamples that were left out.
         """
-        report: dict[str, Any] = _plain(self)
+        report: dict[str, Any] = plain(self)
         return report
 
 
@@ -136,7 +136,7 @@ def evaluate_classifier(
         accuracy = top1_accuracy(probabilities, labels)
     else:
         accuracy = macro_mean(np.array([row.accuracy for row in rows])).value
-    hits = _hits(probabilities, labels, thresholds, exclusive)
+    hits = accuracy_hits(probabilities, labels, thresholds, exclusive)
     accuracy_interval = mean_interval(hits, patients, resamples, seed)
     return ClassificationReport(
         n=len(labels),
@@ -183,25 +183,29 @@ def _mean_report(values: list[float], interval: Interval) -> MeanReport:
     return MeanReport(macro.value, interval, macro.entered, macro.of)
 
 
-def _hits(probabilities: Reals, labels: Reals, thresholds: Reals, exclusive: bool) -> Floats:
-    """The hits behind mAcc: (S, 1) for top-1, else (S, K) at the thresholds, NaN where nothing is decided."""
+def accuracy_hits(probabilities: Reals, labels: Reals, thresholds: Reals, exclusive: bool) -> Floats:
+    """The hits behind mAcc: (S, 1) for top-1, else (S, K) at the thresholds, NaN where nothing is decided.
+
+    mAcc is the mean over the columns of their means; arguments as in `evaluate_classifier`.
+    """
     if exclusive:
         return top1_hits(probabilities, labels)[:, np.newaxis].astype(np.float64)
     hits = (probabilities >= thresholds) == (labels == 1)
     return np.where(np.isnan(labels) | np.isnan(thresholds), math.nan, hits)
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """A result as JSON writes it: dataclasses as dictionaries, NaN as None, an interval as [low, high]."""
     if isinstance(value, Interval):
-        return [_plain(value.low), _plain(value.high)]
+        return [plain(value.low), plain(value.high)]
     if is_dataclass(value):
-        plain = {}
+        entries = {}
         for field in fields(value):
             item = getattr(value, field.name)
-            plain[field.name] = _plain(item)
+            entries[field.name] = plain(item)
             if isinstance(item, Interval):
-                plain[f"{field.name}_undefined"] = item.undefined
-        return plain
+                entries[f"{field.name}_undefined"] = item.undefined
+        return entries
     if isinstance(value, tuple):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     return None if isinstance(value, float) and math.isnan(value) else value

@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 import math
+import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from evax.config import command_line
 from evax.data.augment import Augmentation, CropConfig
 from evax.data.labels import TrainingUncertain
 from evax.errors import ConfigError, DataError
 from evax.training.options import Compile, LabelledConfig, OptimizerConfig
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import numpy as np
     from lightning_fabric import Fabric
 
     from evax.data.preprocess import Preprocess
     from evax.data.store import ImageStore
     from evax.models.classifier import Classifier
-    from evax.models.encoders import Encoder
     from evax.training.tracking import RunLog
+
+Subset = Literal["fixed", "redrawn"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,8 +38,6 @@ class FinetuneConfig(LabelledConfig):
     """Run folder; the classifier is written to OUT/bundle."""
     protocol: Literal["clean", "paper"] = "clean"
     """paper: the test films choose the checkpoint, as in the released code; not to be compared with clean."""
-    findings: tuple[str, ...] = ()
-    """Findings to learn, in this order; without it all of the store."""
     train_uncertain: TrainingUncertain | None = None
     """What -1 counts as in training, where not as in uncertain; mixed and smooth go by finding."""
     steps: int = 500
@@ -74,6 +77,12 @@ class FinetuneConfig(LabelledConfig):
     """torch.compile; auto: when the run is long enough to earn the compilation back."""
     workers: int = 2
     """Threads that cut crops."""
+    subset: Subset = "fixed"
+    """Of the labels, where not all are used. fixed: one draw of patients; redrawn: another at each epoch."""
+    seeds: tuple[int, ...] = ()
+    """One run per seed in OUT/runs, and mean, sd and interval over them in OUT/seeds.json."""
+    resume: bool = False
+    """Continue the runs of seeds in OUT: finished ones are not repeated."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -92,6 +101,8 @@ class FinetuneConfig(LabelledConfig):
             raise ConfigError(
                 f"resize_size must be at least image_size, {self.image_size}, got {self.resize_size}."
             )
+        if len(set(self.seeds)) < len(self.seeds):
+            raise ConfigError(f"seeds must be different values, got {self.seeds}.")
 
     def in_steps(self, films: int) -> FinetuneConfig:
         """The same with steps and optimizer.warmup instead of epochs. films: of an epoch."""
@@ -108,36 +119,59 @@ class FinetuneConfig(LabelledConfig):
 
 
 def finetune(config: FinetuneConfig) -> Path:
-    """Runs the fine-tuning and the one test; returns the folder of the classifier bundle.
+    """Runs the fine-tuning and the one test; returns the folder of the classifier bundle, or seeds.json.
 
     Raises DataError for a store without labels or an empty split, WeightsError for weights that do not fit.
     """
     import numpy as np
 
-    from evax.data.labelled import capped_rows, known_labels, split_rows, with_findings
+    from evax.data.labelled import (
+        LabelShare,
+        capped_rows,
+        known_labels,
+        redrawn_epochs,
+        split_rows,
+        with_findings,
+    )  # fmt: skip
     from evax.data.store import open_store
-    from evax.deploy.bundle import Card, refuse_seen_films, save_bundle, starting_preprocess
+    from evax.deploy.bundle import Card, model_facts, refuse_seen_films, save_bundle, starting_preprocess
     from evax.evaluation.classification import choose_thresholds, mean_auroc
     from evax.evaluation.report import evaluate_classifier
+    from evax.evaluation.thresholds import ThresholdRule
     from evax.files import write_json
+    from evax.jobs.studies import over_seeds
     from evax.models.classifier import Classifier
+    from evax.reporting.examine import CHECKED_FILMS, Scored, examine, run_checks, tell
     from evax.reporting.paper import best_of_the_looks, paper_entries
     from evax.reporting.protocol import protocol_card, write_predictions
+    from evax.reporting.run_page import write_run_page
+    from evax.training.probes import film_features
     from evax.training.runtime import seeded, start_fabric
+    from evax.training.scoring import predict_rows
     from evax.training.tracking import start_run
+    from evax.weights.start import starting_encoder
 
-    as_paper = config.protocol == "paper"
+    if config.seeds:
+        return over_seeds(config, finetune, config.seeds, config.resume)
+    if config.resume:
+        raise ConfigError("Only runs over seeds are continued: give --seeds, or leave --resume out.")
+    start, as_paper = time.perf_counter(), config.protocol == "paper"
     store = with_findings(open_store(config.store), config.findings)
     labels = known_labels(store, config.uncertain, config.blank)
     taught = known_labels(store, config.train_uncertain or config.uncertain, config.blank, config.seed)
     findings, exclusive = store.manifest.findings, store.manifest.exclusive
-    train, val, test = split_rows(store, config.label_fraction, config.seed, needs_validation=not as_paper)
+    pool, val, test = split_rows(store, config.split, config.split_by, needs_validation=not as_paper)
+    in_steps = config.in_steps(len(pool))
+    share = LabelShare(config.label_fraction, config.label_count, labels if config.stratified else None)
+    train, epochs = share.draw(store, pool, config.seed), None
+    if config.subset == "redrawn":
+        films = in_steps.steps * config.batch_size
+        train, epochs = redrawn_epochs(store, pool, share, config.seed, films)
     refuse_seen_films(config.weights, store, test)
     preprocess = replace(
         starting_preprocess(config.encoder, config.weights, store, config.image_size),
         resize_size=config.resize_size,
     )
-    in_steps = config.in_steps(len(store.rows("train")))
     with seeded(config.seed):
         model = Classifier(starting_encoder(config), len(findings))
 
@@ -146,12 +180,13 @@ def finetune(config: FinetuneConfig) -> Path:
     # no test film in the call of fit, unless the protocol is the paper's
     choosing = test if as_paper else capped_rows(store, val, config.validation_cap)
     taught[choosing] = labels[choosing]
-    best_step = fit(model, store, taught, train, choosing, preprocess, in_steps, fabric, log)
+    best_step = fit(model, store, taught, train, choosing, preprocess, in_steps, fabric, log, epochs)
     softmax = exclusive and not as_paper
     val_probabilities = predict_rows(model, store, val, preprocess, softmax, fabric)
-    thresholds = (
-        np.full(len(findings), math.nan) if as_paper else choose_thresholds(val_probabilities, labels[val])
-    )
+    if as_paper:
+        thresholds = np.full(len(findings), math.nan)
+    else:
+        thresholds = choose_thresholds(val_probabilities, labels[val], ThresholdRule.of(config.thresholds))
     test_probabilities = predict_rows(model, store, test, preprocess, softmax, fabric)
     patients = store.manifest.table["patient"].to_numpy(dtype=str)
     metrics = evaluate_classifier(
@@ -162,7 +197,9 @@ def finetune(config: FinetuneConfig) -> Path:
     chosen = paper_entries(config, exclusive) if as_paper else {"checkpoint_chosen_on": "validation mAUC"}
     if config.train_uncertain:
         chosen["uncertain_in_training"] = config.train_uncertain
-    protocol = protocol_card(config, store, train=train, validation=val, test=test, **chosen)
+    protocol = protocol_card(
+        config, store, subset=config.subset, train=train, validation=val, test=test, **chosen
+    )
     protocol |= {
         "best_step": best_step,
         "steps": in_steps.steps,
@@ -190,33 +227,25 @@ def finetune(config: FinetuneConfig) -> Path:
         metrics=metrics,
     )
     bundle = save_bundle(config.out / "bundle", card, model)
-    write_json({"kind": "finetune", **protocol, "test_metrics": metrics}, config.out / "report.json")
-    return bundle  # the report came last: a run folder that has one is finished
-
-
-def starting_encoder(config: FinetuneConfig) -> Encoder:
-    """The encoder with its weights, before the first step.
-
-    Raises ConfigError for what a CNN does not have.
-    """
-    from evax.weights.encoders import create_encoder
-
-    encoder = create_encoder(
-        config.encoder,
-        config.weights,
-        position_antialias=config.position_antialias,
-        img_size=config.image_size,
-        drop_path_rate=config.drop_path,
-    )
-    if config.fc_norm == "new":
-        if not hasattr(encoder.fc_norm, "reset_parameters"):
-            raise ConfigError(f"{config.encoder} has no final norm: leave fc_norm out.")
-        encoder.fc_norm.reset_parameters()  # type: ignore[operator]
-    if config.freeze_patch_embed:
-        if not hasattr(encoder, "patch_embed"):
-            raise ConfigError(f"{config.encoder} has no patch embedding: leave freeze_patch_embed out.")
-        encoder.patch_embed.requires_grad_(False)
-    return encoder
+    validation = Scored(val, labels[val], val_probabilities)
+    tested = Scored(test, labels[test], test_probabilities)
+    looked_at = capped_rows(store, train, CHECKED_FILMS)
+    features = film_features(model.encoder, store, looked_at, preprocess, fabric)
+    checks = run_checks(store, train, validation, tested, labels, (looked_at, features), config.out)
+    report = {
+        "kind": "finetune",
+        **protocol,
+        "test_metrics": metrics,
+        **examine(store, validation, tested, thresholds, config.resamples, config.seed),
+        "checks": checks,
+        "model": model_facts(card, model, config.weights),
+        "command": command_line("finetune", config),
+        "seconds": round(time.perf_counter() - start, 1),
+    }
+    write_json(report, config.out / "report.json")  # a run folder that has one is finished
+    write_run_page(config.out)
+    tell(checks)
+    return bundle
 
 
 def fit(
@@ -229,19 +258,22 @@ def fit(
     config: FinetuneConfig,
     fabric: Fabric,
     log: RunLog,
+    epochs: Sequence[np.ndarray[Any, Any]] | None,
 ) -> int:
     """Trains; leaves the weights with the best mAUC in the model and returns their step.
 
     val: the films that choose, of the validation split or, in the paper's protocol, of the test split.
-    config: in steps.
+    config: in steps. epochs: which of the train films each epoch shows; None: all.
     """
     import torch
 
     from evax.data.augment import training_view
     from evax.data.loader import Films, training_batches
+    from evax.data.order import DrawnOrder
     from evax.evaluation.classification import mean_auroc, top1_accuracy
     from evax.training.optim import create_optimizer, lr_at_step
     from evax.training.runtime import maybe_compile, seeded
+    from evax.training.scoring import predict_rows
     from evax.training.steps import classification_step
     from evax.training.tracking import progress_bar
 
@@ -260,6 +292,7 @@ def fit(
         seed=config.seed,
         steps=range(config.steps),
         workers=config.workers,
+        order=DrawnOrder(epochs, config.seed) if epochs else None,
     )
     with progress_bar("fine-tuning", config.steps) as advance:
         for batch in batches:
@@ -293,29 +326,3 @@ def fit(
             advance(f"loss {measured['loss']:.3f}, {split} mAUC {max(best_score, 0):.3f}")
     model.load_state_dict(best_weights)
     return best_step
-
-
-def predict_rows(
-    model: Classifier,
-    store: ImageStore,
-    rows: np.ndarray[Any, Any],
-    preprocess: Preprocess,
-    exclusive: bool,
-    fabric: Fabric,
-) -> np.ndarray[Any, Any]:
-    """(rows, K) probabilities of films as deployment sees them. exclusive: softmax instead of sigmoids."""
-    import numpy as np
-    import torch
-
-    from evax.data.loader import whole_batches
-    from evax.models.classifier import probabilities
-
-    model.eval()
-    results = [np.empty((0, model.head.out_features), np.float32)]  # no rows, no batches
-    with torch.inference_mode():
-        for batch in whole_batches(store.pixels, rows, batch_size=64, preprocess=preprocess):
-            films = fabric.to_device(torch.from_numpy(batch)).float() / 255
-            with fabric.autocast():
-                logits = model(preprocess.normalise(films))
-            results.append(probabilities(logits, exclusive).cpu().numpy())
-    return np.concatenate(results)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import tyro
 
+from evax.config import command_line
 from evax.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -57,8 +59,10 @@ def localize(config: LocalizeConfig) -> Path:
     from evax.explain.overlay import overlay
     from evax.files import make_folder, write_json
     from evax.models.classifier import Classifier, probabilities
+    from evax.reporting.run_page import write_run_page
     from evax.training.tracking import progress_bar, start_run
 
+    start = time.perf_counter()
     predictor, store = open_bundle(config.bundle), open_store(config.store)
     findings = predictor.card.findings
     if not isinstance(predictor.network, Classifier):
@@ -134,8 +138,11 @@ def localize(config: LocalizeConfig) -> Path:
         "bundle": str(config.bundle),
         "pointing": pointing,
         "overlays": overlays,
+        "command": command_line("localize", config),
+        "seconds": round(time.perf_counter() - start, 1),
     }
     write_json(report, config.out / "report.json")
+    write_run_page(config.out)
     return config.out / "report.json"
 
 

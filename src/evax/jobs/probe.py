@@ -2,124 +2,255 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evax.errors import ConfigError
+from evax.jobs.studies import (
+    RUNS,
+    SPREAD,
+    LabelPoint,
+    check_draws,
+    label_points,
+    scores_of,
+    summary_of,
+    write_points,
+)
 from evax.training.options import LabelledConfig
 
 if TYPE_CHECKING:
     import numpy as np
 
     from evax.data.store import ImageStore
+    from evax.training.tracking import RunLog
+
+WAYS = {"linear": "linear probe", "knn": "nearest neighbours"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class ProbeConfig(LabelledConfig):
     """Score an encoder as it is: logistic regression and a vote of neighbours on the mean of its patches.
 
-    Every film is seen once; validation chooses strength and thresholds, test is scored once.
+    Every film is seen once; validation chooses strength and thresholds, test is scored once. With fractions
+    or counts it is a sweep over parts of the labels, on the same features.
     """
 
     neighbours: int = 20
     """Training films that vote on each film."""
+    fractions: tuple[float, ...] = ()
+    """Shares of the training patients, each in (0, 1]."""
+    counts: tuple[int, ...] = ()
+    """Numbers of training patients, besides shares or instead of them."""
+    seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
+    """Of a sweep: one draw of patients per seed and share."""
+    name: str = ""
+    """Of the curves of a sweep in figures; empty: encoder and the end of the weights' path."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.neighbours <= 0:
             raise ConfigError(f"neighbours must be above 0, got {self.neighbours}.")
+        check_draws(self.fractions, self.counts, self.seeds)
+        if (self.fractions or self.counts) and (self.label_fraction != 1 or self.label_count is not None):
+            raise ConfigError("Give label_fraction or label_count for one probe, or fractions and counts.")
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """Films of a split with what the encoder makes of them."""
+
+    rows: np.ndarray[Any, Any]
+    features: np.ndarray[Any, Any]
+    labels: np.ndarray[Any, Any]
+
+    def only(self, rows: np.ndarray[Any, Any]) -> Part:
+        """The part's films among these rows."""
+        import numpy as np
+
+        kept = np.isin(self.rows, rows)
+        return Part(self.rows[kept], self.features[kept], self.labels[kept])
 
 
 def probe(config: ProbeConfig) -> Path:
-    """Returns the path of report.json.
+    """Returns the path of report.json, or of a sweep's linear.json.
 
     Raises DataError for a store without labels or an empty split, or test films that the encoder was
     pre-trained on, WeightsError for weights that do not fit.
     """
+    from evax.data.labelled import LabelShare, known_labels, split_rows, with_findings
+    from evax.data.store import open_store
+    from evax.deploy.bundle import refuse_seen_films
+    from evax.training.tracking import start_run
+
+    store = with_findings(open_store(config.store), config.findings)
+    labels = known_labels(store, config.uncertain, config.blank)
+    pool, val, test = split_rows(store, config.split, config.split_by)
+    refuse_seen_films(config.weights, store, test)
+    if config.fractions or config.counts:
+        return sweep(config, store, labels, pool, val, test)
+    share = LabelShare(config.label_fraction, config.label_count, labels if config.stratified else None)
+    train = share.draw(store, pool, config.seed)
+    log = start_run(config.out, config, resume=False)
+    measure(config, store, *encoded(config, store, labels, (train, val, test), log))
+    return config.out / "report.json"
+
+
+def sweep(
+    config: ProbeConfig,
+    store: ImageStore,
+    labels: np.ndarray[Any, Any],
+    pool: np.ndarray[Any, Any],
+    val: np.ndarray[Any, Any],
+    test: np.ndarray[Any, Any],
+) -> Path:
+    """Probes on parts of the labels, OUT/runs/*; curves in linear.json and knn.json, as of evax fewshot.
+
+    The films are encoded once, but for random weights, which each seed draws anew. A seed only draws patients
+    otherwise, so on all labels there is one run.
+    """
+    from evax.data.labelled import LabelShare, data_fingerprint
+    from evax.files import write_json
+    from evax.reporting.few_labels import draw_few_labels
+    from evax.reporting.protocol import study_card
+    from evax.training.tracking import start_run
+
+    points = label_points(config, config.fractions, config.counts)
+    log = start_run(config.out, config, resume=False)
+    reports: dict[LabelPoint, list[dict[str, Any]]] = {point: [] for point in points}
+    stratify = labels if config.stratified else None
+    for seed in config.seeds:
+        if seed == config.seeds[0] or config.weights is None:
+            parts = encoded(replace(config, seed=seed), store, labels, (pool, val, test), log)
+        for point in points:
+            if point.fraction == 1 and reports[point] and config.weights is not None:
+                continue
+            folder = config.out / RUNS / f"{point.folder()}-seed-{seed}"
+            own: dict[str, Any] = {
+                "out": folder,
+                "seed": seed,
+                "fractions": (),
+                "counts": (),
+                **point.options(),
+            }
+            share = LabelShare(point.fraction, point.count, stratify)
+            train = parts[0].only(share.draw(store, pool, seed))
+            reports[point].append(measure(replace(config, **own), store, train, *parts[1:]))
+    fingerprint = data_fingerprint(store, config.split)
+    for way in WAYS:
+        rows = []
+        for point in points:
+            runs = [row_of_probe(report, way) for report in reports[point]]
+            rows.append({**asdict(point), **summary_of(runs), "runs": runs})
+        card = study_card(
+            config, "probe", fingerprint, name=config.name, leaks=config.split_by == "film", way=way,
+            spread=SPREAD.format("seeds"),
+        )  # fmt: skip
+        card |= {"name": f"{card['name']}, {WAYS[way]}"}
+        write_json(card | {"points": rows}, config.out / f"{way}.json")
+        write_points(rows, config.out / f"{way}.csv")
+    draw_few_labels([config.out / f"{way}.json" for way in WAYS], config.out / "probe")
+    return config.out / "linear.json"
+
+
+def encoded(
+    config: ProbeConfig,
+    store: ImageStore,
+    labels: np.ndarray[Any, Any],
+    rows: tuple[np.ndarray[Any, Any], ...],
+    log: RunLog,
+) -> list[Part]:
+    """One pass of the frozen encoder over the films of all parts."""
     import numpy as np
 
-    from evax.data.labelled import known_labels, split_rows
-    from evax.data.store import open_store
-    from evax.deploy.bundle import refuse_seen_films, starting_preprocess
-    from evax.evaluation.embedding import TEMPERATURE, knn_scores
-    from evax.evaluation.linear import fit_linear_probe
-    from evax.files import write_json
-    from evax.reporting.protocol import protocol_card
+    from evax.deploy.bundle import starting_preprocess
     from evax.training.probes import film_features
     from evax.training.runtime import seeded, start_fabric
-    from evax.training.tracking import progress_bar, start_run
+    from evax.training.tracking import progress_bar
     from evax.weights.encoders import create_encoder
 
-    store = open_store(config.store)
-    labels = known_labels(store, config.uncertain, config.blank)
-    train, val, test = split_rows(store, config.label_fraction, config.seed)
-    refuse_seen_films(config.weights, store, test)
     preprocess = starting_preprocess(config.encoder, config.weights, store, config.image_size)
     with seeded(config.seed):
         encoder = create_encoder(config.encoder, config.weights, img_size=config.image_size)
-
-    log = start_run(config.out, config, resume=False)
     fabric = start_fabric(config.precision)
-    films = np.concatenate([train, val, test])
+    films = np.concatenate(rows)
     with progress_bar("features", len(films)) as advance:
         features = film_features(
             fabric.to_device(encoder), store, films, preprocess, fabric, on_film=lambda: advance("")
         )
     log.write("features", films=len(films), width=features.shape[1])
-    seen, choosing, tested = np.split(features, np.cumsum([len(train), len(val)]))
-    linear = fit_linear_probe(seen, labels[train], choosing, labels[val], store.manifest.exclusive)
+    shares = np.split(features, np.cumsum([len(part) for part in rows[:-1]]))
+    return [Part(part, share, labels[part]) for part, share in zip(rows, shares, strict=True)]
 
-    def vote(asked: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-        return knn_scores(seen, labels[train], asked, config.neighbours, TEMPERATURE)
+
+def measure(config: ProbeConfig, store: ImageStore, train: Part, val: Part, test: Part) -> dict[str, Any]:
+    """Both probes on the same films; writes and returns the report of OUT."""
+    from evax.evaluation.embedding import TEMPERATURE, knn_scores
+    from evax.evaluation.linear import fit_linear_probe
+    from evax.files import write_json
+    from evax.reporting.protocol import protocol_card
+
+    linear = fit_linear_probe(
+        train.features, train.labels, val.features, val.labels, store.manifest.exclusive
+    )
+
+    def vote(part: Part) -> np.ndarray[Any, Any]:
+        return knn_scores(train.features, train.labels, part.features, config.neighbours, TEMPERATURE)
 
     protocol = protocol_card(
-        config, store, train=train, validation=val, test=test,
+        config, store, train=train.rows, validation=val.rows, test=test.rows,
         features="mean of the last block's patches, encoder frozen, whole films",
         strength_chosen_on="validation mAUC, one for all findings",
     )  # fmt: skip
     report = {
         "kind": "probe",
         **protocol,
-        "width": features.shape[1],
+        "width": train.features.shape[1],
         "linear": {
             "strength": linear.strength,
             "validation_mauc": {f"{strength:g}": value for strength, value in linear.validation_mauc.items()},
             "test_metrics": score(
-                "linear", config, store, labels, (val, linear.probabilities(choosing)),
-                (test, linear.probabilities(tested)),
+                "linear", config, store, (val, linear.probabilities(val.features)),
+                (test, linear.probabilities(test.features)),
             ),
         },
         "knn": {
             "neighbours": config.neighbours,
             "temperature": TEMPERATURE,
-            "test_metrics": score("knn", config, store, labels, (val, vote(choosing)), (test, vote(tested))),
+            "test_metrics": score("knn", config, store, (val, vote(val)), (test, vote(test))),
         },
     }  # fmt: skip
     write_json(report, config.out / "report.json")
-    return config.out / "report.json"
+    return report
+
+
+def row_of_probe(report: dict[str, Any], way: str) -> dict[str, Any]:
+    """What a sweep keeps of a run, for one of its two probes."""
+    folder = f"{RUNS}/{Path(report['recipe']['out']).name}"
+    return {**scores_of(report, report[way]["test_metrics"]), "folder": folder}
 
 
 def score(
     name: str,
     config: ProbeConfig,
     store: ImageStore,
-    labels: np.ndarray[Any, Any],
-    validation: tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]],
-    test: tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]],
+    validation: tuple[Part, np.ndarray[Any, Any]],
+    test: tuple[Part, np.ndarray[Any, Any]],
 ) -> dict[str, Any]:
     """Thresholds from validation, every number of test, and predictions-NAME-test.csv.
 
-    validation, test: (rows, probabilities). A finding known on no training film is undefined.
+    validation, test: films and their probabilities. A finding known on no training film is undefined.
     """
     from evax.evaluation.classification import choose_thresholds
     from evax.evaluation.embedding import answered
     from evax.evaluation.report import evaluate_classifier
+    from evax.evaluation.thresholds import ThresholdRule
     from evax.reporting.protocol import write_predictions
 
-    thresholds = choose_thresholds(*answered(validation[1], labels[validation[0]]))
-    rows = test[0]
-    probabilities, truth = answered(test[1], labels[rows])
+    rule = ThresholdRule.of(config.thresholds)
+    thresholds = choose_thresholds(*answered(validation[1], validation[0].labels), rule)
+    rows = test[0].rows
+    probabilities, truth = answered(test[1], test[0].labels)
     patients = store.manifest.table["patient"].to_numpy(dtype=str)[rows]
     write_predictions(config.out / f"predictions-{name}-test.csv", store, rows, truth, probabilities)
     return evaluate_classifier(

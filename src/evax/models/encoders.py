@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import timm
 import torch
 from jaxtyping import Bool, Float
-from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
+from timm.models import build_model_with_cfg, checkpoint, generate_default_cfgs, register_model
 from timm.models.eva import Eva
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
@@ -161,7 +161,10 @@ class EvaX(Eva, Encoder):
     blocks: Any
     rope: Any
     embed_dim: int
+    grad_checkpointing: bool
     _pos_embed: Any
+    patch_gradient = 1.0
+    """Share of the gradient that reaches the patch embedding, in [0, 1]."""
 
     @property
     def rotary_grid(self) -> int:
@@ -185,11 +188,16 @@ class EvaX(Eva, Encoder):
         if images.shape[1] == 1:
             images = images.expand(-1, 3, -1, -1)
         patches = self.patch_embed(images)  # (B, N, D)
+        if self.patch_gradient < 1:
+            patches = self.patch_gradient * patches + (1 - self.patch_gradient) * patches.detach()
         if hidden is not None and mask_token is not None:
             patches = torch.where(hidden.unsqueeze(-1), mask_token.to(patches.dtype), patches)
         tokens, rope = self._pos_embed(patches)  # (B, T, D)
         for block in self.blocks:
-            tokens = block(tokens, rope=rope)
+            if self.grad_checkpointing and torch.is_grad_enabled():
+                tokens = checkpoint(block, tokens, rope=rope)  # activations are computed again when needed
+            else:
+                tokens = block(tokens, rope=rope)
         height, width = self.patch_embed.grid_size
         return Encoded(tokens[:, 1:], (height, width), tokens[:, 0])
 

@@ -103,6 +103,11 @@ class Tokenizer(nn.Module):
             features = maps.permute(0, 2, 3, 1)
         return features.flatten(1, 2)
 
+    def normalise_by(self, mean: Channels, std: Channels) -> None:
+        """Takes another normalisation than the one its weights were trained with; for pixels in [0, 1]."""
+        self.mean.copy_(per_channel(mean))
+        self.std.copy_(per_channel(std))
+
     def identity(self) -> dict[str, str | int]:
         """What makes two tokenizers the same one, whatever files they came from."""
         digest = hashlib.sha256()

@@ -1,4 +1,4 @@
-"""Results of `evax fewshot` in one figure, as the paper's Fig. 3c."""
+"""Results of `evax fewshot` and `evax probe` in one figure, as the paper's Fig. 3c."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from matplotlib.figure import Figure
 
 from evax.errors import DataError
 from evax.files import read_json
@@ -16,7 +17,16 @@ Score = Literal["mauc", "macc"]
 
 
 def draw_few_labels(results: Sequence[Path], stem: Path, score: Score = "mauc") -> None:
-    """STEM.svg and STEM.png with one curve per fewshot.json.
+    """STEM.svg and STEM.png with one curve per result; see `few_labels_figure`."""
+    save_figure(few_labels_figure(results, score), stem)
+
+
+def few_labels_figure(
+    results: Sequence[Path], score: Score = "mauc", names: Sequence[str] | None = None
+) -> Figure:
+    """One curve per fewshot.json, linear.json or knn.json, under its own name or those given.
+
+    The axis shows numbers of patients when all points were asked for as such, else shares.
 
     Raises DataError when they were not tested on the same films.
     """
@@ -27,15 +37,24 @@ def draw_few_labels(results: Sequence[Path], stem: Path, score: Score = "mauc") 
                 f"{path} and {results[0]} were not tested on the same films; draw them in two figures."
             )
     label = {"mauc": "mAUC", "macc": "mAcc"}[score]
-    curves = [_curve(content, score) for content in contents]
-    save_figure(label_curves(curves, y_label=f"{label}, mean ± sd over seeds"), stem)
+    counted = all(point.get("count") for content in contents for point in content["points"])
+    amount = "count" if counted else "fraction"
+    curves = [
+        _curve(content, name, score, amount)
+        for content, name in zip(contents, names or [each["name"] for each in contents], strict=True)
+    ]
+    return label_curves(
+        curves,
+        y_label=f"{label}, mean ± sd over seeds",
+        tick=(lambda count: f"{count:g}") if counted else (lambda share: f"{100 * share:.3g} %"),
+    )
 
 
-def _curve(content: Mapping[str, Any], score: Score) -> LabelCurve:
+def _curve(content: Mapping[str, Any], name: str, score: Score, amount: str) -> LabelCurve:
     points = content["points"]
 
     def column(name: str) -> Any:
         return np.array([point[score][name] for point in points], dtype=np.float64)  # None becomes NaN
 
-    shares = np.array([point["fraction"] for point in points], dtype=np.float64)
-    return LabelCurve(content["name"], shares, column("mean"), column("sd"))
+    amounts = np.array([point[amount] for point in points], dtype=np.float64)
+    return LabelCurve(name, amounts, column("mean"), column("sd"))

@@ -10,7 +10,7 @@ from __future__ import annotations
 import html
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from matplotlib.ticker import EngFormatter, FuncFormatter, MaxNLocator
 from PIL import Image, ImageDraw
 
 from evax.evaluation.calibration import ReliabilityCurve
+from evax.evaluation.classification import Floats
 from evax.explain.overlay import BOX_COLOUR
 from evax.files import replaced_whole
 
@@ -99,6 +100,7 @@ def roc_panel(
     with matplotlib.rc_context(STYLE):
         figure, axes = _panel((SQUARE, SQUARE))
         axes.plot([0, 1], [0, 1], color=QUIET, linestyle="--", linewidth=1)
+        false_positive_rate, true_positive_rate = _thinned(false_positive_rate, true_positive_rate)
         axes.fill_between(false_positive_rate, true_positive_rate, color=BLUE, alpha=0.08, linewidth=0)
         axes.plot(false_positive_rate, true_positive_rate, color=BLUE, linewidth=2)
         if point is not None:
@@ -108,16 +110,52 @@ def roc_panel(
         return _svg(figure, label)
 
 
-def reliability_panel(curve: ReliabilityCurve, *, label: str) -> str:
-    """Predicted against observed frequency, with the Wilson band; both axes end where the data do."""
+def precision_recall_panel(
+    recall: Float[np.ndarray, " t"],
+    precision: Float[np.ndarray, " t"],
+    *,
+    label: str,
+    chance: float,
+    point: tuple[float, float] | None = None,
+) -> str:
+    """Precision against recall in steps, never joined up between them; chance: the prevalence.
+
+    recall: falling, as scikit-learn gives it. point: (sensitivity, PPV) of the threshold in use.
+    """
     with matplotlib.rc_context(STYLE):
         figure, axes = _panel((SQUARE, SQUARE))
-        end = min(1.0, 1.08 * max(float(curve.predicted.max()), float(curve.high.max())))
+        axes.axhline(chance, color=QUIET, linestyle="--", linewidth=1)
+        recall, precision = _thinned(recall, precision)
+        axes.fill_between(recall, precision, step="post", color=BLUE, alpha=0.08, linewidth=0)
+        axes.step(recall, precision, where="post", color=BLUE, linewidth=2)
+        if point is not None:
+            axes.plot(*point, "o", color=VERMILLION, markersize=8, markeredgecolor="white", clip_on=False)
+        _square(axes, 1.0)
+        axes.set(xlabel="recall (sensitivity)", ylabel="precision (PPV)")
+        return _svg(figure, label)
+
+
+def reliability_panel(curve: ReliabilityCurve, *, label: str, after: ReliabilityCurve | None = None) -> str:
+    """Predicted against observed frequency, with the Wilson band; both axes end where the data do.
+
+    after: the same films after calibration, dashed with squares.
+    """
+    with matplotlib.rc_context(STYLE):
+        figure, axes = _panel((SQUARE, SQUARE))
+        ends = [float(curve.predicted.max()), float(curve.high.max())]
+        if after is not None:
+            ends.append(float(after.predicted.max()))
+        end = min(1.0, 1.08 * max(ends))
         axes.plot([0, end], [0, end], color=QUIET, linestyle="--", linewidth=1)
         axes.fill_between(curve.predicted, curve.low, curve.high, color=BLUE, alpha=0.15, linewidth=0)
         axes.plot(
             curve.predicted, curve.observed, "o-", color=BLUE, markersize=5, linewidth=1.5, clip_on=False
         )
+        if after is not None:
+            axes.plot(
+                after.predicted, after.observed, "s--", color=VERMILLION, markersize=5, linewidth=1.5,
+                markerfacecolor="white", clip_on=False,
+            )  # fmt: skip
         _square(axes, end)
         axes.set(xlabel="predicted probability", ylabel="observed share")
         return _svg(figure, label)
@@ -166,33 +204,34 @@ def interval_plot(
 
 @dataclass(frozen=True, eq=False)
 class LabelCurve:
-    """One encoder's scores on growing shares of the labels; all arrays have the same length."""
+    """One encoder's scores on growing amounts of labels; all arrays have the same length."""
 
     name: str
-    shares: Float[np.ndarray, " n"]
-    """In (0, 1], rising."""
+    amounts: Float[np.ndarray, " n"]
+    """Shares or numbers of training patients, rising."""
     means: Float[np.ndarray, " n"]
     deviations: Float[np.ndarray, " n"]
     """Standard deviation over seeds; NaN draws no bar."""
 
 
-def label_curves(curves: Sequence[LabelCurve], *, y_label: str) -> Figure:
-    """Score against the share of labels on a logarithmic axis, mean with its deviation over seeds.
+def label_curves(curves: Sequence[LabelCurve], *, y_label: str, tick: Callable[[float], str]) -> Figure:
+    """Score against the amount of labels on a logarithmic axis, mean with its deviation over seeds.
 
+    tick: an amount as its axis shows it.
     Source: form of the paper's Fig. 3c.
     """
-    shares = np.unique(np.concatenate([curve.shares for curve in curves]))
+    amounts = np.unique(np.concatenate([curve.amounts for curve in curves]))
     with matplotlib.rc_context(STYLE):
         figure, axes = _panel((480, 300 + 20 * len(curves)))
         for number, curve in enumerate(curves):
             colour, marker = CURVES[number % len(CURVES)]
             axes.errorbar(
-                curve.shares * 1.04 ** (number - (len(curves) - 1) / 2),  # bars stand beside each other
+                curve.amounts * 1.04 ** (number - (len(curves) - 1) / 2),  # bars stand beside each other
                 curve.means, yerr=np.nan_to_num(curve.deviations), label=curve.name,
                 color=colour, marker=marker, linewidth=2, markersize=6, capsize=3, elinewidth=1.5,
             )  # fmt: skip
         axes.set_xscale("log")
-        axes.set_xticks(shares, [f"{100 * share:g} %" for share in shares])
+        axes.set_xticks(amounts, [tick(amount) for amount in amounts])
         axes.minorticks_off()
         axes.set(xlabel="labelled training patients", ylabel=y_label)
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.3g}"))
@@ -221,11 +260,25 @@ def age_histogram(ages: Float[np.ndarray, " n"], *, label: str) -> str:
         return _svg(figure, label)
 
 
+def score_histogram(
+    scores: Float[np.ndarray, " n"], *, label: str, x_label: str, y_label: str, threshold: float
+) -> str:
+    """How many scores in [0, 1] fall where, on a logarithmic axis, and the threshold between them."""
+    with matplotlib.rc_context(STYLE):
+        figure, axes = _panel((WIDE, 230))
+        axes.hist(scores, bins=np.linspace(0, 1, 51).tolist(), color=BLUE, alpha=0.75)
+        axes.axvline(threshold, color=VERMILLION, linestyle="--", linewidth=1.5)
+        axes.set_yscale("log")
+        axes.set(xlabel=x_label, ylabel=y_label, xlim=(0, 1.005))
+        return _svg(figure, label)
+
+
 def film_picture(
-    pixels: UInt8[np.ndarray, "S S"], boxes: Sequence[tuple[float, float, float, float]] = ()
+    pixels: UInt8[np.ndarray, "S S"],
+    boxes: Sequence[tuple[float, float, float, float]] = (),
+    side: int = 300,
 ) -> bytes:
     """A small JPEG of a stored film with its boxes (x, y, width, height in fractions)."""
-    side = 300
     picture = Image.fromarray(pixels).resize((side, side), Image.Resampling.BILINEAR).convert("RGB")
     draw = ImageDraw.Draw(picture)
     for x, y, width, height in boxes:
@@ -261,6 +314,14 @@ def _panel(size: tuple[int, int]) -> tuple[Figure, Axes]:
     axes = figure.add_subplot(facecolor="none")
     axes.tick_params(length=0, pad=6)
     return figure, axes
+
+
+def _thinned(x: Floats, y: Floats) -> tuple[Floats, Floats]:
+    """The points that lie on another pixel than the one before: curves of many films stay small."""
+    pixel = np.rint(np.stack([x, y]) * SQUARE)
+    new = np.concatenate([[True], (pixel[:, 1:] != pixel[:, :-1]).any(axis=0)])
+    new[-1:] = True
+    return x[new], y[new]
 
 
 def _square(axes: Axes, end: float) -> None:

@@ -16,6 +16,7 @@ import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from markupsafe import Markup
 from PIL import Image
+from sklearn.metrics import precision_recall_curve
 
 from evax.data.manifest import SPLITS
 from evax.data.store import ImageStore, open_store
@@ -23,6 +24,7 @@ from evax.errors import DataError
 from evax.evaluation.calibration import reliability_curve
 from evax.evaluation.classification import roc_curve
 from evax.evaluation.report import TOP1
+from evax.evaluation.temperature import with_temperature
 from evax.files import read_json, replaced_whole
 from evax.reporting import figures
 
@@ -45,19 +47,41 @@ def write_report(run: Path) -> Path:
         mine = [step for step in steps if step["kind"] == kind and (step["path"] / file).is_file()]
         return [view(step["name"], step["path"]) for step in mine]
 
-    runs = views("finetune", "report.json", lambda name, folder: fine_tuning(name, folder, run))
-    text = template().render(
+    return render(
+        run / "report.html",
         title=journal["title"],
         steps=steps,
         environment=journal["environment"],
         stores=views("store", "store.json", lambda name, folder: data_sheet(name, open_store(folder))),
         pretrainings=views("pretrain", "report.json", pre_training),
-        runs=runs,
-        comparisons=comparisons(runs),
+        runs=views("finetune", "report.json", lambda name, folder: fine_tuning(name, folder, run)),
         localisations=views("localize", "report.json", localisation),
-        synthetic=any(makes_phantoms(step) for step in steps),
     )
-    page = run / "report.html"
+
+
+def render(
+    page: Path,
+    *,
+    title: str,
+    steps: list[dict[str, Any]],
+    environment: dict[str, Any],
+    stores: list[dict[str, Any]] | None = None,
+    pretrainings: list[dict[str, Any]] | None = None,
+    runs: list[dict[str, Any]] | None = None,
+    localisations: list[dict[str, Any]] | None = None,
+) -> Path:
+    """Writes the page and returns its path; what is not given has no section."""
+    text = template().render(
+        title=title,
+        steps=steps,
+        environment=environment,
+        stores=stores or [],
+        pretrainings=pretrainings or [],
+        runs=runs or [],
+        comparisons=comparisons(runs or []),
+        localisations=localisations or [],
+        synthetic=any(makes_phantoms(step) for step in steps) or reads_phantoms(stores or []),
+    )
     with replaced_whole(page) as unfinished:
         unfinished.write_text(text, encoding="utf-8")
     return page
@@ -123,6 +147,11 @@ def known_kind(step: Facts) -> str:
 def makes_phantoms(step: dict[str, Any]) -> bool:
     """Whether a step draws or reads synthetic films."""
     return step["kind"] in ("fetch", "store") and "phantom" in step["command"]
+
+
+def reads_phantoms(stores: list[dict[str, Any]]) -> bool:
+    """Whether a store was made of synthetic films, as far as its source says so."""
+    return any("phantom" in str(sheet["store"].card["source"]).lower() for sheet in stores)
 
 
 def data_sheet(name: str, store: ImageStore) -> dict[str, Any]:
@@ -227,7 +256,9 @@ def fine_tuning(name: str, folder: Path, run: Path) -> dict[str, Any]:
     metrics = report["test_metrics"]
     predictions = read_predictions(folder / "predictions-test.csv", metrics)
     defined = [finding for finding in metrics["findings"] if finding["auroc"] is not None]
-    of_films: dict[str, Any] = {"rocs": [], "reliability": [], "confusion": None, "films": None}
+    of_films: dict[str, Any] = {
+        "rocs": [], "precision_recall": [], "reliability": [], "confusion": None, "films": None,
+    }  # fmt: skip
     return {
         "name": name,
         "report": report,
@@ -235,21 +266,52 @@ def fine_tuning(name: str, folder: Path, run: Path) -> dict[str, Any]:
         "metrics": metrics,
         "curves": training_curves(name, read_log(folder / "log.jsonl"), report["best_step"]),
         "forest": forest(name, defined) if defined else None,
-        **(of_films if predictions is None else film_by_film(predictions, metrics)),
+        "protocol_name": report["protocol"]["name"],
+        "details": None,
+        **(of_films if predictions is None else film_by_film(predictions, report)),
     }
 
 
-def film_by_film(predictions: pd.DataFrame, metrics: Facts) -> dict[str, Any]:
+def film_by_film(predictions: pd.DataFrame, report: Facts) -> dict[str, Any]:
     """What needs the probability of every test film."""
-    findings = metrics["findings"]
+    metrics = report["test_metrics"]
+    findings, calibrated = metrics["findings"], calibrations(report)
+    after = with_temperatures(predictions, findings, report)
+    ranked = [each for each in findings if each["auroc"] is not None]
     return {
-        "rocs": [(each, roc(each, predictions)) for each in findings if each["auroc"] is not None],
+        "rocs": [(each, roc(each, predictions)) for each in ranked],
+        "precision_recall": [(each, precision_recall(each, predictions)) for each in ranked],
         "reliability": [
-            (each, reliability(each, predictions)) for each in findings if each["ece"] is not None
+            (each, calibrated.get(each["name"]), reliability(each, predictions, after))
+            for each in findings
+            if each["ece"] is not None
         ],
         "confusion": confusion(predictions, metrics),
         "films": predictions.filter(regex="^(image$|label:)"),
     }
+
+
+def calibrations(report: Facts) -> dict[str, Facts]:
+    """Finding -> its temperature with the scores after it; findings without a temperature are left out."""
+    rows = report.get("calibration", {}).get("findings", [])
+    return {row["name"]: row for row in rows if row["temperature"] is not None}
+
+
+def with_temperatures(predictions: pd.DataFrame, findings: list[Facts], report: Facts) -> pd.DataFrame | None:
+    """The predictions after the temperatures of the report, None where it has none."""
+    calibrated = calibrations(report)
+    if not calibrated:
+        return None
+    columns = [f"probability:{finding['name']}" for finding in findings]
+    before, after = predictions[columns].to_numpy(np.float64), predictions.copy()
+    if report["calibration"]["shared"]:
+        temperature = next(iter(calibrated.values()))["temperature"]
+        after[columns] = with_temperature(before, temperature, exclusive=True)
+        return after
+    for column, name, values in zip(columns, (each["name"] for each in findings), before.T, strict=True):
+        if name in calibrated:
+            after[column] = with_temperature(values, calibrated[name]["temperature"], exclusive=False)
+    return after
 
 
 def training_curves(name: str, log: dict[str, pd.DataFrame], best_step: int) -> list[tuple[str, str]]:
@@ -259,9 +321,10 @@ def training_curves(name: str, log: dict[str, pd.DataFrame], best_step: int) -> 
         ("step", "loss", "training loss"),
         ("validation", "mauc", "validation mAUC"),
         ("test", "mauc", "test mAUC, which chose the checkpoint"),  # protocol paper
+        ("step", "lr", "learning rate"),
     )
     for event, key, title in looks:
-        if event in log:
+        if event in log and key in log[event]:
             steps, label = numbers(log[event], "step"), f"{title} of {name} against steps"
             best = None if event == "step" else best_step
             svg = figures.curve_panel(
@@ -315,10 +378,22 @@ def roc(finding: Facts, predictions: pd.DataFrame) -> str:
     return figures.roc_panel(false_positive_rate, true_positive_rate, label=label, point=point)
 
 
-def reliability(finding: Facts, predictions: pd.DataFrame) -> str:
-    """Predicted against observed frequency of a finding."""
+def precision_recall(finding: Facts, predictions: pd.DataFrame) -> str:
+    """Precision against recall of a finding, with the operating point that its threshold gives."""
+    probabilities, positives = cases(predictions, finding["name"])
+    precision, recall, _ = precision_recall_curve(positives, probabilities, drop_intermediate=True)
+    has_point = finding["sensitivity"] is not None and finding["ppv"] is not None
+    return figures.precision_recall_panel(
+        recall, precision, label=f"Precision and recall of {finding['name']}", chance=finding["prevalence"],
+        point=(finding["sensitivity"], finding["ppv"]) if has_point else None,
+    )  # fmt: skip
+
+
+def reliability(finding: Facts, predictions: pd.DataFrame, after: pd.DataFrame | None = None) -> str:
+    """Predicted against observed frequency of a finding; after: the same films after calibration."""
     curve = reliability_curve(*cases(predictions, finding["name"]))
-    return figures.reliability_panel(curve, label=f"Calibration of {finding['name']}")
+    calibrated = None if after is None else reliability_curve(*cases(after, finding["name"]))
+    return figures.reliability_panel(curve, label=f"Calibration of {finding['name']}", after=calibrated)
 
 
 def confusion(predictions: pd.DataFrame, metrics: Facts) -> list[tuple[str, list[int]]] | None:
@@ -341,8 +416,7 @@ def comparisons(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
     ):
         for group in groups:
             first = group[0]
-            protocol = run["report"]["protocol"]["name"], first["report"]["protocol"]["name"]
-            if protocol[0] == protocol[1] and run["films"].equals(first["films"]):
+            if run["protocol_name"] == first["protocol_name"] and run["films"].equals(first["films"]):
                 group.append(run)
                 break
         else:
@@ -421,8 +495,8 @@ def data_uri(jpeg: bytes) -> str:
     return f"data:image/jpeg;base64,{base64.b64encode(jpeg).decode()}"
 
 
-def template() -> Template:
-    """The page, with escaping on; a name it does not find is an error; numbers as `show_...` write them."""
+def template(name: str = "report.html.j2") -> Template:
+    """A page, with escaping on; a name it does not find is an error; numbers as `show_...` write them."""
     environment = Environment(
         loader=PackageLoader("evax.reporting"),
         autoescape=True,
@@ -433,7 +507,7 @@ def template() -> Template:
     environment.filters |= {"number": show_number, "interval": show_interval, "duration": show_duration}
     environment.filters |= {"percent": show_percent, "count": lambda value: f"{value:,}"}
     environment.globals["inline"] = inliner()
-    return environment.get_template("report.html.j2")
+    return environment.get_template(name)
 
 
 def inliner() -> Callable[[str], Markup]:

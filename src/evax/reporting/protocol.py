@@ -9,15 +9,26 @@ import numpy as np
 from jaxtyping import Float, Int64
 
 from evax.config import to_plain
+from evax.data.labelled import data_fingerprint, shared_patients, split_rows
 from evax.data.labels import blank_policy
 from evax.data.store import ImageStore
+from evax.evaluation.thresholds import ThresholdRule
 from evax.files import replaced_whole
 
 CLEAN = {  # validation chooses, test is scored once
     "name": "clean",
-    "thresholds_chosen_on": "validation (Youden)",
     "test_scored": "once",
 }
+
+LEAKING = {  # as the text of the paper's real-world study reads; validation chooses all the same
+    "name": "split by film",
+    "leak": "films were split, not patients: a patient may train and be tested, which flatters the result",
+}
+
+
+def thresholds_chosen_on(config: Any) -> str:
+    """What a LabelledConfig chooses its thresholds on, and how, in words."""
+    return f"validation ({ThresholdRule.of(config.thresholds).in_words()})"
 
 
 def protocol_card(
@@ -38,12 +49,17 @@ def protocol_card(
     return {
         "encoder": config.encoder,
         "weights": str(config.weights) if config.weights else None,
-        "data_fingerprint": store.fingerprint,
+        "data_fingerprint": data_fingerprint(store, config.split),
         "protocol": {
             **CLEAN,
+            "thresholds_chosen_on": thresholds_chosen_on(config),
+            **(LEAKING if config.split_by == "film" else {}),
             **chosen,
-            "split": store.card["split"],
-            "label_fraction": config.label_fraction,
+            "split": f"table {config.split.name}" if config.split else store.card["split"],
+            "label_fraction": _label_fraction(config, store),
+            "label_count": config.label_count,
+            "stratified": config.stratified,
+            "patients_in_several_parts": shared_patients(store, (train, validation, test)),
             "seed": config.seed,
             "interval": f"patient-clustered bootstrap, percentile, {config.resamples} resamples",
             "uncertain": config.uncertain,
@@ -51,6 +67,39 @@ def protocol_card(
         },
         "recipe": to_plain(config),
         **{name: {"films": len(part), "patients": len(set(patients[part]))} for name, part in rows.items()},
+    }
+
+
+def _label_fraction(config: Any, store: ImageStore) -> float:
+    """Share of the training patients whose labels a run used, also where their number was given."""
+    if config.label_count is None:
+        return float(config.label_fraction)
+    train, _, _ = split_rows(store, config.split, config.split_by, needs_validation=False)
+    return float(config.label_count / store.manifest.table["patient"].iloc[train].nunique())
+
+
+def study_card(
+    config: Any, kind: str, fingerprint: str, *, name: str, leaks: bool, **protocol: Any
+) -> dict[str, Any]:
+    """What every number of a study of several runs must carry.
+
+    config: a LabelledConfig. fingerprint: see data_fingerprint. name: of its curve in figures; empty: encoder
+    and the end of the weights' path. leaks: its splits are of films. protocol: what CLEAN does not say.
+    """
+    start = "/".join(config.weights.parts[-2:]) if config.weights else "random weights"
+    return {
+        "kind": kind,
+        "name": name or f"{config.encoder}, {start}",
+        "encoder": config.encoder,
+        "weights": str(config.weights) if config.weights else None,
+        "data_fingerprint": fingerprint,
+        "protocol": {
+            **CLEAN,
+            "thresholds_chosen_on": thresholds_chosen_on(config),
+            **(LEAKING if leaks else {}),
+            **protocol,
+        },
+        "recipe": to_plain(config),
     }
 
 

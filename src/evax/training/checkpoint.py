@@ -2,24 +2,38 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from lightning_fabric.plugins import Precision
 from safetensors import SafetensorError, safe_open
-from torch import nn
+from torch import Tensor, nn
 
 from evax.errors import WeightsError
 from evax.files import save_tensors
+
+logger = logging.getLogger("evax")
 
 KEPT = 2  # the newest and the one before it
 
 
 def save_checkpoint(
-    folder: Path, step: int, model: nn.Module, optimizer: torch.optim.Optimizer, facts: dict[str, Any]
+    folder: Path,
+    step: int,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    facts: dict[str, Any],
+    precision: Precision | None = None,
 ) -> Path:
-    """Saves after `step` finished steps and removes all but the newest KEPT."""
+    """Saves after `step` finished steps and removes all but the newest KEPT.
+
+    facts: what the run is. precision: Fabric's; the scale of the loss in fp16 is part of the state.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
@@ -27,7 +41,12 @@ def save_checkpoint(
         for key, value in state.items():
             tensors[f"optimizer.{names[id(parameter)]}.{key}"] = torch.as_tensor(value)
     path = folder / f"step-{step:07d}.safetensors"
-    metadata = {"step": str(step), "facts": json.dumps(facts, sort_keys=True)}
+    metadata = {
+        "step": str(step),
+        "facts": json.dumps(facts, sort_keys=True),
+        "precision": json.dumps(precision.state_dict() if precision else {}),
+        "digest": digest_of(tensors),
+    }
     save_tensors(tensors, path, metadata)
     for old in checkpoint_paths(folder)[:-KEPT]:
         old.unlink()
@@ -39,33 +58,76 @@ def checkpoint_paths(folder: Path) -> list[Path]:
     return sorted(folder.glob("step-*.safetensors"))
 
 
+def last_good(folder: Path) -> str:
+    """Where a run that diverged can go on."""
+    if not (paths := checkpoint_paths(folder)):
+        return "No checkpoint had been written before."
+    return f"The last good checkpoint is {paths[-1]}; --resume goes on from it."
+
+
+def digest_of(tensors: Mapping[str, Tensor]) -> str:
+    """Of names and bytes; safetensors itself notices a cut file, but no changed byte."""
+    digest = hashlib.blake2b(digest_size=16)
+    for name, tensor in sorted(tensors.items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
 def load_newest_checkpoint(
-    folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, facts: dict[str, Any]
+    folder: Path,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    facts: dict[str, Any],
+    precision: Precision | None = None,
 ) -> int:
-    """Restores model and optimizer in place; returns the steps that are done, 0 when there is no checkpoint
-    yet.
+    """Restores model, optimizer and scale in place; returns the steps that are done, 0 when there is no
+    checkpoint yet. A damaged file is passed over for the one before it, and said so.
 
     facts: what the run is; they must equal those it was saved with.
-    Raises WeightsError when the newest file cannot be read, or was written by a run with other options.
+    Raises WeightsError when no file can be read, or the newest was written by a run with other options.
     """
     paths = checkpoint_paths(folder)
-    if not paths:
-        return 0
-    path = paths[-1]
+    for path in reversed(paths):
+        try:
+            metadata, tensors = _read(path)
+        except WeightsError as error:
+            logger.warning("%s Going on from the one before it.", error)
+            continue
+        _refuse_other_runs(path, json.loads(metadata["facts"]), facts)
+        _restore(tensors, model, optimizer)
+        if precision and (state := json.loads(metadata["precision"])):
+            precision.load_state_dict(state)
+        return int(metadata["step"])
+    if paths:
+        raise WeightsError(
+            f"No checkpoint in {folder} can be read ({', '.join(path.name for path in paths)} are damaged). "
+            "Copy the run again, or delete its folder and start anew."
+        )
+    return 0
+
+
+def _read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata()
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # not a dict
     except (SafetensorError, OSError) as error:
-        raise WeightsError(
-            f"The checkpoint {path} cannot be read: {error}. Delete it to go on from an older one."
-        ) from error
-    before = json.loads(metadata["facts"])
+        raise WeightsError(f"The checkpoint {path} cannot be read: {error}.") from error
+    if not metadata or metadata.get("digest") != digest_of(tensors):
+        raise WeightsError(f"The checkpoint {path} is damaged: its content is not what was written.")
+    return metadata, tensors
+
+
+def _refuse_other_runs(path: Path, before: dict[str, Any], facts: dict[str, Any]) -> None:
     if changed := [key for key in sorted(before.keys() | facts.keys()) if before.get(key) != facts.get(key)]:
         detail = ", ".join(f"{key} was {before.get(key)!r}, is {facts.get(key)!r}" for key in changed)
         raise WeightsError(
             f"{path} belongs to another run ({detail}). Resume with the same options or start anew."
         )
+
+
+def _restore(tensors: dict[str, Tensor], model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
     model.load_state_dict(
         {key.removeprefix("model."): value for key, value in tensors.items() if key.startswith("model.")}
     )
@@ -76,4 +138,3 @@ def load_newest_checkpoint(
             optimizer.state[parameter] = {
                 key: value if key == "step" else value.to(parameter.device) for key, value in state.items()
             }
-    return int(metadata["step"])

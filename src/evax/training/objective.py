@@ -26,6 +26,20 @@ def masked_cosine_loss(
     return -F.cosine_similarity(predicted.float(), wanted.float(), dim=-1).mean()
 
 
+def relative_spread(predicted: Float[Tensor, "B M Dt"], wanted: Float[Tensor, "B M Dt"]) -> Float[Tensor, ""]:
+    """How much the directions of the predictions differ from each other, over how much the wanted ones do.
+
+    0: every patch of every film is predicted to be the same (a collapse); 1: as varied as the features.
+    """
+    return _spread(predicted) / _spread(wanted).clamp(min=1e-6)
+
+
+def _spread(vectors: Float[Tensor, "B M Dt"]) -> Float[Tensor, ""]:
+    """Variance of the unit vectors: 1 - |mean|^2, in [0, 1]."""
+    directions = F.normalize(vectors.float(), dim=-1).flatten(0, 1)
+    return 1 - directions.mean(dim=0).square().sum()
+
+
 def classification_loss(
     logits: Float[Tensor, "B K"], labels: Float[Tensor, "B K"], exclusive: bool
 ) -> Float[Tensor, ""]:

@@ -8,10 +8,12 @@ from typing import Literal
 
 import tyro
 
-from evax.data.labels import Blank, Uncertain
+from evax.data.labels import Blank, SplitBy, Uncertain
 from evax.errors import ConfigError
+from evax.evaluation.thresholds import ThresholdRule
 
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
+MaskPattern = Literal["uniform", "block"]
 Compile = Literal["auto", "on", "off"]
 
 
@@ -61,24 +63,44 @@ class LabelledConfig:
     """Bundle, weight file or published name to start from, or imagenet; random weights without it."""
     image_size: int = 224
     """Side of the network's input in pixels, a multiple of the encoder's patch."""
+    findings: tuple[str, ...] = ()
+    """Findings to learn, in this order; without it all of the store."""
     label_fraction: float = 1.0
     """Share of the training patients whose labels are used, in (0, 1]."""
+    label_count: int | None = None
+    """So many training patients instead of a share."""
+    stratified: bool = False
+    """Draw these patients so that each finding keeps its share of them; else by chance alone."""
+    split: Path | None = None
+    """CSV table with the columns image and split (train, val, test) in place of the store's own split."""
+    split_by: SplitBy = "patient"
+    """film: the table may put a patient's films into several splits, a leak that every report then says."""
     uncertain: Uncertain = "ignore"
     """What a label -1 counts as."""
     blank: Blank | None = None
     """What an empty label counts as; without it absent in CheXpert and MIMIC-CXR, unknown elsewhere."""
+    thresholds: str = "youden"
+    """How validation chooses each finding's threshold: youden, f1, or the least sensitivity or specificity it
+    must have there, as in sensitivity:0.95."""
     resamples: int = 2000
     """Bootstrap resamples of the test patients."""
     seed: int = 0
     """Of everything that is drawn: new weights, order, crops, the choice of patients, the bootstrap."""
     precision: Precision = "auto"
-    """auto: bf16 autocast where this machine is measured to be faster with it; fp16: with loss
-    scaling, on CUDA."""
+    """auto: bf16 autocast where this machine is measured to be faster with it; fp16: with loss scaling."""
 
     def __post_init__(self) -> None:
         if self.image_size < 32 or (self.image_size % 16 and self.image_size % 14):
             raise ConfigError(f"image_size must be a multiple of 16 or 14 from 32 on, got {self.image_size}.")
         if not 0 < self.label_fraction <= 1:
             raise ConfigError(f"label_fraction must lie in (0, 1], got {self.label_fraction}.")
+        ThresholdRule.of(self.thresholds)  # says what is wrong with it
+        if self.label_count is not None and (self.label_count <= 0 or self.label_fraction != 1):
+            raise ConfigError(
+                f"label_count must be above 0 and takes the place of label_fraction, got {self.label_count} "
+                f"and {self.label_fraction}."
+            )
+        if self.split_by == "film" and self.split is None:
+            raise ConfigError("split_by film needs a split: the store's own keeps patients together.")
         if self.resamples <= 0:
             raise ConfigError(f"resamples must be above 0, got {self.resamples}.")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -14,11 +15,14 @@ from lightning_fabric import Fabric
 from evax.data.labels import resolve_labels
 from evax.data.loader import whole_batches
 from evax.data.preprocess import Preprocess
-from evax.data.store import ImageStore
+from evax.data.store import ImageStore, open_store
+from evax.errors import DataError
 from evax.evaluation.embedding import knn_auroc, rank_me
+from evax.evaluation.linear import fit_linear_probe
 from evax.models.encoders import Encoded, Encoder
 
 BATCH = 64
+STRENGTH = 1e-2  # of the linear probe: in the middle of those that evax probe tries
 VOTERS = 1000  # more neighbours to choose from change little and cost time in every probe
 
 
@@ -30,6 +34,8 @@ class ProbeResult:
     """Mean AUROC of the findings that are defined; NaN when none is."""
     findings: int
     """How many findings entered the mean."""
+    linear_auc: float
+    """The same of a linear probe on the films that vote."""
     rankme: float
     """exp(entropy of the singular values) of the validation features, between 1 and the width."""
 
@@ -38,8 +44,22 @@ class ProbeResult:
         return {
             "knn_auc": None if math.isnan(self.knn_auc) else self.knn_auc,
             "knn_findings": self.findings,
+            "linear_auc": None if math.isnan(self.linear_auc) else self.linear_auc,
             "rankme": self.rankme,
         }
+
+
+def open_probe_store(path: Path) -> ImageStore:
+    """A store whose train films can vote on its validation films."""
+    store = open_store(path)
+    if not store.manifest.findings:
+        raise DataError(f"The probe store {path} has no labels; nothing can be probed with it.")
+    for split in ("train", "val"):
+        if not len(store.rows(split)):
+            raise DataError(
+                f"The probe store {path} has no {split} films: prepare it with --validation above 0."
+            )
+    return store
 
 
 def encode_films(
@@ -74,8 +94,8 @@ def film_features(
 
 
 def probe(encoder: Encoder, store: ImageStore, preprocess: Preprocess, fabric: Fabric) -> ProbeResult:
-    """KNN AUROC from train to validation films of a labelled store, and RankMe. The test split is not
-    touched.
+    """KNN and linear AUROC from train to validation films of a labelled store, and RankMe. The test split is
+    not touched.
     """
     labels = resolve_labels(store.manifest.labels(), uncertain="ignore", blank="ignore")
     train, val = store.rows("train"), store.rows("val")
@@ -83,4 +103,11 @@ def probe(encoder: Encoder, store: ImageStore, preprocess: Preprocess, fabric: F
     train_features = film_features(encoder, store, train, preprocess, fabric)
     val_features = film_features(encoder, store, val, preprocess, fabric)
     macro = knn_auroc(train_features, labels[train], val_features, labels[val])
-    return ProbeResult(macro.value, macro.entered, rank_me(val_features))
+    linear_auc = math.nan
+    if macro.entered:
+        fitted = fit_linear_probe(
+            train_features, labels[train], val_features, labels[val], store.manifest.exclusive,
+            strengths=(STRENGTH,),
+        )  # fmt: skip
+        linear_auc = fitted.validation_mauc[STRENGTH]
+    return ProbeResult(macro.value, macro.entered, linear_auc, rank_me(val_features))

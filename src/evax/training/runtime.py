@@ -7,40 +7,110 @@ import shutil
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar, cast
 
 import numpy as np
 import torch
 from lightning_fabric import Fabric
+from lightning_fabric.plugins import MixedPrecision
 from torch import nn
 
-from evax.errors import ConfigError
+from evax.errors import ConfigError, EvaxError
 from evax.training.options import Compile, Precision
 
 M = TypeVar("M", bound=nn.Module)
+R = TypeVar("R")
+CPU = torch.device("cpu")
 
 # Compiling costs about half a minute; below this many tokens through the student it is not earned back.
 TOKENS_THAT_PAY_FOR_COMPILING = 1_500_000
-FABRIC_PRECISION: dict[str, Any] = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
 
 
 def start_fabric(precision: Precision) -> Fabric:
-    """One process on the best device, float32 weights, autocast to bfloat16 where that is faster.
+    """One process on the best device, float32 weights, autocast to a shorter type where that is faster.
 
-    Raises ConfigError for fp16, which scales the loss, where there is no CUDA device.
+    Raises ConfigError under torchrun: only pre-training shares its work among processes.
     """
-    if precision == "fp16" and not torch.cuda.is_available():
-        # Fabric would use bfloat16 instead, with a warning
+    if (processes := processes_of_torchrun()[0]) > 1:
         raise ConfigError(
-            "fp16 with loss scaling needs a CUDA device, and there is none: choose --precision bf16 or fp32."
+            f"torchrun started {processes} processes, and only evax pretrain shares its work among several. "
+            "Start this command without torchrun."
         )
-    if precision == "auto":
-        precision = "bf16" if bf16_is_faster() else "fp32"
-    fabric = Fabric(accelerator="auto", devices=1, precision=FABRIC_PRECISION[precision])
+    return _launched(decided_precision(precision), devices=1, nodes=1)
+
+
+def start_shared_fabric(precision: Precision) -> Fabric:
+    """The same on every process that torchrun started, one device each; one process without torchrun.
+
+    precision: not "auto"; see decided_precision.
+    """
+    processes, here = processes_of_torchrun()
+    return _launched(precision, devices=here, nodes=processes // here)
+
+
+def processes_of_torchrun() -> tuple[int, int]:
+    """(all, those on this machine); (1, 1) when torchrun did not start this process."""
+    if not torch.distributed.is_torchelastic_launched():
+        return 1, 1
+    return int(os.environ["WORLD_SIZE"]), int(os.environ["LOCAL_WORLD_SIZE"])
+
+
+def decided_precision(precision: Precision, earlier: Precision | None = None) -> Precision:
+    """The precision itself, or for "auto" the faster one on this machine; all processes get the same answer.
+
+    earlier: what a run that goes on began with; a busy machine could answer differently the second time.
+    """
+    if precision != "auto":
+        return precision
+    if earlier is not None:
+        return earlier
+    answer: list[Precision] = ["bf16" if bf16_is_faster() else "fp32"]
+    if processes_of_torchrun()[0] > 1 and not torch.cuda.is_available():  # a GPU is asked, not timed
+        if not torch.distributed.is_initialized():
+            torch.distributed.init_process_group("gloo")  # the backend that Fabric takes on a CPU, too
+        torch.distributed.broadcast_object_list(answer, src=0)
+    return answer[0]
+
+
+def _launched(precision: Precision, devices: int, nodes: int) -> Fabric:
+    kind = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    plugins: list[Any] = []
+    if precision != "fp32":  # as an object: by name Fabric would turn fp16 on a CPU into bf16
+        plugins.append(MixedPrecision("bf16-mixed" if precision == "bf16" else "16-mixed", kind))
+    fabric = Fabric(
+        accelerator=kind,
+        devices=devices,
+        num_nodes=nodes,
+        strategy="ddp" if devices * nodes > 1 else "auto",
+        plugins=plugins,
+    )
     fabric.launch()
     return fabric
+
+
+def precision_of(fabric: Fabric) -> Precision:
+    """What the run computes in."""
+    names: dict[str, Precision] = {"bf16-mixed": "bf16", "16-mixed": "fp16"}
+    return names.get(fabric.strategy.precision.precision, "fp32")
+
+
+def on_first_process(fabric: Fabric, action: Callable[[], R]) -> R | None:
+    """What the action returns on the first process, None on the others, which wait for it.
+
+    An EvaxError of the action is raised on all of them, so that none is left waiting.
+    """
+    result, error = None, None
+    if fabric.is_global_zero:
+        try:
+            result = action()
+        except EvaxError as caught:
+            error = caught
+    error = fabric.broadcast(error)
+    if error is not None:
+        raise error
+    return result
 
 
 def bf16_is_faster() -> bool:
@@ -52,16 +122,46 @@ def bf16_is_faster() -> bool:
     return matmul_seconds(torch.float32) > 1.5 * matmul_seconds(torch.bfloat16)
 
 
-def matmul_seconds(dtype: torch.dtype, size: int = 1024, repeats: int = 5) -> float:
-    """The shortest of a few timed square matrix products on the CPU."""
-    left, right = torch.ones(size, size, dtype=dtype), torch.ones(size, size, dtype=dtype)
+def matmul_rate(precision: Precision, device: torch.device) -> float:
+    """Floating-point operations per second of this process's device in a plain matrix product."""
+    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision, torch.float32)
+    size = 1024 if device.type == "cpu" else 8192
+    return 2 * size**3 / matmul_seconds(dtype, size, device=device)
+
+
+def forward_operations(network: nn.Module, *inputs: torch.Tensor) -> int:
+    """Floating-point operations of one forward pass, counted while it runs."""
+    from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
+
+    def attention(query: Any, key: Any, value: Any, *_: Any, **options: Any) -> int:
+        return int(sdpa_flop_count(query, key, value))  # type: ignore[no-untyped-call]
+
+    # torch counts other fused attentions, not the CPU's
+    mapping: Any = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: attention}
+    with torch.no_grad(), FlopCounterMode(display=False, custom_mapping=mapping) as counter:
+        network(*inputs)
+    return int(counter.get_total_flops())
+
+
+def matmul_seconds(
+    dtype: torch.dtype, size: int = 1024, repeats: int = 5, device: torch.device = CPU
+) -> float:
+    """The shortest of a few timed square matrix products."""
+    left, right = (torch.ones(size, size, dtype=dtype, device=device) for _ in range(2))
     _ = left @ right  # the first call sets up the kernel
     seconds = []
     for _ in range(repeats):
+        _wait_for(device)
         start = time.perf_counter()
         _ = left @ right
+        _wait_for(device)
         seconds.append(time.perf_counter() - start)
     return min(seconds)
+
+
+def _wait_for(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
 
 
 def maybe_compile(module: M, choice: Compile, tokens: int, device: torch.device) -> M:
@@ -97,12 +197,19 @@ class StopRequest:
     def __bool__(self) -> bool:
         return self.signal_number > 0
 
+    def share(self, fabric: Fabric) -> None:
+        """Makes a signal that any process got known to all of them, so that they stop at the same step."""
+        if fabric.world_size > 1:
+            number = fabric.to_device(torch.tensor(self.signal_number))
+            self.signal_number = int(fabric.all_reduce(number, reduce_op=torch.distributed.ReduceOp.MAX))
+
 
 @contextmanager
 def stop_requests() -> Iterator[StopRequest]:
     """Ctrl-C and SIGTERM inside only make the yielded request true; the second one ends the process as usual.
 
-    A step that is broken off would leave weights and optimizer half updated: nothing to save.
+    A step that is broken off would leave weights and optimizer half updated: nothing to save. Under torchrun
+    a second signal means nothing (a terminal and torchrun both pass Ctrl-C on); it kills after 30 s.
     """
     request = StopRequest()
     if threading.current_thread() is not threading.main_thread():  # signals are the main thread's
@@ -112,8 +219,9 @@ def stop_requests() -> Iterator[StopRequest]:
 
     def ask(number: int, frame: object) -> None:
         request.signal_number = number
-        for each, handler in before.items():
-            signal.signal(each, handler)
+        if processes_of_torchrun() == (1, 1):
+            for each, handler in before.items():
+                signal.signal(each, handler)
 
     try:
         for number in before:

@@ -18,8 +18,13 @@ from evax.models.classifier import Classifier
 from evax.models.masked import MaskedImageModel
 from evax.models.tokenizers import Tokenizer
 from evax.training.masking import hidden_positions
-from evax.training.objective import classification_loss, masked_cosine_loss
+from evax.training.objective import at_positions, classification_loss, masked_cosine_loss, relative_spread
 from evax.training.optim import set_lr
+from evax.training.options import MaskPattern
+
+
+class Diverged(DataError):
+    """The loss or its gradient is no number any more; nothing was learned from it."""
 
 
 def masked_image_step(
@@ -34,29 +39,50 @@ def masked_image_step(
     seed: int,
     lr: float,
     clip_norm: float,
+    mask: MaskPattern = "uniform",
+    accumulate: int = 1,
 ) -> dict[str, float]:
     """Hide patches, predict the teacher's features of the clean crop at the hidden places, learn from the
     cosine.
 
-    Returns loss, cosine, lr, grad_norm and images_per_s of this step.
+    batch: of this process; the gradient is the mean over all processes. accumulate: parts into which the
+    batch is cut to need less memory, a divisor of its size; the gradient is that of the whole batch.
+    Returns loss, cosine, spread (see evax.training.objective), lr, grad_norm and images_per_s of this step of
+    all processes.
+    Raises Diverged, on all processes, when loss or gradient is no number.
     """
     start = time.perf_counter()
-    films = fabric.to_device(torch.from_numpy(batch.images)).float() / 255  # (B, 1, s, s)
     patches = (preprocess.input_size // 16) ** 2
-    hidden = hidden_positions(batch.films, batch.epochs, patches=patches, ratio=mask_ratio, seed=seed)
-    positions = fabric.to_device(torch.from_numpy(hidden))  # (B, M)
-    with fabric.autocast():
-        targets = teacher(films)
-    predicted = student(preprocess.normalise(films), positions)
-    loss = masked_cosine_loss(predicted, targets, positions)
-    value = _finite(loss, batch.step)
-    grad_norm = _learn(student, optimizer, fabric, loss, lr, clip_norm)
+    hidden = hidden_positions(
+        batch.films, batch.epochs, patches=patches, ratio=mask_ratio, seed=seed, pattern=mask
+    )
+    size = len(batch.films) // accumulate
+    measured = torch.zeros(2, device=fabric.device)
+    optimizer.zero_grad()
+    for first in range(0, len(batch.films), size):
+        part = slice(first, first + size)
+        films = fabric.to_device(torch.from_numpy(batch.images[part])).float() / 255  # (b, 1, s, s)
+        positions = fabric.to_device(torch.from_numpy(hidden[part]))  # (b, M)
+        with fabric.autocast():
+            targets = teacher(films)
+        # the processes average their gradients once a step, after the last part
+        with fabric.no_backward_sync(student, enabled=part.stop < len(batch.films)):
+            predicted = student(preprocess.normalise(films), positions)
+            loss = masked_cosine_loss(predicted, targets, positions) / accumulate
+            fabric.backward(loss)
+        spread = relative_spread(predicted.detach(), at_positions(targets, positions)) / accumulate
+        measured += torch.stack([loss.detach(), spread])
+    measured = fabric.all_reduce(measured)
+    value = _finite(measured[0], batch.step)
+    grad_norm = _learn(student, optimizer, fabric, lr, clip_norm, batch.step)
+    images = len(batch.films) * fabric.world_size
     return {
         "loss": value,
         "cosine": -value,
+        "spread": measured[1].item(),
         "lr": lr,
         "grad_norm": grad_norm,
-        "images_per_s": len(films) / (time.perf_counter() - start),
+        "images_per_s": images / (time.perf_counter() - start),
     }
 
 
@@ -78,7 +104,9 @@ def classification_step(
     logits = classifier(preprocess.normalise(films))
     loss = classification_loss(logits, fabric.to_device(labels), exclusive)
     value = _finite(loss, batch.step)
-    grad_norm = _learn(classifier, optimizer, fabric, loss, lr, clip_norm)
+    optimizer.zero_grad()
+    fabric.backward(loss)
+    grad_norm = _learn(classifier, optimizer, fabric, lr, clip_norm, batch.step)
     return {
         "loss": value,
         "lr": lr,
@@ -87,26 +115,29 @@ def classification_step(
     }
 
 
-def _finite(loss: Tensor, step: int) -> float:
+def _finite(loss: Tensor, step: int, what: str = "loss") -> float:
     value = loss.item()
     if not math.isfinite(value):
-        raise DataError(
-            f"The loss of step {step} is {value}; nothing was learned from it, and the newest checkpoint is "
-            "from before. Start again with a lower --optimizer.lr or --precision fp32."
+        raise Diverged(
+            f"The {what} of step {step} is {value}; nothing was learned from it. Start again with a lower "
+            "--optimizer.lr or --precision fp32."
         )
     return value
 
 
 def _learn(
-    model: Any, optimizer: torch.optim.Optimizer, fabric: Fabric, loss: Tensor, lr: float, clip_norm: float
+    model: Any, optimizer: torch.optim.Optimizer, fabric: Fabric, lr: float, clip_norm: float, step: int
 ) -> float:
-    """Backward, clip, step; returns the gradient's norm before clipping."""
-    optimizer.zero_grad()
-    fabric.backward(loss)
-    # Fabric first takes back the loss scaling of fp16, where a step whose gradient overflowed is skipped
-    norm: Tensor = fabric.clip_gradients(
-        model, optimizer, max_norm=clip_norm or math.inf, error_if_nonfinite=False
+    """Clip and step; returns the gradient's norm before clipping, NaN where fp16 overflowed.
+
+    In fp16 a gradient that is too large for the scale is no fault: the step is left out and the scale halved.
+    """
+    norm = fabric.clip_gradients(
+        model, optimizer, max_norm=clip_norm or float("inf"), error_if_nonfinite=False
     )
+    if getattr(fabric.strategy.precision, "scaler", None) is None:
+        _finite(norm, step, what="gradient")
     set_lr(optimizer, lr)
     optimizer.step()
-    return norm.item()
+    value = norm.item()
+    return value if math.isfinite(value) else math.nan

@@ -28,7 +28,7 @@ from rich.progress import (
 
 from evax.config import write_recipe
 from evax.errors import ConfigError
-from evax.files import make_folder, write_json
+from evax.files import make_folder, replaced_whole, write_json
 
 LIBRARIES = ("evax", "torch", "timm", "numpy", "pillow", "pydicom", "pyarrow")
 
@@ -39,7 +39,7 @@ def start_run(out: Path, config: Any, resume: bool) -> RunLog:
     Raises ConfigError when the folder already holds something and resume is not asked for, or the other way
     round.
     """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())) and not resume:
+    if out.exists() and (not out.is_dir() or _is_begun(out)) and not resume:
         raise ConfigError(
             f"The run folder {out} exists. Choose another --out, continue with --resume, or delete it."
         )
@@ -50,9 +50,16 @@ def start_run(out: Path, config: Any, resume: bool) -> RunLog:
     if resume:
         log.write("resume", environment=environment())
     else:
-        write_recipe(config, out / "config.yaml")
         write_json(environment(), out / "environment.json")
+        with replaced_whole(out / "config.yaml") as unfinished:  # last: with it there is a run to resume
+            write_recipe(config, unfinished)
     return log
+
+
+def _is_begun(out: Path) -> bool:
+    """Whether a folder holds anything but what a run left that was killed before it began."""
+    remains = {"environment.json", ".environment.json.unfinished", ".config.yaml.unfinished"}
+    return any(path.name not in remains for path in out.iterdir())
 
 
 class RunLog:
@@ -72,12 +79,32 @@ class RunLog:
 
     def events(self, event: str) -> list[dict[str, Any]]:
         """All lines of one kind, those of interrupted parts of the run included."""
-        lines = [json.loads(line) for line in self.path.read_text().splitlines()]
-        return [line for line in lines if line["event"] == event]
+        return read_events(self.path, event)
+
+
+class QuietLog(RunLog):
+    """The log of the processes that leave the writing to the first."""
+
+    def __init__(self) -> None:
+        pass
+
+    def write(self, event: str, **facts: Any) -> None:
+        """Nothing."""
+
+
+def read_events(path: Path, event: str) -> list[dict[str, Any]]:
+    """All lines of one kind in a log.jsonl; none where there is no such file. A last line that broke off is
+    left out.
+    """
+    text = path.read_text() if path.is_file() else ""
+    lines = [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
+    return [line for line in lines if line["event"] == event]
 
 
 @contextmanager
-def counting_bar(title: str, total: int, done: int = 0) -> Iterator[Callable[[int, str], None]]:
+def counting_bar(
+    title: str, total: int, done: int = 0, shown: bool = True
+) -> Iterator[Callable[[int, str], None]]:
     """A terminal bar with rate and time left; the yielded function takes how much is done and a note."""
     columns = (
         TextColumn("{task.description}"),
@@ -88,16 +115,19 @@ def counting_bar(title: str, total: int, done: int = 0) -> Iterator[Callable[[in
         TimeRemainingColumn(),
         TextColumn("{task.fields[note]}"),
     )
-    with Progress(*columns, console=Console(stderr=True), refresh_per_second=2) as progress:
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, refresh_per_second=2, disable=not shown) as progress:
         task = progress.add_task(title, total=total, completed=done, note="")
         yield lambda now, note: progress.update(task, completed=now, note=note)
 
 
 @contextmanager
-def progress_bar(title: str, total: int, done: int = 0) -> Iterator[Callable[[str], None]]:
+def progress_bar(
+    title: str, total: int, done: int = 0, shown: bool = True
+) -> Iterator[Callable[[str], None]]:
     """The same, moved on by one at every call."""
     steps = itertools.count(done + 1)
-    with counting_bar(title, total, done) as show:
+    with counting_bar(title, total, done, shown) as show:
         yield lambda note: show(next(steps), note)
 
 

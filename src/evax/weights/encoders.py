@@ -22,6 +22,7 @@ from evax.weights.packaged import PACKAGED, imagenet_state
 from evax.weights.released import IMAGENET_FILES, RELEASED, Released
 
 IMAGENET = "imagenet"  # stands in place of a path for an encoder's usual ImageNet weights
+PATCH_WEIGHT = "patch_embed.proj.weight"
 EVA02_PATCH = 14  # pixels; EVA-02 is the network of EVA-X with smaller patches
 
 
@@ -155,10 +156,8 @@ def _filled_eva_x(
     given = to_timm_names(state)
     if "pos_embed" in given:
         given["pos_embed"] = _resample_positions(given["pos_embed"], encoder, antialias)
-    kernel = given.get("patch_embed.proj.weight")
-    if kernel is not None and kernel.shape == (encoder.embed_dim, 3, EVA02_PATCH, EVA02_PATCH):
-        # by the pseudo-inverse: a film enlarged from 14 to 16 pixels per patch gives the same embeddings
-        given["patch_embed.proj.weight"] = resample_patch_embed(kernel.float(), [EvaX.stride] * 2)
+    if PATCH_WEIGHT in given:
+        given[PATCH_WEIGHT] = _resample_patches(given[PATCH_WEIGHT])
     fill(encoder, given, name, path)
     return encoder
 
@@ -190,3 +189,12 @@ def _resample_positions(table: Tensor, encoder: EvaX | PlainVit, antialias: bool
     return resample_abs_pos_embed(
         table.float(), new_size=[height, width], num_prefix_tokens=1, antialias=antialias
     )  # bicubic
+
+
+def _resample_patches(weight: Tensor) -> Tensor:
+    """EVA-02's 14-pixel patches for ours of 16, by the pseudo-inverse: a film enlarged by as much gives the
+    same embeddings.
+    """
+    if weight.ndim != 4 or weight.shape[2:] != (EVA02_PATCH, EVA02_PATCH):
+        return weight
+    return resample_patch_embed(weight.float(), new_size=[EvaX.stride, EvaX.stride])

@@ -1,0 +1,143 @@
+"""Which test films are also trained on? Patients and duplicates across splits and stores; a gate for runs."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from itertools import combinations, product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from evax.data.duplicates import Pair, Place
+from evax.data.manifest import SPLITS
+from evax.data.store import ImageStore
+from evax.errors import DataError
+from evax.files import read_json
+
+FORMAT = 1
+
+
+def film_table(stores: Sequence[ImageStore], pairs: Iterable[Pair]) -> pd.DataFrame:
+    """One line per film: store, row, split, patient, and exposure, a number that duplicates share."""
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    films = pd.concat(
+        [
+            store.manifest.table[["split", "patient"]].assign(store=number, row=np.arange(len(store)))
+            for number, store in enumerate(stores)
+        ],
+        ignore_index=True,
+    )
+    starts = np.cumsum([0, *map(len, stores)])
+    links = np.array([[starts[place.store] + place.row for place in pair[:2]] for pair in pairs], np.int64)
+    ends = links.reshape(-1, 2).T
+    graph = coo_array((np.ones(ends.shape[1], bool), tuple(ends)), shape=(len(films), len(films)))
+    return films.assign(exposure=connected_components(graph, directed=False)[1])
+
+
+def leaks(films: pd.DataFrame, same_patients: bool) -> list[dict[str, Any]]:
+    """Where test films of one store are trained on in another or itself; empty when nowhere.
+
+    films: see film_table. same_patients: a name means the same person in every store; else only within one.
+    Returns, per pair of stores: tested and trained (numbers of stores), and how many test films have their
+    exposure, or their patient, in train or val of `trained`.
+    """
+    found = []
+    for (a, test), (b, train) in product(_by_store(films, "test"), _by_store(films, "train", "val")):
+        known = set(train["patient"]) - {""} if same_patients or a == b else set()
+        by_patient = test["patient"].isin(known)
+        by_film = test["exposure"].isin(set(train["exposure"]))
+        if by_patient.any() or by_film.any():
+            found.append(
+                {
+                    "tested": a,
+                    "trained": b,
+                    "test_films": len(test),
+                    "films_by_exposure": int(by_film.sum()),
+                    "films_by_patient": int(by_patient.sum()),
+                    "patients": int(test.loc[by_patient, "patient"].nunique()),
+                }
+            )
+    return found
+
+
+def leaking_exposures(films: pd.DataFrame) -> set[int]:
+    """Exposures that are both tested and trained on."""
+    tested = set(films.loc[films["split"] == "test", "exposure"])
+    return tested & set(films.loc[films["split"].isin(("train", "val")), "exposure"])
+
+
+def shared_patients(films: pd.DataFrame) -> list[dict[str, Any]]:
+    """Per two splits, of one store or of two, how many patient names they have in common, where any."""
+    people = [
+        (store, split, set(part.loc[part["split"] == split, "patient"]) - {""})
+        for store, part in _by_store(films, "", *SPLITS)
+        for split in ("", *SPLITS)
+    ]
+    return [
+        {"first": [a, split_a], "second": [b, split_b], "patients": len(some & others)}
+        for (a, split_a, some), (b, split_b, others) in combinations(people, 2)
+        if some & others
+    ]
+
+
+def duplicate_counts(films: pd.DataFrame, pairs: Sequence[Pair]) -> list[dict[str, Any]]:
+    """Pairs per (store, split) x (store, split), exact and near."""
+    facts = film_facts(films)
+    counts: dict[tuple[tuple[int, str], ...], Counter[str]] = {}
+    for pair in pairs:
+        ends = tuple(sorted((place.store, facts[place][0]) for place in (pair.first, pair.second)))
+        counts.setdefault(ends, Counter())[pair.kind] += 1
+    return [
+        {"first": list(first), "second": list(second), "exact": kinds["exact"], "near": kinds["near"]}
+        for (first, second), kinds in sorted(counts.items())
+    ]
+
+
+def film_facts(films: pd.DataFrame) -> dict[Place, tuple[str, int]]:
+    """Split and exposure of every film."""
+    places = map(Place, films["store"].tolist(), films["row"].tolist())
+    return dict(zip(places, zip(films["split"], films["exposure"].tolist(), strict=True), strict=True))
+
+
+def _by_store(films: pd.DataFrame, *splits: str) -> list[tuple[int, pd.DataFrame]]:
+    """The films of these splits, store by store; stores without any are left out."""
+    chosen = films[films["split"].isin(splits)]
+    return [(store, chosen[chosen["store"] == store]) for store in sorted(set(chosen["store"].tolist()))]
+
+
+def describe_store(name: str, store: ImageStore, number: int, found: list[dict[str, Any]]) -> dict[str, Any]:
+    """What the audit keeps of a store; passed: none of its train or val films is tested anywhere."""
+    table = store.manifest.table
+    return {
+        "name": name,
+        "fingerprint": store.fingerprint,
+        "films": len(store),
+        "patients": int(table.loc[table["patient"] != "", "patient"].nunique()),
+        "splits": {split: int((table["split"] == split).sum()) for split in SPLITS},
+        "passed": all(leak["trained"] != number for leak in found),
+    }
+
+
+def require_audit(audit: Path, stores: Iterable[ImageStore]) -> None:
+    """Raises DataError unless `evax audit` has seen exactly these stores and none trains on a tested film."""
+    content = read_json(audit)
+    if not isinstance(content, dict) or content.get("kind") != "audit" or content.get("format") != FORMAT:
+        raise DataError(f"{audit} is not an audit: give the audit.json that evax audit wrote.")
+    passed = {entry["fingerprint"]: entry["passed"] for entry in content["stores"]}
+    for store in stores:
+        if store.fingerprint not in passed:
+            raise DataError(
+                f"{audit} does not know {store.path} (fingerprint {store.fingerprint}), or it was prepared "
+                "anew since: run evax audit on all stores again."
+            )
+        if not passed[store.fingerprint]:
+            raise DataError(
+                f"{store.path} failed {audit}: films or patients that it trains on are tested. See "
+                f"{audit.with_name('audit.html')}; prepare the stores with the same patient names and "
+                "--seed, or leave this store out."
+            )

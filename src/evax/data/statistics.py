@@ -1,0 +1,175 @@
+"""What stores are made of, and whether they differ: the heterogeneity table of the paper's supplement."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float, Float64, Int64
+
+from evax.data.store import ImageStore
+
+PIXEL_FILMS = 2000  # per store, spread evenly, whose pixels are measured
+NOT_STATED = "not stated"
+
+
+def describe(name: str, store: ImageStore) -> dict[str, Any]:
+    """The numbers of one store. Shares are of the films where something is known.
+
+    Source: rows of Supplementary Table 2. A store keeps films at one size and no spacing; the sizes and
+    spacings of the original films are therefore not in it.
+    """
+    table = store.manifest.table
+    ages = table["age"].to_numpy(np.float64)
+    known_ages = ages[np.isfinite(ages)]
+    labels, findings = store.manifest.labels(), store.manifest.findings
+    present = labels == 1
+    pixels = film_pixels(store, measured_rows(store))
+    return {
+        "name": name,
+        "source": store.manifest.source,
+        "fingerprint": store.fingerprint,
+        "films": len(store),
+        "patients": int(table.loc[table["patient"] != "", "patient"].nunique()),
+        "films_per_patient": _spread(table.loc[table["patient"] != "", "patient"].value_counts().to_numpy()),
+        "splits": _counts(table["split"]),
+        "age": _spread(known_ages),
+        "sex": _counts(table["sex"]),
+        "view": _counts(table["view"]),
+        "findings": {
+            finding: {"present": int(present[:, k].sum()), "known": int(np.isin(labels[:, k], (0, 1)).sum())}
+            for k, finding in enumerate(findings)
+        },
+        "together": (present.T.astype(np.int64) @ present.astype(np.int64)).tolist(),
+        "stored_size": store.size,
+        "pixel_mean": store.mean,
+        "pixel_std": store.std,
+        "film_mean": _spread(pixels[:, 0]),
+        "film_std": _spread(pixels[:, 1]),
+    }
+
+
+def differences(stores: Sequence[ImageStore], names: Sequence[str]) -> list[dict[str, Any]]:
+    """Do the stores differ? One test per variable that two or more of them know.
+
+    Films of one patient are not independent, so the first film of each patient stands for the patient.
+    Shares: chi-square with Cramer's V; numbers: Kruskal-Wallis with epsilon squared; p_holm is corrected for
+    all tests of the list. With many films every difference is significant: the effect says how large it is,
+    0 none, 1 the store tells everything.
+    """
+    firsts = [first_films(store) for store in stores]
+    tables = [store.manifest.table.iloc[rows] for store, rows in zip(stores, firsts, strict=True)]
+    tests = []
+    for variable in ("sex", "view"):
+        known = [table.loc[table[variable] != "", variable] for table in tables]
+        tests.append(_shares(variable, names, known))
+    tests.append(_ranks("age", names, [table["age"].dropna().to_numpy(np.float64) for table in tables]))
+    for finding in sorted({finding for store in stores for finding in store.manifest.findings}):
+        labels = [table.get(finding, pd.Series(dtype=np.float32)) for table in tables]
+        tests.append(_shares(finding, names, [known[known.isin((0, 1))] for known in labels]))
+    pixels = [film_pixels(store, rows[_even(len(rows))]) for store, rows in zip(stores, firsts, strict=True)]
+    for column, variable in enumerate(("film mean", "film standard deviation")):
+        tests.append(_ranks(variable, names, [values[:, column] for values in pixels]))
+    done = [test for test in tests if test is not None]
+    for test, p in zip(done, holm([test["p"] for test in done]), strict=True):
+        test["p_holm"] = p
+    return done
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """P values corrected for their number, each against the family-wise error (Holm 1979)."""
+    corrected, largest = dict[int, float](), 0.0
+    for rank, number in enumerate(np.argsort(p_values, kind="stable")):
+        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[number]))
+        corrected[int(number)] = largest
+    return [corrected[number] for number in range(len(p_values))]
+
+
+def first_films(store: ImageStore) -> Int64[np.ndarray, " rows"]:
+    """The first film of each patient; films without a patient stand for themselves."""
+    patients = store.manifest.table["patient"]
+    return np.flatnonzero((~patients.duplicated() | (patients == "")).to_numpy())
+
+
+def measured_rows(store: ImageStore) -> Int64[np.ndarray, " rows"]:
+    """The films whose pixels are measured."""
+    return _even(len(store))
+
+
+def film_pixels(store: ImageStore, rows: Int64[np.ndarray, " rows"]) -> Float64[np.ndarray, "rows 2"]:
+    """Mean and standard deviation of each film's pixels, in [0, 1]."""
+    values = [(film.mean() / 255, film.std() / 255) for film in (store.pixels(row) for row in rows)]
+    return np.array(values, np.float64).reshape(-1, 2)
+
+
+def _even(films: int) -> Int64[np.ndarray, " rows"]:
+    return np.unique(np.linspace(0, films - 1, min(films, PIXEL_FILMS)).astype(np.int64))
+
+
+def _counts(column: pd.Series) -> dict[str, int]:
+    """Value -> films, the commonest first."""
+    return dict(Counter(str(value) or NOT_STATED for value in column).most_common())
+
+
+def _spread(values: Float[np.ndarray, " n"] | Int64[np.ndarray, " n"]) -> dict[str, Any]:
+    """How many values, their mean and quartiles; None where there is none."""
+    if not len(values):
+        return {"n": 0, "mean": None, "quartiles": None}
+    return {
+        "n": len(values),
+        "mean": float(np.mean(values)),
+        "quartiles": [float(value) for value in np.percentile(values, [25, 50, 75])],
+    }
+
+
+def _shares(variable: str, names: Sequence[str], known: Sequence[pd.Series]) -> dict[str, Any] | None:
+    """Chi-square over the stores that know the variable; None where there is nothing to compare."""
+    from scipy.stats import chi2_contingency
+
+    used = [(name, values) for name, values in zip(names, known, strict=True) if len(values)]
+    if len(used) < 2:
+        return None
+    table = pd.DataFrame({name: values.value_counts() for name, values in used}).fillna(0).to_numpy()
+    if len(table) < 2:
+        return None
+    result = chi2_contingency(table, correction=False)
+    effect = math.sqrt(result.statistic / (table.sum() * (min(table.shape) - 1)))
+    return {
+        "variable": variable,
+        "test": "chi-square",
+        "stores": [name for name, _ in used],
+        "n": int(table.sum()),
+        "statistic": float(result.statistic),
+        "p": float(result.pvalue),
+        "effect": effect,
+        "effect_name": "Cramer's V",
+        "note": "expected counts below 5" if result.expected_freq.min() < 5 else "",
+    }
+
+
+def _ranks(
+    variable: str, names: Sequence[str], known: Sequence[Float64[np.ndarray, " _"]]
+) -> dict[str, Any] | None:
+    """Kruskal-Wallis over the stores that know the variable; None where there is nothing to compare."""
+    from scipy.stats import kruskal
+
+    used = [(name, values) for name, values in zip(names, known, strict=True) if len(values)]
+    everything = np.concatenate([np.zeros(0), *(values for _, values in used)])
+    if len(used) < 2 or len(np.unique(everything)) < 2:
+        return None
+    result = kruskal(*(values for _, values in used))
+    return {
+        "variable": variable,
+        "test": "Kruskal-Wallis",
+        "stores": [name for name, _ in used],
+        "n": len(everything),
+        "statistic": float(result.statistic),
+        "p": float(result.pvalue),
+        "effect": float(result.statistic) / (len(everything) - 1),
+        "effect_name": "epsilon squared",
+        "note": "",
+    }

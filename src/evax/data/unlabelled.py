@@ -1,0 +1,38 @@
+"""Unlabelled stores, ready to learn from: their films outside the tests, and one chain for all of them."""
+
+from __future__ import annotations
+
+import math
+
+from evax.data.loader import Films
+from evax.data.preprocess import Preprocess
+from evax.data.store import ImageStore
+from evax.errors import DataError
+
+
+def films_outside_tests(stores: list[ImageStore]) -> Films:
+    """Every film that is not in the test split of its store. Raises DataError when there is none."""
+    films = Films([(store, store.rows("train", "val")) for store in stores])
+    if not len(films):
+        raise DataError("The stores hold no film outside their test split: prepare them with test below 1.")
+    return films
+
+
+def common_preprocess(stores: list[ImageStore], image_size: int) -> Preprocess:
+    """One chain for all stores, normalised with their common pixel mean and standard deviation.
+
+    image_size: side of the network's input in pixels.
+    Raises DataError for stores that keep their films at different sizes.
+    """
+    if len(sizes := {store.size for store in stores}) > 1:
+        raise DataError(
+            f"The stores keep films at different sizes {sorted(sizes)}: prepare them with one --size."
+        )
+    counts = [len(store) for store in stores]
+    mean = sum(n * store.mean for n, store in zip(counts, stores, strict=True)) / sum(counts)
+    square = sum(n * (store.std**2 + store.mean**2) for n, store in zip(counts, stores, strict=True)) / sum(
+        counts
+    )
+    return Preprocess(
+        store_size=stores[0].size, input_size=image_size, mean=mean, std=math.sqrt(square - mean**2)
+    )

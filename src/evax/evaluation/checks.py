@@ -1,0 +1,171 @@
+"""What is worth shouting about before anybody believes a number: leaks, turned columns, doubtful labels.
+
+Every check says what it looked at, whether it passed, and what to do. Films are named by their row in the
+store, never by patient or file.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from evax.evaluation.classification import Integers, Reals
+from evax.evaluation.subgroups import ENOUGH
+from evax.evaluation.suspicion import ClearEnd
+
+INVERTED = 0.4  # an AUROC below it on validation and on test is hardly chance
+NAMED = 6  # rows or findings that a sentence names before it says how many more there are
+
+
+@dataclass(frozen=True)
+class Check:
+    """The answer of one check, as it stands in report.json."""
+
+    name: str
+    passed: bool
+    message: str
+    """What was found, and where."""
+    action: str
+    """What to do about it; empty when it passed."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values under the names of the fields."""
+        return asdict(self)
+
+
+def check_patients(splits: Mapping[str, Integers], patients: NDArray[Any]) -> Check:
+    """Whether every patient is in one split only.
+
+    splits: rows of each split. patients: (store,), of every film of the store.
+    """
+    name = "Patients and splits"
+    owners = {split: set(patients[rows].tolist()) for split, rows in splits.items()}
+    pairs, rows_of_them = [], list[int]()
+    names = list(splits)
+    for number, one in enumerate(names):
+        for other in names[number + 1 :]:
+            if both := owners[one] & owners[other]:
+                pairs.append(f"{len(both)} in {one} and {other}")
+                rows = np.concatenate([splits[one], splits[other]])
+                rows_of_them += rows[np.isin(patients[rows], sorted(both))].tolist()
+    if not pairs:
+        return Check(name, True, f"{len(set().union(*owners.values()))} patients, none in two splits.", "")
+    return Check(
+        name, False,
+        f"Patients are in two splits: {', '.join(pairs)} (film rows {_some(sorted(set(rows_of_them)))}). "
+        "The test knows patients that the model has learned from, so its numbers are too good.",
+        "Prepare the store again with evax prepare, which divides by patient, or mend the lists given to "
+        "--lists; do not use these numbers.",
+    )  # fmt: skip
+
+
+def check_direction(findings: Sequence[str], validation: Sequence[float], test: Sequence[float]) -> Check:
+    """Whether no finding is ranked the wrong way round on validation and on test.
+
+    validation, test: AUROC of each finding, NaN where it is not defined.
+    """
+    name = "Direction of the scores"
+    wrong = [
+        f"{finding} ({seen:.2f} on validation, {tested:.2f} on test)"
+        for finding, seen, tested in zip(findings, validation, test, strict=True)
+        if max(seen, tested) < INVERTED and not math.isnan(seen + tested)
+    ]
+    if not wrong:
+        return Check(name, True, f"No AUROC is below {INVERTED} on validation and on test.", "")
+    return Check(
+        name, False,
+        f"AUROC below {INVERTED} on validation and on test: {_some(wrong)}.",
+        "Look at a few films of that finding: is 1 written for absent in some of the tables, or is the label "
+        "of another column? With few positive films it may be chance: see the number of them.",
+    )  # fmt: skip
+
+
+def check_sizes(
+    findings: Sequence[str],
+    splits: Mapping[str, Integers],
+    labels: Reals,
+    patients: NDArray[Any],
+) -> Check:
+    """Whether every finding has ENOUGH patients with it and without it in every split.
+
+    splits: rows of each split. labels: (store, K), 1, 0 or NaN. patients: (store,).
+    """
+    name = "Size of the splits"
+    few = []
+    for split, rows in splits.items():
+        for k, finding in enumerate(findings):
+            for side, word in ((1, "with"), (0, "without")):
+                people = len(np.unique(patients[rows[labels[rows, k] == side]]))
+                if people < ENOUGH:
+                    few.append(f"{finding}: {people} {word} it in {split}")
+    if not few:
+        return Check(
+            name, True, f"At least {ENOUGH} patients with and without every finding in every split.", ""
+        )
+    return Check(
+        name, False,
+        f"Fewer than {ENOUGH} patients: {_some(few)}.",
+        "Take their AUROC, interval and threshold as anecdotes: use more films, move patients into the split "
+        "(evax prepare --validation, --test), or leave the finding out.",
+    )  # fmt: skip
+
+
+def check_columns(findings: Sequence[str], labels: Reals) -> Check:
+    """Whether every finding is present on some training films and absent on others.
+
+    labels: (N, K), of the training films: 1, 0 or NaN.
+    """
+    name = "Constant columns"
+    constant = []
+    for finding, column in zip(findings, labels.T, strict=True):
+        sides = np.unique(column[~np.isnan(column)])
+        if len(sides) < 2:
+            said = "unknown" if not len(sides) else "present" if sides[0] == 1 else "absent"
+            constant.append(f"{finding} is {said} on every training film")
+    if not constant:
+        return Check(name, True, "Every finding is present on some training films and absent on others.", "")
+    return Check(
+        name, False,
+        f"Nothing can be learned: {_some(constant)}.",
+        "Leave the column out of the table. If an empty cell means absent there, say so with --blank zeros.",
+    )  # fmt: skip
+
+
+def check_labels(
+    findings: Sequence[str], ends: Sequence[tuple[ClearEnd, ClearEnd] | None], judged: int, of: int
+) -> Check:
+    """Whether the labels agree with held-out probes where these are surest.
+
+    ends: one pair per finding, see `clear_ends`. judged, of: training films that were looked at, and all.
+    """
+    name = "Doubtful labels"
+    known = [(finding, pair) for finding, pair in zip(findings, ends, strict=True) if pair is not None]
+    doubtful = [
+        f"{finding}, {end.contradicted} of the {end.films} films that most clearly {verb} it are labelled "
+        f"{opposite}, where its difficulty explains {end.expected * end.films:.0f}"
+        for finding, pair in known
+        for end, verb, opposite in zip(pair, ("lack", "show"), ("present", "absent"), strict=True)
+        if end.is_doubtful()
+    ]
+    if not doubtful:
+        return Check(
+            name, True,
+            f"Labels agree where held-out probes on {judged} of {of} training films are surest; they know "
+            f"{len(known)} of {len(findings)} findings well enough to say.", "",
+        )  # fmt: skip
+    return Check(
+        name, False,
+        f"Labels are contradicted by probes that have not seen them: {'; '.join(doubtful)}.",
+        "Look at the films at the top of suspicious.csv and mend the table they came from.",
+    )  # fmt: skip
+
+
+def _some(items: Sequence[Any]) -> str:
+    """The first of them, and how many more there are."""
+    shown = ", ".join(str(item) for item in items[:NAMED])
+    return shown + (f" and {len(items) - NAMED} more" if len(items) > NAMED else "")

@@ -1,0 +1,197 @@
+"""The numbers of a network, or of its training seeds together, and what they are in each resample.
+
+Shape legend: S cases, K findings, T trainings of one network (its seeds), R resamples.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from evax.errors import DataError
+from evax.evaluation.calibration import brier_score, expected_calibration_error
+from evax.evaluation.classification import Floats, Reals, auroc, average_precision, macro_mean
+from evax.evaluation.comparison import Difference, delong, paired_difference
+from evax.evaluation.intervals import (
+    Interval,
+    macro_draws,
+    mean_draws,
+    percentile_interval,
+    ranking_draws,
+)
+from evax.evaluation.recalibration import METHODS, fit_calibrator
+from evax.evaluation.report import accuracy_hits
+
+MEANS = ("mauc", "map", "macc")
+
+
+@dataclass(frozen=True, eq=False)
+class Ground:
+    """What networks are compared on: labels (S, K), 1, 0 or NaN, and patients (S,) of the test films."""
+
+    labels: Reals
+    patients: NDArray[Any]
+    exclusive: bool
+    resamples: int
+    seed: int
+
+    @property
+    def people(self) -> int:
+        """How many patients there are."""
+        return len(np.unique(self.patients))
+
+    @property
+    def one_film_each(self) -> bool:
+        """Whether films are as independent as patients, which DeLong's test takes for granted."""
+        return self.people == len(self.patients)
+
+
+@dataclass(frozen=True, eq=False)
+class Scored:
+    """A network's numbers: of one training, or the mean over its trainings."""
+
+    probabilities: tuple[Reals, ...]
+    """T times (S, K)."""
+    auroc: Floats
+    """(K,), NaN where undefined."""
+    auroc_draws: Floats
+    """(K, R)."""
+    means: dict[str, float]
+    """Of MEANS."""
+    mean_draws: dict[str, Floats]
+    """(R,) each."""
+    per_training: dict[str, Floats]
+    """(T,) each."""
+    entered: int
+    """Findings in mauc and map."""
+
+    def intervals(self, ground: Ground) -> tuple[tuple[Interval, ...], dict[str, Interval]]:
+        """Over patients: per finding, and of each mean."""
+        people = ground.people
+        return (
+            tuple(percentile_interval(draws, people) for draws in self.auroc_draws),
+            {name: percentile_interval(draws, people) for name, draws in self.mean_draws.items()},
+        )
+
+
+def score_network(
+    probabilities: Sequence[Reals],
+    thresholds: Sequence[Reals],
+    ground: Ground,
+    on_training: Callable[[], None] = lambda: None,
+) -> Scored:
+    """Scores the trainings of a network and averages them, resample by resample.
+
+    probabilities: T times (S, K). thresholds: T times (K,), NaN where there is none. on_training: called
+    after each. Seeds are averaged within a resample, so that the interval is one over patients for their
+    mean; how far the seeds lie apart is `per_training`'s to say.
+    """
+    areas, precisions, accuracies, drawn = [], [], [], []
+    known = ~np.isnan(ground.labels)
+    for scores, cut in zip(probabilities, thresholds, strict=True):
+        columns = [(scores[seen, k], ground.labels[seen, k] == 1) for k, seen in enumerate(known.T)]
+        areas.append([auroc(*column) for column in columns])
+        precisions.append([average_precision(*column) for column in columns])
+        hits = accuracy_hits(scores, ground.labels, cut, ground.exclusive)
+        accuracies.append(macro_mean(_column_means(hits)).value)
+        ranked = ranking_draws(scores, ground.labels, ground.patients, ground.resamples, ground.seed)
+        correct = mean_draws(hits, ground.patients, ground.resamples, ground.seed)
+        drawn.append((ranked[0], *macro_draws(ranked, ground.labels), correct))
+        on_training()
+    each_area = np.array(areas)  # (T, K)
+    per_training = {
+        "mauc": np.array([macro_mean(row).value for row in each_area]),
+        "map": np.array([macro_mean(np.array(row)).value for row in precisions]),
+        "macc": np.array(accuracies),
+    }
+    means = [np.mean([draws[place] for draws in drawn], axis=0) for place in (1, 2, 3)]
+    return Scored(
+        probabilities=tuple(probabilities),
+        auroc=each_area.mean(axis=0),
+        auroc_draws=np.mean([draws[0] for draws in drawn], axis=0),
+        means={name: float(values.mean()) for name, values in per_training.items()},
+        mean_draws=dict(zip(MEANS, means, strict=True)),
+        per_training=per_training,
+        entered=macro_mean(each_area[0]).entered,
+    )
+
+
+def finding_differences(network: Scored, reference: Scored, ground: Ground) -> list[Difference]:
+    """AUROC per finding, network minus reference: DeLong where it is valid, else the paired bootstrap.
+
+    DeLong's test is for two curves on independent cases: for one training each, and one film per patient.
+    """
+    differences = []
+    for k, column in enumerate(ground.labels.T):
+        if ground.one_film_each and len(network.probabilities) == len(reference.probabilities) == 1:
+            seen = ~np.isnan(column)
+            first, second = network.probabilities[0][seen, k], reference.probabilities[0][seen, k]
+            differences.append(delong(first, second, column[seen] == 1))
+        else:
+            draws = network.auroc_draws[k], reference.auroc_draws[k]
+            values = float(network.auroc[k]), float(reference.auroc[k])
+            differences.append(paired_difference(*values, *draws, ground.people))
+    return differences
+
+
+def mean_differences(network: Scored, reference: Scored, ground: Ground) -> dict[str, Difference]:
+    """Each of MEANS, network minus reference, by the paired bootstrap."""
+    return {
+        name: paired_difference(
+            network.means[name], reference.means[name],
+            network.mean_draws[name], reference.mean_draws[name], ground.people,
+        )
+        for name in MEANS
+    }  # fmt: skip
+
+
+def wins(networks: Sequence[Scored]) -> list[int]:
+    """On how many findings each network's AUROC is the highest of all; equal ones all win."""
+    table = np.stack([network.auroc for network in networks])  # (networks, K)
+    best = np.max(table, axis=0)
+    return [int(np.sum(row == best)) for row in table]
+
+
+def calibration_errors(
+    probabilities: Reals, labels: Reals, validation: tuple[Reals, Reals] | None, exclusive: bool
+) -> dict[str, dict[str, float]]:
+    """Mean ECE and Brier score over findings, as the network answers and after each recalibration.
+
+    probabilities, labels: (S, K) of the test films. validation: the same of the films that calibrators are
+    fitted on; without it there is only "none".
+    Raises DataError for validation films without labels.
+    """
+    answers = {"none": probabilities}
+    if validation is not None:
+        for method in METHODS:
+            calibrator = fit_calibrator(method, *validation, exclusive)
+            answers[method] = np.clip(calibrator.apply(probabilities), 0, 1)
+    return {
+        method: {
+            "ece": _mean_of(expected_calibration_error, given, labels),
+            "brier": _mean_of(brier_score, given, labels),
+        }
+        for method, given in answers.items()
+    }
+
+
+def _mean_of(measure: Callable[[Any, Any], float], probabilities: Reals, labels: Reals) -> float:
+    known = ~np.isnan(labels)
+    if not known.any():
+        raise DataError("No label of the test films is known: there is nothing to measure.")
+    columns = enumerate(known.T)
+    values = [measure(probabilities[seen, k], labels[seen, k] == 1) for k, seen in columns if seen.any()]
+    return macro_mean(np.array(values)).value
+
+
+def _column_means(hits: Reals) -> Floats:
+    """Mean of each column without its NaN; NaN for a column of nothing else."""
+    known = ~np.isnan(hits)
+    count = known.sum(axis=0)
+    total = np.where(known, hits, 0.0).sum(axis=0)
+    return np.divide(total, count, out=np.full(count.shape, math.nan), where=count > 0)

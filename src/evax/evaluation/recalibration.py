@@ -1,0 +1,144 @@
+"""Probabilities that come true: temperature, Platt scaling and isotonic regression, fitted on other films.
+
+Fit on validation films, apply to test films; `calibration.py` measures what it was worth. None of the three
+is shown the test films, and none changes an AUROC much: temperature and Platt scaling (with a slope above 0)
+keep the order of the films within a finding, isotonic regression makes ties.
+
+Shape legend: S cases, K findings.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import numpy as np
+from scipy.optimize import minimize, minimize_scalar
+from scipy.special import expit, log_softmax, logit, softmax
+from sklearn.isotonic import IsotonicRegression
+
+from evax.errors import DataError, unknown_name
+from evax.evaluation.classification import Flags, Floats, Reals, check_cases
+
+Method = Literal["temperature", "platt", "isotonic"]
+METHODS: tuple[Method, ...] = get_args(Method)
+EDGE = 1e-7  # probabilities of exactly 0 or 1 have no finite logit; float32 knows no closer neighbour of 1
+HOTTEST = 100.0  # temperatures are sought in [1 / HOTTEST, HOTTEST]
+
+
+@dataclass(frozen=True, eq=False)
+class Calibrator:
+    """What was learned from the validation films; applied to those of any other split."""
+
+    method: Method
+    parameters: tuple[tuple[float, ...], ...]
+    """(temperature,) once, or (slope, intercept) per finding, or none for isotonic; NaN where undefined."""
+    curves: tuple[Callable[[Floats], Floats], ...]
+    """Per finding, probability in, probability out; the identity where a finding lacks a group."""
+    exclusive: bool
+
+    def apply(self, probabilities: Reals) -> Floats:
+        """probabilities: (S, K) in [0, 1], of the network that was fitted. Returns (S, K)."""
+        given = probabilities.astype(np.float64)
+        if self.method == "temperature" and self.exclusive:
+            scaled: Floats = softmax(np.log(np.maximum(given, EDGE)) / self.parameters[0][0], axis=1)
+            return scaled
+        new = np.stack([curve(column) for curve, column in zip(self.curves, given.T, strict=True)], axis=1)
+        if not self.exclusive:
+            return new
+        total = new.sum(axis=1, keepdims=True)
+        equal = np.full_like(new, 1 / new.shape[1])  # where no finding is possible any more
+        return np.divide(new, total, out=equal, where=total > 0)
+
+
+def fit_calibrator(method: Method, probabilities: Reals, labels: Reals, exclusive: bool) -> Calibrator:
+    """Learns to correct probabilities on films that chose nothing else, or on the validation films.
+
+    probabilities: (S, K) in [0, 1]. labels: (S, K), 1, 0 or NaN; exactly one 1 per row when exclusive.
+    temperature: one number for all findings divides the logits (Guo et al. 2017). platt: slope and intercept
+    per finding, with Platt's targets that keep few films from being believed fully (Platt 1999). isotonic:
+    any rising step curve per finding (Zadrozny and Elkan 2002); it wants hundreds of positive films.
+    Exclusive findings are fitted one against the rest by the last two, and divided by their sum.
+    A finding without positives or negatives keeps its probabilities.
+    """
+    if method not in METHODS:
+        raise unknown_name("calibration", method, METHODS)
+    check_cases(probabilities, labels)
+    given = probabilities.astype(np.float64)
+    known = ~np.isnan(labels)
+    if method == "temperature":
+        temperature = _temperature(given, labels, known, exclusive)
+        curves = tuple(_scaled(1 / temperature, 0.0) for _ in labels.T)
+        return Calibrator(method, ((temperature,),), curves, exclusive)
+    parameters: list[tuple[float, ...]] = []
+    found: list[Callable[[Floats], Floats]] = []
+    for column, truth, seen in zip(given.T, labels.T, known.T, strict=True):
+        scores, positives = column[seen], truth[seen] == 1
+        if positives.all() or not positives.any():
+            parameters.append((math.nan, math.nan) if method == "platt" else ())
+            found.append(lambda probability: probability)
+        elif method == "platt":
+            parameters.append(_platt(scores, positives))
+            found.append(_scaled(*parameters[-1]))
+        else:
+            regression = IsotonicRegression(y_min=0, y_max=1, out_of_bounds="clip")
+            parameters.append(())
+            found.append(regression.fit(scores, positives.astype(np.float64)).predict)
+    return Calibrator(method, tuple(parameters), tuple(found), exclusive)
+
+
+def logits_of(probabilities: Reals) -> Floats:
+    """Finite logits of probabilities, which may be 0 or 1."""
+    values: Floats = logit(np.clip(probabilities.astype(np.float64), EDGE, 1 - EDGE))
+    return values
+
+
+def _scaled(slope: float, intercept: float) -> Callable[[Floats], Floats]:
+    return lambda probability: expit(slope * logits_of(probability) + intercept)
+
+
+def _temperature(probabilities: Floats, labels: Reals, known: Flags, exclusive: bool) -> float:
+    """The temperature with the smallest mean log loss of the known labels."""
+    if not known.any():
+        raise DataError("No label is known: there is nothing to fit a temperature to; label some films.")
+    if exclusive:
+        logs, true = np.log(np.maximum(probabilities, EDGE)), labels.argmax(axis=1)
+
+        def loss(log_temperature: float) -> float:
+            scaled = log_softmax(logs / math.exp(log_temperature), axis=1)
+            return -float(scaled[np.arange(len(true)), true].mean())
+    else:
+        signed = logits_of(probabilities)[known] * np.where(labels[known] == 1, 1, -1)
+
+        def loss(log_temperature: float) -> float:
+            return float(np.logaddexp(0, -signed / math.exp(log_temperature)).mean())
+
+    found = minimize_scalar(loss, bounds=(-math.log(HOTTEST), math.log(HOTTEST)), options={"xatol": 1e-10})
+    return math.exp(found.x)
+
+
+def _platt(scores: Floats, positives: Flags) -> tuple[float, float]:
+    """Slope and intercept on the logits with the smallest log loss against Platt's targets."""
+    n_positive = int(positives.sum())
+    n_negative = len(positives) - n_positive
+    target = np.where(positives, (n_positive + 1) / (n_positive + 2), 1 / (n_negative + 2))
+    design = np.stack([logits_of(scores), np.ones(len(scores))], axis=1)  # (S, 2)
+
+    def loss(line: Floats) -> float:
+        values = design @ line
+        return float(np.mean(np.logaddexp(0, values) - target * values))
+
+    def gradient(line: Floats) -> Floats:
+        slope: Floats = design.T @ (expit(design @ line) - target) / len(target)
+        return slope
+
+    def curvature(line: Floats) -> Floats:
+        chance = expit(design @ line)
+        bend: Floats = (design.T * (chance * (1 - chance))) @ design / len(target)
+        return bend
+
+    start = np.array([1.0, 0.0])
+    found = minimize(loss, start, method="trust-exact", jac=gradient, hess=curvature, options={"gtol": 1e-11})
+    return float(found.x[0]), float(found.x[1])

@@ -1,0 +1,138 @@
+"""evax audit: are films or patients of a test split also trained on, in the same store or in another?"""
+
+from __future__ import annotations
+
+import csv
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import tyro
+
+from evax.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from evax.data.duplicates import Pair
+
+logger = logging.getLogger("evax")
+
+COLUMNS = (
+    "store", "row", "split", "other_store", "other_row", "other_split",
+    "kind", "similarity", "inverted", "tested_and_trained",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class AuditConfig:
+    """Find patients, and films even if resized, re-encoded, inverted or slightly cropped, across splits and
+    stores; `evax pretrain --audit OUT/audit.json` then refuses stores that leak.
+    """
+
+    stores: tyro.conf.Positional[tuple[Path, ...]]
+    """Stores made by `evax prepare`: those that are trained on and those that are tested on."""
+    out: Path
+    """Run folder for audit.json, audit.html and duplicates.csv."""
+    same_patients: bool = True
+    """A patient's name means the same person in every store; otherwise only within a store."""
+    fail_on_leaks: bool = False
+    """Exit status 1 when a store trains on what is tested."""
+    pictures: int = 24
+    """Pairs shown on the page, those that leak first."""
+
+    def __post_init__(self) -> None:
+        if not self.stores:
+            raise ConfigError("audit needs stores: evax audit STORE... --out DIR.")
+        if self.pictures < 0:
+            raise ConfigError(f"pictures must be at least 0, got {self.pictures}.")
+
+
+def audit(config: AuditConfig) -> Path:
+    """Writes audit.json, duplicates.csv and audit.html; returns the path of audit.json.
+
+    Raises DataError for a store that cannot be compared, and for leaks when fail_on_leaks is set.
+    """
+    from evax.data.duplicates import SAME, compare_films
+    from evax.data.leaks import (
+        FORMAT,
+        describe_store,
+        duplicate_counts,
+        film_table,
+        leaking_exposures,
+        leaks,
+        shared_patients,
+    )
+    from evax.data.store import open_store, short_names
+    from evax.files import write_json
+    from evax.reporting.audit_page import write_audit_page
+    from evax.training.tracking import counting_bar, start_run
+
+    stores = [open_store(path) for path in config.stores]
+    names = short_names(config.stores)
+    log = start_run(config.out, config, resume=False)
+    with counting_bar("comparing", sum(map(len, stores))) as show:
+        found = compare_films(
+            stores, lambda done, total, note: show(done * sum(map(len, stores)) // max(total, 1), note)
+        )
+    log.write("compared", films=sum(map(len, stores)), candidates=found.candidates)
+    films = film_table(stores, found.pairs)
+    leaking = leaks(films, config.same_patients)
+    content = {
+        "kind": "audit",
+        "format": FORMAT,
+        "stores": [
+            describe_store(name, store, number, leaking)
+            for number, (name, store) in enumerate(zip(names, stores, strict=True))
+        ],
+        "passed": not leaking,
+        "leaks": leaking,
+        "same_patients": config.same_patients,
+        "shared_patients": shared_patients(films),
+        "duplicates": duplicate_counts(films, found.pairs),
+        "similarity_threshold": SAME,
+        "candidates": found.candidates,
+        "compared_in_detail": len(found.similarities),
+    }
+    write_json(content, config.out / "audit.json")
+    leaky = leaking_exposures(films)
+    write_duplicates(config.out / "duplicates.csv", names, films, found.pairs, leaky)
+    write_audit_page(config.out / "audit.html", content, stores, films, found, leaky, config.pictures)
+    say(content, names, config.out)
+    if leaking and config.fail_on_leaks:
+        raise DataError(f"{len(leaking)} leaks, see {config.out / 'audit.html'}.")
+    return config.out / "audit.json"
+
+
+def write_duplicates(
+    path: Path, names: list[str], films: pd.DataFrame, pairs: list[Pair], leaky: set[int]
+) -> None:
+    """One line per pair, by store and row number: no names of films, which may be names of patients."""
+    from evax.data.leaks import film_facts
+    from evax.files import replaced_whole
+
+    known = film_facts(films)
+    with replaced_whole(path) as unfinished, unfinished.open("w", newline="") as file:
+        table = csv.writer(file)
+        table.writerow(COLUMNS)
+        for first, second, kind, similarity, inverted in pairs:
+            (split, exposure), (other_split, _) = known[first], known[second]
+            where = names[first.store], first.row, split, names[second.store], second.row, other_split
+            leaks = int(exposure in leaky)
+            table.writerow([*where, kind, f"{similarity:.3f}", int(inverted), leaks])
+
+
+def say(content: dict[str, Any], names: list[str], out: Path) -> None:
+    """The result in the terminal; a leak cannot be overlooked."""
+    exact, near = (sum(row[kind] for row in content["duplicates"]) for kind in ("exact", "near"))
+    logger.info("%d exact and %d near duplicates, listed in %s.", exact, near, out / "duplicates.csv")
+    for leak in content["leaks"]:
+        logger.warning(
+            "LEAK: of %d test films of %s, %d are also in train or val of %s as pictures, %d by patient "
+            "(%d patients).",
+            leak["test_films"], names[leak["tested"]], leak["films_by_exposure"], names[leak["trained"]],
+            leak["films_by_patient"], leak["patients"],
+        )  # fmt: skip
+    if not content["leaks"]:
+        logger.info("No test film, and no patient of one, is in a train or val split of these stores.")

@@ -1,0 +1,160 @@
+"""evax compare: finished runs on the same test films -> table, figures and page, with paired differences."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import tyro
+
+from evax.errors import ConfigError
+from evax.reporting.published import Table
+
+if TYPE_CHECKING:
+    from evax.reporting.runs import Entry, Runs
+
+FORMAT = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompareConfig:
+    """Compare runs of finetune and sweeps of fewshot that were tested on the same films, film by film."""
+
+    runs: tyro.conf.Positional[tuple[Path, ...]]
+    """Run folders of finetune or fewshot, two or more; a single sweep compares its shares."""
+    out: Path
+    """Folder for compare.json, compare.html, tables (CSV) and figures (SVG, PNG, CSV)."""
+    names: tuple[str, ...] = ()
+    """One per run, for tables and figures; empty: the folders' names."""
+    reference: str = ""
+    """Name of the run that all others are compared with; empty: the first."""
+    published: tuple[Table, ...] = ()
+    """Tables of published numbers to show beside; they are never re-run."""
+    prevalence: float | None = None
+    """Share of patients with a finding, in [0, 1], for which PPV and NPV are shown beside the test films'."""
+    resamples: int = 2000
+    """Bootstrap resamples of the test patients."""
+    seed: int = 0
+    """Of the bootstrap; the same for all runs, which is what pairs them."""
+    repeats: int = 20
+    """Films timed per network on this CPU, one at a time; 0: no timing."""
+    threads: int = 1
+    """Threads while timing."""
+
+    def __post_init__(self) -> None:
+        if not self.runs:
+            raise ConfigError("compare needs runs: evax compare RUN RUN --out FOLDER.")
+        if self.prevalence is not None and not 0 <= self.prevalence <= 1:
+            raise ConfigError(f"prevalence is a share of the patients in [0, 1], got {self.prevalence}.")
+        for name, least in (("resamples", 1), ("repeats", 0), ("threads", 1)):
+            if getattr(self, name) < least:
+                raise ConfigError(f"{name} must be at least {least}, got {getattr(self, name)}.")
+
+
+def compare(config: CompareConfig) -> Path:
+    """Scores, compares, draws; returns the path of compare.html.
+
+    Raises DataError for folders without a finished run and for runs that were not tested on the same films
+    under the same protocol, ConfigError for names that do not fit.
+    """
+    from evax.evaluation.networks import Ground, score_network
+    from evax.files import write_json
+    from evax.reporting.compare_page import draw_figures, write_page, write_tables
+    from evax.reporting.comparison import differences_of, ground_in_words, rows_of
+    from evax.reporting.published import published_beside
+    from evax.reporting.runs import read_runs
+    from evax.training.tracking import environment, progress_bar, start_run
+
+    runs = read_runs(config.runs, config.names)
+    refuse_too_few_or_many(runs)
+    references = references_of(runs.entries, config.reference)
+    published = [row for table in config.published for row in published_beside(table, runs.findings)]
+    log = start_run(config.out, config, resume=False)
+    ground = Ground(runs.test.labels, runs.test.patients, runs.exclusive, config.resamples, config.seed)
+    with progress_bar("resampling patients", sum(len(entry.trainings) for entry in runs.entries)) as advance:
+        scored = [
+            score_network(
+                [training.test.probabilities for training in entry.trainings],
+                [training.thresholds for training in entry.trainings],
+                ground,
+                on_training=lambda: advance(""),
+            )
+            for entry in runs.entries
+        ]
+    timing = {
+        "repeats": config.repeats, "threads": config.threads, "batch": 1, "precision": "float32",
+        "load_before": round(os.getloadavg()[0], 1) if hasattr(os, "getloadavg") else None,
+    }  # fmt: skip
+    rows = rows_of(runs, scored, costs_of(runs, config.repeats, config.threads), ground, config.prevalence)
+    differences = differences_of(runs.entries, scored, references, ground)
+    content = {
+        "kind": "compare",
+        "format": FORMAT,
+        **ground_in_words(runs, references, ground),
+        "rows": rows,
+        "differences": differences,
+        "published": [asdict(row) for row in published],
+        "timing": timing,
+        "environment": environment(),
+    }
+    write_json(content, config.out / "compare.json")
+    write_tables(content, config.out)
+    page = config.out / "compare.html"
+    write_page(content, draw_figures(content, runs.sweeps, published, config.out), page)
+    log.write("compared", rows=len(rows), differences=len(differences))
+    return page
+
+
+def refuse_too_few_or_many(runs: Runs) -> None:
+    """Raises ConfigError for a single row, or for more than the figures can tell apart."""
+    from evax.reporting.compare_figures import MOST
+
+    if not 2 <= len(runs.entries) <= MOST:
+        raise ConfigError(
+            f"These runs make {len(runs.entries)} rows (a sweep makes one per share of the labels); "
+            f"compare takes 2 to {MOST}."
+        )
+
+
+def references_of(entries: Sequence[Entry], name: str) -> list[int | None]:
+    """For each row, the number of the row it is compared with; None for the reference and rows without one.
+
+    A sweep as reference is compared share by share; within it, its smaller shares with its largest.
+    Raises ConfigError for a name that no run has.
+    """
+    from evax.errors import unknown_name
+
+    names = list(dict.fromkeys(entry.run for entry in entries))
+    if name and name not in names:
+        raise unknown_name("run", name, names)
+    mine = [number for number, entry in enumerate(entries) if entry.run == (name or names[0])]
+    largest = max(mine, key=lambda number: entries[number].fraction)
+    found: list[int | None] = []
+    for number, entry in enumerate(entries):
+        if number in mine:
+            # among other runs the shares of the reference are rows of their own, not rivals of each other
+            found.append(largest if number != largest and len(names) == 1 else None)
+        else:
+            same = [other for other in mine if entries[other].fraction == entry.fraction]
+            found.append(same[0] if same else mine[0] if len(mine) == 1 else None)
+    return found
+
+
+def costs_of(runs: Runs, repeats: int, threads: int) -> list[dict[str, Any]]:
+    """Parameters, multiply-adds and time of each row's classifier; rows of one kind are timed once.
+
+    The time is None with no repeats.
+    """
+    from evax.models.cost import Kind, milliseconds_per_film, size_of
+
+    kinds = [
+        Kind(entry.report["encoder"], entry.report["recipe"]["image_size"], len(runs.findings))
+        for entry in runs.entries
+    ]
+    distinct = list(dict.fromkeys(kinds))
+    sizes = {kind: size_of(kind) for kind in distinct}
+    times = milliseconds_per_film(distinct, repeats, threads) if repeats else {}
+    return [sizes[kind]._asdict() | {"cpu_ms_per_film": times.get(kind)} for kind in kinds]

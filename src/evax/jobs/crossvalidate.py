@@ -1,0 +1,253 @@
+"""evax crossvalidate: one fine-tuning per fold, each tested on films that only the others learned from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
+
+import tyro
+
+from evax.data.labels import SplitBy
+from evax.errors import ConfigError, DataError, unknown_name
+from evax.jobs.finetune import FinetuneConfig, finetune
+from evax.jobs.studies import (
+    ALONE,
+    RUNS,
+    SPREAD,
+    report_of,
+    row_of,
+    run_of,
+    spread_of,
+    summary_of,
+    with_one_precision,
+    write_rows,
+)
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from evax.data.folds import Fold
+    from evax.data.store import ImageStore
+
+PATIENT: Final = "patient"
+FILM: Final = "film"
+SeenFilms = Literal["refuse", "train"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CrossvalidateConfig(FinetuneConfig):
+    """Fine-tune once per fold of the patients, or once per hospital left out; all else is as in finetune.
+
+    All films of the store enter, whatever its split says. Each run is a folder OUT/runs/*; the results are
+    OUT/crossvalidate.json, crossvalidate.csv, crossvalidate.svg and crossvalidate.png.
+    """
+
+    out: Path
+    """Run folder of the study; an existing one is continued with resume."""
+    name: str = ""
+    """Of the study in its figure; empty: encoder and the end of the weights' path."""
+    folds: int = 5
+    """Number of folds of patients or films, at least 2."""
+    by: str = PATIENT
+    """patient; film: folds of films drawn by chance, as in the paper's real-world study, so that a patient's
+    films may train and be tested, which every report then says; or a column (of the table, else of the
+    store) whose values are left out one at a time."""
+    table: Path | None = None
+    """CSV with the columns image or patient, and the one that `by` names, as site."""
+    validation: float = 0.2
+    """Share of the patients outside the test part that choose instead of training, in (0, 1)."""
+    seen: SeenFilms = "refuse"
+    """When the encoder was pre-trained on films of the store. train: their patients always train."""
+    bundles: bool = False
+    """Keep the classifier of every fold, OUT/runs/*/bundle."""
+    resume: bool = False
+    """Continue the study in OUT: finished runs are not repeated."""
+    split: Annotated[Path | None, tyro.conf.Suppress] = None
+    """Set for each fold."""
+    protocol: Annotated[Literal["clean", "paper"], tyro.conf.Suppress] = "clean"
+    """Of every fold; its validation films choose the checkpoint."""
+    split_by: Annotated[SplitBy, tyro.conf.Suppress] = PATIENT
+    """Set by `by`."""
+    seeds: Annotated[tuple[int, ...], tyro.conf.Suppress] = ()
+    """One seed: it draws the folds, heads, orders and crops."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.split is not None or self.split_by != PATIENT or self.seeds:
+            raise ConfigError("crossvalidate makes its own splits: give folds or by, and one seed.")
+        if self.protocol != "clean":
+            raise ConfigError(
+                "crossvalidate has the clean protocol only: leave protocol out. For the paper's folds of "
+                "films give --by film."
+            )
+        if self.folds < 2:
+            raise ConfigError(f"folds must be at least 2, got {self.folds}.")
+        if not 0 < self.validation < 1:
+            raise ConfigError(f"validation is a share in (0, 1), got {self.validation}.")
+        if self.by in (PATIENT, FILM) and self.table is not None:
+            raise ConfigError("table holds the column that by names: give --by, as --by site.")
+
+
+def crossvalidate(config: CrossvalidateConfig) -> Path:
+    """Runs the folds that are not finished yet and returns the path of crossvalidate.json.
+
+    Raises DataError for films that the encoder has seen (see `seen`) and data that cannot be divided,
+    ConfigError when a finished run in OUT was made otherwise, and whatever finetune raises.
+    """
+    from evax.data.folds import write_fold
+    from evax.data.labelled import data_fingerprint, known_labels, with_findings
+    from evax.data.store import open_store
+    from evax.files import write_json
+    from evax.reporting.folds import draw_folds
+    from evax.training.tracking import start_run
+
+    store = with_findings(open_store(config.store), config.findings)
+    labels = known_labels(store, config.uncertain, config.blank)
+    only_train = only_training(config, store)
+    folds = folds_of(config, store, labels, only_train)
+    config = with_one_precision(config, config.resume)
+    log = start_run(config.out, config, config.resume)
+    rows = []
+    for number, fold in enumerate(folds):
+        table = config.out / "folds" / f"fold-{number}.csv"
+        write_fold(fold, store, table)
+        run = run_of(
+            FinetuneConfig, config,
+            out=config.out / RUNS / f"fold-{number}",
+            split=table,
+            split_by=FILM if config.by == FILM else PATIENT,
+            **ALONE,
+        )  # fmt: skip
+        report = report_of(run, finetune, data_fingerprint(store, table), keep_bundle=config.bundles)
+        rows.append({"fold": fold.name, **row_of(report), **findings_of(report)})
+        log.write("fold", fold=fold.name, mauc=rows[-1]["mauc"])
+    result = config.out / "crossvalidate.json"
+    findings = store.manifest.findings
+    content = card_of(config, store, folds, only_train) | {
+        **summary_of(rows, over="folds"),
+        "findings": {name: spread_of([row[f"auroc:{name}"] for row in rows], "folds") for name in findings},
+        "pooled": pooled(config, store, len(folds)),
+        "folds": rows,
+    }
+    write_json(content, result)
+    write_rows(rows, config.out / "crossvalidate.csv")
+    draw_folds(result, config.out / "crossvalidate")
+    return result
+
+
+def only_training(config: CrossvalidateConfig, store: ImageStore) -> np.ndarray[Any, Any]:
+    """(S,) films that no fold tests: those of patients of whom the encoder has seen a film.
+
+    It never saw their labels, but films that shaped an encoder do not show how it does on new ones.
+    Raises DataError when there are such films and `seen` does not say what to do with them.
+    """
+    import numpy as np
+
+    from evax.deploy.bundle import seen_films
+
+    patients = store.manifest.table["patient"].to_numpy(dtype=str)
+    seen = seen_films(config.weights, store, np.arange(len(store)))
+    theirs = np.isin(patients, patients[seen])
+    if seen.any() and config.seen == "refuse":
+        raise DataError(
+            f"{config.weights} was pre-trained on {seen.sum()} of the {len(store)} films of {store.path}, "
+            "and the folds would test on them. Give --seen train: all films of their patients then train in "
+            f"every fold, and the folds divide the other {len(set(patients[~theirs].tolist()))} patients. "
+            "Or pre-train without this store."
+        )
+    return theirs
+
+
+def folds_of(
+    config: CrossvalidateConfig,
+    store: ImageStore,
+    labels: np.ndarray[Any, Any],
+    only_train: np.ndarray[Any, Any],
+) -> list[Fold]:
+    """The folds that the options ask for."""
+    from evax.data.folds import Divider
+    from evax.data.labelled import column_of, strata_of
+
+    table = store.manifest.table
+    unit = "image" if config.by == FILM else PATIENT
+    divider = Divider(
+        units=table[unit].to_numpy(dtype=str),
+        strata=None if config.by == FILM else strata_of(labels),
+        divided=~only_train,
+        validation=config.validation,
+        seed=config.seed,
+    )
+    if config.by in (PATIENT, FILM):
+        return divider.equal_folds(config.folds)
+    if config.table is not None:
+        return divider.folds_by_value(column_of(store, config.table, config.by), config.by)
+    columns = [name for name in table.columns if name not in store.manifest.findings]
+    if config.by not in columns:
+        raise unknown_name("column of the store", config.by, columns)
+    return divider.folds_by_value(table[config.by].astype(str).tolist(), config.by)
+
+
+def findings_of(report: dict[str, Any]) -> dict[str, Any]:
+    """AUROC of each finding on the test films of a fold."""
+    return {f"auroc:{row['name']}": row["auroc"] for row in report["test_metrics"]["findings"]}
+
+
+def pooled(config: CrossvalidateConfig, store: ImageStore, folds: int) -> dict[str, Any]:
+    """Scores of all tested films together, each by the classifier that had not learned from it.
+
+    There are no thresholds: every fold has its own.
+    """
+    import numpy as np
+    import pandas as pd
+
+    from evax.evaluation.report import evaluate_classifier
+
+    files = [config.out / RUNS / f"fold-{number}" / "predictions-test.csv" for number in range(folds)]
+    table = pd.concat([pd.read_csv(file, dtype={"patient": str}) for file in files])
+    findings = store.manifest.findings
+    report = evaluate_classifier(
+        table[[f"probability:{name}" for name in findings]].to_numpy(dtype=np.float64),
+        table[[f"label:{name}" for name in findings]].to_numpy(dtype=np.float64),
+        findings,
+        table["patient"].tolist(),
+        np.full(len(findings), np.nan),
+        store.manifest.exclusive,
+        resamples=config.resamples,
+        seed=config.seed,
+    )
+    return report.to_json()
+
+
+def card_of(
+    config: CrossvalidateConfig,
+    store: ImageStore,
+    folds: list[Fold],
+    only_train: np.ndarray[Any, Any],
+) -> dict[str, Any]:
+    """What every number of the study must carry."""
+    from evax.reporting.protocol import study_card
+
+    if config.by == FILM:
+        how = f"{len(folds)} folds of films by chance"
+    elif config.by == PATIENT:
+        how = f"{len(folds)} folds of patients, stratified by the rarest finding present"
+    else:
+        how = f"each {config.by} left out once, and its patients with it"
+    return study_card(
+        config, "crossvalidate", store.fingerprint,
+        name=config.name,
+        leaks=config.by == FILM,
+        checkpoint_chosen_on="validation mAUC, in each fold",
+        test_scored="once, by the classifier of its fold",
+        folds=how,
+        validation=f"{config.validation:g} of the others, drawn as the folds are",
+        films=len(store),
+        tested_films=sum(len(fold.test) for fold in folds),
+        films_that_only_train=int(only_train.sum()),
+        split="the store's own split is not used",
+        seed=config.seed,
+        spread=SPREAD.format("folds") + "; folds share training films, so the t-interval is too short",
+        pooled="all tested films together, with intervals over patients; scores of different classifiers are "
+        "compared there, so it is no mean of the folds",
+    )  # fmt: skip

@@ -1,0 +1,280 @@
+"""What the report of a classifier says beyond its scores: calibration, subgroups, errors, checks.
+
+All of it goes into report.json and suspicious.csv; the page only shows it. Films are named by their row in
+the store.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from evax.data.store import ImageStore
+from evax.evaluation.calibration import brier_score, expected_calibration_error
+from evax.evaluation.checks import (
+    check_columns,
+    check_direction,
+    check_labels,
+    check_patients,
+    check_sizes,
+)
+from evax.evaluation.classification import Floats, Integers, Reals, auroc
+from evax.evaluation.report import plain
+from evax.evaluation.subgroups import compare_groups
+from evax.evaluation.suspicion import clear_ends, held_out_probabilities, suspicion
+from evax.evaluation.temperature import fit_temperature, with_temperature
+from evax.files import replaced_whole
+
+logger = logging.getLogger("evax")
+
+AGES = (18, 40, 60, 80)  # years at which a band begins
+ERRORS, ERRORS_PER_FINDING = 12, 3  # false alarms that are shown, and misses
+SUSPICIOUS_SHARE, SUSPICIOUS_MOST = 0.1, 10_000  # of the judged labels; lines of suspicious.csv
+CHECKED_FILMS = 5000  # training films whose labels are checked: each costs a forward pass
+
+
+@dataclass(frozen=True, eq=False)
+class Scored:
+    """The films of a split, what is known of them and what was predicted, in the order of `rows`."""
+
+    rows: Integers
+    """(S,), of the store."""
+    labels: Reals
+    """(S, K), 1, 0 or NaN."""
+    probabilities: Reals
+    """(S, K)."""
+
+    def cases(self, k: int) -> tuple[Reals, Reals]:
+        """Probabilities and labels of the films on which finding k is known."""
+        known = ~np.isnan(self.labels[:, k])
+        return self.probabilities[known, k], self.labels[known, k]
+
+
+def examine(
+    store: ImageStore, validation: Scored, test: Scored, thresholds: Reals, resamples: int, seed: int
+) -> dict[str, Any]:
+    """Entries of report.json: source, validation_auroc, calibration, subgroups and errors.
+
+    thresholds: (K,), NaN where there is none. resamples, seed: of the intervals.
+    """
+    findings, exclusive = store.manifest.findings, store.manifest.exclusive
+    patients = store.manifest.table["patient"].to_numpy(dtype=str)[test.rows]
+    return {
+        "source": store.manifest.source,
+        "validation_auroc": dict(zip(findings, plain(tuple(aurocs(validation))), strict=True)),
+        "calibration": calibration(findings, validation, test, exclusive),
+        "subgroups": [
+            plain(
+                compare_groups(
+                    attribute, groups[test.rows], test.probabilities, test.labels, findings, patients,
+                    resamples, seed,
+                )
+            )
+            for attribute, groups in attributes(store).items()
+        ],
+        "errors": top1_errors(findings, test) if exclusive else threshold_errors(findings, test, thresholds),
+    }  # fmt: skip
+
+
+def run_checks(
+    store: ImageStore,
+    train: Integers,
+    validation: Scored,
+    test: Scored,
+    labels: Reals,
+    features: tuple[Integers, Reals],
+    out: Path,
+) -> list[dict[str, Any]]:
+    """The entry `checks` of report.json, one line per check; writes OUT/suspicious.csv.
+
+    train: rows that were learned from. labels: (store, K), 1, 0 or NaN. features: rows of some training films
+    and what the encoder makes of them, (n, D).
+    """
+    findings, patients = store.manifest.findings, store.manifest.table["patient"].to_numpy(dtype=str)
+    splits = {"train": train, "validation": validation.rows, "test": test.rows}
+    rows, seen = features
+    held_out = held_out_probabilities(seen, labels[rows], patients[rows])
+    ends = [clear_ends(held_out[:, k], labels[rows, k]) for k in range(len(findings))]
+    judged = {"train": (rows, held_out)}
+    temperatures = fitted_temperatures(validation, store.manifest.exclusive)
+    for name, part in (("validation", validation), ("test", test)):
+        judged[name] = (part.rows, tempered(part, temperatures, store.manifest.exclusive))
+    write_suspicious(out / "suspicious.csv", findings, labels, judged, store.manifest.exclusive)
+    splits = {
+        name: part for name, part in splits.items() if len(part)
+    }  # protocol paper may have no validation
+    checks = [
+        check_patients(splits, patients),
+        check_direction(findings, aurocs(validation), aurocs(test)),
+        check_labels(findings, ends, len(rows), len(train)),
+        check_columns(findings, labels[train]),
+        check_sizes(findings, splits, labels, patients),
+    ]
+    return [check.to_json() for check in checks]
+
+
+def tell(checks: Sequence[Mapping[str, Any]]) -> None:
+    """The checks that did not pass, on the terminal."""
+    for check in checks:
+        if not check["passed"]:
+            logger.warning("CHECK: %s\n  -> %s", check["message"], check["action"])
+
+
+def aurocs(part: Scored) -> list[float]:
+    """The AUROC of each finding, NaN where it is not defined."""
+    cases = [part.cases(k) for k in range(part.labels.shape[1])]
+    return [auroc(probabilities, labels == 1) for probabilities, labels in cases]
+
+
+def attributes(store: ImageStore) -> dict[str, Any]:
+    """What films can be grouped by: attribute -> (store,) names of groups, "" where it is not known."""
+    table = store.manifest.table
+    starts = (0, *AGES)
+    bands = [
+        *(f"{start} to {end - 1} years" for start, end in zip(starts, AGES, strict=False)),
+        f"{AGES[-1]} years and over",
+    ]
+    ages = table["age"].to_numpy(dtype=np.float64)
+    of_age = np.array([*bands, ""])[np.where(np.isnan(ages), len(bands), np.digitize(ages, AGES))]
+    return {
+        "sex": table["sex"].to_numpy(dtype=str),
+        "age": of_age,
+        "view": table["view"].to_numpy(dtype=str),
+    }
+
+
+def calibration(findings: Sequence[str], validation: Scored, test: Scored, exclusive: bool) -> dict[str, Any]:
+    """ECE and Brier score of the test films after a temperature that the validation films chose.
+
+    One temperature per finding, or one for all when exactly one is true per film. Before: see test_metrics.
+    """
+    temperatures = fitted_temperatures(validation, exclusive)
+    after = tempered(test, temperatures, exclusive)
+    rows = []
+    for k, name in enumerate(findings):
+        known = ~np.isnan(test.labels[:, k])
+        cases = after[known, k], test.labels[known, k] == 1
+        defined = not np.isnan(temperatures[k])
+        rows.append(
+            {
+                "name": name,
+                "temperature": plain(float(temperatures[k])),
+                "ece": plain(expected_calibration_error(*cases)) if defined else None,
+                "brier": plain(brier_score(*cases)) if defined else None,
+            }
+        )
+    return {"fitted_on": "validation", "shared": exclusive, "findings": rows}
+
+
+def fitted_temperatures(validation: Scored, exclusive: bool) -> Floats:
+    """(K,), NaN where the validation films cannot tell."""
+    findings = validation.labels.shape[1]
+    if exclusive:
+        return np.full(findings, fit_temperature(validation.probabilities, validation.labels, True))
+    return np.array([fit_temperature(*validation.cases(k), False) for k in range(findings)])
+
+
+def tempered(part: Scored, temperatures: Reals, exclusive: bool) -> Floats:
+    """The probabilities after the temperatures; as they were where there is none."""
+    used = np.where(np.isnan(temperatures), 1.0, temperatures)
+    if exclusive:
+        return with_temperature(part.probabilities, float(used[0]), True)
+    columns = [
+        with_temperature(column, float(each), False)
+        for column, each in zip(part.probabilities.T, used, strict=True)
+    ]
+    return np.stack(columns, axis=1)
+
+
+def threshold_errors(findings: Sequence[str], test: Scored, thresholds: Reals) -> list[dict[str, Any]]:
+    """The false alarms, then the misses, that lie furthest beyond their finding's threshold."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        beyond = (test.probabilities - thresholds) / np.maximum(1 - thresholds, 1e-9)  # (S, K), 1 at most
+        below = (thresholds - test.probabilities) / np.maximum(thresholds, 1e-9)
+    errors = []
+    for label, distance in ((0, beyond), (1, below)):
+        wrong = (test.labels == label) & (distance >= 0 if label == 0 else distance > 0)
+        errors += [
+            {
+                "row": int(test.rows[case]),
+                "finding": findings[k],
+                "label": label,
+                "probability": float(test.probabilities[case, k]),
+            }
+            for case, k in furthest(np.where(wrong, distance, np.nan))
+        ]
+    return errors
+
+
+def top1_errors(findings: Sequence[str], test: Scored) -> list[dict[str, Any]]:
+    """The films of which another than the true finding is most probable, the most certain answers first."""
+    answers, truth = test.probabilities.argmax(axis=1), test.labels.argmax(axis=1)
+    certainty = np.full(test.labels.shape, np.nan)
+    wrong = np.flatnonzero(answers != truth)
+    certainty[wrong, answers[wrong]] = test.probabilities[wrong, answers[wrong]]
+    return [
+        {
+            "row": int(test.rows[case]),
+            "finding": findings[k],
+            "label": 0,
+            "probability": float(test.probabilities[case, k]),
+            "truth": findings[truth[case]],
+        }
+        for case, k in furthest(certainty)
+    ]
+
+
+def furthest(distances: Floats) -> list[tuple[int, int]]:
+    """(case, finding) of the largest distances, not too many of a finding. distances: (S, K), NaN = none."""
+    chosen: list[tuple[int, int]] = []
+    of_finding = [0] * distances.shape[1]
+    order = np.argsort(np.where(np.isnan(distances), -np.inf, distances), axis=None, kind="stable")[::-1]
+    for place in order[: int((~np.isnan(distances)).sum())]:
+        case, k = divmod(int(place), distances.shape[1])
+        if of_finding[k] < ERRORS_PER_FINDING:
+            of_finding[k] += 1
+            chosen.append((case, k))
+        if len(chosen) == ERRORS:
+            break
+    return chosen
+
+
+def write_suspicious(
+    path: Path,
+    findings: Sequence[str],
+    labels: Reals,
+    judged: Mapping[str, tuple[Integers, Reals]],
+    exclusive: bool,
+) -> None:
+    """film_row, split, finding, label and score of the labels that are contradicted most.
+
+    labels: (store, K). judged: split -> rows and probabilities by a model that has not seen these labels.
+    When exactly one finding is true per film, only that one is listed: the others follow from it.
+    """
+    tables = []
+    for split, (rows, probabilities) in judged.items():
+        given = labels[rows]
+        scores = suspicion(probabilities, np.where(given == 1, given, np.nan) if exclusive else given)
+        case, k = np.nonzero(~np.isnan(scores))
+        tables.append(
+            pd.DataFrame(
+                {
+                    "film_row": rows[case],
+                    "split": split,
+                    "finding": np.asarray(findings, dtype=object)[k],
+                    "label": given[case, k].astype(int),
+                    "score": scores[case, k],
+                }
+            )
+        )
+    table = pd.concat(tables).drop_duplicates(["film_row", "finding"])
+    listed = min(int(np.ceil(SUSPICIOUS_SHARE * len(table))), SUSPICIOUS_MOST)
+    table = table.sort_values("score", ascending=False, kind="stable").head(listed)
+    with replaced_whole(path) as unfinished:
+        table.to_csv(unfinished, index=False, float_format="%.4f")

@@ -1,0 +1,68 @@
+"""Results of `evax crossvalidate` in one figure, as the paper's Fig. 6."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from evax.files import read_json
+from evax.reporting.figures import BLUE, INK, QUIET, STYLE, VERMILLION, save_figure
+
+MEAN = "mean of findings"
+
+
+def draw_folds(result: Path, stem: Path) -> None:
+    """STEM.svg and STEM.png: how the AUROC of each finding, and their mean, spread over the folds.
+
+    result: crossvalidate.json.
+    """
+    content = read_json(result)
+    scores = {name: [row[f"auroc:{name}"] for row in content["folds"]] for name in content["findings"]}
+    scores[MEAN] = [row["mauc"] for row in content["folds"]]
+    save_figure(fold_boxes(scores, title=content["name"], warning=content["protocol"].get("leak", "")), stem)
+
+
+def fold_boxes(scores: dict[str, list[float | None]], *, title: str, warning: str = "") -> Figure:
+    """One box per row, from quartile to quartile, with every fold as a dot and mean and sd as text.
+
+    scores: name -> one score per fold, None where undefined. warning: written above the boxes.
+    """
+    with matplotlib.rc_context(STYLE):
+        height = 96 + 34 * len(scores) + (22 if warning else 0)
+        figure = Figure(figsize=(640 / 72, height / 72), layout="constrained")
+        axes = figure.add_subplot()
+        rows = [np.array(values, dtype=np.float64) for values in scores.values()]  # None becomes NaN
+        rows = [values[~np.isnan(values)] for values in rows]
+        axes.boxplot(
+            rows, orientation="horizontal", widths=0.55, showfliers=False, patch_artist=True,
+            boxprops={"facecolor": "#d6e6f2", "edgecolor": BLUE}, whiskerprops={"color": BLUE},
+            capprops={"color": BLUE}, medianprops={"color": INK, "linewidth": 1.5},
+        )  # fmt: skip
+        for place, values in enumerate(rows, start=1):
+            axes.plot(values, np.full(len(values), place), "o", color=BLUE, markersize=5, alpha=0.7)
+            axes.text(
+                1.02, place, _mean_and_sd(values), transform=axes.get_yaxis_transform(), va="center",
+                color=QUIET, fontsize=11,
+            )  # fmt: skip
+        axes.axhline(len(rows) - 0.5, color=QUIET, linewidth=0.8)  # the mean stands apart
+        axes.set_yticks(range(1, len(rows) + 1), list(scores))
+        axes.invert_yaxis()
+        axes.grid(axis="y", visible=False)
+        axes.tick_params(length=0)
+        axes.xaxis.set_major_locator(MaxNLocator(6))
+        axes.set(xlabel="AUROC on the test films of each fold")
+        axes.set_title(title, loc="left", fontsize=12, pad=28 if warning else 10)
+        if warning:
+            axes.text(0, 1.02, warning, transform=axes.transAxes, color=VERMILLION, fontsize=10)
+    return figure
+
+
+def _mean_and_sd(values: np.ndarray) -> str:
+    if not len(values):
+        return "not defined"
+    spread = f" ± {values.std(ddof=1):.3f}" if len(values) > 1 else ""
+    return f"{values.mean():.3f}{spread}"

@@ -1,0 +1,102 @@
+"""Published numbers to put beside one's own, each with where it stands and how it was measured.
+
+None of them was re-run here. They are never in one column with measured numbers: the paper's were chosen on
+the test films, and nobody published the scores of single films, so no paired test is possible.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from evax.errors import DataError
+from evax.findings import CHESTXRAY14, CHEXPERT5, COVIDX3, COVIDX4
+
+Table = Literal["chestxray14", "chexpert", "covidx9a", "covidx-cxr4"]
+MARK = "published, not re-run"
+
+
+@dataclass(frozen=True)
+class Published:
+    """One published mean AUROC."""
+
+    name: str
+    mauc: float
+    """In percent, as printed."""
+    parameters: int | None
+    """Of the classifier, counted from its architecture; None where that is not known."""
+    protocol: str
+    source: str
+    interval: tuple[float, float] | None = None
+    """95 %, in percent, as printed."""
+
+
+DENSENET121, RESNET50, VIT_S, VIT_B = 6_968_206, 23_536_718, 21_671_054, 85_809_422  # timm, 14 outputs
+EVA_X_TI, EVA_X_S, EVA_X_B = 5_527_886, 21_672_590, 85_861_646  # facts 1.1, 14 outputs
+
+_ON_TEST = "official 25,596 test films at 224 px, the checkpoint with the best test mAUC, mean of 5 seeds"
+_AGAIN = "fine-tuned by the EVA-X authors: official 25,596 test films, checkpoint with the best test mAUC"
+_FIGURE = "EVA-X, Fig. 3a, read from the figure"
+_EVA_X = "EVA-X (npj Digit. Med. 8:678, 2025) and hustvl/EVA-X README"
+_MEDICAL_MAE = "lambert-x/medical_mae README"
+_NESSI = "huggingface.co/nessi10/chestxray14-cnn-vs-transformers"
+_BY_VALIDATION = "official test films, chosen on validation"
+_VALID_SET = "official validation films, which also chose the checkpoint"
+
+PUBLISHED: dict[Table, tuple[Published, ...]] = {
+    "chestxray14": (
+        Published("EVA-X-Ti", 82.4, EVA_X_TI, _ON_TEST, _EVA_X),
+        Published("EVA-X-S", 83.3, EVA_X_S, _ON_TEST, _EVA_X),
+        Published("EVA-X-B", 83.5, EVA_X_B, _ON_TEST, _EVA_X),
+        Published("DenseNet121, MoCo v2", 80.8, DENSENET121, _AGAIN, _FIGURE),
+        Published("DenseNet121, ImageNet", 80.9, DENSENET121, _AGAIN, _FIGURE),
+        Published("DenseNet121, Medical MAE", 81.3, DENSENET121, _AGAIN, _FIGURE),
+        Published("EVA-02-S", 79.7, EVA_X_S, _AGAIN, _FIGURE),
+        Published("DeiT-S", 79.9, VIT_S, _AGAIN, _FIGURE),
+        Published("MAE ViT-S", 80.2, VIT_S, _AGAIN, _FIGURE),
+        Published("ResNet50, BioViL", 80.8, RESNET50, _AGAIN, _FIGURE),
+        Published("ResNet50, MoCo v2", 80.9, RESNET50, _AGAIN, _FIGURE),
+        Published("ResNet50, ImageNet", 81.0, RESNET50, _AGAIN, _FIGURE),
+        Published("ResNet50, MGCA", 81.2, RESNET50, _AGAIN, f"{_FIGURE} (README: 81.3)"),
+        Published("ResNet50, MedKLIP", 81.2, RESNET50, f"{_AGAIN}; the weights lack layer 4", _FIGURE),
+        Published("Medical MAE ViT-S", 82.3, VIT_S, _AGAIN, _FIGURE),
+        Published("SelfMedMAE ViT-B", 81.5, VIT_B, "as quoted in EVA-X", _FIGURE),
+        Published("MGCA ViT-B", 81.8, VIT_B, _AGAIN, _FIGURE),
+        Published("Medical MAE ViT-B", 83.0, VIT_B, "official lists", _MEDICAL_MAE),
+        Published("DenseNet121, ImageNet (Medical MAE)", 82.2, DENSENET121, "official lists", _MEDICAL_MAE),
+        Published("DenseNet121, ImageNet (nessi10)", 80.5, DENSENET121, _BY_VALIDATION, _NESSI, (79.9, 81.1)),
+        Published("DeiT-S (nessi10)", 78.5, VIT_S, _BY_VALIDATION, _NESSI),
+    ),
+    "chexpert": (
+        Published("EVA-X-Ti", 89.6, EVA_X_TI, _VALID_SET, "hustvl/EVA-X README"),
+        Published("EVA-X-S", 90.1, EVA_X_S, _VALID_SET, "hustvl/EVA-X README"),
+        Published("Medical MAE ViT-S", 89.2, VIT_S, "official validation films", _MEDICAL_MAE),
+        Published("Medical MAE ViT-B", 89.3, VIT_B, "official validation films", _MEDICAL_MAE),
+    ),
+    "covidx9a": (
+        Published("EVA-X-S", 99.8, EVA_X_S, "400 test films of COVIDx V9A at 480 px, chosen on test", _EVA_X),
+    ),
+    "covidx-cxr4": (
+        Published("EVA-X-S", 99.4, EVA_X_S, "8,473 films of val.txt at 480 px, chosen on them", _EVA_X),
+    ),
+}
+FINDINGS: dict[Table, tuple[str, ...]] = {
+    "chestxray14": CHESTXRAY14,
+    "chexpert": CHEXPERT5,
+    "covidx9a": COVIDX3,
+    "covidx-cxr4": COVIDX4,
+}
+
+
+def published_beside(table: Table, findings: tuple[str, ...]) -> tuple[Published, ...]:
+    """The rows of a table for runs with these findings.
+
+    Raises DataError for other findings: a mean over other findings is another quantity.
+    """
+    if set(findings) != set(FINDINGS[table]):
+        raise DataError(
+            f"The published numbers of {table} are means over {len(FINDINGS[table])} findings "
+            f"({', '.join(FINDINGS[table][:3])}, ...); these runs have {len(findings)} "
+            f"({', '.join(findings[:3])}{', ...' if len(findings) > 3 else ''}). Leave --published out."
+        )
+    return PUBLISHED[table]

@@ -1,0 +1,186 @@
+"""The folder of one command -> report.html: the page of a run with a single step, and more of its details."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from evax.data.store import ImageStore, open_store
+from evax.errors import DataError
+from evax.evaluation.subgroups import ENOUGH
+from evax.reporting import figures
+from evax.reporting.examine import ERRORS_PER_FINDING
+from evax.reporting.page import (
+    Facts,
+    data_sheet,
+    data_uri,
+    fine_tuning,
+    interval,
+    localisation,
+    pre_training,
+    read_facts,
+    render,
+    show_interval,
+    show_number,
+)
+
+SUSPICIOUS = 12  # pictures
+
+
+def write_run_page(folder: Path) -> Path:
+    """Reads the folder of a finished finetune, pretrain or localize and writes its report.html.
+
+    Pictures need the store that the run was made of; without it the page says so and has none.
+    Raises DataError naming a file that is missing, damaged or incomplete.
+    """
+    report, name = read_facts(folder / "report.json"), folder.resolve().name
+    step = {
+        "kind": report["kind"], "name": name, "command": report["command"], "seconds": report["seconds"],
+        "folder": name, "path": folder,
+    }  # fmt: skip
+    sections: dict[str, Any]
+    if report["kind"] == "finetune":
+        store = store_of(report)
+        view = fine_tuning(name, folder, folder)
+        sections = {
+            "runs": [view | {"details": details(report, folder, store)}],
+            "stores": [] if store is None else [data_sheet(store.path.name, store)],
+        }
+    elif report["kind"] == "pretrain":
+        sections = {"pretrainings": [pre_training(name, folder)]}
+    else:
+        sections = {"localisations": [localisation(name, folder)]}
+    return render(
+        folder / "report.html",
+        title=f"evax {report['kind']} · {name}",
+        steps=[step],
+        environment=read_facts(folder / "environment.json"),
+        **sections,
+    )
+
+
+def store_of(report: Facts) -> ImageStore | None:
+    """The store a run was made of, None when it is not there any more or holds other films."""
+    try:
+        store = open_store(report["recipe"]["store"])
+    except DataError:
+        return None
+    return store if store.fingerprint == report["data_fingerprint"] else None
+
+
+def details(report: Facts, folder: Path, store: ImageStore | None) -> dict[str, Any]:
+    """What the page of a whole run leaves out: subgroups, errors and doubtful labels."""
+    suspicious = read_suspicious(folder / "suspicious.csv")
+    return {
+        "began_from": lineage(report),
+        "enough": ENOUGH,
+        "subgroups": [subgroup(part) for part in report["subgroups"]],
+        "errors": errors(report["errors"], store),
+        "errors_per_finding": ERRORS_PER_FINDING,
+        "suspicious": [suspect(row, store) for row in suspicious.head(SUSPICIOUS).to_dict("records")],
+        "suspicious_listed": len(suspicious),
+        "no_pictures": ""
+        if store is not None
+        else f"No pictures: {report['recipe']['store']} is not there any more, or holds other films.",
+    }
+
+
+def lineage(report: Facts) -> str:
+    """What the weights had learned from before, as far as their bundle says."""
+    began = report["model"]["began_from"]
+    if "images" not in began:
+        return "not known: the weights do not say" if report["weights"] else "nothing: random weights"
+    stores = ", ".join(began.get("stores", []))
+    return f"{began['images']:,} image views without labels, stores {stores}"
+
+
+def subgroup(part: Facts) -> dict[str, Any]:
+    """One attribute: the figure of the means, the table per finding, and what cannot be said."""
+    compared = [group for group in part["groups"] if group["mauc"] is not None]
+    scored = [group for group in part["groups"] if any(f["auroc"] is not None for f in group["findings"])]
+    gap, findings = part["gap"], part["findings_compared"]
+    notes = [f"over {len(findings)} findings; bars: 95 % intervals"]
+    if gap["value"] is not None:
+        size = f"{show_number(gap['value'])} {show_interval(gap['interval'])}"
+        notes.append(f"gap {size}, {gap['best']} over {gap['worst']}")
+    names = [row["name"] for row in part["groups"][0]["findings"]] if part["groups"] else []
+    table = [
+        (name, [group["findings"][k] for group in scored], part["finding_gaps"][k])
+        for k, name in enumerate(names)
+    ]
+    return {
+        "attribute": part["attribute"],
+        "figure": subgroup_figure(part["attribute"], compared) if compared else None,
+        "notes": notes,
+        "shown": scored,
+        "table": table if scored else [],
+        "said": unsaid(part, compared),
+    }
+
+
+def subgroup_figure(attribute: str, groups: list[Facts]) -> str:
+    """The mean AUC of each group with its interval."""
+    rows = [
+        (f"{group['group']}, n = {group['films']}", group["mauc"], interval(group["mauc_interval"]))
+        for group in groups
+    ]
+    label = f"Mean AUC by {attribute} with 95 % intervals"
+    return figures.interval_plot(
+        rows, label=label, x_label="mean AUC (dashed: chance)", limits=(0.5, 1), reference=0.5
+    )
+
+
+def unsaid(part: Facts, compared: list[Facts]) -> str:
+    """The groups that are too small, and the films of which the group is not known, in words."""
+    small = [group for group in part["groups"] if group["mauc"] is None]
+    sentences = []
+    if small:
+        listed = ", ".join(
+            f"{group['group']} ({group['films']} films of {group['patients']} patients)" for group in small
+        )
+        sentences.append(f"Too few patients to be compared in the mean: {listed}.")
+    if len(compared) == 1 and not small:
+        sentences.append(
+            f"All test films with a known {part['attribute']} are of one group: nothing to compare."
+        )
+    if part["not_stated"]:
+        sentences.append(f"Not known for {part['not_stated']} test films.")
+    return f"{part['attribute'].capitalize()}: {' '.join(sentences)}" if sentences else ""
+
+
+def errors(listed: list[Facts], store: ImageStore | None) -> list[tuple[str, list[dict[str, Any]]]]:
+    """Headings with their films: false alarms and misses, or wrong answers where one finding is true."""
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for error in listed:
+        if "truth" in error:
+            heading, title = "Wrong answers", f"{error['finding']}, labelled {error['truth']}"
+        elif error["label"] == 1:
+            heading, title = "Missed", f"{error['finding']}, labelled present"
+        else:
+            heading, title = "False alarms", f"{error['finding']}, labelled absent"
+        film = {"title": title, "note": f"row {error['row']} · {error['probability']:.3f}"}
+        groups.setdefault(heading, []).append(film | pictured(error["row"], store))
+    return list(groups.items())
+
+
+def suspect(row: dict[Any, Any], store: ImageStore | None) -> dict[str, Any]:
+    """A line of suspicious.csv as a picture with its words."""
+    said = "present" if row["label"] == 1 else "absent"
+    note = f"row {row['film_row']} · {row['split']} · {row['score']:.2f}"
+    return {"title": f"{row['finding']}, labelled {said}", "note": note} | pictured(row["film_row"], store)
+
+
+def pictured(row: int, store: ImageStore | None) -> dict[str, Any]:
+    """The film of a row as a small picture; pixels only, no name."""
+    picture = None if store is None else data_uri(figures.film_picture(store.pixels(row), side=200))
+    return {"row": row, "picture": picture}
+
+
+def read_suspicious(path: Path) -> pd.DataFrame:
+    """suspicious.csv. Raises DataError when it cannot be read."""
+    try:
+        return pd.read_csv(path, keep_default_na=False)
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} cannot be read as a table: {error}. Run that step again.") from error

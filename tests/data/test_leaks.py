@@ -1,0 +1,103 @@
+"""What counts as a leak, and which stores a run may use after an audit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from evax.data.duplicates import Pair, Place
+from evax.data.leaks import (
+    duplicate_counts,
+    film_table,
+    leaking_exposures,
+    leaks,
+    require_audit,
+    shared_patients,
+)
+from evax.data.manifest import Manifest
+from evax.data.store import ImageStore
+from evax.errors import DataError
+from evax.files import write_json
+
+
+class Store(ImageStore):
+    """A store whose pixels nobody looks at."""
+
+    def __init__(self, *films: str, fingerprint: str = "") -> None:
+        """films: split/patient."""
+        table = pd.DataFrame([film.split("/") for film in films], columns=["split", "patient"])
+        table = table.assign(image=table.index.astype(str), study="", view="", sex="", age=np.nan)
+        manifest = Manifest(table=table, findings=(), exclusive=False, source="mine", root=Path())
+        card = {"size": 96, "mean": 0.5, "std": 0.2, "fingerprint": fingerprint, "format": 1}
+        super().__init__(Path("stores") / fingerprint, card, manifest, [])
+
+    def __len__(self) -> int:
+        return len(self.manifest.table)
+
+
+def near(a, b):
+    return Pair(Place(*a), Place(*b), "near", 0.9, False)
+
+
+def test_a_test_film_that_is_trained_on_in_another_store_is_a_leak_of_that_store():
+    films = film_table([Store("test/a", "train/b"), Store("train/x", "train/y")], [near((0, 0), (1, 1))])
+    where = {"tested": 0, "trained": 1, "test_films": 1}
+    assert leaks(films, same_patients=True) == [
+        where | {"films_by_exposure": 1, "films_by_patient": 0, "patients": 0}
+    ]
+    assert len(leaking_exposures(films)) == 1
+
+
+def test_duplicates_of_duplicates_belong_together():
+    stores = [Store("test/a", "/b"), Store("val/c")]
+    films = film_table(stores, [near((0, 0), (0, 1)), near((0, 1), (1, 0))])
+    assert films["exposure"].nunique() == 1
+    assert leaks(films, same_patients=False)[0]["films_by_exposure"] == 1
+
+
+def test_duplicates_within_test_or_within_train_leak_nothing():
+    stores = [Store("test/a", "train/b"), Store("test/c", "train/d")]
+    films = film_table(stores, [near((0, 0), (1, 0)), near((0, 1), (1, 1))])
+    assert leaks(films, same_patients=True) == []
+    assert leaking_exposures(films) == set()
+
+
+def test_a_patient_name_leaks_between_stores_only_if_it_means_the_same_person():
+    films = film_table([Store("test/7", "test/8"), Store("train/7", "val/7")], [])
+    (leak,) = leaks(films, same_patients=True)
+    assert (leak["films_by_patient"], leak["patients"], leak["test_films"]) == (1, 1, 2)
+    assert leaks(films, same_patients=False) == []
+
+
+def test_a_patient_in_test_and_train_of_one_store_always_leaks_and_no_name_never_does():
+    films = film_table([Store("test/7", "train/7", "test/", "train/")], [])
+    (leak,) = leaks(films, same_patients=False)
+    assert leak["films_by_patient"] == 1
+    assert shared_patients(films) == [{"first": [0, "train"], "second": [0, "test"], "patients": 1}]
+
+
+def test_pairs_are_counted_per_split_and_kind():
+    stores = [Store("test/a", "train/b"), Store("train/c", "train/d")]
+    pairs = [near((0, 0), (1, 0)), near((0, 0), (1, 1)), Pair(Place(0, 1), Place(1, 0), "exact", 1.0, False)]
+    assert duplicate_counts(film_table(stores, pairs), pairs) == [
+        {"first": [0, "test"], "second": [1, "train"], "exact": 0, "near": 2},
+        {"first": [0, "train"], "second": [1, "train"], "exact": 1, "near": 0},
+    ]
+
+
+def test_a_run_may_use_only_stores_that_an_audit_knows_and_passed(tmp_path):
+    path = tmp_path / "audit.json"
+    stores = [{"fingerprint": "good", "passed": True}, {"fingerprint": "bad", "passed": False}]
+    write_json({"kind": "audit", "format": 1, "stores": stores}, path)
+    good, bad, new = (Store("train/a", fingerprint=name) for name in ("good", "bad", "new"))
+    require_audit(path, [good])
+    with pytest.raises(DataError, match="stores/bad failed .*are tested. See .*audit.html"):
+        require_audit(path, [good, bad])
+    with pytest.raises(DataError, match="does not know stores/new .*run evax audit on all stores again"):
+        require_audit(path, [new])
+    write_json({"kind": "pretrain"}, path)
+    with pytest.raises(DataError, match="is not an audit: give the audit.json"):
+        require_audit(path, [good])

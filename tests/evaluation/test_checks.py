@@ -1,0 +1,84 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from evax.evaluation.checks import check_columns, check_direction, check_labels, check_patients, check_sizes
+from evax.evaluation.subgroups import ENOUGH
+from evax.evaluation.suspicion import ClearEnd
+
+
+def rows(*numbers: int):
+    return np.array(numbers, dtype=np.int64)
+
+
+def test_a_patient_in_two_splits_is_found_by_film_row_and_never_named():
+    patients = np.array(["Ada", "Bob", "Cleo", "Bob", "Ada"])
+    check = check_patients({"train": rows(0, 1), "validation": rows(2), "test": rows(3, 4)}, patients)
+    assert not check.passed
+    assert "2 in train and test (film rows 0, 1, 3, 4)" in check.message
+    assert "divides by patient" in check.action
+    assert not any(name in check.message for name in patients)
+
+
+@given(st.lists(st.sampled_from("abcdef"), min_size=3, max_size=12), st.data())
+@settings(max_examples=30, deadline=None)
+def test_the_patients_check_passes_exactly_when_no_patient_is_in_two_splits(names, data):
+    patients = np.array(names)
+    split = np.array(data.draw(st.lists(st.integers(0, 2), min_size=len(names), max_size=len(names))))
+    splits = {name: np.flatnonzero(split == k) for k, name in enumerate(("train", "validation", "test"))}
+    alone = all(len(set(split[patients == name])) == 1 for name in set(names))
+    assert check_patients(splits, patients).passed == alone
+
+
+@pytest.mark.parametrize(
+    ("validation", "test", "passed"),
+    [(0.3, 0.35, False), (0.3, 0.45, True), (0.45, 0.3, True), (math.nan, 0.1, True), (0.1, math.nan, True)],
+)
+def test_a_finding_is_called_backwards_when_both_validation_and_test_say_so(validation, test, passed):
+    check = check_direction(["Mass", "Edema"], [0.8, validation], [0.8, test])
+    assert check.passed == passed
+    assert ("Edema (0.30 on validation, 0.35 on test)" in check.message) == (not passed)
+
+
+def test_a_split_with_few_patients_of_a_finding_is_named_however_many_films_they_have():
+    patients = np.array([f"p{n % (2 * ENOUGH)}" for n in range(40 * ENOUGH)])
+    labels = (np.arange(len(patients)) % 2)[:, None].astype(np.float64)
+    every = np.arange(len(patients))
+    assert check_sizes(["Mass"], {"test": every}, labels, patients).passed
+    few = every[(labels[:, 0] == 0) | (patients == "p1")]
+    check = check_sizes(["Mass"], {"validation": every, "test": few}, labels, patients)
+    assert not check.passed
+    assert "Mass: 1 with it in test." in check.message
+    assert "--test" in check.action
+
+
+@pytest.mark.parametrize(("value", "word"), [(0.0, "absent"), (1.0, "present"), (math.nan, "unknown")])
+def test_a_constant_column_is_named_with_what_it_always_says(value, word):
+    labels = np.array([[0.0, value], [1.0, value], [math.nan, math.nan]])
+    check = check_columns(["Mass", "Hernia"], labels)
+    assert not check.passed
+    assert f"Hernia is {word} on every training film" in check.message
+    assert "Mass" not in check.message
+    assert check_columns(["Mass"], labels[:, :1]).passed
+
+
+def test_a_long_list_is_cut_and_counted():
+    names = [f"finding {number}" for number in range(9)]
+    assert "and 3 more" in check_direction(names, [0.1] * 9, [0.1] * 9).message
+
+
+def test_labels_are_doubted_when_far_more_are_contradicted_than_the_difficulty_explains():
+    honest = ClearEnd(100, 4, 0.03), ClearEnd(100, 22, 0.2)
+    doubtful = ClearEnd(100, 12, 0.03), honest[1]
+    assert check_labels(["Mass"], [honest], 100, 100).passed
+    check = check_labels(["Mass", "Hernia"], [doubtful, None], 1000, 5000)
+    assert not check.passed
+    assert "Mass, 12 of the 100 films that most clearly lack it are labelled present" in check.message
+    assert "its difficulty explains 3" in check.message
+    assert "suspicious.csv" in check.action
+    assert "1000 of 5000" in check_labels(["Mass"], [None], 1000, 5000).message

@@ -1,0 +1,162 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.metrics import brier_score_loss, roc_auc_score
+
+from evax.errors import DataError
+from evax.evaluation.classification import auroc
+from evax.evaluation.comparison import delong, delong_covariance, holm, paired_difference
+from evax.evaluation.intervals import (
+    macro_draws,
+    mean_draws,
+    metric_draws,
+    ranking_draws,
+    ranking_intervals,
+)
+
+
+def two_networks(seed, patients=60, films=2):
+    """Scores (S, 1) of a better and a worse network on the same films, which share much of their noise."""
+    rng = np.random.default_rng(seed)
+    truth = np.repeat(rng.random(patients) < 0.4, films)
+    shared = rng.standard_normal(len(truth))
+    better = (shared + 2 * truth + 0.3 * rng.standard_normal(len(truth)))[:, None]
+    worse = (shared + 1 * truth + 0.3 * rng.standard_normal(len(truth)))[:, None]
+    return better, worse, truth, np.repeat([f"p{i}" for i in range(patients)], films)
+
+
+def difference_of(better, worse, truth, people, resamples=400):
+    labels = truth[:, None].astype(np.float64)
+    draws = [ranking_draws(scores, labels, people, resamples)[0, 0] for scores in (better, worse)]
+    areas = [auroc(scores[:, 0], truth) for scores in (better, worse)]
+    return paired_difference(*areas, *draws, patients=len(set(people)))
+
+
+def test_pairing_makes_the_interval_of_a_difference_shorter_than_drawing_apart():
+    better, worse, truth, people = two_networks(0)
+    labels = truth[:, None].astype(np.float64)
+    first, second = (ranking_draws(scores, labels, people, 400)[0, 0] for scores in (better, worse))
+    elsewhere = ranking_draws(worse, labels, people, 400, seed=1)[0, 0]
+    found = difference_of(better, worse, truth, people).interval
+    apart = paired_difference(0.9, 0.8, first, elsewhere, 60).interval
+    assert first.shape == second.shape == (400,)
+    assert found.high - found.low < 0.8 * (apart.high - apart.low)
+
+
+@given(st.integers(0, 10_000), st.booleans())
+@settings(max_examples=20, deadline=None)
+def test_p_is_below_five_percent_exactly_where_the_interval_leaves_out_zero(seed, same):
+    better, worse, truth, people = two_networks(seed, patients=20)
+    found = difference_of(better, worse if not same else better + 0.5 * worse, truth, people, resamples=199)
+    if math.isnan(found.p):
+        return
+    outside = not found.interval.low <= 0 <= found.interval.high
+    assert outside == (found.p < 0.05) or abs(found.p - 0.05) <= 0.021  # two of 200 draws: interpolation
+
+
+def test_swapping_the_networks_turns_the_sign_and_keeps_p():
+    better, worse, truth, people = two_networks(3, films=1)
+    for compared in (
+        lambda a, b: difference_of(a, b, truth, people),
+        lambda a, b: delong(a[:, 0], b[:, 0], truth),
+    ):
+        forth, back = compared(better, worse), compared(worse, better)
+        assert back.value == -forth.value
+        assert back.p == pytest.approx(forth.p)
+        assert (back.interval.low, back.interval.high) == pytest.approx(
+            (-forth.interval.high, -forth.interval.low)
+        )
+
+
+def test_a_network_against_itself_differs_by_nothing_with_p_one():
+    better, _, truth, people = two_networks(1)
+    for found in (
+        difference_of(better, better, truth, people),
+        delong(better[:, 0], 3 * better[:, 0] + 1, truth),  # the same order
+    ):
+        assert (found.value, found.p) == (0, 1)
+        assert (found.interval.low, found.interval.high) == (0, 0)
+
+
+def test_bootstrap_and_delong_agree_when_every_patient_has_one_film():
+    better, worse, truth, people = two_networks(5, patients=300, films=1)
+    bootstrap = difference_of(better, worse, truth, people, resamples=2000)
+    formula = delong(better[:, 0], worse[:, 0], truth)
+    assert bootstrap.value == pytest.approx(formula.value)
+    assert bootstrap.interval.low == pytest.approx(formula.interval.low, abs=0.01)
+    assert bootstrap.interval.high == pytest.approx(formula.interval.high, abs=0.01)
+
+
+def test_delong_of_copied_films_is_too_sure_of_itself():
+    better, worse, truth, people = two_networks(7, films=1)
+    once = delong(better[:, 0], worse[:, 0], truth)
+    copied = delong(*(np.repeat(scores[:, 0], 8) for scores in (better, worse)), np.repeat(truth, 8))
+    clustered = difference_of(
+        *(np.repeat(scores, 8, axis=0) for scores in (better, worse)),
+        np.repeat(truth, 8),
+        np.repeat(people, 8),
+    )
+    assert copied.p < once.p / 10
+    assert clustered.interval == difference_of(better, worse, truth, people).interval
+
+
+def test_what_one_positive_cannot_show_is_nan():
+    found = delong(np.array([0.9, 0.1, 0.2]), np.array([0.1, 0.2, 0.3]), np.array([True, False, False]))
+    assert found.value == 1.0
+    assert math.isnan(found.p)
+    assert math.isnan(found.interval.low)
+    areas, _ = delong_covariance(np.array([[0.9, 0.1]]), np.array([False, False]))
+    assert math.isnan(areas[0])
+    perfect = delong(np.arange(6.0), -np.arange(6.0), np.arange(6) >= 3)  # 1 against 0, without variance
+    assert (perfect.value, math.isnan(perfect.p)) == (1, True)
+    assert math.isnan(paired_difference(0.5, math.nan, np.ones(9), np.full(9, math.nan), 5).p)
+
+
+def test_resamples_without_a_positive_are_left_out_of_a_difference_and_counted():
+    found = difference_of(
+        np.array([[0.9], [0.2], [0.3]]),
+        np.array([[0.1], [0.2], [0.3]]),
+        np.array([True, False, False]),
+        list("abc"),
+    )
+    labels, people = np.array([[1.0], [0], [0]]), list("abc")
+    alone = ranking_intervals(np.array([[0.9], [0.2], [0.3]]), labels, people, 400)
+    assert found.interval.undefined == alone.auroc[0].undefined > 0
+
+
+def test_any_metric_with_weights_is_drawn_like_the_fast_ones():
+    better, worse, truth, people = two_networks(2)
+    labels = truth[:, None].astype(np.float64)
+    chances = [1 / (1 + np.exp(-scores[:, 0])) for scores in (better, worse)]
+    slow = metric_draws(lambda w: roc_auc_score(truth, better[:, 0], sample_weight=w), people, 50)
+    np.testing.assert_allclose(slow, ranking_draws(better, labels, people, 50)[0, 0], atol=1e-9)
+    brier = [
+        metric_draws(lambda w, c=c: brier_score_loss(truth, c, sample_weight=w), people, 50) for c in chances
+    ]
+    quick = [mean_draws((c - truth) ** 2, people, 50) for c in chances]
+    np.testing.assert_allclose(brier, quick, atol=1e-9)
+
+
+def test_the_mean_is_over_the_findings_that_the_whole_set_defines():
+    draws = np.array([[0.8, np.nan], [0.6, 0.4], [np.nan, np.nan]])
+    labels = np.array([[1.0, 1, 0], [0, 0, 0]])
+    np.testing.assert_array_equal(macro_draws(draws, labels), [0.7, np.nan])
+    assert np.isnan(macro_draws(draws, np.zeros((2, 3)))).all()
+
+
+def test_holm_multiplies_the_smallest_by_all_and_never_falls():
+    np.testing.assert_allclose(holm([0.01, 0.04, 0.03, 0.005]), [0.03, 0.06, 0.06, 0.02])
+    np.testing.assert_allclose(holm([0.4, math.nan, 0.9]), [0.8, math.nan, 0.9])
+    assert len(holm([])) == 0
+
+
+def test_scores_that_do_not_belong_together_are_refused():
+    with pytest.raises(DataError, match=r"Scores are \(2, 3\) and positives \(2,\)"):
+        delong(np.zeros(3), np.zeros(3), np.zeros(2, bool))
+    with pytest.raises(DataError, match="1 scores are NaN; a NaN has no rank"):
+        delong(np.array([0.1, math.nan]), np.zeros(2), np.array([True, False]))

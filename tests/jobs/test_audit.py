@@ -1,0 +1,95 @@
+"""evax audit from the command line, and what pretrain makes of its result."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+
+import pytest
+
+import evax
+from evax.cli import run
+from evax.errors import ConfigError
+from evax.jobs.audit import AuditConfig
+from evax.jobs.prepare import PrepareConfig, prepare
+
+
+@pytest.fixture(scope="module")
+def leaky(phantoms, tmp_path_factory):
+    """The same phantoms under other patient names and another seed: the two stores leak into each other."""
+    raw = tmp_path_factory.mktemp("leaky")
+    shutil.copytree(phantoms / "images", raw / "images")
+    rows = list(csv.DictReader((phantoms / "labels.csv").open()))
+    with (raw / "labels.csv").open("w", newline="") as file:
+        table = csv.writer(file)
+        table.writerow(["image", "patient"])
+        table.writerows([row["image"], f"other-{row['patient']}"] for row in rows)
+    return prepare(PrepareConfig(raw=raw, out=raw / "store", seed=3, size=112, workers=1))
+
+
+@pytest.fixture(scope="module")
+def audited(phantom_store, leaky, tmp_path_factory):
+    out = tmp_path_factory.mktemp("audit") / "run"
+    assert run(["audit", str(phantom_store), str(leaky), "--out", str(out)]) == 0
+    return out
+
+
+def test_the_audit_finds_every_film_at_the_other_size_and_says_what_leaks(audited, phantom_store, leaky):
+    content = json.loads((audited / "audit.json").read_text())
+    tables = [evax.open_store(path).manifest.table for path in (phantom_store, leaky)]
+    tables = [table.set_index("image") for table in tables]
+    pairs = list(csv.DictReader((audited / "duplicates.csv").open()))
+    assert len(pairs) == len(tables[0]) == 48
+    for pair in pairs:
+        rows = tables[0].iloc[int(pair["row"])], tables[1].iloc[int(pair["other_row"])]
+        assert rows[0].name == rows[1].name
+        tested_and_trained = (rows[0]["split"] == "test") != (rows[1]["split"] == "test")
+        assert pair["tested_and_trained"] == str(int(tested_and_trained))
+    leaks = {(leak["tested"], leak["trained"]): leak for leak in content["leaks"]}
+    first, second = tables[0]["split"], tables[1]["split"].loc[tables[0].index]
+    assert leaks[0, 1]["films_by_exposure"] == ((first == "test") & (second != "test")).sum() > 0
+    assert leaks[1, 0]["films_by_exposure"] == ((second == "test") & (first != "test")).sum() > 0
+    assert not content["passed"]
+
+
+def test_the_page_stands_alone_and_no_file_names_a_film_or_a_patient(audited):
+    page = (audited / "audit.html").read_text()
+    assert "Leak." in page
+    assert "http" not in page.replace("http://www.w3.org", "")
+    assert page.count("data:image/jpeg") == 48  # 24 pairs
+    for name in ("audit.html", "audit.json", "duplicates.csv"):
+        text = (audited / name).read_text()
+        assert "PH000" not in text
+        assert ".png" not in text
+
+
+def test_pretrain_refuses_a_store_that_leaks(audited, phantom_store, tmp_path, capsys):
+    arguments = ["--out", str(tmp_path / "run"), "--audit", str(audited / "audit.json")]
+    assert run(["pretrain", str(phantom_store), *arguments]) == 1
+    assert "failed" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_store_alone_passes_and_a_leak_may_fail_the_command(phantom_store, leaky, tmp_path, capsys):
+    alone = [
+        "audit",
+        str(phantom_store),
+        "--out",
+        str(tmp_path / "alone"),
+        "--fail-on-leaks",
+        "--pictures",
+        "0",
+    ]
+    assert run(alone) == 0
+    assert json.loads((tmp_path / "alone" / "audit.json").read_text())["passed"]
+    both = ["audit", str(phantom_store), str(leaky), "--out", str(tmp_path / "both"), "--fail-on-leaks"]
+    assert run([*both, "--no-same-patients"]) == 1
+    assert "2 leaks" in capsys.readouterr().err
+
+
+def test_values_that_make_no_sense_are_refused(tmp_path):
+    with pytest.raises(ConfigError, match="audit needs stores"):
+        AuditConfig(stores=(), out=tmp_path)
+    with pytest.raises(ConfigError, match="pictures must be at least 0"):
+        AuditConfig(stores=(tmp_path,), out=tmp_path, pictures=-1)

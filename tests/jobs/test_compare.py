@@ -1,0 +1,303 @@
+"""Numbers of a comparison are those of the prediction tables; runs on other ground are refused."""
+
+import csv
+import json
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy.stats import t
+from sklearn.metrics import roc_auc_score
+
+from evax.errors import ConfigError, DataError
+from evax.evaluation.classification import predictive_values
+from evax.evaluation.comparison import delong, holm
+from evax.findings import CHESTXRAY14
+from evax.jobs.compare import CompareConfig, compare
+from evax.reporting.published import FINDINGS as OF_TABLE
+from evax.reporting.published import MARK, PUBLISHED
+from finished_runs import FINDINGS, change_json, write_run, write_sweep
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs")
+    return [write_run(folder / "good", 2.0), write_run(folder / "poor", 0.5, seed=1)]
+
+
+@pytest.fixture(scope="module")
+def compared(runs, tmp_path_factory):
+    return done(runs, tmp_path_factory.mktemp("compared") / "out", repeats=1, prevalence=0.02)
+
+
+def done(folders, out, **options):
+    compare(CompareConfig(runs=tuple(folders), out=out, **({"resamples": 99, "repeats": 0} | options)))
+    return out
+
+
+def content_of(out):
+    return json.loads((out / "compare.json").read_text())
+
+
+def table_of(path):
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_numbers_are_those_of_the_tables_and_reports(runs, compared):
+    content = content_of(compared)
+    assert content["findings"] == list(FINDINGS)
+    for row, run in zip(content["rows"], runs, strict=True):
+        table = pd.read_csv(run / "predictions-test.csv")
+        areas = [roc_auc_score(table[f"label:{f}"], table[f"probability:{f}"]) for f in ("Effusion", "Mass")]
+        assert [each["auroc"] for each in row["findings"]] == [*(pytest.approx(a) for a in areas), None]
+        assert row["mauc"]["value"] == pytest.approx(np.mean(areas))
+        assert row["findings_entered"] == 2
+        report = json.loads((run / "report.json").read_text())["test_metrics"]
+        for name in ("mauc", "map", "macc"):
+            assert row[name]["value"] == pytest.approx(report[name]["value"], abs=1e-9)
+        for ours, theirs in zip(row["findings"], report["findings"], strict=True):
+            assert [ours[key] for key in ("sensitivity", "ppv")] == [
+                theirs[key] for key in ("sensitivity", "ppv")
+            ]
+            if ours["sensitivity"] is not None:
+                assert ours["ppv_there"] == pytest.approx(
+                    predictive_values(theirs["sensitivity"], theirs["specificity"], 0.02)[0]
+                )
+    assert [row["wins"] for row in content["rows"]] == [2, 0]
+
+
+def test_differences_are_tested_by_patients_where_patients_have_several_films(compared):
+    content = content_of(compared)
+    (one,) = content["differences"]
+    assert (one["name"], one["reference"]) == ("poor", "good")
+    rows = {row["name"]: row for row in content["rows"]}
+    assert one["mauc"]["value"] == pytest.approx(
+        rows["poor"]["mauc"]["value"] - rows["good"]["mauc"]["value"]
+    )
+    assert one["mauc"]["interval"][0] < one["mauc"]["value"] < one["mauc"]["interval"][1] < 0
+    assert {finding["test"] for finding in one["findings"]} == {"patient-clustered bootstrap, paired"}
+    adjusted = holm([np.nan if each["p"] is None else each["p"] for each in one["findings"]])
+    np.testing.assert_array_equal(
+        [np.nan if each["p_holm"] is None else each["p_holm"] for each in one["findings"]], adjusted
+    )
+    assert one["findings"][2]["p"] is None  # no hernia
+    assert (one["higher"], one["lower"]) == (0, 2)
+    assert "120 test films are of 60 patients" in content["statistics"]["delong"]
+
+
+def test_delong_is_used_where_each_patient_has_one_film(tmp_path):
+    folders = [write_run(tmp_path / name, skill, films_each=1) for name, skill in (("a", 1.0), ("b", 1.5))]
+    content = content_of(done(folders, tmp_path / "out"))
+    tables = [pd.read_csv(folder / "predictions-test.csv") for folder in folders]
+    first, second = (table["probability:Mass"].to_numpy() for table in tables)
+    expected = delong(second, first, tables[0]["label:Mass"].to_numpy() == 1)
+    found = content["differences"][0]["findings"][1]
+    assert found["test"] == "DeLong"
+    assert [found["value"], found["p"], *found["interval"]] == pytest.approx(
+        [expected.value, expected.p, expected.interval.low, expected.interval.high]
+    )
+
+
+def test_the_reference_turns_the_differences(runs, compared, tmp_path):
+    turned = content_of(done(runs, tmp_path / "out", reference="poor", names=("good", "poor")))
+    (ours,), (theirs,) = turned["differences"], content_of(compared)["differences"]
+    assert ours["mauc"]["value"] == -theirs["mauc"]["value"]
+    assert ours["mauc"]["p"] == theirs["mauc"]["p"]
+    with pytest.raises(ConfigError, match=r"No run is called 'god'. Did you mean 'good'\?"):
+        done(runs, tmp_path / "other", reference="god")
+
+
+def test_sweeps_keep_seeds_and_patients_apart_and_are_compared_share_by_share(tmp_path):
+    folders = [write_sweep(tmp_path / "one", 2.0), write_sweep(tmp_path / "two", 1.0)]
+    content = content_of(done([*folders, write_run(tmp_path / "alone", 2.0, seed=9)], tmp_path / "out"))
+    rows = {row["name"]: row for row in content["rows"]}
+    assert list(rows) == ["one, 10 %", "one, 100 %", "two, 10 %", "two, 100 %", "alone"]
+    for row in list(rows.values())[:4]:
+        values = [
+            json.loads((Path(folder) / "report.json").read_text())["test_metrics"]["mauc"]["value"]
+            for folder in row["folders"]
+        ]
+        seeds = row["spread_over_seeds"]["mauc"]
+        half = t.ppf(0.975, 2) * np.std(values, ddof=1) / np.sqrt(3)
+        assert row["mauc"]["value"] == pytest.approx(np.mean(values)) == seeds["mean"]
+        assert seeds["sd"] == pytest.approx(np.std(values, ddof=1))
+        assert seeds["interval"] == pytest.approx([np.mean(values) - half, np.mean(values) + half])
+        assert row["mauc"]["interval"] != seeds["interval"]
+    assert rows["alone"]["spread_over_seeds"] is None
+    pairs = [(one["name"], one["reference"]) for one in content["differences"]]
+    assert pairs == [("two, 10 %", "one, 10 %"), ("two, 100 %", "one, 100 %"), ("alone", "one, 100 %")]
+    by_seed = content["differences"][0]["seeds"]
+    means = [rows[name]["mauc"]["value"] for name in ("two, 10 %", "one, 10 %")]
+    assert by_seed["mean"] == pytest.approx(means[0] - means[1])
+    assert content["differences"][2]["seeds"] is None
+    assert "10 %" in (tmp_path / "out" / "few-labels.svg").read_text()
+    points = table_of(tmp_path / "out" / "few-labels.csv")
+    assert [float(point["share"]) for point in points] == [0.1, 1.0, 0.1, 1.0]
+
+
+def test_one_sweep_alone_compares_its_shares_with_the_largest(tmp_path):
+    out = done([write_sweep(tmp_path / "one", 2.0, seeds=(0, 1))], tmp_path / "out")
+    pairs = [(one["name"], one["reference"]) for one in content_of(out)["differences"]]
+    assert pairs == [("one, 10 %", "one, 100 %")]
+
+
+def test_exclusive_findings_are_scored_by_their_most_probable_one(tmp_path):
+    folders = [write_run(tmp_path / name, skill, exclusive=True) for name, skill in (("a", 1.0), ("b", 2.0))]
+    content = content_of(done(folders, tmp_path / "out"))
+    assert content["statistics"]["macc"] == "top-1"
+    table = pd.read_csv(folders[1] / "predictions-test.csv")
+    answer = table.filter(regex="^probability:").to_numpy().argmax(axis=1)
+    truth = table.filter(regex="^label:").to_numpy().argmax(axis=1)
+    assert content["rows"][1]["macc"]["value"] == pytest.approx(np.mean(answer == truth))
+
+
+def test_calibrators_learn_on_validation_and_are_left_out_without_it(runs, tmp_path):
+    bare = Path(shutil.copytree(runs[1], tmp_path / "bare"))
+    (bare / "predictions-val.csv").unlink()
+    with_it, without = content_of(done([runs[0], bare], tmp_path / "out"))["rows"]
+    assert list(with_it["calibration"]) == ["none", "temperature", "platt", "isotonic"]
+    assert list(without["calibration"]) == ["none"]
+    assert with_it["calibration"]["platt"]["brier"] < with_it["calibration"]["none"]["brier"]
+
+
+def test_the_seed_and_the_resamples_change_the_intervals_alone(runs, compared, tmp_path):
+    for number, change in enumerate(({"seed": 1}, {"resamples": 57})):
+        other = content_of(done(runs, tmp_path / str(number), **change))["rows"][0]["mauc"]
+        ours = content_of(compared)["rows"][0]["mauc"]
+        assert other["value"] == ours["value"]
+        assert other["interval"] != ours["interval"]
+
+
+def test_size_and_time_of_every_network_are_measured_here(compared):
+    row = content_of(compared)["rows"][0]
+    assert row["parameters"] == 5_525_184 - (196 - 16) * 192 + 192 * 3 + 3  # 64 pixels: 16 places
+    assert row["cpu_ms_per_film"] > 0
+    timing = content_of(compared)["timing"]
+    assert [timing[key] for key in ("repeats", "threads", "batch", "precision")] == [1, 1, 1, "float32"]
+
+
+def test_every_figure_is_drawn_twice_and_has_its_numbers_beside_it(compared):
+    content = content_of(compared)
+    for stem in ("findings", "parameters"):
+        assert (compared / f"{stem}.png").read_bytes().startswith(b"\x89PNG")
+        assert "good" in (compared / f"{stem}.svg").read_text()
+    drawn = table_of(compared / "findings.csv")
+    assert float(drawn[0]["auroc"]) == content["rows"][0]["findings"][0]["auroc"]
+    assert drawn[3]["finding"] == "mean of 2"
+    assert {row["origin"] for row in table_of(compared / "parameters.csv")} == {"measured"}
+    assert len(table_of(compared / "differences.csv")) == 3 + 3
+    assert len(table_of(compared / "operating-points.csv")) == 2 * 3
+    assert [row["name"] for row in table_of(compared / "compare.csv")] == ["good", "poor"]
+
+
+def test_the_page_is_self_contained_and_names_no_patient(compared):
+    page = (compared / "compare.html").read_text()
+    assert not re.findall(r"(?:src|href)=[\"']?https?:", page)
+    assert not re.search(r"\bp0\d\d\b|test\d+\.png", page + (compared / "compare.json").read_text())
+    for words in ("AUROC per finding", "mAUC against parameters", "p, adjusted", "not used: 120 test films"):
+        assert words in page
+    assert page.count("<svg") == 2
+
+
+def test_published_numbers_stand_apart_and_say_that_they_were_not_re_run(tmp_path):
+    folders = [
+        write_run(tmp_path / name, skill, findings=CHESTXRAY14, patients=40)
+        for name, skill in (("a", 1.0), ("b", 2.0))
+    ]
+    out = done(folders, tmp_path / "out", published=("chestxray14",))
+    assert len(table_of(out / "compare.csv")) == 2
+    quoted = table_of(out / "published.csv")
+    assert {row["origin"] for row in quoted} == {MARK}
+    assert {row["name"]: row["mauc"] for row in quoted}["EVA-X-B"] == "83.5"
+    assert MARK in (out / "parameters.svg").read_text()
+    assert MARK in (out / "compare.html").read_text()
+
+
+def test_published_means_over_other_findings_are_refused(runs, tmp_path):
+    with pytest.raises(
+        DataError, match=r"means over 14 findings .* these runs have 3 .*Leave --published out"
+    ):
+        done(runs, tmp_path / "out", published=("chestxray14",))
+    assert not (tmp_path / "out").exists()
+
+
+def test_every_published_number_says_where_it_stands_and_how_it_was_measured():
+    for table, rows in PUBLISHED.items():
+        assert OF_TABLE[table]
+        assert len({row.name for row in rows}) == len(rows)
+        for row in rows:
+            assert 50 < row.mauc < 100
+            assert row.source
+            assert row.protocol
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"data_fingerprint": "fedcba9876543210"}, "different stores .*0123456789ab and fedcba987654"),
+        ({"protocol__name": "paper"}, "protocols: name is 'clean' in the first and 'paper' in the second"),
+        ({"protocol__uncertain": "ones"}, "uncertain is 'ignore' .* 'ones' .*again as the other"),
+        ({"protocol__split": "another"}, "split is 'by patient' .* and 'another'"),
+        ({"kind": "probe"}, "is a run of probe; compare takes runs of finetune and fewshot"),
+    ],
+)  # fmt: skip
+def test_runs_on_other_ground_are_refused_with_what_to_do(runs, tmp_path, changes, message):
+    other = Path(shutil.copytree(runs[1], tmp_path / "other"))
+    change_json(other / "report.json", **changes)
+    with pytest.raises(DataError, match=message):
+        done([runs[0], other], tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_other_test_films_or_labels_are_refused(runs, tmp_path):
+    other = Path(shutil.copytree(runs[1], tmp_path / "other"))
+    table = pd.read_csv(other / "predictions-test.csv")
+    table.loc[3, "image"] = "else.png"
+    table.to_csv(other / "predictions-test.csv", index=False)
+    with pytest.raises(DataError, match="not tested on the same films: 2 films are in one test split only"):
+        done([runs[0], other], tmp_path / "out")
+    table.loc[3, "image"] = "test3.png"
+    table.loc[3, "label:Mass"] = 1 - table.loc[3, "label:Mass"]
+    table.to_csv(other / "predictions-test.csv", index=False)
+    with pytest.raises(DataError, match="other labels for the same test films"):
+        done([runs[0], other], tmp_path / "out")
+    less = write_run(tmp_path / "less", 1.0, findings=("Effusion", "Mass"))
+    with pytest.raises(DataError, match=r"different findings \(Effusion, Mass, Hernia and Effusion, Mass\)"):
+        done([runs[0], less], tmp_path / "out")
+
+
+def test_folders_without_a_finished_run_and_names_that_do_not_fit_are_refused(runs, tmp_path):
+    (tmp_path / "begun").mkdir()
+    for folders, options, message in (
+        (
+            [runs[0], tmp_path / "begun"],
+            {},
+            "neither report.json nor fewshot.json. Give the folder that --out",
+        ),
+        (runs, {"names": ("a",)}, "1 names for 2 runs"),
+        (runs, {"names": ("a", "a")}, "a name of its own"),
+        ([runs[0], runs[0]], {}, "given twice: a run differs from itself by nothing"),
+        (runs[:1], {}, "make 1 rows .*compare takes 2 to 12"),
+    ):
+        with pytest.raises((ConfigError, DataError), match=message):
+            done(folders, tmp_path / "out", **options)
+    bare = Path(shutil.copytree(runs[1], tmp_path / "bare"))
+    (bare / "predictions-test.csv").unlink()
+    with pytest.raises(DataError, match="has no predictions-test.csv, which every comparison needs"):
+        done([runs[0], bare], tmp_path / "out")
+
+
+def test_values_that_make_no_sense_are_refused(runs, tmp_path):
+    for change, message in (
+        ({"runs": ()}, "compare needs runs"),
+        ({"prevalence": 2.0}, r"prevalence is a share of the patients in \[0, 1\], got 2.0"),
+        ({"resamples": 0}, "resamples must be at least 1"),
+        ({"repeats": -1}, "repeats must be at least 0"),
+        ({"threads": 0}, "threads must be at least 1"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            CompareConfig(**({"runs": tuple(runs), "out": tmp_path / "out"} | change))

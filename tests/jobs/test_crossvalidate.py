@@ -1,0 +1,200 @@
+"""A cross-validation is one fine-tuning per fold; every film is tested once, by who did not learn from it."""
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy.stats import t
+from sklearn.metrics import roc_auc_score
+
+from evax.config import parse_command_line
+from evax.data.preprocess import Preprocess
+from evax.data.store import open_store
+from evax.deploy.bundle import Card, save_bundle, save_films
+from evax.errors import ConfigError, DataError
+from evax.jobs.crossvalidate import CrossvalidateConfig, crossvalidate
+from evax.jobs.finetune import FinetuneConfig, finetune
+from evax.models.encoders import build_encoder
+
+
+def config_of(store, out, **changes):
+    options = {
+        "folds": 3, "image_size": 64, "steps": 1, "batch_size": 4, "resamples": 20, "workers": 1,
+        "precision": "fp32", "compile": "off",
+    }  # fmt: skip
+    return CrossvalidateConfig(store=store, out=out, **(options | changes))
+
+
+@pytest.fixture(scope="module")
+def study(phantom_store, tmp_path_factory):
+    config = config_of(phantom_store, tmp_path_factory.mktemp("study") / "run")
+    crossvalidate(config)
+    return config
+
+
+@pytest.fixture
+def copied(study, tmp_path):
+    return replace(study, out=Path(shutil.copytree(study.out, tmp_path / "run")), resume=True)
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory):
+    card = Card(
+        kind="encoder", encoder="eva_x_tiny_patch16_224", preprocess=Preprocess(store_size=96, input_size=64)
+    )
+    folder = tmp_path_factory.mktemp("encoder") / "bundle"
+    return save_bundle(folder, card, build_encoder(card.encoder, img_size=64))
+
+
+def result_of(config):
+    return json.loads((config.out / "crossvalidate.json").read_text())
+
+
+def predictions_of(config):
+    files = sorted(config.out.glob("runs/*/predictions-test.csv"))
+    return [pd.read_csv(file, dtype={"patient": str}) for file in files]
+
+
+def test_every_film_of_the_store_is_tested_once_whatever_its_split_says(study):
+    films = open_store(study.store).manifest.table
+    assert sorted(pd.concat(predictions_of(study))["image"]) == sorted(films["image"])
+    for number, table in enumerate(predictions_of(study)):
+        split = pd.read_csv(study.out / "folds" / f"fold-{number}.csv").merge(films, on="image")
+        people = split.groupby("split_x")["patient"].agg(set)
+        assert set(table["patient"]) == people["test"]
+        assert not people["test"] & (people["train"] | people["val"])
+        assert not people["train"] & people["val"]
+
+
+def test_mean_sd_and_interval_are_over_folds_and_each_fold_keeps_its_interval_over_patients(study):
+    result = result_of(study)
+    values = np.array([fold["mauc"] for fold in result["folds"]])
+    half = t.ppf(0.975, 2) * values.std(ddof=1) / np.sqrt(3)
+    assert result["mauc"]["mean"] == pytest.approx(values.mean())
+    assert result["mauc"]["sd"] == pytest.approx(values.std(ddof=1))
+    assert result["mauc"]["interval"] == pytest.approx([values.mean() - half, values.mean() + half])
+    assert result["mauc"]["interval_method"] == "t-interval over 3 folds"
+    assert all(fold["mauc_patient_interval"] != result["mauc"]["interval"] for fold in result["folds"])
+    for name, spread in result["findings"].items():
+        scores = [fold[f"auroc:{name}"] for fold in result["folds"] if fold[f"auroc:{name}"] is not None]
+        assert spread["entered"] == len(scores)
+        assert spread["mean"] == pytest.approx(np.mean(scores))
+    assert "no mean of the folds" in result["protocol"]["pooled"]
+
+
+def test_pooled_numbers_are_those_of_all_tested_films_together(study):
+    table = pd.concat(predictions_of(study))
+    pooled = result_of(study)["pooled"]
+    assert pooled["n"] == len(table)
+    for row in pooled["findings"]:
+        name = row["name"]
+        assert row["auroc"] == pytest.approx(
+            roc_auc_score(table[f"label:{name}"], table[f"probability:{name}"]), abs=1e-6
+        )
+        assert row["threshold"] is None
+    assert "patient-clustered" in pooled["interval_method"]
+
+
+def test_the_table_has_a_line_per_fold_and_the_figure_a_box_per_finding(study):
+    rows = pd.read_csv(study.out / "crossvalidate.csv")
+    assert rows["mauc"].tolist() == pytest.approx([fold["mauc"] for fold in result_of(study)["folds"]])
+    drawn = (study.out / "crossvalidate.svg").read_text()
+    assert all(name in drawn for name in [*open_store(study.store).manifest.findings, "mean of findings"])
+    assert (study.out / "crossvalidate.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_fold_is_the_fine_tuning_of_its_config_file(study, tmp_path):
+    recipe = [
+        "--recipe",
+        str(study.out / "runs" / "fold-1" / "config.yaml"),
+        "--out",
+        str(tmp_path / "alone"),
+    ]
+    alone = parse_command_line(FinetuneConfig, recipe, "evax finetune")
+    finetune(alone)
+    report = json.loads((alone.out / "report.json").read_text())
+    assert report["test_metrics"]["mauc"]["value"] == result_of(study)["folds"][1]["mauc"]
+    assert report["protocol"]["split"] == "table fold-1.csv"
+
+
+def test_finished_folds_are_not_repeated_and_other_folds_are_refused(study, copied):
+    (copied.out / "crossvalidate.json").unlink()
+    (copied.out / "runs" / "fold-2" / "report.json").unlink()  # begun, but not finished
+    before = {path: path.stat().st_mtime_ns for path in copied.out.glob("runs/*/report.json")}
+    crossvalidate(copied)
+    assert len(before) == 2
+    assert all(path.stat().st_mtime_ns == written for path, written in before.items())
+    assert result_of(copied)["folds"] == result_of(study)["folds"]
+    with pytest.raises(ConfigError, match="fold-0.csv holds another fold. Choose another --out"):
+        crossvalidate(replace(copied, folds=4))
+    with pytest.raises(ConfigError, match="was made with another steps. Choose another --out"):
+        crossvalidate(replace(copied, steps=2))
+    with pytest.raises(ConfigError, match="continue with --resume"):
+        crossvalidate(replace(copied, resume=False))
+
+
+def test_an_encoder_that_saw_films_of_the_store_is_refused_or_its_patients_only_train(
+    study, encoder, tmp_path
+):
+    store = open_store(study.store)
+    seen = store.rows("train")[:6]
+    save_films(encoder, store.digests(seen))
+    config = replace(study, weights=encoder, out=tmp_path / "run", folds=2)
+    with pytest.raises(
+        DataError, match=rf"pre-trained on {len(seen)} of the 48 films .* Give --seen train: "
+    ):
+        crossvalidate(config)
+    assert not config.out.exists()
+    crossvalidate(replace(config, seen="train"))
+    patients = store.manifest.table["patient"]
+    theirs = set(patients.iloc[seen])
+    assert set(pd.concat(predictions_of(config))["patient"]) == set(patients) - theirs
+    for number in range(2):
+        split = pd.read_csv(config.out / "folds" / f"fold-{number}.csv")
+        trained = split.loc[split["split"] == "train", "image"]
+        assert set(store.manifest.table["image"].iloc[seen]) <= set(trained)
+    assert result_of(config)["protocol"]["films_that_only_train"] == int(patients.isin(theirs).sum())
+
+
+def test_a_hospital_is_left_out_with_a_table_of_sites(study, tmp_path):
+    patients = sorted(set(open_store(study.store).manifest.table["patient"]))
+    sites = {patient: ["north", "south"][number % 2] for number, patient in enumerate(patients)}
+    pd.DataFrame(sites.items(), columns=["patient", "site"]).to_csv(tmp_path / "sites.csv", index=False)
+    config = replace(study, out=tmp_path / "run", by="site", table=tmp_path / "sites.csv")
+    crossvalidate(config)
+    assert [fold["fold"] for fold in result_of(config)["folds"]] == ["north", "south"]
+    for table, site in zip(predictions_of(config), ("north", "south"), strict=True):
+        assert set(table["patient"].map(sites)) == {site}
+    with pytest.raises(ConfigError, match="No column of the store is called 'site'"):
+        crossvalidate(replace(config, table=None))
+
+
+def test_the_paper_s_folds_split_films_and_every_report_and_figure_says_so(study, tmp_path):
+    config = replace(study, out=tmp_path / "run", by="film", folds=2)
+    crossvalidate(config)
+    protocol = result_of(config)["protocol"]
+    assert (protocol["name"], "films were split, not patients" in protocol["leak"]) == ("split by film", True)
+    assert "films were split, not patients" in (config.out / "crossvalidate.svg").read_text()
+    report = json.loads((config.out / "runs" / "fold-0" / "report.json").read_text())
+    assert report["protocol"]["name"] == "split by film"
+    assert report["protocol"]["patients_in_several_parts"] > 0
+    clean = json.loads((study.out / "runs" / "fold-0" / "report.json").read_text())["protocol"]
+    assert (clean["name"], clean["patients_in_several_parts"]) == ("clean", 0)
+
+
+def test_values_that_make_no_sense_are_refused(phantom_store, tmp_path):
+    for change, message in (
+        ({"folds": 1}, "folds must be at least 2"),
+        ({"validation": 1.0}, "validation is a share in"),
+        ({"protocol": "paper"}, "leave protocol out. For the paper's folds of films give --by film"),
+        ({"table": Path("sites.csv")}, "give --by, as --by site"),
+        ({"seeds": (1, 2)}, "makes its own splits"),
+        ({"split": Path("s.csv")}, "makes its own splits"),
+        ({"label_count": 3, "label_fraction": 0.5}, "takes the place of label_fraction"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            config_of(phantom_store, tmp_path, **change)

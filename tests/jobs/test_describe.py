@@ -1,0 +1,56 @@
+"""evax describe from the command line."""
+
+from __future__ import annotations
+
+import csv
+import json
+
+import pytest
+from PIL import Image
+
+from evax.cli import run
+from evax.errors import ConfigError
+from evax.jobs.describe import DescribeConfig
+
+
+@pytest.fixture(scope="module")
+def described(phantom_store, tmp_path_factory):
+    out = tmp_path_factory.mktemp("describe") / "run"
+    (twin := out.parent / "twin").symlink_to(phantom_store)
+    assert run(["describe", str(phantom_store), str(twin), "--out", str(out)]) == 0
+    return out
+
+
+def test_the_table_the_page_and_the_figures_are_there(described):
+    content = json.loads((described / "statistics.json").read_text())
+    assert len(content["stores"]) == 2
+    assert {test["variable"] for test in content["differences"]} >= {
+        "sex",
+        "view",
+        "age",
+        "Mass",
+        "film mean",
+    }
+    for name in ("age", "share-of-films-with-a-finding", "mean-of-a-film-s-pixels"):
+        assert Image.open(described / "figures" / f"{name}.png").width > 300
+        assert "<svg" in (described / "figures" / f"{name}.svg").read_text()
+
+
+def test_the_csv_has_the_numbers_of_the_json(described):
+    rows = list(csv.DictReader((described / "statistics.csv").open()))
+    (store, *_) = json.loads((described / "statistics.json").read_text())["stores"]
+    (mass,) = [r for r in rows if (r["store"], r["value"]) == (store["name"], "Mass")]
+    assert int(mass["number"]) == store["findings"]["Mass"]["present"]
+    assert int(mass["of"]) == 48
+
+
+def test_the_page_stands_alone_and_names_no_patient(described):
+    page = (described / "statistics.html").read_text()
+    assert "Do the stores differ?" in page
+    assert "http" not in page.replace("http://www.w3.org", "")
+    assert "PH000" not in page
+
+
+def test_without_stores_the_next_step_is_named(tmp_path):
+    with pytest.raises(ConfigError, match="describe needs stores: evax describe STORE"):
+        DescribeConfig(stores=(), out=tmp_path)

@@ -1,0 +1,55 @@
+"""Counts are the published ones; a time is a time and leaves torch as it was."""
+
+import pytest
+import torch
+from torch import nn
+
+from evax.models.cost import Kind, milliseconds_per_film, size_of
+from evax.reporting.published import EVA_X_B, EVA_X_S, EVA_X_TI
+
+
+@pytest.mark.parametrize(
+    ("encoder", "findings", "parameters", "multiply_adds"),
+    [
+        # facts 1.1, with the head of 14 outputs
+        ("eva_x_tiny_patch16_224", 14, EVA_X_TI, 1.2535e9),
+        ("eva_x_small_patch16_224", 14, EVA_X_S, 4.5985e9),
+        ("eva_x_base_patch16_224", 14, EVA_X_B, 17.563e9),
+    ],
+)
+def test_parameters_and_multiply_adds_are_the_published_ones(encoder, findings, parameters, multiply_adds):
+    size = size_of(Kind(encoder, 224, findings))
+    assert size.parameters == parameters
+    assert size.multiply_adds == pytest.approx(multiply_adds, rel=1e-3)
+
+
+def test_a_cnn_s_multiply_adds_are_those_of_its_convolutions_and_its_head():
+    kind, counted = Kind("efficientnet_lite0", 224, 1000), []
+
+    def count(layer, _, output):
+        places = output[0, 0].numel() if isinstance(layer, nn.Conv2d) else 1
+        counted.append(layer.weight.numel() * places)
+
+    network = kind.build().eval()
+    for layer in network.modules():
+        if isinstance(layer, nn.Conv2d | nn.Linear):
+            layer.register_forward_hook(count)
+    with torch.inference_mode():
+        network(torch.zeros(1, 1, 224, 224))
+    assert size_of(kind).multiply_adds == sum(counted)
+    assert size_of(kind).parameters == 4_652_008  # as published for EfficientNet-Lite0
+
+
+def test_a_larger_film_costs_more_multiply_adds_and_hardly_more_parameters():
+    small, large = (size_of(Kind("eva_x_tiny_patch16_224", side, 5)) for side in (64, 128))
+    assert large.multiply_adds > 3 * small.multiply_adds
+    assert large.parameters - small.parameters == (64 - 16) * 192  # places of the position table
+
+
+def test_kinds_are_timed_in_turn_and_the_number_of_threads_is_given_back():
+    before = torch.get_num_threads()
+    kinds = [Kind("eva_x_tiny_patch16_224", side, 5) for side in (32, 224)]
+    times = milliseconds_per_film(kinds, repeats=3, threads=before + 1)
+    assert list(times) == kinds
+    assert 0 < times[kinds[0]] < times[kinds[1]]
+    assert torch.get_num_threads() == before

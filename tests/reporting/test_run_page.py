@@ -1,0 +1,232 @@
+"""The page of one fine-tuning: every section, the numbers of report.json, and nobody's name."""
+
+from __future__ import annotations
+
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from evax.data.manifest import Manifest
+from evax.data.store import build_store, open_store
+from evax.errors import DataError
+from evax.evaluation.classification import choose_thresholds
+from evax.evaluation.report import evaluate_classifier
+from evax.files import read_json, write_json
+from evax.reporting.examine import ERRORS_PER_FINDING, Scored, examine, run_checks
+from evax.reporting.protocol import write_predictions
+from evax.reporting.run_page import write_run_page
+
+FINDINGS = ("Effusion", "Mass")
+VOID = {"meta", "link", "img", "br", "input"}
+SECTIONS = {"short", "steps", "data", "finetuning", "subgroups", "errors", "labels", "environment", "limits"}
+
+
+class Page(HTMLParser):
+    """Ids, words, pictures, and whether every element is closed where it should be."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.ids, self.words, self.open, self.pictures = set(), [], [], 0
+        self.source = path.read_text(encoding="utf-8")
+        self.feed(self.source)
+
+    def handle_starttag(self, tag, attrs):
+        self.ids |= {value for name, value in attrs if name == "id"}
+        self.pictures += tag == "img"
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.ids |= {value for name, value in attrs if name == "id"}
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag, f"</{tag}> closes something else"
+
+    def handle_data(self, data):
+        if self.open and self.open[-1] not in ("style", "script"):
+            self.words.append(data)
+
+    @property
+    def text(self) -> str:
+        return " ".join(" ".join(self.words).split())
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    """240 small films of 120 people with names one would recognise, one of them in validation and test."""
+    raw, rng = tmp_path_factory.mktemp("raw"), np.random.default_rng(0)
+    patients = [f"Lovelace^Ada{number // 2:03}" for number in range(240)]
+    names = [f"{patient}-{number}.png" for number, patient in enumerate(patients)]
+    for name in names:
+        Image.fromarray(rng.integers(0, 255, (32, 32), dtype=np.uint8)).save(raw / name)
+    table = pd.DataFrame({"image": names, "patient": patients, "study": "Lovelace-study"})
+    table["view"], table["age"] = np.where(np.arange(240) % 3, "PA", "AP"), rng.integers(20, 79, 240) * 1.0
+    table["sex"] = np.where(np.arange(240) // 2 % 2, "F", "M")
+    table["split"] = ["train"] * 61 + ["val"] * 59 + ["test"] * 118 + ["train"] * 2
+    table.loc[60, "split"] = "test"  # film 61 of the same person stays for validation
+    for finding in FINDINGS:
+        table[finding] = (rng.random(240) < 0.4).astype(np.float32)
+    build_store(Manifest(table, FINDINGS, False, "csv:squares", raw), raw / "store", size=32)
+    return open_store(raw / "store")
+
+
+def scored(store, split: str, rng) -> Scored:
+    rows = store.rows(split)
+    labels = store.manifest.labels()[rows].astype(np.float64)
+    probabilities = np.clip(0.3 + 0.3 * labels + 0.2 * rng.standard_normal(labels.shape), 0.01, 0.99)
+    return Scored(rows, labels, probabilities)
+
+
+def write_run(store, folder: Path, **changes) -> Path:
+    """What evax finetune leaves behind, without the training."""
+    folder.mkdir(exist_ok=True)
+    rng = np.random.default_rng(1)
+    validation, test = scored(store, "val", rng), scored(store, "test", rng)
+    thresholds = choose_thresholds(validation.probabilities, validation.labels)
+    patients = store.manifest.table["patient"].to_numpy(str)[test.rows]
+    metrics = evaluate_classifier(
+        test.probabilities, test.labels, FINDINGS, patients, thresholds, False, resamples=50
+    )
+    labels, train = store.manifest.labels().astype(np.float64), store.rows("train")
+    features = np.random.default_rng(2).standard_normal((len(train), 4))
+    checks = run_checks(store, train, validation, test, labels, (train, features), folder)
+    write_predictions(folder / "predictions-test.csv", store, test.rows, test.labels, test.probabilities)
+    steps = [{"event": "step", "step": n, "loss": 1 / n, "lr": 1e-3 / n, "seconds": n} for n in range(1, 6)]
+    looks = [{"event": "validation", "step": n, "mauc": 0.6 + n / 100, "seconds": n} for n in (2, 5)]
+    (folder / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in steps + looks))
+    write_json({"evax": "0.1.0", "date": "2025-11-03T10:00:00", "cores": 2}, folder / "environment.json")
+    report = {
+        "kind": "finetune", "encoder": "eva_x_tiny_patch16_224", "weights": None, "best_step": 5,
+        "data_fingerprint": store.fingerprint, "recipe": {"store": str(store.path)},
+        "protocol": {"name": "clean", "thresholds_chosen_on": "validation (Youden)", "label_fraction": 1.0},
+        **{name: {"films": 60, "patients": 30} for name in ("train", "validation", "test")},
+        "test_metrics": metrics.to_json(), "checks": checks,
+        **examine(store, validation, test, thresholds, resamples=50, seed=0),
+        "model": {
+            "parameters": 5500805, "licence": "Apache-2.0", "intended_use": "Not a medical device.",
+            "preprocess": {"store_size": 32, "input_size": 64, "mean": 0.5, "std": 0.25}, "began_from": {},
+        },
+        "command": "evax finetune 'my store' --out run", "seconds": 12.5,
+    }  # fmt: skip
+    write_json(report | changes, folder / "report.json")
+    return write_run_page(folder)
+
+
+@pytest.fixture(scope="module")
+def run(store, tmp_path_factory) -> Path:
+    return write_run(store, tmp_path_factory.mktemp("run")).parent
+
+
+@pytest.fixture(scope="module")
+def page(run) -> Page:
+    return Page(run / "report.html")
+
+
+def test_the_page_is_well_formed_and_has_every_section(page):
+    assert page.open == []
+    assert page.ids >= SECTIONS
+    for label in (
+        "ROC curve of Mass",
+        "Precision and recall of Mass",
+        "Calibration of Mass",
+        "learning rate of",
+    ):
+        assert f'aria-label="{label}' in page.source
+    assert "5,500,805" in page.text
+    assert "evax finetune 'my store' --out run" in page.text
+    assert len(page.source) < 3_000_000
+
+
+def test_no_patient_is_named_on_the_page_in_the_report_or_in_the_list_of_doubtful_labels(run, page):
+    written = page.source + (run / "report.json").read_text() + (run / "suspicious.csv").read_text()
+    assert "Lovelace" in (run / "predictions-test.csv").read_text()
+    assert not re.search("lovelace|ada0", written, re.IGNORECASE)
+
+
+def test_a_leak_between_splits_shouts_before_the_first_number(run, page):
+    check = read_json(run / "report.json")["checks"][0]
+    assert not check["passed"]
+    assert "(film rows 60, 61)" in check["message"]
+    assert page.text.index(check["message"]) < page.text.index("Mean AUC on test")
+    assert check["action"] in page.text
+
+
+def test_the_numbers_of_groups_and_temperatures_are_those_of_the_report(run, page):
+    report = read_json(run / "report.json")
+    assert [part["attribute"] for part in report["subgroups"]] == ["sex", "age", "view"]
+    for part in report["subgroups"]:
+        assert part["groups"]
+        for group in part["groups"]:
+            if group["mauc"] is not None:
+                low, high = group["mauc_interval"]
+                assert f"{group['mauc']:.3f} [{low:.3f}, {high:.3f}]" in page.text
+            else:
+                assert (
+                    f"{group['group']} ({group['films']} films of {group['patients']} patients)" in page.text
+                )
+    for row in report["calibration"]["findings"]:
+        assert (
+            f"after temperature {row['temperature']:.2f}: {row['ece']:.3f}, {row['brier']:.3f}" in page.text
+        )
+
+
+def test_errors_are_on_the_wrong_side_of_the_threshold_and_shown_by_row(run, page, store):
+    report = read_json(run / "report.json")
+    thresholds = {row["name"]: row["threshold"] for row in report["test_metrics"]["findings"]}
+    assert report["errors"]
+    for error in report["errors"]:
+        assert store.manifest.table.loc[error["row"], error["finding"]] == error["label"]
+        assert (error["probability"] >= thresholds[error["finding"]]) == (error["label"] == 0)
+        assert f"row {error['row']} · {error['probability']:.3f}" in page.text
+    of_one = [e for e in report["errors"] if e["finding"] == "Mass" and e["label"] == 0]
+    assert 0 < len(of_one) <= ERRORS_PER_FINDING
+
+
+def test_the_most_doubtful_tenth_of_the_labels_is_listed_in_order(run, store):
+    table = pd.read_csv(run / "suspicious.csv")
+    assert list(table.columns) == ["film_row", "split", "finding", "label", "score"]
+    assert len(table) == 48  # of 240 films x 2 findings
+    assert table["score"].is_monotonic_decreasing
+    truth = [store.manifest.table.loc[row.film_row, row.finding] for row in table.itertuples()]
+    assert (table["label"] == truth).all()
+
+
+def test_without_its_store_the_page_has_the_same_numbers_and_says_why_there_are_no_pictures(run, page):
+    report = read_json(run / "report.json")
+    try:
+        write_json(report | {"recipe": {"store": "gone"}}, run / "report.json")
+        bare = Page(write_run_page(run))
+    finally:
+        write_json(report, run / "report.json")
+        write_run_page(run)
+    assert "No pictures: gone is not there any more" in bare.text
+    assert bare.pictures == 0 < page.pictures
+    assert f"{report['test_metrics']['mauc']['value']:.3f}" in bare.text
+
+
+def test_another_protocol_than_clean_is_said_loudly(store, tmp_path):
+    protocol = {
+        "name": "paper",
+        "warning": "the test films chose",
+        "thresholds_chosen_on": "test",
+        "label_fraction": 1.0,
+    }
+    loud = Page(write_run(store, tmp_path / "run", protocol=protocol))
+    assert "Protocol paper, not clean." in loud.text
+    assert loud.text.index("Protocol paper, not clean.") < loud.text.index("Mean AUC on test")
+
+
+def test_a_report_of_an_older_evax_is_named_with_what_it_lacks(run, tmp_path):
+    report = read_json(run / "report.json")
+    for name in ("environment.json", "suspicious.csv"):
+        (tmp_path / name).write_text((run / name).read_text())
+    del report["subgroups"]
+    write_json(report, tmp_path / "report.json")
+    with pytest.raises(DataError, match=r"report\.json has no 'subgroups'.*run that step again"):
+        write_run_page(tmp_path)

@@ -1,0 +1,59 @@
+import logging
+
+import pytest
+
+from evax.training.probes import ProbeResult
+from evax.training.tracking import RunLog
+from evax.training.watching import STEPS_OF_SPREAD, Watch
+
+
+@pytest.fixture
+def log(tmp_path):
+    return RunLog(tmp_path / "log.jsonl")
+
+
+def watch(log, **changes):
+    options = {"steps": 200, "first": 0, "operations": 1e9, "rate": 1e12}
+    return Watch(log, **(options | changes))
+
+
+def measured(**changes):
+    return {
+        "loss": -0.5, "cosine": 0.5, "spread": 0.8, "lr": 1e-3, "grad_norm": 1.0, "images_per_s": 250.0
+    } | changes  # fmt: skip
+
+
+def test_a_step_says_what_share_of_the_machine_it_used_and_how_long_the_rest_will_take(log):
+    watch(log, first=100).step(150, 2, 1200, measured())
+    (line,) = log.events("step")
+    assert line["matmul_share"] == pytest.approx(0.25)
+    assert (line["step"], line["epoch"], line["images"]) == (150, 2, 1200)
+    assert 0 <= line["left_s"] < 5
+
+
+def test_a_gradient_that_overflowed_is_no_number_in_the_log(log):
+    watch(log).step(1, 0, 8, measured(grad_norm=float("nan")))
+    assert log.events("step")[0]["grad_norm"] is None
+
+
+@pytest.mark.parametrize(("spread", "steps", "warned"), [(0.001, 160, 1), (0.1, 160, 0), (0.001, 140, 0)])
+def test_predictions_that_are_the_same_everywhere_late_in_a_run_are_said_once(
+    log, caplog, spread, steps, warned
+):
+    assert STEPS_OF_SPREAD == 50
+    running = watch(log)
+    with caplog.at_level(logging.WARNING, "evax"):
+        for done in range(1, steps + 1):
+            running.step(done, 0, done, measured(spread=spread))
+    assert len(log.events("collapse")) == warned
+    assert caplog.text.count("seems to have collapsed: the predictions are nearly the same") == warned
+
+
+def test_features_on_one_line_are_a_collapse_only_in_the_second_half(log, caplog):
+    running = watch(log)
+    flat = ProbeResult(knn_auc=0.5, findings=1, linear_auc=0.5, rankme=1.1)
+    running.probe(0, 0, flat)
+    assert not log.events("collapse")
+    running.probe(101, 808, flat)
+    assert "RankMe 1.10" in log.events("collapse")[0]["sign"]
+    assert "start again with a lower --optimizer.lr" in caplog.text
