@@ -198,3 +198,11 @@ def test_values_that_make_no_sense_are_refused(phantom_store, tmp_path):
     ):
         with pytest.raises(ConfigError, match=message):
             config_of(phantom_store, tmp_path, **change)
+
+
+def test_chosen_findings_are_learned_and_summed_up_alone(phantom_store, tmp_path):
+    names = open_store(phantom_store).manifest.findings
+    config = config_of(phantom_store, tmp_path / "run", folds=2, findings=names[:2])
+    crossvalidate(config)
+    assert tuple(result_of(config)["findings"]) == names[:2]
+    assert [row["name"] for row in result_of(config)["pooled"]["findings"]] == list(names[:2])

@@ -132,7 +132,7 @@ def finetune(config: FinetuneConfig) -> Path:
         redrawn_epochs,
         split_rows,
         with_findings,
-    )  # fmt: skip
+    )
     from evax.data.store import open_store
     from evax.deploy.bundle import Card, model_facts, refuse_seen_films, save_bundle, starting_preprocess
     from evax.evaluation.classification import choose_thresholds, mean_auroc

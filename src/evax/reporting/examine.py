@@ -106,9 +106,7 @@ def run_checks(
     for name, part in (("validation", validation), ("test", test)):
         judged[name] = (part.rows, tempered(part, temperatures, store.manifest.exclusive))
     write_suspicious(out / "suspicious.csv", findings, labels, judged, store.manifest.exclusive)
-    splits = {
-        name: part for name, part in splits.items() if len(part)
-    }  # protocol paper may have no validation
+    splits = {name: part for name, part in splits.items() if len(part)}  # protocol paper needs no validation
     checks = [
         check_patients(splits, patients),
         check_direction(findings, aurocs(validation), aurocs(test)),
