@@ -241,7 +241,8 @@ def test_a_recipe_holds_the_settings_of_the_released_script(name):
 @pytest.mark.parametrize("name", shipped_recipes())
 def test_the_head_of_a_recipe_says_what_to_type_and_what_to_expect(name):
     lines = header(name)
-    assert lines[0].startswith("evax ")
+    assert re.match(r"(torchrun .* -m )?evax \w+", lines[0])
+    assert "/" not in name or f"--recipe {name}" in lines[0]
     if name in EXPERIMENTS:
         facts = dict(line.split(": ", 1) for line in lines if re.match(r"[a-z]+: ", line))
         assert {"store", "paper", "machine", "expected"} <= set(facts)
@@ -263,6 +264,9 @@ def test_the_commands_at_the_head_of_a_recipe_are_understood(name):
 def test_recipes_are_listed_shown_and_found_by_name():
     listing = recipes(RecipesConfig())
     assert all(name in listing for name in shipped_recipes())
+    assert {name.split("/")[0] for name in shipped_recipes()} == {
+        "demo", "finetune", "pretrain", "tokenizers"
+    }  # fmt: skip
     shown = recipes(RecipesConfig(name="finetune/chexpert-tiny"))
     assert shown == recipe_path("finetune/chexpert-tiny").read_text().rstrip()
     with pytest.raises(ConfigError, match="No recipe is called 'finetune/chexpert-tny'. Did you mean"):
