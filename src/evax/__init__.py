@@ -35,6 +35,7 @@ _PUBLIC = {  # name: module that defines it
             "localize": "LocalizeConfig",
             "predict": "PredictConfig",
             "zoo": "ZooConfig",
+            "recipes": "RecipesConfig",
         }.items()
         for name in (job, config)
     },

@@ -27,6 +27,7 @@ COMMANDS = {  # name: what it does; module, config class and function share the 
     "localize": "does Grad-CAM point at the boxes of a store?",
     "predict": "classifier + films -> table",
     "zoo": "published weights: list, fetch, convert",
+    "recipes": "the paper's experiments: list, show",
 }
 INTERRUPTED = 130
 
@@ -81,7 +82,7 @@ def usage() -> str:
     width = max(map(len, COMMANDS))
     lines = [f"  {name:<{width}}  {what}" for name, what in COMMANDS.items()]
     return (
-        "usage: evax COMMAND [THINGS...] [--recipe FILE] [--option value]\n\ncommands:\n"
+        "usage: evax COMMAND [THINGS...] [--recipe FILE_OR_NAME] [--option value]\n\ncommands:\n"
         + "\n".join(lines)
         + "\n\n`evax COMMAND --help` lists the options of a command; a finished run's config.yaml "
         "is a recipe for it.\n"

@@ -48,9 +48,20 @@ def parse_command_line(config_class: type[C], arguments: Sequence[str], program:
 
 
 def recipe_path(recipe: str) -> Path:
-    """A recipe file as given, or the shipped recipe of that name, with its folder (tokenizers/mgca_vit_b)."""
-    shipped = {path.relative_to(RECIPES).with_suffix("").as_posix(): path for path in RECIPES.rglob("*.yaml")}
-    return shipped[recipe] if recipe in shipped and not Path(recipe).is_file() else Path(recipe)
+    """A recipe file as given, or the shipped recipe of that name.
+
+    Raises ConfigError for what is neither; a path is told from a name by its suffix.
+    """
+    shipped, path = shipped_recipes(), Path(recipe)
+    if not path.is_file() and not path.suffix and recipe not in shipped:
+        raise unknown_name("recipe file or shipped recipe", recipe, shipped)
+    return path if path.is_file() or path.suffix else shipped[recipe]
+
+
+def shipped_recipes() -> dict[str, Path]:
+    """Name -> file of the recipes that come with evax; the name is the path under recipes/."""
+    paths = sorted(RECIPES.rglob("*.yaml"))
+    return {path.relative_to(RECIPES).with_suffix("").as_posix(): path for path in paths}
 
 
 def command_line(command: str, config: Any) -> str:
@@ -139,7 +150,7 @@ def _take_recipe(arguments: Sequence[str]) -> tuple[list[str], str | None]:
     for position, argument in enumerate(arguments):
         if argument == "--recipe":
             if position + 1 >= len(arguments):
-                raise ConfigError("--recipe needs a file.")
+                raise ConfigError("--recipe needs a file or the name of a recipe (`evax recipes`).")
             recipe, rest = arguments[position + 1], [*arguments[:position], *arguments[position + 2 :]]
         elif argument.startswith("--recipe="):
             recipe, rest = (

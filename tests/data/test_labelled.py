@@ -1,4 +1,4 @@
-"""Which films train, choose and are tested, and whose labels are used."""
+"""Which films train, choose and are tested, whose labels are used, and of which findings."""
 
 import numpy as np
 import pandas as pd
@@ -9,16 +9,26 @@ from evax.data.labelled import (
     column_of,
     data_fingerprint,
     in_drawn_order,
+    known_labels,
     redrawn_epochs,
     split_rows,
+    with_findings,
 )
 from evax.data.store import open_store
-from evax.errors import DataError
+from evax.errors import ConfigError, DataError
 
 
 @pytest.fixture(scope="module")
 def store(phantom_store):
     return open_store(phantom_store)
+
+
+@pytest.fixture
+def doubtful(phantom_store):
+    """A store of its own, to be changed, with uncertain effusions."""
+    store = open_store(phantom_store)
+    store.manifest.table.loc[:5, "Effusion"] = -1.0
+    return store
 
 
 @pytest.fixture
@@ -113,3 +123,40 @@ def test_redrawn_epochs_show_other_patients_each_time_beginning_with_the_fixed_d
     assert all(len(set(patients[rows])) == 3 for rows in drawn)
     assert len(set(patients[shown])) > 3
     assert set(shown) <= set(train)
+
+
+def test_chosen_findings_come_in_the_order_asked_for_and_the_store_stays_as_it_is(doubtful):
+    before = doubtful.manifest.findings
+    chosen = (before[2], before[0])
+    narrow = with_findings(doubtful, [name.lower() for name in chosen])
+    assert narrow.manifest.findings == chosen
+    np.testing.assert_array_equal(narrow.manifest.labels(), doubtful.manifest.labels()[:, [2, 0]])
+    assert (doubtful.manifest.findings, narrow.fingerprint) == (before, doubtful.fingerprint)
+    assert with_findings(doubtful, ()) is doubtful
+
+
+def test_findings_that_cannot_be_chosen_are_refused(doubtful):
+    with pytest.raises(ConfigError, match="No finding of .* is called 'Efusion'. Did you mean 'Effusion'"):
+        with_findings(doubtful, ("Efusion",))
+    with pytest.raises(ConfigError, match="findings must be different ones"):
+        with_findings(doubtful, ("Effusion", "effusion"))
+    object.__setattr__(doubtful.manifest, "exclusive", True)
+    with pytest.raises(ConfigError, match="has exactly one of its findings: use all of them"):
+        with_findings(doubtful, ("Effusion",))
+
+
+def test_soft_labels_of_a_store_depend_on_the_seed_alone(doubtful):
+    column = doubtful.manifest.findings.index("Effusion")
+    soft = known_labels(doubtful, "smooth", None, seed=3)[:6, column]
+    assert np.all((soft > 0.2) & (soft < 0.3))  # an effusion that is uncertain is taken for absent
+    np.testing.assert_array_equal(soft, known_labels(doubtful, "smooth", None, seed=3)[:6, column])
+    assert (soft != known_labels(doubtful, "smooth", None, seed=4)[:6, column]).all()
+    assert np.isnan(known_labels(doubtful, "ignore", None)[:6, column]).all()
+
+
+def test_only_who_chooses_on_validation_films_needs_them(doubtful):
+    doubtful.manifest.table["split"] = doubtful.manifest.table["split"].replace("val", "train")
+    train, val, test = split_rows(doubtful, needs_validation=False)
+    assert (len(val), len(train) + len(test)) == (0, len(doubtful))
+    with pytest.raises(DataError, match="has no val films"):
+        split_rows(doubtful)

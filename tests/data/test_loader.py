@@ -11,14 +11,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from evax.data.augment import CROP, MASK, CropConfig, film_chance, random_crop, whole_film
+from evax.data.augment import CROP, MASK, CropConfig, film_chance, random_crop, training_view
 from evax.data.loader import Films, training_batches, whole_batches
 from evax.data.manifest import Manifest
 from evax.data.order import FilmOrder
+from evax.data.preprocess import Preprocess
 from evax.data.store import build_store, open_store
 from evax.errors import ConfigError
 
 SIDE = 256
+SMALL = Preprocess(store_size=32, input_size=16)
 RAMP = np.tile(np.arange(SIDE, dtype=np.uint8), (SIDE, 1))  # the value of a pixel is its column
 SEEDS = st.integers(0, 2**31)
 
@@ -253,13 +255,24 @@ def test_a_loop_that_is_left_early_ends_its_threads(store):
 
 
 def test_whole_films_come_in_order_and_the_last_batch_is_smaller(store):
-    found = list(whole_batches(store.pixels, np.array([9, 0, 4, 1, 7]), batch_size=2, size=16))
+    found = list(whole_batches(store.pixels, np.array([9, 0, 4, 1, 7]), batch_size=2, preprocess=SMALL))
     assert [len(batch) for batch in found] == [2, 2, 1]
     assert [grey for batch in found for grey in greys(batch)] == [180, 0, 80, 20, 140]
     assert found[0].shape == (2, 1, 16, 16)
 
 
-def test_a_whole_film_of_the_right_size_is_itself():
-    film = np.random.default_rng(0).integers(0, 256, (48, 48), dtype=np.uint8)
-    np.testing.assert_array_equal(whole_film(film, 48), film)
-    assert whole_film(film, 32).shape == (32, 32)
+def test_training_can_see_films_as_evaluation_does(phantom_store):
+    store = open_store(phantom_store)
+    films = Films([(store, np.arange(4))])
+    chain = Preprocess(store_size=96, input_size=16, resize_size=24)
+    shown = batches(films, range(2), crop=training_view("none", CropConfig(), chain, seed=0))
+    for batch in shown:
+        for film, image in zip(batch.films, batch.images, strict=True):
+            np.testing.assert_array_equal(image[0], chain.view(store.pixels(int(film))))
+
+
+def test_crops_as_an_option_or_as_a_view_are_the_same(phantom_store):
+    films = Films([(open_store(phantom_store), np.arange(4))])
+    view = training_view("crop", CropConfig(), SMALL, seed=0)
+    for one, other in zip(batches(films), batches(films, crop=view), strict=True):
+        np.testing.assert_array_equal(one.images, other.images)

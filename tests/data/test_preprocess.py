@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torchvision.transforms import v2
 
-from evax.data.augment import whole_film
 from evax.data.preprocess import Preprocess
 from evax.data.radiograph import Radiograph
 from evax.errors import ConfigError
@@ -62,7 +63,43 @@ def test_training_and_deployment_see_the_same_pixels():
     radiograph = Radiograph(np.random.default_rng(0).random((90, 70), dtype=np.float32))
     stored = SMALL.to_store(radiograph.pixels)
     deployed = SMALL.to_network_input(radiograph)
-    np.testing.assert_allclose(deployed, (whole_film(stored, 32) / 255 - 0.4) / 0.2, atol=1e-5)
+    np.testing.assert_allclose(deployed, (SMALL.view(stored) / 255 - 0.4) / 0.2, atol=1e-5)
+
+
+def test_a_whole_film_of_the_right_size_is_itself():
+    film = np.random.default_rng(0).integers(0, 256, (48, 48), dtype=np.uint8)
+    np.testing.assert_array_equal(Preprocess(48, 48).view(film), film)
+    assert SMALL.view(film).shape == (32, 32)
+
+
+@pytest.mark.parametrize(
+    ("store", "resized", "side"), [(336, 256, 224), (256, 256, 224), (336, 224, 224), (96, 61, 32)]
+)
+def test_a_central_crop_is_torchvision_s_resize_and_center_crop(store, resized, side):
+    film = np.random.default_rng(1).integers(0, 256, (store, store), dtype=np.uint8)
+    chain = Preprocess(store, side, resize_size=resized)
+    theirs = v2.Compose([v2.Resize(resized, v2.InterpolationMode.BICUBIC), v2.CenterCrop(side)])
+    np.testing.assert_array_equal(chain.view(film), np.asarray(theirs(Image.fromarray(film))))
+    np.testing.assert_allclose(
+        chain.to_input(film), (chain.view(film) / 255 - chain.mean) / chain.std, atol=1e-5
+    )
+
+
+def test_the_seen_part_of_a_film_is_given_in_fractions():
+    assert Preprocess().seen == (0.0, 1.0)
+    assert Preprocess(336, 224, resize_size=256).seen == (16 / 256, 240 / 256)
+
+
+def test_a_card_mentions_a_central_crop_only_where_there_is_one():
+    cropped = replace(SMALL, resize_size=40)
+    assert Preprocess.from_json(json.loads(json.dumps(cropped.to_json()))) == cropped
+    assert set(SMALL.to_json()) == {"store_size", "input_size", "mean", "std"}  # an older evax reads it
+
+
+def test_a_central_crop_belongs_to_its_input_size():
+    cropped = replace(SMALL, resize_size=40)
+    assert cropped.at(32) == cropped
+    assert cropped.at(48) == replace(SMALL, input_size=48)
 
 
 def test_three_means_make_three_channels_of_one_grey_film_alike_for_arrays_and_tensors():
@@ -99,6 +136,8 @@ def test_the_card_round_trip_is_exact():
         ({"mean": [0.5, 0.5, 0.5]}, "one number each, or three each, got"),
         ({"std": [0.5, 0.5, 0.0], "mean": [0.5, 0.5, 0.5]}, "std .* got .*0.0"),
         ({"input_size": [32, 32, 32]}, "input_size of the card"),
+        ({"resize_size": 31}, "resize_size must lie between input_size, 32, and 4096 pixels, got 31"),
+        ({"resize_size": 40.0}, "resize_size of the card must be a number, whole"),
     ],
 )
 def test_values_out_of_range_are_refused(change, message):

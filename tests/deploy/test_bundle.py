@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -7,7 +8,8 @@ from PIL import Image
 
 import evax
 from evax.data.preprocess import Preprocess
-from evax.deploy.bundle import Card, read_card, save_bundle
+from evax.data.store import open_store
+from evax.deploy.bundle import Card, read_card, save_bundle, starting_preprocess
 from evax.deploy.predictor import open_bundle
 from evax.errors import ConfigError, DataError, WeightsError
 from evax.models.classifier import Classifier
@@ -48,6 +50,14 @@ def test_a_bundle_predicts_what_the_network_in_memory_predicts(bundle, film):
     with torch.no_grad():
         expected = torch.sigmoid(network(torch.from_numpy(PREPROCESS.to_input(stored)[None, None])))[0]
     assert list(prediction.values()) == pytest.approx(expected.tolist(), abs=1e-6)
+
+
+def test_published_weights_bring_their_normalisation(phantom_store):
+    store = open_store(phantom_store)
+    for weights in ("eva_x_tiny_mim", "weights/eva_x_tiny_patch16_merged520k_mim.pt"):
+        chain = starting_preprocess(TINY, Path(weights), store, 64)
+        assert chain == Preprocess(store.size, 64)  # the statistics of Merged-520k
+    assert starting_preprocess(TINY, Path("weights/mine.pt"), store, 64).mean == store.mean
 
 
 def test_a_film_and_its_path_give_the_same_answer(bundle, film):

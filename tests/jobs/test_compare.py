@@ -301,3 +301,13 @@ def test_values_that_make_no_sense_are_refused(runs, tmp_path):
     ):
         with pytest.raises(ConfigError, match=message):
             CompareConfig(**({"runs": tuple(runs), "out": tmp_path / "out"} | change))
+
+
+def test_runs_without_validation_films_are_compared_but_not_recalibrated(runs, tmp_path):
+    """Protocol paper needs none."""
+    folders = [Path(shutil.copytree(run, tmp_path / run.name)) for run in runs]
+    for folder in folders:
+        change_json(folder / "report.json", validation={"films": 0, "patients": 0})
+        pd.read_csv(folder / "predictions-val.csv")[:0].to_csv(folder / "predictions-val.csv", index=False)
+    rows = content_of(done(folders, tmp_path / "out"))["rows"]
+    assert all(len(row["calibration"]) == 1 for row in rows)  # as answered

@@ -174,13 +174,13 @@ def test_a_hospital_is_left_out_with_a_table_of_sites(study, tmp_path):
 
 
 def test_the_paper_s_folds_split_films_and_every_report_and_figure_says_so(study, tmp_path):
-    config = replace(study, out=tmp_path / "run", protocol="paper", folds=2)
+    config = replace(study, out=tmp_path / "run", by="film", folds=2)
     crossvalidate(config)
     protocol = result_of(config)["protocol"]
-    assert (protocol["name"], "films were split, not patients" in protocol["leak"]) == ("paper", True)
+    assert (protocol["name"], "films were split, not patients" in protocol["leak"]) == ("split by film", True)
     assert "films were split, not patients" in (config.out / "crossvalidate.svg").read_text()
     report = json.loads((config.out / "runs" / "fold-0" / "report.json").read_text())
-    assert report["protocol"]["name"] == "paper"
+    assert report["protocol"]["name"] == "split by film"
     assert report["protocol"]["patients_in_several_parts"] > 0
     clean = json.loads((study.out / "runs" / "fold-0" / "report.json").read_text())["protocol"]
     assert (clean["name"], clean["patients_in_several_parts"]) == ("clean", 0)
@@ -190,7 +190,7 @@ def test_values_that_make_no_sense_are_refused(phantom_store, tmp_path):
     for change, message in (
         ({"folds": 1}, "folds must be at least 2"),
         ({"validation": 1.0}, "validation is a share in"),
-        ({"by": "site", "protocol": "paper"}, "leave --by site or --protocol paper out"),
+        ({"protocol": "paper"}, "leave protocol out. For the paper's folds of films give --by film"),
         ({"table": Path("sites.csv")}, "give --by, as --by site"),
         ({"seeds": (1, 2)}, "makes its own splits"),
         ({"split": Path("s.csv")}, "makes its own splits"),
@@ -198,3 +198,11 @@ def test_values_that_make_no_sense_are_refused(phantom_store, tmp_path):
     ):
         with pytest.raises(ConfigError, match=message):
             config_of(phantom_store, tmp_path, **change)
+
+
+def test_chosen_findings_are_learned_and_summed_up_alone(phantom_store, tmp_path):
+    names = open_store(phantom_store).manifest.findings
+    config = config_of(phantom_store, tmp_path / "run", folds=2, findings=names[:2])
+    crossvalidate(config)
+    assert tuple(result_of(config)["findings"]) == names[:2]
+    assert [row["name"] for row in result_of(config)["pooled"]["findings"]] == list(names[:2])

@@ -1,4 +1,5 @@
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -60,8 +61,10 @@ def test_the_checkpoint_with_the_best_validation_score_is_kept(tiny):
     )
 
 
-def test_the_bundle_gives_the_probabilities_of_the_test_table(tiny, phantoms):
-    predictor = evax.open_bundle(finetune(tiny))
+@pytest.mark.parametrize("resize_size", [None, 80])
+def test_the_bundle_gives_the_probabilities_of_the_test_table(tiny, phantoms, resize_size):
+    predictor = evax.open_bundle(finetune(replace(tiny, resize_size=resize_size)))
+    assert predictor.card.preprocess.resize_size == resize_size
     table = pd.read_csv(tiny.out / "predictions-test.csv")
     for _, row in table.iloc[:3].iterrows():
         prediction = predictor(phantoms / row["image"])
@@ -90,7 +93,8 @@ def test_every_option_reaches_the_run(tiny, tmp_path):
     changes = [
         {"seed": 1}, {"label_fraction": 0.5}, {"label_count": 3}, {"steps": 5}, {"batch_size": 4},
         {"layer_decay": 0.5}, {"drop_path": 0.9}, {"optimizer": OptimizerConfig(lr=1e-2)},
-        {"precision": "bf16"},
+        {"precision": "bf16"}, {"augmentation": "none"}, {"augmentation": "randaugment"}, {"epochs": 0.3},
+        {"optimizer": replace(tiny.optimizer, schedule="constant")},
     ]  # fmt: skip
     for number, change in enumerate(changes):
         other = trained_weights(replace(tiny, out=tmp_path / str(number), **change))
@@ -198,6 +202,21 @@ def test_seeds_are_runs_of_their_own_summed_up_and_continued(tiny):
     assert all((tiny.out / f"runs/seed-{seed}/bundle/card.json").is_file() for seed in range(3))
     with pytest.raises(ConfigError, match="Only runs over seeds are continued"):
         finetune(replace(tiny, seeds=(), resume=True))
+
+
+def test_a_study_of_runs_that_the_test_films_chose_says_so(tiny):
+    finetune(replace(tiny, steps=1, seeds=(0, 1), protocol="paper"))
+    protocol = json.loads((tiny.out / "seeds.json").read_text())["protocol"]
+    assert (protocol["name"], protocol["checkpoint_chosen_on"]) == ("paper", "test mAUC")
+    assert "quirk_selection_on_test" in protocol
+
+
+def test_an_epoch_of_redrawn_labels_has_the_steps_of_all_training_films(tiny, phantom_store):
+    train = len(open_store(phantom_store).rows("train"))
+    finetune(replace(tiny, epochs=1.0, label_count=2, subset="redrawn"))
+    report = json.loads((tiny.out / "report.json").read_text())
+    assert report["steps"] == math.ceil(train / tiny.batch_size)
+    assert report["train"]["patients"] > 2
 
 
 def test_redrawn_labels_are_those_of_more_patients_than_a_fixed_subset_and_the_report_counts_them(tiny):

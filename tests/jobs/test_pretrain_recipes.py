@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from evax.config import RECIPES, build, read_recipe
+from evax.config import build, read_recipe, recipe_path, shipped_recipes
 from evax.jobs.pretrain import PretrainConfig, pretrain
 from pretraining_runs import events
 
@@ -12,12 +12,13 @@ SIZES = ("tiny", "small", "base")
 
 
 def recipe(size, **given):
-    values = read_recipe(RECIPES / "pretrain" / f"eva_x_{size}.yaml", PretrainConfig)
+    values = read_recipe(recipe_path(f"pretrain/eva_x_{size}"), PretrainConfig)
     return build(PretrainConfig, values | given, "recipe")
 
 
 def test_every_recipe_is_one_of_these():
-    assert {path.stem for path in (RECIPES / "pretrain").iterdir()} == {f"eva_x_{size}" for size in SIZES}
+    named = {name for name in shipped_recipes() if name.startswith("pretrain/")}
+    assert named == {f"pretrain/eva_x_{size}" for size in SIZES}
 
 
 def test_the_recipes_hold_the_published_values(tmp_path, monkeypatch):

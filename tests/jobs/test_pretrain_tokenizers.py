@@ -8,7 +8,7 @@ from safetensors.torch import save_file
 
 import evax
 from evax.cli import run
-from evax.config import RECIPES, read_recipe
+from evax.config import read_recipe, recipe_path, shipped_recipes
 from evax.deploy.bundle import read_card, read_films, save_films
 from evax.errors import ConfigError, WeightsError
 from evax.jobs.pretrain import PretrainConfig, pretrain
@@ -84,13 +84,13 @@ def test_a_wrong_tokenizer_is_one_sentence_before_anything_is_written(tiny, caps
         replace(tiny, tokenizer_view=7)
 
 
-@pytest.mark.parametrize("path", sorted(RECIPES.glob("tokenizers/*.yaml")), ids=lambda path: path.stem)
-def test_the_recipes_of_the_tokenizer_study_differ_in_their_tokenizer_alone(path, monkeypatch):
+@pytest.mark.parametrize("recipe", [name for name in shipped_recipes() if name.startswith("tokenizers/")])
+def test_the_recipes_of_the_tokenizer_study_differ_in_their_tokenizer_alone(recipe, monkeypatch):
     for name in ("MGCA", "EVA_CLIP_B", "EVA_CLIP_L", "EVA_CLIP_G"):
         monkeypatch.setenv(f"EVAX_{name}_WEIGHTS", f"{name}.pt")
-    values = read_recipe(path, PretrainConfig)
+    values = read_recipe(recipe_path(recipe), PretrainConfig)
     PretrainConfig(**values, stores=("store",), out="run")
-    reference = read_recipe(RECIPES / "tokenizers" / "imagenet_lite0.yaml", PretrainConfig)
+    reference = read_recipe(recipe_path("tokenizers/imagenet_lite0"), PretrainConfig)
     assert values["tokenizer"] in TOKENIZERS
     assert {k: v for k, v in values.items() if "tokenizer" not in k} == {
         k: v for k, v in reference.items() if k != "tokenizer"

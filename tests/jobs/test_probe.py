@@ -137,3 +137,11 @@ def test_an_encoder_that_was_pre_trained_on_the_test_films_is_refused(config, tm
     with pytest.raises(DataError, match=r"was pre-trained on 1 of the \d+ test films"):
         probe(replace(config, weights=encoder))
     assert not config.out.exists()
+
+
+def test_chosen_findings_are_probed_alone(config):
+    names = open_store(config.store).manifest.findings
+    report = json.loads(probe(replace(config, findings=(names[2], names[0]))).read_text())
+    for way in ("linear", "knn"):
+        rows = report[way]["test_metrics"]["findings"]
+        assert [row["name"] for row in rows] == [names[2], names[0]]

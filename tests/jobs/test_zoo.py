@@ -1,8 +1,10 @@
 """Published weights become bundles, and bundles go back to the layouts that others read."""
 
 import csv
+import json
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,11 +20,12 @@ from evax.data.preprocess import Preprocess
 from evax.data.radiograph import Radiograph
 from evax.deploy.bundle import Card, read_card, save_bundle
 from evax.errors import ConfigError, WeightsError
-from evax.jobs.zoo import ZooConfig, zoo
+from evax.jobs.zoo import ZooConfig, card_of, zoo
 from evax.models.classifier import Classifier
 from evax.models.encoders import EVA_X, build_encoder
 from evax.published import IMAGENET_MEAN, IMAGENET_STD
 from evax.weights.released import RELEASED
+from evax.weights.share import save_timm
 from official_files import forward_as_released, official_fine_tuned, official_mim, write_fine_tuned, write_mim
 
 TINY, SMALL, _ = EVA_X
@@ -85,7 +88,7 @@ def test_a_published_480_pixel_classifier_becomes_a_bundle_that_predict_runs(tmp
     card = read_card(bundle)
     assert card.findings == ("Normal", "Pneumonia", "COVID-19")
     assert card.exclusive
-    assert card.preprocess == Preprocess(store_size=480, input_size=480)
+    assert card.preprocess == Preprocess(store_size=480, input_size=480, resize_size=480)
     assert card.thresholds == {"Normal": None, "Pneumonia": None, "COVID-19": None}
     assert card.licence.startswith("MIT")
     assert run(["predict", str(bundle), str(film), "--out", str(table)]) == 0
@@ -202,6 +205,33 @@ def test_timm_and_transformers_open_the_converted_classifier_and_agree(tmp_path,
     assert shown.shape == (1, 3, 224, 224)
     assert torch.allclose(shown, torch.full_like(shown, -1.0), atol=1e-5)  # (0.2 - 0.4) / 0.2
     assert "Not a medical device" in (folder / "config.json").read_text()
+
+
+@pytest.mark.parametrize(
+    ("name", "resized", "side"),
+    [
+        ("eva_x_tiny_cxr14", 256, 224),
+        ("eva_x_small_chexpert", 256, 224),
+        ("eva_x_tiny_chexpert", 224, 224),
+        ("resnet50_mgca_cxr14", 256, 224),
+    ],
+)
+def test_a_fine_tuned_file_gets_the_central_crop_it_was_tuned_with(name, resized, side):
+    row = RELEASED[name]
+    chain = card_of(row, Path("x"), False).preprocess
+    assert chain == Preprocess(resized, side, row.mean, row.std, resize_size=resized)
+    assert card_of(RELEASED["eva_x_tiny_mim"], Path("x"), False).preprocess == Preprocess()
+
+
+def test_timm_is_told_the_central_crop(tmp_path, classifier):
+    save_timm(tmp_path, TINY, classifier, FINDINGS, 0.4, 0.2, 224 / 256, ("", ""))
+    shown = timm.data.create_transform(
+        **timm.data.resolve_data_config(json.loads((tmp_path / "config.json").read_text())["pretrained_cfg"])
+    )
+    film = np.random.default_rng(0).integers(0, 256, (256, 256), dtype=np.uint8)
+    chain = Preprocess(store_size=256, input_size=224, mean=0.4, std=0.2, resize_size=256)
+    seen = shown(Image.fromarray(film).convert("RGB"))[0]
+    assert np.allclose(seen, chain.to_input(film), atol=1e-5)
 
 
 def test_timm_and_transformers_open_the_converted_encoder_and_agree(tmp_path, encoder, images):

@@ -191,6 +191,24 @@ def run(whole, tmp_path) -> Path:
     return tmp_path
 
 
+def test_a_run_of_protocol_paper_is_marked_with_its_warning_and_its_looks(run):
+    folder = run / "finetune"
+    report = read_json(folder / "report.json")
+    marks = {"name": "paper", "warning": "the test films chose", "quirk_selection_on_test": "the best look"}
+    looks = {"looks": 3, "mauc": {"value": 0.7, "step": 4}, "top1_macc": {"value": 0.8765, "step": 8}}
+    report |= {"protocol": report["protocol"] | marks, "paper_protocol": looks}
+    write_json(report, folder / "report.json")
+    log = folder / "log.jsonl"
+    log.write_text(log.read_text().replace('"validation"', '"test"'))
+    write_report(run)
+    text = Reader((run / "report.html").read_text(encoding="utf-8")).text
+    assert text.lower().count("protocol paper") >= 3  # at the number, at the run, at the warning
+    assert text.count("Protocol paper, not clean.") == 1
+    for words in ("the test films chose", "selection on test", "0.876", "test mAUC, which chose"):
+        assert words in text
+    assert "Comparison on the same test films" not in text  # the other run is clean
+
+
 class Reader(HTMLParser):
     """What a browser would request, the ids, and the words."""
 

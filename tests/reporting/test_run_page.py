@@ -211,10 +211,16 @@ def test_without_its_store_the_page_has_the_same_numbers_and_says_why_there_are_
 
 
 def test_another_protocol_than_clean_is_said_loudly(store, tmp_path):
-    protocol = {"name": "clean", "protocol": "paper", "thresholds_chosen_on": "test", "label_fraction": 1.0}
+    protocol = {
+        "name": "paper",
+        "warning": "the test films chose",
+        "thresholds_chosen_on": "test",
+        "label_fraction": 1.0,
+    }
     loud = Page(write_run(store, tmp_path / "run", protocol=protocol))
     assert "Protocol paper, not clean." in loud.text
-    assert loud.text.index("Protocol paper, not clean.") < loud.text.index("Mean AUC on test")
+    assert loud.text.index("the test films chose") < loud.text.index("Mean AUC on test")
+    assert loud.text.count("not clean") == 1
 
 
 def test_a_report_of_an_older_evax_is_named_with_what_it_lacks(run, tmp_path):

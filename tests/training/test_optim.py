@@ -1,4 +1,5 @@
 import itertools
+import math
 
 import pytest
 import torch
@@ -17,6 +18,24 @@ def test_the_learning_rate_rises_linearly_and_falls_to_its_final_value():
     assert rates[-1] == pytest.approx(0.1)
     assert all(earlier >= later for earlier, later in itertools.pairwise(rates[10:]))
     assert lr_at_step(0, 1, config) == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "constant"])
+def test_the_rate_is_that_of_the_released_scripts_at_the_same_epoch(schedule):
+    per_epoch, epochs, warm, lr, low = 73, 45, 5, 1e-3, 1e-5
+    config = OptimizerConfig(lr=lr, final_lr=low, warmup=warm / epochs, schedule=schedule)
+    for step in range(0, per_epoch * epochs, 7):
+        ours = lr_at_step(step, per_epoch * epochs, config)
+        epoch = step / per_epoch  # facts 4.1: per iteration, e the fractional epoch
+        if epoch < warm:
+            assert (
+                abs(ours - lr * epoch / warm) <= lr / (warm * per_epoch) * 1.001
+            )  # ours ends a step, theirs starts it
+        elif schedule == "constant":
+            assert ours == lr
+        else:
+            expected = low + (lr - low) * (1 + math.cos(math.pi * (epoch - warm) / (epochs - warm))) / 2
+            assert ours == pytest.approx(expected, rel=5e-3, abs=1e-7)
 
 
 def test_layers_are_numbered_as_in_the_released_code():
@@ -39,16 +58,28 @@ def test_layer_decay_scales_from_the_embeddings_to_the_head():
     assert rates["encoder.blocks.3.attn.qkv.weight"] == pytest.approx(2.0 * 0.55**9)
 
 
-def test_layers_of_a_plain_vit_decay_like_those_of_eva_x():
-    model = Classifier(build_encoder("vit_small_patch16_224", img_size=64, depth=2), 2)
-    optimizer = create_optimizer(model, OptimizerConfig(lr=1.0), model.encoder.depth, layer_decay=0.5)
+@pytest.mark.parametrize("encoder", ["eva_x_tiny_patch16_224", "vit_small_patch16_224"])
+def test_a_transformer_has_the_14_rates_of_the_released_scripts(encoder):
+    model = Classifier(build_encoder(encoder, img_size=32), 2)
+    optimizer = create_optimizer(model, OptimizerConfig(lr=1.0), model.encoder.depth, layer_decay=0.55)
     names = {id(parameter): name for name, parameter in model.named_parameters()}
-    set_lr(optimizer, 1.0)
-    rates = {names[id(p)]: group["lr"] for group in optimizer.param_groups for p in group["params"]}
-    assert rates["head.weight"] == rates["encoder.fc_norm.weight"] == 1.0
-    assert rates["encoder.blocks.1.mlp.fc1.weight"] == 0.5
-    assert rates["encoder.pos_embed"] == rates["encoder.patch_embed.proj.bias"] == 0.125
-    assert not any("encoder.norm." in name for name in rates)
+    layers = {}
+    for group in optimizer.param_groups:
+        layers.setdefault(group["lr_scale"], set()).update(names[id(p)] for p in group["params"])
+    scales = sorted(layers)
+    assert scales == pytest.approx([0.55 ** (13 - layer) for layer in range(14)])
+    assert scales[0] == pytest.approx(4.2e-4, rel=0.01)  # as the facts write it
+    embeddings = {"encoder.cls_token", "encoder.pos_embed"}
+    embeddings |= {"encoder.patch_embed.proj.weight", "encoder.patch_embed.proj.bias"}
+    assert layers[scales[0]] == embeddings
+    assert layers[scales[-1]] == {
+        "encoder.fc_norm.weight",
+        "encoder.fc_norm.bias",
+        "head.weight",
+        "head.bias",
+    }
+    for block in range(12):
+        assert all(name.startswith(f"encoder.blocks.{block}.") for name in layers[scales[block + 1]])
 
 
 def test_biases_norms_positions_and_class_token_are_not_decayed():

@@ -1,19 +1,26 @@
-"""Random crops of stored films. Chance is an argument: the same (seed, epoch, film) gives the same crop
-anywhere.
+"""Random crops of stored films, and what else training does to them. Chance is an argument: the same (seed,
+epoch, film) gives the same picture anywhere.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
+from evax.data.preprocess import Preprocess
 from evax.errors import ConfigError
 
-ORDER, CROP, MASK = 0, 1, 2  # purposes of random numbers; see film_chance
+ORDER, CROP, MASK, AUGMENT = range(4)  # purposes of random numbers; see film_chance
+
+Augmentation = Literal["none", "crop", "randaugment"]
+# Pixels of a stored film, epoch and number of the film -> the picture of it that training sees.
+TrainingView = Callable[[UInt8[np.ndarray, "S S"], int, int], UInt8[np.ndarray, "s s"]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,8 +87,24 @@ def _between(ends: tuple[float, float], draw: float) -> float:
     return ends[0] + draw * (ends[1] - ends[0])
 
 
-def whole_film(film: UInt8[np.ndarray, "S S"], size: int) -> UInt8[np.ndarray, "s s"]:
-    """The film itself at the network's input size, bilinear: what evaluation and deployment see."""
-    if film.shape == (size, size):
-        return film
-    return np.asarray(Image.fromarray(film).resize((size, size), Image.Resampling.BILINEAR))
+def random_crops(size: int, config: CropConfig, seed: int) -> TrainingView:
+    """A random crop of every film, another one in every epoch."""
+
+    def crop(film: UInt8[np.ndarray, "S S"], epoch: int, number: int) -> UInt8[np.ndarray, "s s"]:
+        return random_crop(film, size, config, film_chance(seed, epoch, number, CROP))
+
+    return crop
+
+
+def training_view(
+    augmentation: Augmentation, crop: CropConfig, preprocess: Preprocess, seed: int
+) -> TrainingView:
+    """What training sees of a film: what evaluation sees, random crops, or crops after RandAugment."""
+    if augmentation == "none":
+        return lambda film, epoch, number: preprocess.view(film)
+    crops = random_crops(preprocess.input_size, crop, seed)
+    if augmentation == "crop":
+        return crops
+    from evax.data.randaugment import augmented  # imports timm, which the command line does without
+
+    return augmented(crops, seed, fill=round(255 * float(np.mean(preprocess.mean))))

@@ -2,41 +2,74 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Float, Int64
 
-from evax.data.labels import Blank, SplitBy, Uncertain, blank_policy, resolve_labels
+from evax.data.labels import Blank, SplitBy, TrainingUncertain, blank_policy, resolve_labels
 from evax.data.manifest import SPLITS
 from evax.data.split import split_position
 from evax.data.store import ImageStore
-from evax.errors import DataError
+from evax.errors import ConfigError, DataError, unknown_name
+from evax.findings import canonical
 
 Rows = Int64[np.ndarray, " _"]
 
 
-def known_labels(store: ImageStore, uncertain: Uncertain, blank: Blank | None) -> Float[np.ndarray, "S K"]:
-    """Labels after the policies for uncertain and blank. Raises DataError for a store without findings."""
+def with_findings(store: ImageStore, findings: Sequence[str]) -> ImageStore:
+    """The store as if its table had only these findings, in this order; no findings: the store as it is.
+
+    Raises ConfigError for an unknown finding, and for a choice among exclusive ones, which would leave films
+    without any.
+    """
+    chosen = tuple(canonical(name) for name in findings)
+    if not chosen or chosen == store.manifest.findings:
+        return store
+    if unknown := [name for name in chosen if name not in store.manifest.findings]:
+        raise unknown_name(f"finding of {store.path}", unknown[0], store.manifest.findings)
+    if len(set(chosen)) < len(chosen):
+        raise ConfigError(f"findings must be different ones, got {', '.join(chosen)}.")
+    if store.manifest.exclusive and len(chosen) < len(store.manifest.findings):
+        raise ConfigError(f"Every film of {store.path} has exactly one of its findings: use all of them.")
+    narrowed = copy.copy(store)
+    narrowed.manifest = replace(store.manifest, findings=chosen)
+    return narrowed
+
+
+def known_labels(
+    store: ImageStore, uncertain: TrainingUncertain, blank: Blank | None, seed: int = 0
+) -> Float[np.ndarray, "S K"]:
+    """Labels after the policies for uncertain and blank. seed: of the policy "smooth".
+
+    Raises DataError for a store without findings.
+    """
     if not store.manifest.findings:
         raise DataError(f"The store {store.path} has no labels: prepare it from a source with findings.")
     policy = blank_policy(store.manifest.source, blank)
-    return resolve_labels(store.manifest.labels(), uncertain, policy)
+    findings = store.manifest.findings
+    return resolve_labels(store.manifest.labels(), uncertain, policy, findings=findings, seed=seed)
 
 
 def split_rows(
-    store: ImageStore, table: Path | None = None, by: SplitBy = "patient"
+    store: ImageStore,
+    table: Path | None = None,
+    by: SplitBy = "patient",
+    *,
+    needs_validation: bool = True,
 ) -> tuple[Rows, Rows, Rows]:
     """Rows of train, val and test: the store's own split, or that of a table.
 
     table: CSV with the columns image and split (train, val, test); films it does not name are left out.
-    by: "film" lets a patient have films in several splits of the table.
+    by: "film" lets a patient have films in several splits of the table. needs_validation: False lets val be
+    empty.
     Raises DataError for a split without films, a table that does not fit the store, and patients in two
     splits.
     """
@@ -48,7 +81,7 @@ def split_rows(
             raise DataError(f"{table} has the split '{unknown[0]}'; known: {', '.join(SPLITS)}.")
     train, val, test = (np.flatnonzero(named == name) for name in SPLITS)
     for name, rows in (("train", train), ("val", val), ("test", test)):
-        if not len(rows):
+        if not len(rows) and (name != "val" or needs_validation):
             where = f"{table} names" if table else f"The store {store.path} has"
             mend = "name some" if table else "prepare it with shares for all splits"
             raise DataError(f"{where} no {name} films: {mend}.")

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Int64, UInt8, UInt64
 
-from evax.data.augment import CROP, CropConfig, film_chance, random_crop, whole_film
+from evax.data.augment import CropConfig, TrainingView, random_crops
 from evax.data.order import FilmOrder, Order
+from evax.data.preprocess import Preprocess
 from evax.data.store import ImageStore
 
 BATCHES_AHEAD = 3
@@ -59,7 +60,7 @@ def training_batches(
     *,
     batch_size: int,
     size: int,
-    crop: CropConfig,
+    crop: CropConfig | TrainingView,
     seed: int,
     steps: range,
     workers: int,
@@ -69,18 +70,19 @@ def training_batches(
 ) -> Iterator[Batch]:
     """Batches of the given steps; every epoch shows every film once in an order of its own.
 
-    order: another one. batch_size: of all processes together, a multiple of their number; process `rank` gets
-    its slice.
+    crop: how random crops are cut, or what else is shown of a film. order: another one. batch_size: of all
+    processes together, a multiple of their number; process `rank` gets its slice.
     The stream of films runs on from epoch to epoch, so no film is dropped and small sets work with any batch
     size.
     What a step holds depends on (seed, step) alone: a resumed run sees what the uninterrupted one would have
     seen.
     """
+    view = random_crops(size, crop, seed) if isinstance(crop, CropConfig) else crop
     order = order or FilmOrder(films.counts(), seed)
 
     def cut(items: list[tuple[int, int]], images: UInt8[np.ndarray, "n 1 s s"]) -> None:
         for (epoch, film), image in zip(items, images, strict=True):
-            image[0] = random_crop(films.pixels(film), size, crop, film_chance(seed, epoch, film, CROP))
+            image[0] = view(films.pixels(film), epoch, film)
 
     share = batch_size // processes
 
@@ -119,9 +121,9 @@ def whole_batches(
     films: Int64[np.ndarray, " films"],
     *,
     batch_size: int,
-    size: int,
+    preprocess: Preprocess,
 ) -> Iterator[UInt8[np.ndarray, "B 1 s s"]]:
-    """The films themselves in order, without chance, at the network's input size."""
+    """The films themselves in order, without chance, as evaluation and deployment see them."""
     for start in range(0, len(films), batch_size):
         chosen = films[start : start + batch_size]
-        yield np.stack([whole_film(pixels(int(film)), size) for film in chosen])[:, None]
+        yield np.stack([preprocess.view(pixels(int(film))) for film in chosen])[:, None]

@@ -61,7 +61,7 @@ class DrawnOrder:
     epochs: the films of each, enough of them for all positions that are asked for.
     """
 
-    def __init__(self, epochs: Sequence[Numbers], seed: int) -> None:
+    def __init__(self, epochs: Sequence[Int64[np.ndarray, " _"]], seed: int) -> None:
         self._drawn, self._seed = epochs, seed
         self._starts = np.cumsum([0, *map(len, epochs)])
         self._orders: dict[int, Numbers] = {}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -33,11 +33,20 @@ class Preprocess:
     """Mean of the pixels in [0, 1], subtracted; in [0, 1]. Three for weights made on colour pictures."""
     std: Channels = MERGED_520K_STD
     """Standard deviation of the pixels in [0, 1], divided by; in (0, 1]. As many as means."""
+    resize_size: int | None = None
+    """Side to which a stored film is resized, bicubic, before its central input_size square is cut out, in
+    pixels, at least input_size; None: the whole film, bilinear.
+    """
 
     def __post_init__(self) -> None:
         for name, size in (("store_size", self.store_size), ("input_size", self.input_size)):
             if not 16 <= size <= 4096:
                 raise ConfigError(f"{name} must lie between 16 and 4096 pixels, got {size}.")
+        if self.resize_size is not None and not self.input_size <= self.resize_size <= 4096:
+            raise ConfigError(
+                f"resize_size must lie between input_size, {self.input_size}, and 4096 pixels, got "
+                f"{self.resize_size}."
+            )
         means, stds = map(_each, (self.mean, self.std))
         if len(means) != len(stds) or len(means) not in (1, 3):
             raise ConfigError(
@@ -62,16 +71,41 @@ class Preprocess:
         stored: npt.NDArray[np.uint8] = np.rint(film * 255).astype(np.uint8)
         return stored
 
+    def view(self, film: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+        """A stored film at the network's input size, in 8 bits: all of it, or its centre.
+
+        film: (S, S). Returns (s, s) with s = input_size.
+        """
+        if self.resize_size is None:
+            return _resized(film, self.input_size, Image.Resampling.BILINEAR)
+        start = self._border(self.resize_size)
+        inside = slice(start, start + self.input_size)
+        return _resized(film, self.resize_size, Image.Resampling.BICUBIC)[inside, inside]
+
+    @property
+    def seen(self) -> tuple[float, float]:
+        """Where along each axis of a film the network looks: first and last place in fractions of it."""
+        if self.resize_size is None:
+            return 0.0, 1.0
+        start = self._border(self.resize_size)
+        return start / self.resize_size, (start + self.input_size) / self.resize_size
+
+    def _border(self, side: int) -> int:
+        return round((side - self.input_size) / 2)  # a half goes to the even number, as in torchvision
+
+    def at(self, input_size: int) -> Preprocess:
+        """The chain for another input size; a central crop belongs to its own size and is not taken along."""
+        return (
+            self if input_size == self.input_size else replace(self, input_size=input_size, resize_size=None)
+        )
+
     def to_input(self, film: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-        """A stored film as the network sees it: bilinear in 8 bits, as the paper's loader, then normalised.
+        """A stored film as the network sees it: its view in 8 bits, as the paper's loader, then normalised.
 
         film: (S, S). Returns (s, s) with s = input_size: (pixel / 255 - mean) / std. With three means it is
         (3, s, s).
         """
-        if film.shape != (self.input_size, self.input_size):
-            side = (self.input_size, self.input_size)
-            film = np.asarray(Image.fromarray(film).resize(side, Image.Resampling.BILINEAR))
-        return self.normalise(np.divide(film, 255, dtype=np.float32))
+        return self.normalise(np.divide(self.view(film), 255, dtype=np.float32))
 
     def normalise(self, pixels: Pixels) -> Pixels:
         """Array or tensor of pixels in [0, 1] -> what the network sees, of the same kind.
@@ -93,16 +127,21 @@ class Preprocess:
         return self.to_input(self.to_store(radiograph.pixels))
 
     def to_json(self) -> dict[str, Any]:
-        """The four numbers or triples, for a card."""
-        return asdict(self)
+        """The numbers and triples, for a card.
+
+        A central crop is mentioned only where there is one: an evax that knows none refuses such a card and
+        reads all others.
+        """
+        return {name: value for name, value in asdict(self).items() if value is not None}
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Preprocess:
         """The chain of a card. Raises ConfigError unless it holds exactly what `to_json` writes."""
         names = [field.name for field in fields(cls)]
+        always = [name for name in names if name != "resize_size"]
         if unknown := sorted(set(content) - set(names)):
             raise unknown_name("preprocessing option", unknown[0], names)
-        if missing := [name for name in names if name not in content]:
+        if missing := [name for name in always if name not in content]:
             raise ConfigError(
                 f"The preprocessing of the card lacks {', '.join(missing)}: copy the card again."
             )
@@ -110,8 +149,7 @@ class Preprocess:
             kinds = (int,) if name.endswith("_size") else (int, float)
             if not all(type(number) in kinds for number in (value if _is_triple(value, name) else [value])):
                 raise ConfigError(f"{name} of the card must be a number, whole for sizes, got {value!r}.")
-        mean, std = (_channels(content[name]) for name in ("mean", "std"))
-        return cls(content["store_size"], content["input_size"], mean, std)
+        return cls(**(dict(content) | {name: _channels(content[name]) for name in ("mean", "std")}))
 
 
 def _each(value: Channels) -> tuple[float, ...]:
@@ -127,3 +165,10 @@ def _channels(value: Any) -> Channels:
         red, green, blue = map(float, value)
         return red, green, blue
     return float(value)
+
+
+def _resized(film: npt.NDArray[np.uint8], side: int, smoothing: Image.Resampling) -> npt.NDArray[np.uint8]:
+    """The whole film at side x side; itself where it has that size."""
+    if film.shape == (side, side):
+        return film
+    return np.asarray(Image.fromarray(film).resize((side, side), smoothing))

@@ -153,7 +153,7 @@ def starting_preprocess(
                 f"{weights} was trained on films kept at {chain.store_size} pixels, {store.path} "
                 f"keeps them at {store.size}: prepare the store with --size {chain.store_size}."
             )
-        return replace(chain, input_size=image_size)
+        return chain.at(image_size)
     chain = Preprocess(input_size=image_size)
     if store is not None:
         chain = replace(chain, store_size=store.size, mean=store.mean, std=store.std)

@@ -10,6 +10,7 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
+from evax.data.preprocess import Preprocess
 from evax.data.radiograph import Radiograph
 from evax.errors import ConfigError, unknown_name
 from evax.models.classifier import Classifier
@@ -23,7 +24,7 @@ class Explainable(Protocol):
     """What a map needs of a predictor."""
 
     card: Any
-    """Has `findings` in the order of the outputs."""
+    """Has `findings` in the order of the outputs, and the `preprocess` of the films."""
     network: Any
     """An evax Classifier."""
 
@@ -55,7 +56,7 @@ def grad_cam(
         raise unknown_name("finding", finding, findings)
     images = torch.from_numpy(predictor.network_input(radiograph)[None])
     maps = grad_cam_maps(predictor.network, images, at)[0, findings.index(finding)]  # (h, w)
-    return spread(maps.numpy(), radiograph.pixels.shape)
+    return spread(maps.numpy(), radiograph.pixels.shape, predictor.card.preprocess)
 
 
 def grad_cam_maps(
@@ -110,13 +111,22 @@ def _gradients(logits: Tensor, activations: Tensor) -> Tensor:
     return gradients
 
 
-def spread(grid: Float[np.ndarray, "h w"], shape: tuple[int, ...]) -> Float[np.ndarray, "H W"]:
+def spread(
+    grid: Float[np.ndarray, "h w"], shape: tuple[int, ...], preprocess: Preprocess
+) -> Float[np.ndarray, "H W"]:
     """A patch map on the film's own pixels: bilinear, then scaled so that its largest value is 1 (all zero
     stays zero).
+
+    preprocess: the film's way to the network. What a central crop left out was not seen and is zero.
     """
-    height, width = shape
+    (top, bottom), (left, right) = ([round(end * side) for end in preprocess.seen] for side in shape)
     large = np.asarray(
-        Image.fromarray(grid.astype(np.float32)).resize((width, height), Image.Resampling.BILINEAR)
+        Image.fromarray(grid.astype(np.float32)).resize(
+            (right - left, bottom - top), Image.Resampling.BILINEAR
+        )
     )
     low, high = large.min(), large.max()
-    return (large - low) / (high - low) if high > low else np.zeros_like(large)
+    film = np.zeros(shape, np.float32)
+    if high > low:
+        film[top:bottom, left:right] = (large - low) / (high - low)
+    return film

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from evax.data.store import ImageStore
 
 PATIENT: Final = "patient"
+FILM: Final = "film"
 SeenFilms = Literal["refuse", "train"]
 
 
@@ -47,16 +48,15 @@ class CrossvalidateConfig(FinetuneConfig):
     name: str = ""
     """Of the study in its figure; empty: encoder and the end of the weights' path."""
     folds: int = 5
-    """Number of folds of patients, at least 2."""
+    """Number of folds of patients or films, at least 2."""
     by: str = PATIENT
-    """patient, or a column (of the table, else of the store) whose values are left out one at a time."""
+    """patient; film: folds of films drawn by chance, as in the paper's real-world study, so that a patient's
+    films may train and be tested, which every report then says; or a column (of the table, else of the
+    store) whose values are left out one at a time."""
     table: Path | None = None
     """CSV with the columns image or patient, and the one that `by` names, as site."""
     validation: float = 0.2
     """Share of the patients outside the test part that choose instead of training, in (0, 1)."""
-    protocol: Literal["clean", "paper"] = "clean"
-    """paper: folds of films drawn by chance, as its real-world study; a patient's films may train and be
-    tested, which every report then says."""
     seen: SeenFilms = "refuse"
     """When the encoder was pre-trained on films of the store. train: their patients always train."""
     bundles: bool = False
@@ -65,24 +65,27 @@ class CrossvalidateConfig(FinetuneConfig):
     """Continue the study in OUT: finished runs are not repeated."""
     split: Annotated[Path | None, tyro.conf.Suppress] = None
     """Set for each fold."""
+    protocol: Annotated[Literal["clean", "paper"], tyro.conf.Suppress] = "clean"
+    """Of every fold; its validation films choose the checkpoint."""
     split_by: Annotated[SplitBy, tyro.conf.Suppress] = PATIENT
-    """Set by protocol."""
+    """Set by `by`."""
     seeds: Annotated[tuple[int, ...], tyro.conf.Suppress] = ()
     """One seed: it draws the folds, heads, orders and crops."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.split is not None or self.split_by != PATIENT or self.seeds:
-            raise ConfigError("crossvalidate makes its own splits: give folds or by, protocol and one seed.")
+            raise ConfigError("crossvalidate makes its own splits: give folds or by, and one seed.")
+        if self.protocol != "clean":
+            raise ConfigError(
+                "crossvalidate has the clean protocol only: leave protocol out. For the paper's folds of "
+                "films give --by film."
+            )
         if self.folds < 2:
             raise ConfigError(f"folds must be at least 2, got {self.folds}.")
         if not 0 < self.validation < 1:
             raise ConfigError(f"validation is a share in (0, 1), got {self.validation}.")
-        if self.by != PATIENT and self.protocol == "paper":
-            raise ConfigError(
-                f"The paper's folds are of films: leave --by {self.by} or --protocol paper out."
-            )
-        if self.by == PATIENT and self.table is not None:
+        if self.by in (PATIENT, FILM) and self.table is not None:
             raise ConfigError("table holds the column that by names: give --by, as --by site.")
 
 
@@ -93,13 +96,13 @@ def crossvalidate(config: CrossvalidateConfig) -> Path:
     ConfigError when a finished run in OUT was made otherwise, and whatever finetune raises.
     """
     from evax.data.folds import write_fold
-    from evax.data.labelled import data_fingerprint, known_labels
+    from evax.data.labelled import data_fingerprint, known_labels, with_findings
     from evax.data.store import open_store
     from evax.files import write_json
     from evax.reporting.folds import draw_folds
     from evax.training.tracking import start_run
 
-    store = open_store(config.store)
+    store = with_findings(open_store(config.store), config.findings)
     labels = known_labels(store, config.uncertain, config.blank)
     only_train = only_training(config, store)
     folds = folds_of(config, store, labels, only_train)
@@ -113,7 +116,7 @@ def crossvalidate(config: CrossvalidateConfig) -> Path:
             FinetuneConfig, config,
             out=config.out / RUNS / f"fold-{number}",
             split=table,
-            split_by="film" if config.protocol == "paper" else PATIENT,
+            split_by=FILM if config.by == FILM else PATIENT,
             **ALONE,
         )  # fmt: skip
         report = report_of(run, finetune, data_fingerprint(store, table), keep_bundle=config.bundles)
@@ -167,15 +170,15 @@ def folds_of(
     from evax.data.labelled import column_of, strata_of
 
     table = store.manifest.table
-    unit = "image" if config.protocol == "paper" else PATIENT
+    unit = "image" if config.by == FILM else PATIENT
     divider = Divider(
         units=table[unit].to_numpy(dtype=str),
-        strata=None if config.protocol == "paper" else strata_of(labels),
+        strata=None if config.by == FILM else strata_of(labels),
         divided=~only_train,
         validation=config.validation,
         seed=config.seed,
     )
-    if config.by == PATIENT:
+    if config.by in (PATIENT, FILM):
         return divider.equal_folds(config.folds)
     if config.table is not None:
         return divider.folds_by_value(column_of(store, config.table, config.by), config.by)
@@ -225,7 +228,7 @@ def card_of(
     """What every number of the study must carry."""
     from evax.reporting.protocol import study_card
 
-    if config.protocol == "paper":
+    if config.by == FILM:
         how = f"{len(folds)} folds of films by chance"
     elif config.by == PATIENT:
         how = f"{len(folds)} folds of patients, stratified by the rarest finding present"
@@ -234,7 +237,7 @@ def card_of(
     return study_card(
         config, "crossvalidate", store.fingerprint,
         name=config.name,
-        leaks=config.protocol == "paper",
+        leaks=config.by == FILM,
         checkpoint_chosen_on="validation mAUC, in each fold",
         test_scored="once, by the classifier of its fold",
         folds=how,

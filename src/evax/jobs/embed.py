@@ -120,14 +120,13 @@ def reader_of(
     store: ImageStore | None, chain: Preprocess
 ) -> Callable[[int, str], np.ndarray[Any, Any] | str]:
     """A function of a film's row and name: its 8-bit pixels at the network's input size, or why not."""
-    from evax.data.augment import whole_film
     from evax.data.films import read_or_reason
 
     def load(row: int, name: str) -> np.ndarray[Any, Any] | str:
         if store is not None:
-            return whole_film(store.pixels(row), chain.input_size)
+            return chain.view(store.pixels(row))
         film = read_or_reason(Path(name))
-        return film if isinstance(film, str) else whole_film(chain.to_store(film.pixels), chain.input_size)
+        return film if isinstance(film, str) else chain.view(chain.to_store(film.pixels))
 
     return load
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import tyro
 
@@ -59,6 +59,8 @@ class FewshotConfig(FinetuneConfig):
     """Set by counts."""
     seed: Annotated[int, tyro.conf.Suppress] = 0
     """Set by seeds."""
+    protocol: Annotated[Literal["clean", "paper"], tyro.conf.Suppress] = "clean"
+    """Of every run; validation chooses the learning rate."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -66,6 +68,8 @@ class FewshotConfig(FinetuneConfig):
             raise ConfigError(
                 "fewshot sets label_fraction, label_count and seed itself: give fractions, counts and seeds."
             )
+        if self.protocol != "clean":
+            raise ConfigError("fewshot has the clean protocol only: leave protocol out.")
         check_draws(self.fractions, self.counts, self.seeds)
         if not all(lr > 0 for lr in self.lrs):
             raise ConfigError(f"lrs must be above 0, got {self.lrs}.")

@@ -89,7 +89,7 @@ def localize(config: LocalizeConfig) -> Path:
                 scores = probabilities(predictor.network(images), predictor.card.exclusive)[0]
             for finding, boxes in boxes_of.items():
                 column = findings.index(finding)
-                heatmap = spread(maps[column].numpy(), pixels.shape)
+                heatmap = spread(maps[column].numpy(), pixels.shape, predictor.card.preprocess)
                 rows.append(
                     {
                         "row": row,
@@ -121,7 +121,8 @@ def localize(config: LocalizeConfig) -> Path:
         )  # fmt: skip
         for shown in of_finding[: config.overlays]:
             film = store.pixels(shown["row"]) / 255.0
-            picture = overlay(film, spread(shown["heatmap"], film.shape), shown["boxes"])
+            heatmap = spread(shown["heatmap"], film.shape, predictor.card.preprocess)
+            picture = overlay(film, heatmap, shown["boxes"])
             # numbered: a film's name may be its patient's, and findings may hold any character
             path = make_folder(config.out / "overlays") / f"{len(overlays):03d}.png"
             picture.save(path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 
     from evax.data.radiograph import Radiograph
     from evax.deploy.predictor import Predictor
+
+logger = logging.getLogger("evax")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +62,11 @@ def predict(config: PredictConfig) -> Path:
     if card.kind != "classifier":
         raise ConfigError(
             f"{config.bundle} holds an encoder; predict needs a classifier bundle. Fine-tune it first."
+        )
+    if card.training.get("protocol", {}).get("name") == "paper":
+        logger.warning(
+            "%s was chosen on its own test films (protocol paper): its test results are optimistic.",
+            config.bundle,
         )
     total = count_films(config.films)
     if config.heatmaps:

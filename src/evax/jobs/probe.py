@@ -78,12 +78,12 @@ def probe(config: ProbeConfig) -> Path:
     Raises DataError for a store without labels or an empty split, or test films that the encoder was
     pre-trained on, WeightsError for weights that do not fit.
     """
-    from evax.data.labelled import LabelShare, known_labels, split_rows
+    from evax.data.labelled import LabelShare, known_labels, split_rows, with_findings
     from evax.data.store import open_store
     from evax.deploy.bundle import refuse_seen_films
     from evax.training.tracking import start_run
 
-    store = open_store(config.store)
+    store = with_findings(open_store(config.store), config.findings)
     labels = known_labels(store, config.uncertain, config.blank)
     pool, val, test = split_rows(store, config.split, config.split_by)
     refuse_seen_films(config.weights, store, test)

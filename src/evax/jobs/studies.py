@@ -198,6 +198,7 @@ def over_seeds(config: C, job: Callable[[C], Path], seeds: Sequence[int], resume
     from evax.data.labelled import data_fingerprint
     from evax.data.store import open_store
     from evax.files import write_json
+    from evax.reporting.paper import choices_of
     from evax.reporting.protocol import study_card
     from evax.training.tracking import start_run
 
@@ -211,6 +212,7 @@ def over_seeds(config: C, job: Callable[[C], Path], seeds: Sequence[int], resume
     rows = [row_of(report) for report in reports]
     leaks = config.split_by == "film"
     card = study_card(config, "seeds", fingerprint, name="", leaks=leaks, spread=SPREAD.format("seeds"))
+    card["protocol"] |= choices_of(reports[0]["protocol"])
     write_json(card | summary_of(rows) | {"runs": rows}, config.out / "seeds.json")
     write_rows(rows, config.out / "seeds.csv")
     return config.out / "seeds.json"

@@ -119,7 +119,8 @@ def convert(config: ZooConfig) -> Path:
     if config.to == "official":
         return save_official(config.out, network)
     chain, notes = card.preprocess, (card.licence, card.intended_use)
-    return save_timm(config.out, card.encoder, network, card.findings, chain.mean, chain.std, notes)
+    share = chain.input_size / chain.resize_size if chain.resize_size else None
+    return save_timm(config.out, card.encoder, network, card.findings, chain.mean, chain.std, share, notes)
 
 
 def read_source(config: ZooConfig) -> tuple[Card, Encoder | Classifier]:
@@ -169,15 +170,15 @@ def read_source(config: ZooConfig) -> tuple[Card, Encoder | Classifier]:
 def card_of(row: Released, path: Path, full_precision: bool) -> Card:
     """What the table knows, as a card; nothing that was not published is filled in.
 
-    The store size of fine-tuned files is their input size, as they were tuned on films resized once; the
-    films of EVA-X's pre-training were kept at 336 pixels, as are those of other encoders that see no more.
+    The store size of fine-tuned files is that of their films before the central crop, as they were tuned on
+    films resized once; the films of EVA-X's pre-training were kept at 336 pixels, as are those of other
+    encoders that see no more.
     """
     from evax.data.preprocess import Preprocess
     from evax.deploy.bundle import Card
 
-    tuned = bool(row.findings)
-    kept = row.input_size if tuned else max(Preprocess().store_size, row.input_size)
-    preprocess = Preprocess(kept, row.input_size, row.mean, row.std)
+    kept = row.resize_size or max(Preprocess().store_size, row.input_size)
+    preprocess = Preprocess(kept, row.input_size, row.mean, row.std, row.resize_size)
     training: dict[str, Any] = {
         "published": row.file,
         "source": row.url or row.by_hand,
@@ -186,7 +187,7 @@ def card_of(row: Released, path: Path, full_precision: bool) -> Card:
     if row.layout == "mim":
         training["precision"] = "float32" if full_precision else "float16"
     return Card(
-        kind="classifier" if tuned else "encoder",
+        kind="classifier" if row.findings else "encoder",
         encoder=row.encoder,
         preprocess=preprocess,
         findings=row.findings,

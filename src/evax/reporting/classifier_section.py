@@ -36,15 +36,10 @@ def fine_tuning(name: str, folder: Path, run: Path) -> dict[str, Any]:
         "metrics": metrics,
         "curves": training_curves(name, read_log(folder / "log.jsonl"), report["best_step"]),
         "forest": forest(name, defined) if defined else None,
-        "protocol_name": protocol_name(report["protocol"]),
+        "protocol_name": report["protocol"]["name"],
         "details": None,
         **(of_films if predictions is None else film_by_film(predictions, report)),
     }
-
-
-def protocol_name(protocol: dict[str, Any]) -> str:
-    """Which rules a run followed; anything but clean is said loudly."""
-    return str(protocol.get("protocol", protocol["name"]))
 
 
 def start_of(weights: str | None, run: Path) -> str:
@@ -94,16 +89,18 @@ def calibrated(predictions: pd.DataFrame, report: Facts) -> pd.DataFrame | None:
 
 
 def training_curves(name: str, log: dict[str, pd.DataFrame], best_step: int) -> list[tuple[str, str]]:
-    """Title and curve of the loss and of the validation mAUC, as far as they were logged."""
+    """Title and curve of the loss and of the mAUC that chose the checkpoint, as far as they were logged."""
     curves = []
-    for event, key, title in (
+    looks = (
         ("step", "loss", "training loss"),
         ("validation", "mauc", "validation mAUC"),
+        ("test", "mauc", "test mAUC, which chose the checkpoint"),  # protocol paper
         ("step", "lr", "learning rate"),
-    ):
+    )
+    for event, key, title in looks:
         if event in log and key in log[event]:
             steps, label = numbers(log[event], "step"), f"{title} of {name} against steps"
-            best = best_step if event == "validation" else None
+            best = None if event == "step" else best_step
             svg = figures.curve_panel(
                 steps, numbers(log[event], key), label=label, x_label="step", y_label=title, best=best
             )

@@ -20,8 +20,8 @@ CLEAN = {  # validation chooses, test is scored once
     "test_scored": "once",
 }
 
-LEAKING = {  # of the paper's real-world study, as its text reads
-    "name": "paper",
+LEAKING = {  # as the text of the paper's real-world study reads; validation chooses all the same
+    "name": "split by film",
     "leak": "films were split, not patients: a patient may train and be tested, which flatters the result",
 }
 
@@ -74,7 +74,7 @@ def _label_fraction(config: Any, store: ImageStore) -> float:
     """Share of the training patients whose labels a run used, also where their number was given."""
     if config.label_count is None:
         return float(config.label_fraction)
-    train, _, _ = split_rows(store, config.split, config.split_by)
+    train, _, _ = split_rows(store, config.split, config.split_by, needs_validation=False)
     return float(config.label_count / store.manifest.table["patient"].iloc[train].nunique())
 
 
@@ -109,9 +109,15 @@ def write_predictions(
     rows: Int64[np.ndarray, " S"],
     labels: Float[np.ndarray, "S K"],
     probabilities: Float[np.ndarray, "S K"],
+    protocol: str | None = None,
 ) -> None:
-    """One line per film: image, patient, then label and probability of every finding."""
+    """One line per film: image, patient, then label and probability of every finding.
+
+    protocol: in a column of its own when it is not the clean one.
+    """
     table = store.manifest.table.loc[rows, ["image", "patient"]].reset_index(drop=True)
+    if protocol:
+        table["protocol"] = protocol
     for column, finding in enumerate(store.manifest.findings):
         table[f"label:{finding}"] = labels[:, column]
         table[f"probability:{finding}"] = probabilities[:, column]

@@ -37,7 +37,7 @@ class Training:
     report: Facts
     test: Answers
     validation: Answers | None
-    """None where the table was not kept."""
+    """None where the table was not kept, or there are no such films."""
 
     @property
     def thresholds(self) -> Any:
@@ -139,7 +139,8 @@ def read_training(folder: Path) -> Training:
     test = read_answers(folder / "predictions-test.csv", findings, metrics["n"])
     if test is None:
         raise DataError(f"{folder} has no predictions-test.csv, which every comparison needs: run it again.")
-    validation = read_answers(folder / "predictions-val.csv", findings, report["validation"]["films"])
+    films = report["validation"]["films"]  # protocol paper needs none
+    validation = read_answers(folder / "predictions-val.csv", findings, films) if films else None
     return Training(folder, report, test, validation)
 
 

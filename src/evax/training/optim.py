@@ -15,13 +15,15 @@ NOT_DECAYED = ("pos_embed", "cls_token")  # besides every 1-D parameter; mask_to
 
 
 def lr_at_step(step: int, steps: int, config: OptimizerConfig) -> float:
-    """Linear warm-up from 0, then cosine to final_lr at the last step.
+    """Linear warm-up from 0, then cosine to final_lr at the last step, or constant.
 
     step: 0 for the first. Returns the learning rate before layer scaling.
     """
     warmup = round(config.warmup * steps)
     if step < warmup:
         return config.lr * (step + 1) / warmup
+    if config.schedule == "constant":
+        return config.lr
     progress = (step - warmup) / max(1, steps - 1 - warmup)
     return config.final_lr + (config.lr - config.final_lr) * (1 + math.cos(math.pi * min(1.0, progress))) / 2
 

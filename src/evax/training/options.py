@@ -19,12 +19,14 @@ Compile = Literal["auto", "on", "off"]
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizerConfig:
-    """AdamW with linear warm-up and cosine decay, per step."""
+    """AdamW with linear warm-up, then cosine decay or a constant rate, per step."""
 
     lr: float = 1.5e-3
     """Peak learning rate, > 0."""
     final_lr: float = 1e-5
-    """Learning rate at the last step, >= 0."""
+    """Learning rate at the last step of the cosine schedule, >= 0."""
+    schedule: Literal["cosine", "constant"] = "cosine"
+    """What follows the warm-up."""
     warmup: float = 0.1
     """Share of the steps with linearly rising learning rate, in [0, 1)."""
     weight_decay: float = 0.05
@@ -61,6 +63,8 @@ class LabelledConfig:
     """Bundle, weight file or published name to start from, or imagenet; random weights without it."""
     image_size: int = 224
     """Side of the network's input in pixels, a multiple of the encoder's patch."""
+    findings: tuple[str, ...] = ()
+    """Findings to learn, in this order; without it all of the store."""
     label_fraction: float = 1.0
     """Share of the training patients whose labels are used, in (0, 1]."""
     label_count: int | None = None
@@ -83,7 +87,7 @@ class LabelledConfig:
     seed: int = 0
     """Of everything that is drawn: new weights, order, crops, the choice of patients, the bootstrap."""
     precision: Precision = "auto"
-    """auto: bf16 autocast where this machine is measured to be faster with it."""
+    """auto: bf16 autocast where this machine is measured to be faster with it; fp16: with loss scaling."""
 
     def __post_init__(self) -> None:
         if self.image_size < 32 or (self.image_size % 16 and self.image_size % 14):

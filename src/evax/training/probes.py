@@ -80,11 +80,11 @@ def film_features(
     fabric: Fabric,
     on_film: Callable[[], None] = lambda: None,
 ) -> Float[np.ndarray, "rows D"]:
-    """Mean of the patches of whole films. on_film: called after each."""
+    """Mean of the patches of films as evaluation sees them. on_film: called after each."""
     was_training = encoder.training
     encoder.eval()
     features = []
-    for batch in whole_batches(store.pixels, rows, batch_size=BATCH, size=preprocess.input_size):
+    for batch in whole_batches(store.pixels, rows, batch_size=BATCH, preprocess=preprocess):
         patches = encode_films(encoder, batch, preprocess, fabric).patches
         features.append(patches.float().mean(dim=1).cpu().numpy())
         for _ in batch:

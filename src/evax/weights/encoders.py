@@ -30,6 +30,7 @@ def create_encoder(
     name: str,
     weights: str | os.PathLike[str] | None = None,
     full_precision: bool = False,
+    position_antialias: bool = True,
     **options: Any,
 ) -> Encoder:
     """An encoder by name, with `encode(images) -> Encoded(patches, grid, cls)`.
@@ -39,6 +40,7 @@ def create_encoder(
     of a published file (`evax zoo list`), fetched when it is not on this machine; "imagenet". An existing
     path goes before a name.
     full_precision: the float32 weights of a DeepSpeed bundle instead of its float16 copies.
+    position_antialias: False resamples a position table without antialias, as the authors' loaders do.
     options: timm's (img_size, drop_path_rate, ...).
     A position table of another resolution is resampled; the rotary positions are those the file was trained
     with; anything else that does not fit is refused. Films are normalised as weights.normalisation says.
@@ -55,7 +57,8 @@ def create_encoder(
         cnn.load_state_dict({key: state[key] for key in cnn.state_dict()}, strict=True)
         return cnn
     path = _weights_path(name, weights)
-    return _filled_encoder(name, path, read_state_dict(path, full_precision), options)
+    state = read_state_dict(path, full_precision)
+    return _filled_encoder(name, path, state, options, position_antialias)
 
 
 def is_packaged(name: str, weights: str | os.PathLike[str] | None) -> bool:
@@ -115,9 +118,11 @@ def _weights_path(name: str, weights: str | os.PathLike[str]) -> Path:
     return Path(weights) if published is None else fetch_published(published)
 
 
-def _filled_encoder(name: str, path: Path, state: dict[str, Tensor], options: dict[str, Any]) -> Encoder:
+def _filled_encoder(
+    name: str, path: Path, state: dict[str, Tensor], options: dict[str, Any], antialias: bool = True
+) -> Encoder:
     if name in EVA_X:
-        return _filled_eva_x(name, path, state, options)
+        return _filled_eva_x(name, path, state, options, antialias)
     encoder = build_encoder(name, **options)
     network = encoder.network if isinstance(encoder, Cnn) else encoder
     state = unwrapped(state)
@@ -129,12 +134,14 @@ def _filled_encoder(name: str, path: Path, state: dict[str, Tensor], options: di
         )
     given = to_timm(state, LAYOUTS[layout], network.state_dict())
     if isinstance(encoder, PlainVit) and "pos_embed" in given:
-        given["pos_embed"] = _resample_positions(given["pos_embed"], encoder)
+        given["pos_embed"] = _resample_positions(given["pos_embed"], encoder, antialias)
     fill(network, given, f"{name} as a file of the layout {layout}", path, LAYOUTS[layout].hint)
     return encoder
 
 
-def _filled_eva_x(name: str, path: Path, state: dict[str, Tensor], options: dict[str, Any]) -> EvaX:
+def _filled_eva_x(
+    name: str, path: Path, state: dict[str, Tensor], options: dict[str, Any], antialias: bool
+) -> EvaX:
     grid = rotary_grid_of(state, path) or noted_rotary_grid(path)
     if grid:
         asked = options.get("ref_feat_shape")
@@ -148,7 +155,7 @@ def _filled_eva_x(name: str, path: Path, state: dict[str, Tensor], options: dict
     assert isinstance(encoder, EvaX)  # name is a key of EVA_X
     given = to_timm_names(state)
     if "pos_embed" in given:
-        given["pos_embed"] = _resample_positions(given["pos_embed"], encoder)
+        given["pos_embed"] = _resample_positions(given["pos_embed"], encoder, antialias)
     if PATCH_WEIGHT in given:
         given[PATCH_WEIGHT] = _resample_patches(given[PATCH_WEIGHT])
     fill(encoder, given, name, path)
@@ -173,19 +180,21 @@ def fill(network: nn.Module, given: dict[str, Tensor], name: str, path: Path, hi
     network.load_state_dict({key: value.to(wanted[key].dtype) for key, value in given.items()}, strict=True)
 
 
-def _resample_positions(table: Tensor, encoder: EvaX | PlainVit) -> Tensor:
+def _resample_positions(table: Tensor, encoder: EvaX | PlainVit, antialias: bool) -> Tensor:
     """Only a table that another resolution explains is resampled; any other is left to be refused."""
     height, width = encoder.patch_embed.grid_size
     known = table.ndim == 3 and len(table) == 1 and table.shape[-1] == encoder.embed_dim
     if not known or table.shape[1] == height * width + 1 or square_grid(table.shape[1] - 1) is None:
         return table
     return resample_abs_pos_embed(
-        table.float(), new_size=[height, width], num_prefix_tokens=1
-    )  # bicubic, antialias
+        table.float(), new_size=[height, width], num_prefix_tokens=1, antialias=antialias
+    )  # bicubic
 
 
 def _resample_patches(weight: Tensor) -> Tensor:
-    """EVA-02's 14-pixel patches for ours of 16, so that a patch of a resized film gives the same values."""
+    """EVA-02's 14-pixel patches for ours of 16, by the pseudo-inverse: a film enlarged by as much gives the
+    same embeddings.
+    """
     if weight.ndim != 4 or weight.shape[2:] != (EVA02_PATCH, EVA02_PATCH):
         return weight
     return resample_patch_embed(weight.float(), new_size=[EvaX.stride, EvaX.stride])

@@ -50,6 +50,8 @@ class Released:
     """Exactly one of the findings per film."""
     input_size: int = 224
     """Side of the network's input in pixels."""
+    resize_size: int | None = None
+    """Side to which films were resized before their central input_size square was cut out."""
     mean: Channels = MERGED_520K_MEAN
     """Of pixels in [0, 1], subtracted."""
     std: Channels = MERGED_520K_STD
@@ -91,17 +93,19 @@ def _tuned(
     size_is_exact: bool = False,
     exclusive: bool = False,
     input_size: int = 224,
+    resize_size: int = 256,
 ) -> Released:
     return Released(
         file=file, size=size, size_is_exact=size_is_exact, layout="fine-tuned", encoder=encoder,
         purpose=purpose, findings=findings, exclusive=exclusive, input_size=input_size,
+        resize_size=resize_size,
     )  # fmt: skip
 
 
 def _tuned_baseline(encoder: str, file: str, size: int | None) -> Released:
     return Released(
         file=file, size=size, layout="torchvision", encoder=encoder, purpose="ChestX-ray14 baseline",
-        findings=CHESTXRAY14, mean=MEDICAL_MAE[0], std=MEDICAL_MAE[1],
+        findings=CHESTXRAY14, resize_size=256, mean=MEDICAL_MAE[0], std=MEDICAL_MAE[1],
     )  # fmt: skip
 
 
@@ -160,18 +164,19 @@ RELEASED: dict[str, Released] = {
         BASE, f"eva_x_base_{_STEM}_cxr14_ft.pth", 1_030_736_597, _CXR14, CHESTXRAY14, True
     ),
     "eva_x_tiny_chexpert": _tuned(  # "mrerged": the official name
-        TINY, "eva_x_tiny_patch16_mrerged520k_mim_chexpert_ft.pth", 65_400_000, _CHEXPERT, CHEXPERT5
+        TINY, "eva_x_tiny_patch16_mrerged520k_mim_chexpert_ft.pth", 65_400_000, _CHEXPERT, CHEXPERT5,
+        resize_size=224,
     ),
     "eva_x_small_chexpert": _tuned(
         SMALL, f"eva_x_small_{_STEM}_chexpert_ft.pth", 260_000_000, _CHEXPERT, CHEXPERT5
     ),
     "eva_x_small_covidx3": _tuned(
         SMALL, f"eva_x_small_{_STEM}_covidx3_ft.pth", 264_000_000, _COVID, COVIDX3,
-        exclusive=True, input_size=480,
+        exclusive=True, input_size=480, resize_size=480,
     ),
     "eva_x_small_covidx4": _tuned(
         SMALL, f"eva_x_small_{_STEM}_covidx4_ft.pth", 263_930_237, _COVID, COVIDX4, True,
-        exclusive=True, input_size=480,
+        exclusive=True, input_size=480, resize_size=480,
     ),
     "densenet121_mocov2_cxr14": _tuned_baseline(
         "densenet121", "densenet121_mocov2_pt_cxr14_ft.pth", 84_500_000

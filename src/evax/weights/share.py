@@ -47,12 +47,14 @@ def save_timm(
     findings: Sequence[str],
     mean: Channels,
     std: Channels,
+    central_share: float | None,
     notes: tuple[str, str],
 ) -> Path:
     """A folder that timm opens as `local-dir:FOLDER` and transformers through its TimmWrapper.
 
     name: the encoder's. findings: order of the outputs, empty for an encoder. mean, std: of pixels in [0, 1].
-    notes: licence and intended use, kept in config.json.
+    central_share: side of the central crop that the network sees over the resized film's; None: no crop, and
+    resized bilinearly, not bicubically. notes: licence and intended use, kept in config.json.
     config.json is written here, not by timm: timm repeats the number of outputs among the model's arguments,
     where transformers gives it too and fails.
     """
@@ -69,8 +71,8 @@ def save_timm(
         "pretrained_cfg": {
             "input_size": [3, height, width], "fixed_input_size": True, "num_classes": len(findings),
             "mean": np.broadcast_to(mean, 3).tolist(), "std": np.broadcast_to(std, 3).tolist(),
-            "interpolation": "bilinear", "crop_pct": 1.0,
-            "crop_mode": "squash",  # the whole film, its aspect not kept, as in Preprocess
+            "crop_pct": central_share or 1.0, "interpolation": "bicubic" if central_share else "bilinear",
+            "crop_mode": "squash",  # the film is resized without keeping its aspect, as in Preprocess
             "first_conv": "patch_embed.proj", "classifier": "head", "pool_size": None,
             "license": notes[0], "notes": notes[1],
         },

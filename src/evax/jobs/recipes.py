@@ -1,0 +1,36 @@
+"""evax recipes: the experiments that come with evax."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import tyro
+
+from evax.config import shipped_recipes
+from evax.errors import unknown_name
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecipesConfig:
+    """List the recipes that come with evax, or show one: the command and what to expect, then its options."""
+
+    name: tyro.conf.Positional[str | None] = None
+    """A recipe of the list, to read it or to copy it into a file."""
+
+
+def recipes(config: RecipesConfig) -> str:
+    """The list, or the text of one recipe. Raises ConfigError for an unknown name."""
+    shipped = shipped_recipes()
+    if config.name is None:
+        width = max(map(len, shipped))
+        return "\n".join(f"{name:<{width}}  {header(name)[1]}" for name in shipped)
+    if config.name not in shipped:
+        raise unknown_name("recipe", config.name, shipped)
+    return shipped[config.name].read_text().rstrip()
+
+
+def header(name: str) -> list[str]:
+    """The comment at the head of a shipped recipe, line by line: the command, what it is, more."""
+    lines = shipped_recipes()[name].read_text().splitlines()
+    end = next(number for number, line in enumerate(lines) if not line.startswith("#"))
+    return [line.removeprefix("# ") for line in lines[:end]]
