@@ -52,6 +52,8 @@ class Scored:
 
     def aurocs(self) -> tuple[float, ...]:
         """Of each finding, NaN where it is not defined."""
+        if not len(self.rows):  # protocol paper needs no validation films
+            return (np.nan,) * self.labels.shape[1]
         return tuple(aurocs(self.probabilities, self.labels).tolist())
 
 
@@ -170,6 +172,8 @@ def calibration(findings: Sequence[str], validation: Scored, test: Scored, exclu
 def fitted_temperatures(validation: Scored, exclusive: bool) -> Floats:
     """(K,), NaN where the validation films cannot tell."""
     findings = validation.labels.shape[1]
+    if not len(validation.rows):
+        return np.full(findings, np.nan)
     if exclusive:
         return np.full(findings, fit_temperature(validation.probabilities, validation.labels, True))
     columns = zip(validation.probabilities.T, validation.labels.T, strict=True)
