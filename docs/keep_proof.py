@@ -24,6 +24,11 @@ def ends(row: dict[str, Any] | None) -> str:
     return number(value, row.get("interval"))
 
 
+def is_sweep(run: Path) -> bool:
+    """Whether a run of evax probe went over shares of the labels."""
+    return (run / "linear.json").is_file()
+
+
 def sweep_rows(content: dict[str, Any]) -> list[list[str]]:
     """Per network and share: films, seeds' mean and sd, both intervals, accuracy."""
     rows = []
@@ -53,10 +58,25 @@ def difference_rows(content: dict[str, Any]) -> list[list[str]]:
             each["reference"],
             f"{each['mauc']['value']:+.3f} [{each['mauc']['interval'][0]:+.3f}, {each['mauc']['interval'][1]:+.3f}]",
             f"{each['mauc']['p_holm']:.2g}",
-            ends((each.get("seeds") or {}).get("mauc")) if each.get("seeds") else "-",
+            ends(each["seeds"]),
         ]
         for each in content["differences"]
     ]
+
+
+def probe_sweep_rows(runs: list[Path]) -> list[list[str]]:
+    """Linear probe and nearest neighbours on shares of the labels: mean and sd over seeds."""
+    rows = []
+    for run in runs:
+        for kind in ("linear", "knn"):
+            points = read(run / f"{kind}.json")["points"]
+            cells = [
+                f"{100 * point['fraction']:g} %: {number(point['mauc']['mean'])}"
+                + ("" if point["mauc"]["sd"] is None else f" (sd {point['mauc']['sd']:.3f})")
+                for point in points
+            ]
+            rows.append([run.name, kind, "; ".join(cells)])
+    return rows
 
 
 def probe_rows(runs: list[Path]) -> list[list[str]]:
@@ -122,7 +142,13 @@ def page(title: str, kept: dict[str, Any], name: str, probe_runs: list[Path], no
     if probe_runs:
         lines += [
             "## Frozen features, all labels",
-            *table("encoder|linear mAUC|linear mAcc|kNN mAUC|kNN mAcc", probe_rows(probe_runs)),
+            *table(
+                "encoder|linear mAUC|linear mAcc|kNN mAUC|kNN mAcc",
+                probe_rows([run for run in probe_runs if not is_sweep(run)]),
+            ),
+            "",
+            "On shares of the labels, seeds 0 to 4 (all labels: one run):",
+            *table("encoder|probe|mAUC", probe_sweep_rows([run for run in probe_runs if is_sweep(run)])),
             "",
         ]
     return "\n".join(lines)
@@ -156,7 +182,9 @@ def main() -> None:
             "curve": curve(asked.pretrain),
             "probes": probes(asked.pretrain),
         },
-        "frozen": {run.name: read(run / "report.json") for run in asked.probes},
+        "frozen": {
+            str(run): read(run / ("linear.json" if is_sweep(run) else "report.json")) for run in asked.probes
+        },
     }
     import json
 
