@@ -18,7 +18,15 @@ def recipe(size, **given):
 
 def test_every_recipe_is_one_of_these():
     named = {name for name in shipped_recipes() if name.startswith("pretrain/")}
-    assert named == {f"pretrain/eva_x_{size}" for size in SIZES}
+    assert named == {"pretrain/cpu", *(f"pretrain/eva_x_{size}" for size in SIZES)}
+
+
+def test_the_recipe_for_a_cpu_needs_stores_and_a_place_only(phantom_store, tmp_path):
+    values = read_recipe(recipe_path("pretrain/cpu"), PretrainConfig)
+    config = build(PretrainConfig, values | {"stores": (phantom_store,), "out": tmp_path / "run"}, "recipe")
+    small = replace(config, batch_size=2, epochs=0.04, workers=1, compile="off", precision="fp32")
+    assert (pretrain(small) / "model.safetensors").is_file()
+    assert [event["images"] for event in events(small.out, "step")] == [2]
 
 
 def test_the_recipes_hold_the_published_values(tmp_path, monkeypatch):
