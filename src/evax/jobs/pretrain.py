@@ -289,7 +289,7 @@ def learn(
             done = batch.step + 1
             epoch = batch.step * config.batch_size // len(films)
             watch.step(done, epoch, done * config.batch_size, measured)
-            stop.share(fabric)
+            stop.agree(fabric)
             if here and (done % config.checkpoint_every == 0 or done == steps or stop):
                 save_checkpoint(checkpoints, done, model, optimizer, facts, fabric.strategy.precision)
             if stop:

@@ -192,21 +192,25 @@ def is_compiled(module: nn.Module) -> bool:
 class StopRequest:
     """Whether a signal has asked the job to stop after the step it is in."""
 
-    signal_number = 0
+    received = 0  # by this process; one that comes while the processes agree counts at their next agreement
+    signal_number = 0  # agreed on by all processes
 
     def __bool__(self) -> bool:
         return self.signal_number > 0
 
-    def share(self, fabric: Fabric) -> None:
+    def agree(self, fabric: Fabric) -> None:
         """Makes a signal that any process got known to all of them, so that they stop at the same step."""
+        number = self.received
         if fabric.world_size > 1:
-            number = fabric.to_device(torch.tensor(self.signal_number))
-            self.signal_number = int(fabric.all_reduce(number, reduce_op=torch.distributed.ReduceOp.MAX))
+            shared = fabric.to_device(torch.tensor(number))
+            number = int(fabric.all_reduce(shared, reduce_op=torch.distributed.ReduceOp.MAX))
+        self.signal_number = number
 
 
 @contextmanager
 def stop_requests() -> Iterator[StopRequest]:
-    """Ctrl-C and SIGTERM inside only make the yielded request true; the second one ends the process as usual.
+    """Inside, Ctrl-C and SIGTERM only make the yielded request true, once the processes agree on it; the second
+    one ends the process as usual.
 
     A step that is broken off would leave weights and optimizer half updated: nothing to save. Under torchrun
     a second signal means nothing (a terminal and torchrun both pass Ctrl-C on); it kills after 30 s.
@@ -218,7 +222,7 @@ def stop_requests() -> Iterator[StopRequest]:
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
     def ask(number: int, frame: object) -> None:
-        request.signal_number = number
+        request.received = number
         if processes_of_torchrun() == (1, 1):
             for each, handler in before.items():
                 signal.signal(each, handler)
