@@ -59,6 +59,20 @@ def test_a_view_of_another_grid_is_interpolated_to_the_student_s():
     assert torch.allclose(tokenizer(films), expected.flatten(2).transpose(1, 2), atol=1e-5)
 
 
+def test_several_layers_stand_side_by_side_at_equal_weight():
+    torch.manual_seed(0)
+    films = torch.rand(2, 1, 128, 128)
+    both, fine, coarse = (
+        build_tokenizer("efficientnet_lite0", image_size=64, layer=layer, view=128)
+        for layer in ("4+3", "3", "4")
+    )
+    for each in (fine, coarse):
+        each.load_state_dict(both.state_dict())
+    assert (both.width, both.features.layer) == (112 + 320, "3+4")
+    expected = [torch.nn.functional.normalize(each(films), dim=-1) for each in (fine, coarse)]
+    assert torch.allclose(both(films), torch.cat(expected, dim=-1), atol=1e-6)
+
+
 def test_every_named_tokenizer_has_the_architecture_and_width_of_the_facts():
     published = {  # facts 2.2 and 2.3: blocks, width inside, width given, patch
         "mgca_vit_base_patch16": (12, 768, 768, 16), "eva_clip_base_patch16": (12, 768, 512, 16),
@@ -102,8 +116,13 @@ def test_the_identity_follows_weights_layer_and_view():
         ("timm:vit_tiny_patch16_223", {}, "has no model called.*Did you mean vit_tiny_patch16_224"),
         ("timm:hf-hub:timm/resnet18", {}, "has no model called"),  # nothing is ever fetched
         (VIT + ".no_such_tag", {}, "timm cannot make vit_tiny_patch16_224.no_such_tag"),
-        (VIT, {"layer": "12"}, "no layer '12': give auto, last, projected or a number from 0 to 11"),
+        (
+            VIT,
+            {"layer": "12"},
+            "no layer '12': give auto, last, projected, a number from 0 to 11, or several",
+        ),
         (VIT, {"layer": "norm"}, "no layer 'norm'"),
+        (VIT, {"layer": "3+"}, r"no layer '3\+'"),
         (VIT, {"view": 100}, "A view of 100 pixels is not filled by the patches of .* 16 each"),
         ("timm:resnet18", {"layer": "projected"}, "no output layer that could act on single patches"),
     ],

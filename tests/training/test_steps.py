@@ -8,7 +8,8 @@ from evax.errors import ConfigError
 from evax.models.encoders import build_encoder
 from evax.models.masked import MaskedImageModel
 from evax.models.tokenizers import build_tokenizer
-from evax.training.objective import relative_spread
+from evax.training.masking import hidden_positions
+from evax.training.objective import masked_cosine_loss, relative_spread
 from evax.training.optim import create_optimizer
 from evax.training.options import OptimizerConfig
 from evax.training.runtime import (
@@ -48,6 +49,29 @@ def test_a_gradient_that_is_no_number_ends_the_run_but_in_fp16_only_halves_the_s
         assert np.isnan(step_of(model, optimizer, fabric)["grad_norm"])
         assert fabric.strategy.precision.scaler.get_scale() == scale / 2
     assert torch.equal(model.lm_head.weight, before)
+
+
+def test_a_teacher_with_a_larger_view_sees_the_crop_in_more_detail_than_the_student():
+    torch.manual_seed(0)
+    model = MaskedImageModel(build_encoder("eva_x_tiny_patch16_224", img_size=32), 112)
+    tokenizer = build_tokenizer("efficientnet_lite0", image_size=32, view=64)
+    images = np.random.default_rng(0).integers(0, 256, (2, 1, 64, 64), dtype=np.uint8)
+    films, preprocess = torch.from_numpy(images).float() / 255, Preprocess(input_size=32)
+    positions = torch.from_numpy(
+        hidden_positions(np.arange(2), np.zeros(2, int), patches=4, ratio=0.5, seed=0)
+    )
+    small = torch.nn.functional.interpolate(films, (32, 32), mode="bicubic", antialias=True).clamp(0, 1)
+    with torch.no_grad():
+        predicted = model(preprocess.normalise(small), positions)
+        expected = masked_cosine_loss(predicted, tokenizer(films), positions).item()
+    fabric = start_shared_fabric("fp32")
+    optimizer = fabric.setup_optimizers(create_optimizer(model, OptimizerConfig(), depth=12))
+    batch = Batch(step=0, epochs=np.zeros(2, np.int64), films=np.arange(2), images=images)
+    measured = masked_image_step(
+        fabric.setup_module(model), tokenizer, optimizer, fabric, batch,
+        preprocess=preprocess, mask_ratio=0.5, seed=0, lr=1e-3, clip_norm=3.0,
+    )  # fmt: skip
+    assert measured["loss"] == pytest.approx(expected, abs=1e-5)
 
 
 def test_spread_is_0_for_one_answer_to_everything_and_1_for_the_features_themselves():

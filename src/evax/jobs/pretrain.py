@@ -50,9 +50,9 @@ class PretrainConfig:
     tokenizer_weights: Path | None = None
     """Weight file of a named or timm tokenizer, where no package brings it."""
     tokenizer_layer: str = "auto"
-    """auto (docs/how-to/pretrain.md), last, projected, or the number of a block or stage, from 0."""
+    """auto (docs/how-to/pretrain.md), last, projected, the number of a block or stage, from 0, or 3+4."""
     tokenizer_view: int | None = None
-    """Side in pixels of the crop as the tokenizer sees it; without it, what gives the student's grid."""
+    """Side in pixels of the crop as the tokenizer sees it, may be above image_size; default: for one grid."""
     tokenizer_norm: Literal["own", "store"] = "own"
     """Mean and standard deviation of the tokenizer's input: those it was trained with, or the encoder's."""
     image_size: int = 224
@@ -255,7 +255,7 @@ def learn(
     batches = training_batches(
         films,
         batch_size=config.batch_size,
-        size=config.image_size,
+        size=max(config.image_size, tokenizer.view),  # what the tokenizer may see, the crop must have
         crop=config.crop,
         seed=config.seed,
         steps=range(first, steps),

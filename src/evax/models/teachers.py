@@ -23,8 +23,8 @@ class TimmFeatures(nn.Module):
 
     layer: `last`, the last block through the network's final norm (its last stage as it is); `projected`,
     the same through its output layer, place by place; a number, that block through the norm or that stage as
-    it is, counted from 0 as timm's out_indices; `auto`, the last block, or the last stage whose stride is
-    not above `stride`, in pixels.
+    it is, counted from 0 as timm's out_indices; several numbers with + between, all of them; `auto`, the last
+    block, or the last stage whose stride is not above `stride`, in pixels.
     Raises ConfigError for a layer that the network does not have.
     """
 
@@ -40,19 +40,19 @@ class TimmFeatures(nn.Module):
         if layer == AUTO:
             fine = [i for i, each in enumerate(strides) if each <= stride]
             layer = LAST if column else str(max(fine, default=0))
-        self.layer, self.index = layer, layer_number(layer, len(strides))
+        self.indices = layer_numbers(layer, len(strides))
+        self.layer = layer if layer in (LAST, PROJECTED) else "+".join(map(str, self.indices))
         self.norm: Any = final_norm(network) if column else nn.Identity()
         self.head: Any = network.head if layer == PROJECTED else nn.Identity()
         if not column:
             network.to(memory_format=torch.channels_last)  # faster on a CPU (docs/decisions.md)
 
-    def forward(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B h w Dt"]:
-        """images: normalised as this network wants them."""
+    def forward(self, images: Float[Tensor, "B 3 H W"]) -> list[Float[Tensor, "B h w Dt"]]:
+        """images: normalised as this network wants them. Returns the map of each layer asked for."""
         maps: list[Tensor] = self.network.forward_intermediates(  # type: ignore[operator]
-            images, indices=[self.index], stop_early=True, intermediates_only=True
+            images, indices=self.indices, stop_early=True, intermediates_only=True
         )
-        features: Tensor = self.head(self.norm(maps[0].permute(0, 2, 3, 1)))
-        return features
+        return [self.head(self.norm(each.permute(0, 2, 3, 1))) for each in maps]
 
 
 class TransformersFeatures(nn.Module):
@@ -82,7 +82,7 @@ class TransformersFeatures(nn.Module):
         heads, patch = getattr(config, "num_attention_heads", None), getattr(config, "patch_size", None)
         return patch if isinstance(heads, int) and isinstance(patch, int) else None
 
-    def forward(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B h w Dt"]:
+    def forward(self, images: Float[Tensor, "B 3 H W"]) -> list[Float[Tensor, "B h w Dt"]]:
         """images: normalised as this network wants them."""
         output = self.network(pixel_values=images, **self._more)
         if self.index is not None and self.index >= len(output.hidden_states):
@@ -92,7 +92,7 @@ class TransformersFeatures(nn.Module):
             )
         hidden: Tensor = output.last_hidden_state if self.index is None else output.hidden_states[self.index]
         if hidden.ndim == 4:  # a CNN: (B, Dt, h, w)
-            return hidden.permute(0, 2, 3, 1)
+            return [hidden.permute(0, 2, 3, 1)]
         side = images.shape[-1] // self.patch if self.patch else math.isqrt(hidden.shape[1])
         if not 0 < side * side <= hidden.shape[1]:
             raise ConfigError(
@@ -100,7 +100,7 @@ class TransformersFeatures(nn.Module):
             )
         # class and register tokens come first
         patches = hidden[:, hidden.shape[1] - side * side :]
-        return patches.reshape(len(patches), side, side, -1)
+        return [patches.reshape(len(patches), side, side, -1)]
 
 
 class EncoderFeatures(nn.Module):
@@ -113,11 +113,11 @@ class EncoderFeatures(nn.Module):
         self.encoder = encoder
         self.layer = LAST
 
-    def forward(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B h w Dt"]:
+    def forward(self, images: Float[Tensor, "B 3 H W"]) -> list[Float[Tensor, "B h w Dt"]]:
         """images: normalised as the encoder's card says."""
         patches, grid, _ = self.encoder.encode(images)
         features: Tensor = self.encoder.fc_norm(patches)
-        return features.reshape(len(features), *grid, -1)
+        return [features.reshape(len(features), *grid, -1)]
 
 
 def build_timm_features(
@@ -177,13 +177,14 @@ def final_norm(network: nn.Module) -> nn.Module:
     return real[0] if real else nn.Identity()
 
 
-def layer_number(layer: str, count: int) -> int:
-    """The index of a layer among `count`. Raises ConfigError for one that is not there."""
+def layer_numbers(layer: str, count: int) -> list[int]:
+    """The indices of one or several layers among `count`, rising. Raises ConfigError for one not there."""
     if layer in (LAST, PROJECTED):
-        return count - 1
-    if not layer.isdecimal() or int(layer) >= count:
+        return [count - 1]
+    numbers = layer.split("+")
+    if not all(number.isdecimal() and int(number) < count for number in numbers):
         raise ConfigError(
-            f"The tokenizer has no layer '{layer}': give {AUTO}, {LAST}, {PROJECTED} or a number from 0 to "
-            f"{count - 1}."
+            f"The tokenizer has no layer '{layer}': give {AUTO}, {LAST}, {PROJECTED}, a number from 0 to "
+            f"{count - 1}, or several with + between."
         )
-    return int(layer)
+    return sorted({int(number) for number in numbers})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F  # torch's own habit
@@ -54,8 +54,8 @@ class Tokenizer(nn.Module):
     """Clean films in [0, 1] -> one feature vector per patch of the student; in eval mode, never a gradient.
 
     features: the network, its weights filled in. name: for the run's identity. image_size: side of the
-    student's input; its patches decide the grid. view: side of the picture that the network is shown. mean,
-    std: its normalisation, per channel, for pixels in [0, 1].
+    student's input; its patches decide the grid. view: side of the picture that the network is shown, which
+    may be larger than the student's. mean, std: its normalisation, per channel, for pixels in [0, 1].
     """
 
     mean: Tensor
@@ -91,17 +91,22 @@ class Tokenizer(nn.Module):
         """films: clean crops in [0, 1]; view and normalisation of the tokenizer are applied here.
 
         The grid is the student's: by the size of the view where that is possible (facts 2.2), else the
-        features are interpolated to it. Source: Eq. (5).
+        features are interpolated to it. Those of several layers stand side by side, of length 1 each.
+        Source: Eq. (5).
         """
-        if films.shape[-1] != self.view:
-            films = F.interpolate(films, size=(self.view, self.view), mode="bicubic", antialias=True)
-            films = films.clamp(0, 1)  # bicubic overshoots
-        features = self.features((films.expand(-1, 3, -1, -1) - self.mean) / self.std)  # (B, h, w, Dt)
-        if features.shape[1:3] != (self.grid, self.grid):
-            maps = features.permute(0, 3, 1, 2).float()
-            maps = F.interpolate(maps, size=(self.grid, self.grid), mode="bilinear", antialias=True)
-            features = maps.permute(0, 2, 3, 1)
-        return features.flatten(1, 2)
+        films = resized(films, self.view).expand(-1, 3, -1, -1)
+        maps = self.features((films - self.mean) / self.std)
+        grids = [self._on_grid(each).flatten(1, 2) for each in maps]
+        if len(grids) == 1:
+            return grids[0]
+        # of equal length each, or the cosine would follow the layer with the largest numbers
+        return torch.cat([F.normalize(each.float(), dim=-1) for each in grids], dim=-1)
+
+    def _on_grid(self, features: Float[Tensor, "B h w Dt"]) -> Float[Tensor, "B g g Dt"]:
+        if features.shape[1:3] == (self.grid, self.grid):
+            return features
+        maps = interpolated(features.permute(0, 3, 1, 2).float(), self.grid, "bilinear")
+        return maps.permute(0, 2, 3, 1)
 
     def normalise_by(self, mean: Channels, std: Channels) -> None:
         """Takes another normalisation than the one its weights were trained with; for pixels in [0, 1]."""
@@ -120,6 +125,20 @@ class Tokenizer(nn.Module):
             "view": self.view,
             "weights": digest.hexdigest()[:16],
         }
+
+
+def resized(films: Float[Tensor, "B 1 H W"], side: int) -> Float[Tensor, "B 1 s s"]:
+    """The same films in [0, 1], `side` pixels wide."""
+    if films.shape[-1] == side:
+        return films
+    return interpolated(films, side, "bicubic").clamp(0, 1)  # bicubic overshoots
+
+
+@torch.compiler.disable  # inside a network, torch 2.14 needs many minutes to compile it
+def interpolated(
+    maps: Float[Tensor, "B C h w"], side: int, mode: Literal["bilinear", "bicubic"]
+) -> Float[Tensor, "B C s s"]:
+    return F.interpolate(maps, size=(side, side), mode=mode, antialias=True)
 
 
 def per_channel(value: Channels) -> Float[Tensor, "1 3 1 1"]:

@@ -209,7 +209,7 @@ class StopRequest:
 
 @contextmanager
 def stop_requests() -> Iterator[StopRequest]:
-    """Inside, Ctrl-C and SIGTERM only make the yielded request true, once the processes agree on it; the second
+    """Inside, Ctrl-C and SIGTERM only make the yielded request true, once the processes agree on it; a second
     one ends the process as usual.
 
     A step that is broken off would leave weights and optimizer half updated: nothing to save. Under torchrun

@@ -16,7 +16,7 @@ from evax.data.preprocess import Preprocess
 from evax.errors import DataError
 from evax.models.classifier import Classifier
 from evax.models.masked import MaskedImageModel
-from evax.models.tokenizers import Tokenizer
+from evax.models.tokenizers import Tokenizer, resized
 from evax.training.masking import hidden_positions
 from evax.training.objective import at_positions, classification_loss, masked_cosine_loss, relative_spread
 from evax.training.optim import set_lr
@@ -45,7 +45,8 @@ def masked_image_step(
     """Hide patches, predict the teacher's features of the clean crop at the hidden places, learn from the
     cosine.
 
-    batch: of this process; the gradient is the mean over all processes. accumulate: parts into which the
+    batch: of this process, in crops as large as the teacher wants them; the student sees them at
+    preprocess.input_size. The gradient is the mean over all processes. accumulate: parts into which the
     batch is cut to need less memory, a divisor of its size; the gradient is that of the whole batch.
     Returns loss, cosine, spread (see evax.training.objective), lr, grad_norm and images_per_s of this step of
     all processes.
@@ -67,7 +68,8 @@ def masked_image_step(
             targets = teacher(films)
         # the processes average their gradients once a step, after the last part
         with fabric.no_backward_sync(student, enabled=part.stop < len(batch.films)):
-            predicted = student(preprocess.normalise(films), positions)
+            seen = resized(films, preprocess.input_size)
+            predicted = student(preprocess.normalise(seen), positions)
             loss = masked_cosine_loss(predicted, targets, positions) / accumulate
             fabric.backward(loss)
         spread = relative_spread(predicted.detach(), at_positions(targets, positions)) / accumulate
