@@ -7,12 +7,10 @@ from dataclasses import replace
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from scipy.stats import chi2_contingency, kruskal
 
 from evax.data import statistics
-from evax.data.statistics import describe, differences, first_films, holm
+from evax.data.statistics import describe, differences, first_films
 from evax.data.store import ImageStore, open_store
 
 
@@ -66,25 +64,11 @@ def test_differences_are_those_of_scipy_with_their_effect_sizes(store, other):
     assert tests["sex"]["p"] == pytest.approx(sex.pvalue)
     assert tests["sex"]["effect"] == pytest.approx((sex.statistic / (2 * len(first))) ** 0.5)
     assert tests["film mean"]["p"] == pytest.approx(1)
-    assert tests["age"]["p_holm"] > tests["age"]["p"]
     assert tests["Mass"]["stores"] == ["a", "b"]
 
 
 def test_one_store_has_nothing_to_differ_from(store):
     assert differences([store], ["a"]) == []
-
-
-@given(st.lists(st.floats(0, 1), min_size=1, max_size=12))
-def test_holm_never_lowers_a_p_value_nor_changes_their_order(values):
-    corrected = holm(values)
-    assert all(v <= c <= 1 for v, c in zip(values, corrected, strict=True))
-    order = np.argsort(values, kind="stable")
-    assert np.all(np.diff(np.array(corrected)[order]) >= 0)
-    assert min(corrected) == pytest.approx(min(1, len(values) * min(values)))
-
-
-def test_holm_of_a_worked_example():
-    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
 
 
 def test_only_so_many_films_are_measured(store, monkeypatch):

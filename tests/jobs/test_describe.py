@@ -10,6 +10,7 @@ from PIL import Image
 
 from evax.cli import run
 from evax.errors import ConfigError
+from evax.evaluation.comparison import holm
 from evax.jobs.describe import DescribeConfig
 
 
@@ -31,6 +32,8 @@ def test_the_table_the_page_and_the_figures_are_there(described):
         "Mass",
         "film mean",
     }
+    tests = content["differences"]
+    assert [test["p_holm"] for test in tests] == pytest.approx(holm([test["p"] for test in tests]))
     for name in ("age", "share-of-films-with-a-finding", "mean-of-a-film-s-pixels"):
         assert Image.open(described / "figures" / f"{name}.png").width > 300
         assert "<svg" in (described / "figures" / f"{name}.svg").read_text()

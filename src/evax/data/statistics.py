@@ -57,9 +57,9 @@ def differences(stores: Sequence[ImageStore], names: Sequence[str]) -> list[dict
     """Do the stores differ? One test per variable that two or more of them know.
 
     Films of one patient are not independent, so the first film of each patient stands for the patient.
-    Shares: chi-square with Cramer's V; numbers: Kruskal-Wallis with epsilon squared; p_holm is corrected for
-    all tests of the list. With many films every difference is significant: the effect says how large it is,
-    0 none, 1 the store tells everything.
+    Shares: chi-square with Cramer's V; numbers: Kruskal-Wallis with epsilon squared. With
+    many films every difference is significant: the effect says how large it is, 0 none, 1 the store tells
+    everything.
     """
     firsts = [first_films(store) for store in stores]
     tables = [store.manifest.table.iloc[rows] for store, rows in zip(stores, firsts, strict=True)]
@@ -74,19 +74,7 @@ def differences(stores: Sequence[ImageStore], names: Sequence[str]) -> list[dict
     pixels = [film_pixels(store, rows[_even(len(rows))]) for store, rows in zip(stores, firsts, strict=True)]
     for column, variable in enumerate(("film mean", "film standard deviation")):
         tests.append(_ranks(variable, names, [values[:, column] for values in pixels]))
-    done = [test for test in tests if test is not None]
-    for test, p in zip(done, holm([test["p"] for test in done]), strict=True):
-        test["p_holm"] = p
-    return done
-
-
-def holm(p_values: Sequence[float]) -> list[float]:
-    """P values corrected for their number, each against the family-wise error (Holm 1979)."""
-    corrected, largest = dict[int, float](), 0.0
-    for rank, number in enumerate(np.argsort(p_values, kind="stable")):
-        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[number]))
-        corrected[int(number)] = largest
-    return [corrected[number] for number in range(len(p_values))]
+    return [test for test in tests if test is not None]
 
 
 def first_films(store: ImageStore) -> Int64[np.ndarray, " rows"]:

@@ -31,16 +31,19 @@ def describe(config: DescribeConfig) -> Path:
     """Writes the table, the figures and the page; returns the path of statistics.json."""
     from evax.data import statistics
     from evax.data.store import open_store, short_names
+    from evax.evaluation.comparison import holm
     from evax.files import replaced_whole, write_json
     from evax.reporting.statistics_page import write_statistics_page
     from evax.training.tracking import start_run
 
     stores, names = [open_store(path) for path in config.stores], short_names(config.stores)
     start_run(config.out, config, resume=False)
+    differences = statistics.differences(stores, names)
+    adjusted = holm([each["p"] for each in differences]).tolist()
     content = {
         "kind": "statistics",
         "stores": [statistics.describe(name, store) for name, store in zip(names, stores, strict=True)],
-        "differences": statistics.differences(stores, names),
+        "differences": [each | {"p_holm": p} for each, p in zip(differences, adjusted, strict=True)],
     }
     write_json(content, config.out / "statistics.json")
     path = config.out / "statistics.csv"
