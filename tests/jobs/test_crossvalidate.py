@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 from scipy.stats import t
 from sklearn.metrics import roc_auc_score
 
@@ -18,6 +19,7 @@ from evax.deploy.bundle import Card, save_bundle, save_films
 from evax.errors import ConfigError, DataError
 from evax.jobs.crossvalidate import CrossvalidateConfig, crossvalidate
 from evax.jobs.finetune import FinetuneConfig, finetune
+from evax.jobs.predict import PredictConfig, predict
 from evax.models.encoders import build_encoder
 
 
@@ -173,8 +175,10 @@ def test_a_hospital_is_left_out_with_a_table_of_sites(study, tmp_path):
         crossvalidate(replace(config, table=None))
 
 
-def test_the_paper_s_folds_split_films_and_every_report_and_figure_says_so(study, tmp_path):
-    config = replace(study, out=tmp_path / "run", by="film", folds=2)
+def test_the_paper_s_folds_split_films_and_every_report_figure_and_prediction_says_so(
+    study, tmp_path, caplog
+):
+    config = replace(study, out=tmp_path / "run", by="film", folds=2, bundles=True)
     crossvalidate(config)
     protocol = result_of(config)["protocol"]
     assert (protocol["name"], "films were split, not patients" in protocol["leak"]) == ("split by film", True)
@@ -182,6 +186,10 @@ def test_the_paper_s_folds_split_films_and_every_report_and_figure_says_so(study
     report = json.loads((config.out / "runs" / "fold-0" / "report.json").read_text())
     assert report["protocol"]["name"] == "split by film"
     assert report["protocol"]["patients_in_several_parts"] > 0
+    Image.new("L", (64, 64), 90).save(tmp_path / "film.png")
+    bundle, films = config.out / "runs" / "fold-0" / "bundle", (tmp_path / "film.png",)
+    predict(PredictConfig(bundle=bundle, films=films, out=tmp_path / "scores.csv"))
+    assert "optimistic test results: films were split, not patients" in caplog.text
     clean = json.loads((study.out / "runs" / "fold-0" / "report.json").read_text())["protocol"]
     assert (clean["name"], clean["patients_in_several_parts"]) == ("clean", 0)
 

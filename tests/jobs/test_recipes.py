@@ -181,7 +181,7 @@ def test_the_paper_s_protocol_chooses_on_test_and_says_so_everywhere(store_of, t
 
     film(tmp_path / "film.png")
     predict(PredictConfig(bundle=bundle, films=(tmp_path / "film.png",), out=tmp_path / "scores.csv"))
-    assert "was chosen on its own test films (protocol paper)" in caplog.text
+    assert "has optimistic test results: the test films chose the checkpoint" in caplog.text
 
 
 def test_a_quirk_is_named_only_where_it_acted(store_of, tmp_path):

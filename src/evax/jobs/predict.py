@@ -63,11 +63,9 @@ def predict(config: PredictConfig) -> Path:
         raise ConfigError(
             f"{config.bundle} holds an encoder; predict needs a classifier bundle. Fine-tune it first."
         )
-    if card.training.get("protocol", {}).get("name") == "paper":
-        logger.warning(
-            "%s was chosen on its own test films (protocol paper): its test results are optimistic.",
-            config.bundle,
-        )
+    protocol = card.training.get("protocol", {})
+    if reason := protocol.get("warning") or protocol.get("leak"):
+        logger.warning("%s has optimistic test results: %s.", config.bundle, reason)
     total = count_films(config.films)
     if config.heatmaps:
         make_folder(config.heatmaps)
