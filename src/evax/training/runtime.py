@@ -209,8 +209,8 @@ class StopRequest:
 
 @contextmanager
 def stop_requests() -> Iterator[StopRequest]:
-    """Inside, Ctrl-C and SIGTERM only make the yielded request true, once the processes agree on it; the second
-    one ends the process as usual.
+    """Inside, Ctrl-C and SIGTERM only make the yielded request true, once the processes agree on it; the
+    second one ends the process as usual.
 
     A step that is broken off would leave weights and optimizer half updated: nothing to save. Under torchrun
     a second signal means nothing (a terminal and torchrun both pass Ctrl-C on); it kills after 30 s.
