@@ -33,21 +33,23 @@ PREPROCESS = Preprocess()
 MULTIPLY_ADDS_PER_CROP = 1.2535e9
 
 
-def crops(step: int) -> Batch:
-    images = np.random.default_rng(step).integers(0, 256, (BATCH, 1, SIZE, SIZE), dtype=np.uint8)
-    return Batch(step=step, epochs=np.zeros(BATCH, np.int64), films=np.arange(BATCH), images=images)
+def crops(step: int, count: int = BATCH) -> Batch:
+    images = np.random.default_rng(step).integers(0, 256, (count, 1, SIZE, SIZE), dtype=np.uint8)
+    return Batch(step=step, epochs=np.zeros(count, np.int64), films=np.arange(count), images=images)
 
 
-def networks():
+def networks(encoder: str = "eva_x_tiny_patch16_224"):
     torch.manual_seed(0)
     tokenizer = build_tokenizer("efficientnet_lite0")
-    model = MaskedImageModel(build_encoder("eva_x_tiny_patch16_224"), tokenizer.width)
+    model = MaskedImageModel(build_encoder(encoder), tokenizer.width)
     return model, tokenizer, create_optimizer(model, OptimizerConfig(), depth=12)
 
 
-def our_step(*, compiled: bool = True, fused_attention: bool = False):
+def our_step(
+    encoder: str = "eva_x_tiny_patch16_224", *, compiled: bool = True, fused_attention: bool = False
+):
     """The step of `evax pretrain`; the options undo what it does."""
-    model, tokenizer, optimizer = networks()
+    model, tokenizer, optimizer = networks(encoder)
     fabric = start_fabric("auto")
     choice = "on" if compiled else "off"
     student, optimizer = fabric.setup(maybe_compile(model, choice, 0, fabric.device), optimizer)

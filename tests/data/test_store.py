@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -12,6 +13,8 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
+from evax.data.augment import CropConfig
+from evax.data.loader import Films, training_batches
 from evax.data.manifest import BOX_COLUMNS, Manifest
 from evax.data.preprocess import Preprocess
 from evax.data.radiograph import read_image
@@ -277,3 +280,30 @@ def test_a_build_that_broke_off_anywhere_ends_in_the_same_store(many, tmp_path, 
         (broken / f"rejected-{number:05}.json").write_text(json.dumps(reasons if number == 1 else []))
     build_store(manifest, broken, size=16)
     assert {file.name: file.read_bytes() for file in broken.iterdir()} == whole
+
+
+def anonymous_bytes():
+    """Memory of this process that is no file's: what the system cannot drop."""
+    status = Path("/proc/self/status").read_text().splitlines()
+    return sum(1024 * int(line.split()[1]) for line in status if line.startswith("RssAnon"))
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").is_file(), reason="asks Linux for the memory")
+def test_films_that_are_shown_stay_in_their_file(copy):
+    shard = copy / "shard-00000.arrow"
+    films = pa.ipc.open_file(pa.memory_map(str(shard))).read_all()
+    many = pa.concat_tables([films] * 100).combine_chunks()
+    with pa.OSFile(str(shard), "wb") as file, pa.ipc.new_file(file, many.schema) as writer:
+        writer.write_table(many, max_chunksize=len(many))
+    del films, many
+    store = open_store(copy)
+    chosen = Films([(store, np.arange(len(store)))])
+    crops = {"batch_size": 100, "size": 32, "crop": CropConfig(), "seed": 0, "workers": 1}
+    next(training_batches(chosen, steps=range(1), **crops))  # threads and libraries are there
+    before = anonymous_bytes()
+    for _ in training_batches(chosen, steps=range(len(store) // 100), **crops):
+        pass
+    assert len(chosen.digests()) == len(store)
+    shown = len(store) * store.size**2
+    assert shown > 40e6
+    assert anonymous_bytes() - before < shown / 5

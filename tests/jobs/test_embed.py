@@ -1,4 +1,8 @@
+import json
 import shutil
+import subprocess
+import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -67,6 +71,10 @@ def test_class_token_and_patches_are_those_of_the_encoder(config, films, tmp_pat
     for tokens, expected in (("cls", cls[0]), ("patches", patches[0].flatten())):
         rows = rows_of(replace(config, tokens=tokens, out=tmp_path / tokens))
         assert rows["1.png"]["feature"] == pytest.approx(expected.tolist(), abs=1e-4)
+    layout = json.loads(pq.read_schema(tmp_path / "patches").metadata[b"evax"])
+    assert layout["grid"] == [4, 4]
+    assert layout["length"] == 16 * layout["width"] == 16 * 192
+    assert layout["chain"] == predictor.card.preprocess.to_json()
 
 
 def test_a_store_gives_the_features_of_its_films_under_their_names(config, phantom_store):
@@ -112,6 +120,42 @@ def test_an_interrupted_table_goes_on_after_its_last_part(config, monkeypatch):
     assert rows_of(config) == whole
     assert len(made) == 3
     assert not parts.exists()
+
+
+def test_a_part_of_long_features_holds_few_films(config, monkeypatch):
+    made = []
+    write = job.write_part
+    monkeypatch.setattr(
+        job, "write_part", lambda path, films, *rest: (made.append(films), write(path, films, *rest))
+    )
+    monkeypatch.setattr(job, "PART_NUMBERS", 3 * 16 * 192)
+    embed(replace(config, tokens="patches"))
+    assert [len(films) for films in made] == [3, 3]
+    made.clear()
+    embed(config)
+    assert [len(films) for films in made] == [6]
+
+
+@pytest.mark.long
+def test_a_killed_table_goes_on_to_the_same_rows(config, phantom_store, tmp_path):
+    config = replace(config, films=(phantom_store,))
+    whole = pq.read_table(embed(config))
+    out = tmp_path / "killed.parquet"
+    words = ["embed", str(phantom_store), "--bundle", str(config.bundle), "--out", str(out)]
+    words += ["--batch-size", "2", "--precision", "fp32"]
+    few = f"from evax.jobs import embed; embed.PART_FILMS = 4; from evax.cli import run; run({words!r})"
+    process = subprocess.Popen([sys.executable, "-c", few], stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 300
+    while not Path(f"{out}.parts", "part-0000001.parquet").is_file():
+        assert time.monotonic() < deadline
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.005)
+    process.kill()
+    process.wait()
+    assert not out.exists()
+    assert subprocess.run([sys.executable, "-c", few], check=False, capture_output=True).returncode == 0
+    assert pq.read_table(out).equals(whole)
+    assert list(tmp_path.glob("*killed*")) == [out]
 
 
 def test_films_of_which_none_can_be_read_are_an_error_that_says_why(config, films):

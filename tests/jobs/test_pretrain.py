@@ -119,6 +119,17 @@ def test_pre_training_does_not_start_from_a_classifier(tiny, tmp_path):
     assert not tiny.out.exists()
 
 
+def test_a_tracked_run_shows_its_curves_and_probes_and_learns_the_same(tiny, phantom_store, tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    config = replace(tiny, out=tmp_path / "tracked", epochs=0.5, probe_store=phantom_store)
+    tracked = losses(replace(config, track=("tensorboard",)))
+    shown = EventAccumulator(str(config.out / "tensorboard")).Reload()
+    assert [point.value for point in shown.Scalars("step/loss")] == pytest.approx(tracked)
+    assert [point.step for point in shown.Scalars("probe/linear_auc")] == [0, len(tracked)]
+    assert losses(replace(config, out=tmp_path / "plain")) == tracked
+
+
 def test_threads_change_nothing(tiny, tmp_path):
     assert losses(tiny) == losses(replace(tiny, out=tmp_path / "three", workers=3))
 

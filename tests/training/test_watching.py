@@ -31,6 +31,13 @@ def test_a_step_says_what_share_of_the_machine_it_used_and_how_long_the_rest_wil
     assert 0 <= line["left_s"] < 5
 
 
+def test_the_news_for_the_terminal_are_the_latest_step_and_probe(log):
+    running = watch(log)
+    running.probe(0, 0, ProbeResult(knn_auc=0.625, findings=1, linear_auc=0.5, rankme=9.0))
+    running.step(1, 0, 8, measured())
+    assert running.news() == "cosine 0.500, lr 1.0e-03, 250 films/s, kNN AUC 0.625"
+
+
 def test_a_gradient_that_overflowed_is_no_number_in_the_log(log):
     watch(log).step(1, 0, 8, measured(grad_norm=float("nan")))
     assert log.events("step")[0]["grad_norm"] is None

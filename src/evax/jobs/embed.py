@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from evax.data.store import ImageStore
     from evax.models.encoders import Encoded, Encoder
 
-PART_FILMS = 512  # kept in memory at a time; what an interruption costs at most
+PART_FILMS, PART_NUMBERS = 512, 2**24  # kept in memory at a time; what an interruption costs at most
 Tokens = Literal["mean", "cls", "patches"]
 
 
@@ -35,7 +35,9 @@ class EmbedConfig:
     films: tyro.conf.Positional[tuple[Path, ...]]
     """Films, folders that are searched for films, or one store."""
     out: Path
-    """Parquet file: film, feature, error (why a film could not be read)."""
+    """Parquet file: film, feature, error (why a film could not be read); the file's metadata say what the
+    features are.
+    """
     bundle: Path | None = None
     """Encoder or classifier bundle; or give encoder and weights."""
     encoder: str | None = None
@@ -86,16 +88,18 @@ def embed(config: EmbedConfig) -> Path:
     def names() -> Iterable[str]:
         return map(str, find_films(config.films) if store is None else store.manifest.table["image"])
 
-    parts = started_parts(config, encoder, chain, names())
+    layout = layout_of(config, encoder, chain, fabric)
+    part_films = max(1, min(PART_FILMS, PART_NUMBERS // layout["length"]))
+    parts = started_parts(config, encoder, chain, part_films, names())
     with progress_bar("embedding", total) as advance:
         load = reader_of(store, chain)
-        for number, films in enumerate(batches_of(enumerate(names()), PART_FILMS)):
+        for number, films in enumerate(batches_of(enumerate(names()), part_films)):
             path = parts / f"part-{number:07d}.parquet"
             if not path.is_file():
                 write_part(path, films, load, encoder, chain, config, fabric)
             for _ in films:
                 advance("")
-    joined(sorted(parts.glob("part-*.parquet")), config.out)
+    joined(sorted(parts.glob("part-*.parquet")), config.out, layout)
     shutil.rmtree(parts)
     return config.out
 
@@ -116,6 +120,22 @@ def encoder_of(config: EmbedConfig, store: ImageStore | None) -> tuple[Encoder, 
     return create_encoder(name, weights, img_size=size), chain
 
 
+def layout_of(config: EmbedConfig, encoder: Encoder, chain: Preprocess, fabric: Fabric) -> dict[str, Any]:
+    """What the numbers of a feature are: which tokens, how many of what width in which grid; found on a black
+    film.
+    """
+    import numpy as np
+    import torch
+
+    from evax.training.probes import encode_films
+
+    with torch.inference_mode():
+        encoded = encode_films(encoder, np.zeros((1, 1, *[chain.input_size] * 2), np.uint8), chain, fabric)
+        length = feature_of(encoded, config.tokens).shape[1]
+    width, grid = encoded.patches.shape[2], list(encoded.grid)
+    return {"tokens": config.tokens, "length": length, "width": width, "grid": grid, "chain": chain.to_json()}
+
+
 def reader_of(
     store: ImageStore | None, chain: Preprocess
 ) -> Callable[[int, str], np.ndarray[Any, Any] | str]:
@@ -131,7 +151,9 @@ def reader_of(
     return load
 
 
-def started_parts(config: EmbedConfig, encoder: Encoder, chain: Preprocess, names: Iterable[str]) -> Path:
+def started_parts(
+    config: EmbedConfig, encoder: Encoder, chain: Preprocess, part_films: int, names: Iterable[str]
+) -> Path:
     """The folder of finished parts beside OUT, new or of the same films, weights and options."""
     import hashlib
 
@@ -142,7 +164,12 @@ def started_parts(config: EmbedConfig, encoder: Encoder, chain: Preprocess, name
         digest.update(tensor.cpu().contiguous().numpy().tobytes())
     for name in names:
         digest.update(f"{name}\n".encode())
-    plan = {"films_and_weights": digest.hexdigest(), "tokens": config.tokens, "chain": chain.to_json()}
+    plan = {
+        "films_and_weights": digest.hexdigest(),
+        "tokens": config.tokens,
+        "part_films": part_films,
+        "chain": chain.to_json(),
+    }
     parts = config.out.with_name(f"{config.out.name}.parts")
     if (parts / "plan.json").is_file() and read_json(parts / "plan.json") != plan:
         raise DataError(f"{parts} was begun with other films, weights or options: delete it to start anew.")
@@ -199,17 +226,17 @@ def feature_of(encoded: Encoded, tokens: Tokens) -> np.ndarray[Any, Any]:
     return choices[tokens].float().cpu().numpy()  # type: ignore[union-attr]  # encoder_of refuses cls of a CNN
 
 
-def joined(parts: list[Path], out: Path) -> None:
-    """All parts in one file, one after the other."""
+def joined(parts: list[Path], out: Path, layout: dict[str, Any]) -> None:
+    """All parts in one file, one after the other, with the layout among its metadata."""
+    import json
+
     import pyarrow.parquet as pq
 
     from evax.files import replaced_whole
 
     read, first_reason = 0, ""
-    with (
-        replaced_whole(out) as unfinished,
-        pq.ParquetWriter(unfinished, pq.read_schema(parts[0])) as writer,
-    ):
+    schema = pq.read_schema(parts[0]).with_metadata({"evax": json.dumps(layout)})
+    with replaced_whole(out) as unfinished, pq.ParquetWriter(unfinished, schema) as writer:
         for part in parts:
             table = pq.read_table(part)
             read += len(table) - table["feature"].null_count

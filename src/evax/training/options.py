@@ -15,6 +15,7 @@ from evax.evaluation.thresholds import ThresholdRule
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 MaskPattern = Literal["uniform", "block"]
 Compile = Literal["auto", "on", "off"]
+Tracker = Literal["tensorboard", "mlflow"]
 
 
 @dataclass(frozen=True, kw_only=True)

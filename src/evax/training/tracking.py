@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import itertools
 import json
+import logging
 import os
 import platform
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 from rich.console import Console
@@ -30,12 +33,31 @@ from evax.config import write_recipe
 from evax.errors import ConfigError
 from evax.files import make_folder, replaced_whole, write_json
 
+logger = logging.getLogger("evax")
+
 LIBRARIES = ("evax", "torch", "timm", "numpy", "pillow", "pydicom", "pyarrow")
 
 
-def start_run(out: Path, config: Any, resume: bool) -> RunLog:
+class Mirror(ABC):
+    """Another place that is told every line of a log."""
+
+    @abstractmethod
+    def begin(self, out: Path, config: Any, resume: bool) -> None:
+        """Before the first line. Raises ConfigError when the place cannot be used."""
+
+    @abstractmethod
+    def write(self, line: Mapping[str, Any]) -> None:
+        """One event."""
+
+    @abstractmethod
+    def end(self, error: BaseException | None) -> None:
+        """After the last line; error: what ended the run."""
+
+
+def start_run(out: Path, config: Any, resume: bool, mirrors: Sequence[Mirror] = ()) -> RunLog:
     """Makes the run folder with config.yaml and environment.json and opens its log; a resumed run keeps both.
 
+    mirrors: are begun here and told what the log is told, while it is open as a context.
     Raises ConfigError when the folder already holds something and resume is not asked for, or the other way
     round.
     """
@@ -46,7 +68,9 @@ def start_run(out: Path, config: Any, resume: bool) -> RunLog:
     if resume and not (out / "config.yaml").is_file():
         raise ConfigError(f"There is no run to resume in {out}. Leave --resume out to start it.")
     make_folder(out)
-    log = RunLog(out / "log.jsonl")
+    for mirror in mirrors:
+        mirror.begin(out, config, resume)
+    log = RunLog(out / "log.jsonl", mirrors)
     if resume:
         log.write("resume", environment=environment())
     else:
@@ -58,15 +82,16 @@ def start_run(out: Path, config: Any, resume: bool) -> RunLog:
 
 def _is_begun(out: Path) -> bool:
     """Whether a folder holds anything but what a run left that was killed before it began."""
-    remains = {"environment.json", ".environment.json.unfinished", ".config.yaml.unfinished"}
+    remains = {"mlflow.json", "environment.json", ".environment.json.unfinished", ".config.yaml.unfinished"}
     return any(path.name not in remains for path in out.iterdir())
 
 
 class RunLog:
-    """log.jsonl: one JSON object a line, written at once."""
+    """log.jsonl: one JSON object a line, written at once. As a context it tells its mirrors, too."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, mirrors: Sequence[Mirror] = ()) -> None:
         self.path, self._start = path, time.monotonic()
+        self._mirrors, self._told = list(mirrors), list[Mirror]()
         if path.is_file() and not (text := path.read_bytes()).endswith(b"\n"):
             # a kill or a full disk broke the last line off
             path.write_bytes(text[: text.rfind(b"\n") + 1])
@@ -76,6 +101,24 @@ class RunLog:
         line = {"event": event, **facts, "seconds": round(time.monotonic() - self._start, 2)}
         with self.path.open("a") as file:
             file.write(json.dumps(line) + "\n")
+        self._tell(lambda mirror: mirror.write(line))
+
+    def __enter__(self) -> None:
+        self._told = self._mirrors
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._tell(lambda mirror: mirror.end(error))
+        self._told = []
+
+    def _tell(self, what: Callable[[Mirror], None]) -> None:
+        for mirror in list(self._told):
+            try:
+                what(mirror)
+            except Exception as error:  # a run of days does not end because a server did: the log has it all
+                self._told.remove(mirror)
+                logger.warning("%s gets no more numbers of this run: %s", type(mirror).__name__, error)
 
     def events(self, event: str) -> list[dict[str, Any]]:
         """All lines of one kind, those of interrupted parts of the run included."""
@@ -86,7 +129,7 @@ class QuietLog(RunLog):
     """The log of the processes that leave the writing to the first."""
 
     def __init__(self) -> None:
-        pass
+        self._mirrors, self._told = [], []
 
     def write(self, event: str, **facts: Any) -> None:
         """Nothing."""

@@ -47,7 +47,11 @@ class Watch:
         self._steps, self._first = steps, first
         self._operations, self._rate = operations, rate
         self._start, self._spreads = time.monotonic(), deque[float](maxlen=STEPS_OF_SPREAD)
-        self._warned = False
+        self._warned, self._news, self._probed = False, "", ""
+
+    def news(self) -> str:
+        """The latest step and probe in a few words, for a terminal."""
+        return self._news + self._probed
 
     def step(self, done: int, epoch: int, images: int, measured: dict[str, float]) -> None:
         """done: finished steps. epoch: of the step's first film. images: crops so far. measured: of
@@ -59,6 +63,7 @@ class Watch:
             "left_s": round(pace * (self._steps - done), 1),
         }
         self._write("step", done, {"epoch": epoch, "images": images}, facts)
+        self._news = "cosine {cosine:.3f}, lr {lr:.1e}, {images_per_s:.0f} films/s".format_map(measured)
         if done > self._steps / 2:
             self._spreads.append(measured["spread"])
         if len(self._spreads) == STEPS_OF_SPREAD and np.mean(self._spreads) < LEAST_SPREAD:
@@ -71,6 +76,7 @@ class Watch:
     def probe(self, step: int, images: int, result: ProbeResult) -> None:
         """step, images: how far the run was."""
         self._write("probe", step, {"images": images}, result.to_json())
+        self._probed = f", kNN AUC {result.knn_auc:.3f}"
         if step > self._steps / 2 and not result.rankme >= LEAST_RANKME:  # NaN: all features are 0
             self._warn(
                 step,

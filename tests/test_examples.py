@@ -1,0 +1,74 @@
+"""What the documentation shows is run: the README's Python, and the notebook on phantoms."""
+
+import os
+import re
+import shutil
+from pathlib import Path
+
+import nbformat
+import numpy as np
+import pytest
+import torch
+from nbclient import NotebookClient
+
+from evax.data.preprocess import Preprocess
+from evax.deploy.bundle import Card, save_bundle
+from evax.models.classifier import Classifier
+from evax.models.encoders import build_encoder
+
+ROOT = Path(__file__).resolve().parents[1]
+NOTEBOOKS = sorted((ROOT / "docs" / "notebooks").glob("*.ipynb"))
+TINY = "eva_x_tiny_patch16_224"
+
+
+@pytest.fixture
+def project(phantoms, phantom_store, tmp_path):
+    """A working directory as the README leaves it: a store, an encoder, a classifier and a film."""
+    preprocess = Preprocess(store_size=96, input_size=224)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        encoder = build_encoder(TINY)
+    save_bundle(
+        tmp_path / "runs/pretrain/encoder", Card(kind="encoder", encoder=TINY, preprocess=preprocess), encoder
+    )
+    card = Card(kind="classifier", encoder=TINY, preprocess=preprocess, findings=("Effusion", "Mass"))
+    save_bundle(tmp_path / "runs/finetune/bundle", card, Classifier(encoder, 2))
+    (tmp_path / "stores").mkdir()
+    (tmp_path / "stores/mine").symlink_to(phantom_store)
+    film = next(path for path in sorted(phantoms.rglob("*.dcm")))
+    shutil.copy(film, tmp_path / "film.dcm")
+    return tmp_path
+
+
+def test_the_python_of_the_readme_runs_as_it_stands(project, monkeypatch, capsys):
+    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    monkeypatch.chdir(project)
+    names = {}
+    exec(code, names)
+    assert capsys.readouterr().out.startswith("{'Effusion': 0.")
+    assert names["heatmap"].shape == names["film"].pixels.shape
+    assert names["images"].shape == (1, 1, 224, 224)
+    assert names["patches"].shape == (1, 196, 192)
+    assert names["grid"] == (14, 14)
+    mean = names["patches"].mean(dim=1)[0].detach().numpy()
+    assert np.allclose(mean, names["features"](names["film"]), atol=1e-5)
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_notebook_is_kept_without_its_outputs(path):
+    notebook = nbformat.read(path, as_version=4)
+    assert not any(cell.get("outputs") or cell.get("execution_count") for cell in notebook.cells)
+
+
+@pytest.mark.long
+def test_the_notebook_of_features_runs_on_a_store_and_shows_its_films(project):
+    environment = {"PYTHONPATH": f"{ROOT / 'src'}", "OMP_NUM_THREADS": "1"}
+    notebook = nbformat.read(ROOT / "docs/notebooks/features.ipynb", as_version=4)
+    client = NotebookClient(
+        notebook, timeout=600, resources={"metadata": {"path": str(project)}}, kernel_name="python3"
+    )
+    client.execute(env=os.environ | environment)
+    shown = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+    assert any(output.get("data", {}).get("text/plain") == "(48, 192)" for output in shown)
+    assert any("image/png" in output.get("data", {}) for output in shown)
+    assert any("nearest has it" in output.get("data", {}).get("text/plain", "") for output in shown)
