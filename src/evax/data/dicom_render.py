@@ -1,0 +1,199 @@
+"""DICOM stored values -> the grey picture a workstation would show.
+
+A film has at most 2**16 different stored values, so the grey-scale chain of the standard is worked out once
+for each possible value and the pixels are looked up in that table: quick, and every step is a plain formula.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from evax.data.dicom_header import numbers, text
+from evax.data.radiograph import luminance
+
+if TYPE_CHECKING:
+    from pydicom import Dataset
+
+Values = npt.NDArray[np.float64]  # one number for each possible stored value
+Mask = npt.NDArray[np.bool_]
+
+
+def grey(stored: npt.NDArray[Any], dataset: Dataset) -> tuple[npt.NDArray[np.float32], list[str]]:
+    """Pixels (H, W) in [0, 1] of a MONOCHROME film, and the issues found on the way."""
+    codes, values = _codes(stored, dataset)
+    padding = _padding(values, dataset)
+    present = np.zeros(len(values), dtype=bool)
+    present[codes] = True
+    issues = ["padding"] if (present & padding).any() else []
+    modality, found = _modality(values, dataset)
+    shown, voi = _voi(modality, present & ~padding, dataset)
+    if shown is None:
+        counts = np.bincount(codes.ravel(), minlength=len(values)) * ~padding
+        shown = _from_range(modality, counts, _announced(values, int(dataset.BitsStored)))
+    monochrome1 = dataset.PhotometricInterpretation == "MONOCHROME1"
+    if monochrome1:
+        shown = 1 - shown
+    table = np.where(padding, 0, shown).astype(np.float32)
+    shape = text(dataset, "PresentationLUTShape")
+    if shape == ("IDENTITY" if monochrome1 else "INVERSE"):
+        voi.append("polarity_conflict")
+    if text(dataset, "PresentationIntentType") == "FOR PROCESSING":
+        voi.append("for_processing")
+    return table[codes], issues + found + voi
+
+
+def _codes(stored: npt.NDArray[Any], dataset: Dataset) -> tuple[npt.NDArray[Any], Values]:
+    """The used bits of each pixel as an unsigned number, and the stored value each such number stands for."""
+    from pydicom.uid import RLELossless
+
+    codes = stored.view(stored.dtype.str.replace("i", "u"))
+    bits, allocated = int(dataset.BitsStored), 8 * codes.dtype.itemsize
+    syntax = dataset.file_meta.TransferSyntaxUID
+    if syntax.is_encapsulated and syntax != RLELossless:
+        bits = allocated  # the codec returned whole numbers; a wrong Bits Stored must not wrap them around
+    else:
+        shift = max(int(dataset.get("HighBit", bits - 1)) + 1 - bits, 0)
+        if shift:
+            codes = codes >> codes.dtype.type(shift)
+        if bits < allocated:
+            codes = codes & codes.dtype.type(2**bits - 1)
+    values = np.arange(2**bits, dtype=np.float64)
+    if dataset.PixelRepresentation == 1:
+        values[2 ** (bits - 1) :] -= 2**bits  # two's complement
+    return codes, values
+
+
+def _padding(values: Values, dataset: Dataset) -> Mask:
+    """Which stored values are Pixel Padding Value, or up to Pixel Padding Range Limit (PS3.3 C.7.5.1.1.2)."""
+    ends = numbers(dataset, "PixelPaddingValue")[:1]
+    if not ends:
+        return np.zeros(len(values), dtype=bool)
+    ends += numbers(dataset, "PixelPaddingRangeLimit")[:1]
+    if values.min() < 0:
+        ends = tuple(_as_signed(end) for end in ends)  # some writers call a negative value US
+    return (values >= min(ends)) & (values <= max(ends))
+
+
+def _modality(values: Values, dataset: Dataset) -> tuple[Values, list[str]]:
+    """Stored values -> the detector's units (PS3.3 C.11.1)."""
+    if sequence := dataset.get("ModalityLUTSequence"):
+        if table := _lookup_table(sequence[0], signed=bool(values.min() < 0)):
+            return _look_up(values, *table[:2]), []
+        return values, ["bad_rescale"]
+    if "RescaleSlope" not in dataset and "RescaleIntercept" not in dataset:
+        return values, []
+    slope, intercept = numbers(dataset, "RescaleSlope"), numbers(dataset, "RescaleIntercept")
+    if not slope or not intercept or slope[0] == 0:
+        return values, ["bad_rescale"]
+    return values * slope[0] + intercept[0], []
+
+
+def _voi(modality: Values, visible: Mask, dataset: Dataset) -> tuple[Values | None, list[str]]:
+    """The detector's units -> [0, 1] by VOI LUT or window (PS3.3 C.11.2); None where neither is usable."""
+    candidates = []
+    if sequence := dataset.get("VOILUTSequence"):
+        table = _lookup_table(sequence[0], signed=bool(modality.min() < 0))
+        candidates.append(table and _look_up(modality, *table[:2]) / table[2])
+    if "WindowCenter" in dataset or "WindowWidth" in dataset:
+        candidates.append(_window(modality, dataset))
+    for shown in candidates:
+        if shown is not None and _shows_something(shown[visible]):
+            return shown, [] if shown is candidates[0] else ["bad_window"]
+    return None, ["bad_window"] if candidates else ["no_window"] if int(dataset.BitsStored) > 8 else []
+
+
+def _shows_something(shown: Values) -> bool:
+    """Whether a window tells two of the film's values apart, by more than black from white."""
+    return len(shown) < 2 or bool(np.ptp(shown) >= 1 / 255 and ((shown > 0) & (shown < 1)).any())
+
+
+def _window(modality: Values, dataset: Dataset) -> Values | None:
+    """PS3.3 C.11.2.1.2 and C.11.2.1.3; None for a window that is none."""
+    centers, widths = numbers(dataset, "WindowCenter"), numbers(dataset, "WindowWidth")
+    function = text(dataset, "VOILUTFunction") or "LINEAR"
+    if not centers or not widths or widths[0] <= 0:
+        return None
+    center, width = centers[0], widths[0]
+    if function == "SIGMOID":
+        sigmoid: Values = 1 / (1 + np.exp(np.clip(-4 * (modality - center) / width, -80, 80)))
+        return sigmoid
+    if function == "LINEAR":  # "LINEAR" is defined for integers: a window of width 256 tells 256 values apart
+        center, width = center - 0.5, width - 1
+    elif function != "LINEAR_EXACT":
+        return None
+    if width <= 0:
+        return (modality > center).astype(np.float64)
+    line: Values = np.clip((modality - center) / width + 0.5, 0, 1)
+    return line
+
+
+def _announced(values: Values, bits: int) -> Mask | None:
+    """Which stored values a shallow film (up to 8 bits) has by its header; None for a deeper film."""
+    if bits > 8:
+        return None
+    lowest = -(2 ** (bits - 1)) if values.min() < 0 else 0
+    return (values >= lowest) & (values < lowest + 2**bits)
+
+
+def _from_range(modality: Values, counts: npt.NDArray[np.int64], announced: Mask | None) -> Values:
+    """[0, 1] without a window: see `read_dicom`, step 3. counts: how many pixels have each stored value."""
+    if announced is not None:
+        # an encoder may have written 8 bits into 16, and a header may announce less than there is
+        scale = modality[announced | (counts > 0)]
+        low, high = scale.min(), scale.max()
+    elif counts.any():
+        order = np.argsort(modality, kind="stable")
+        cumulated = np.cumsum(counts[order])
+        low, high = modality[order][np.searchsorted(cumulated, np.array([0.001, 0.999]) * cumulated[-1])]
+        if low == high:  # nearly all pixels are equal: the others still count
+            low, high = modality[counts > 0].min(), modality[counts > 0].max()
+    else:
+        low, high = modality.min(), modality.max()
+    span = high - low or 1.0  # a film of one value is black
+    stretched: Values = np.clip((modality - low) / span, 0, 1)
+    return stretched
+
+
+def _lookup_table(item: Dataset, *, signed: bool) -> tuple[Values, float, float] | None:
+    """Entries, first mapped value and full scale of a LUT item (PS3.3 C.11.1.1); None if unusable."""
+    descriptor = numbers(item, "LUTDescriptor")
+    if len(descriptor) != 3:
+        return None
+    count = int(descriptor[0]) or 2**16
+    data = item.get("LUTData")
+    if isinstance(data, bytes):  # OW, or 8-bit entries side by side
+        wide = len(data) >= 2 * count
+        little = item.original_encoding[1] is not False
+        entries = np.frombuffer(data, dtype=("<u2" if little else ">u2") if wide else "u1").astype(np.float64)
+    else:
+        entries = np.array(numbers(item, "LUTData"))
+    entries = entries[:count]
+    if len(entries) == 0:
+        return None
+    first = _as_signed(descriptor[1]) if signed else descriptor[1]
+    # some writers understate the bits of an entry; values above full scale would all be white
+    return entries, first, max(2 ** descriptor[2] - 1, entries.max(), 1)
+
+
+def _look_up(values: Values, entries: Values, first: float) -> Values:
+    return entries[np.clip(np.rint(values - first), 0, len(entries) - 1).astype(np.intp)]
+
+
+def _as_signed(value: float) -> float:
+    return value - 2**16 if value >= 2**15 else value
+
+
+def grey_from_colour(stored: npt.NDArray[Any], dataset: Dataset) -> tuple[npt.NDArray[np.float32], list[str]]:
+    from pydicom.pixels import apply_color_lut
+
+    bits = int(dataset.BitsStored)
+    if dataset.PhotometricInterpretation == "PALETTE COLOR":
+        stored = apply_color_lut(stored, dataset)
+        bits = 8 * stored.dtype.itemsize
+    red_green_blue = (stored >> max(bits - 8, 0)).astype(np.uint8)
+    grey, coloured = luminance(Image.fromarray(red_green_blue))
+    return np.divide(np.asarray(grey), 255, dtype=np.float32), ["colour"] * coloured
