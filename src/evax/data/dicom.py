@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import os
-import re
 from typing import TYPE_CHECKING
 
 from evax.data.dicom_decode import decode, name_transfer_syntax
 from evax.data.dicom_header import (
     DicomHeader,
+    describe,
+    header_issues,
     is_dicom,
     opened_dicom,
     read_dataset,
     read_header,
-    spacing_mm_of,
     text,
-    view_of,
 )
 from evax.data.dicom_render import grey, grey_from_colour
+from evax.data.orientation import orientation_issues
 from evax.data.radiograph import Radiograph, refuse_huge
 from evax.errors import DataError
 
@@ -26,63 +26,51 @@ if TYPE_CHECKING:
 
 __all__ = ["DicomHeader", "is_dicom", "read_dicom", "read_header"]
 
-PROJECTIONS = {
-    "CR",
-    "DX",
-    "DR",
-    "RG",
-    "XA",
-    "RF",
-    "OT",
-    "SC",
-    "",
-}  # OT, SC and nothing: scans and exports of films
+PHOTOMETRIC = {  # samples per pixel: the meanings of their values that are known
+    1: ("MONOCHROME1", "MONOCHROME2", "PALETTE COLOR"),
+    3: ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_PARTIAL_422", "YBR_PARTIAL_420", "YBR_ICT", "YBR_RCT"),
+}
 
 
 def read_dicom(path: str | os.PathLike[str]) -> Radiograph:
     """Read one projection film as it is meant to be seen (PS3.4 N.2): values in [0, 1], bright = dense.
 
-    1. Stored values: Bits Stored, High Bit and Pixel Representation; other bits (old overlays) are masked.
+    1. Stored values: Bits Stored, High Bit and Pixel Representation; other bits (old overlays) are masked,
+       unless the picture shows that Bits Stored is too small ("bad_bits_stored").
     2. Modality LUT, or rescale slope and intercept.
-    3. The first VOI LUT, or else the first window (LINEAR, LINEAR_EXACT, SIGMOID). One that leaves no grey
-       between black and white is ignored ("bad_window"). Without any, films of up to 8 bits are display
-       values already and keep their full scale, as a PNG does. Deeper films fill a part of their range that
-       differs between detectors, so they go from the 0.1 to the 99.9 percentile of their pixels: markers and
-       dead pixels do not decide the contrast ("no_window").
+    3. The first usable VOI LUT, or else the first usable window (LINEAR, LINEAR_EXACT, SIGMOID). One that
+       leaves no grey between black and white is passed over ("bad_window"). Without any, films of up to 8
+       bits are display values already and keep their full scale, as a PNG does. Deeper films fill a part of
+       their range that differs between detectors, so they go from the 0.1 to the 99.9 percentile of their
+       pixels: markers and dead pixels do not decide the contrast ("no_window").
     4. MONOCHROME1 is inverted. In these objects Presentation LUT Shape only says the same once more and is
        not applied again; where the two disagree Photometric Interpretation holds ("polarity_conflict").
+       Where the pixels contradict the tag it still holds, and "looks_inverted" says so.
     5. Pixel padding becomes black, whatever the polarity, and takes no part in step 3.
 
-    Colour captures become their luminance, without steps 2 to 5. A file without transfer syntax is read as
-    implicit little endian unless its bytes are plainly explicit ("no_transfer_syntax").
+    Overlay planes beside the pixels are not drawn. Colour captures become their luminance, without steps 2
+    to 5. A file without transfer syntax is read as implicit little endian unless its bytes are plainly
+    explicit ("no_transfer_syntax").
     Raises DataError for a file that is no DICOM, has no pixels, several frames, more than 16 bits or 100
-    megapixels, cut-off pixels or an unsupported transfer syntax. Messages and issues never name the patient.
+    megapixels, cut-off pixels, an unsupported transfer syntax or an unknown photometric interpretation.
+    Messages and issues never name the patient.
     """
     with opened_dicom(path) as file:
-        header = read_dataset(file, path, stop_before_pixels=True)
-        _refuse_unsuitable(header, path)
+        _refuse_unsuitable(read_dataset(file, path, stop_before_pixels=True), path)
         file.seek(0)
         dataset = read_dataset(file, path)
         issues = ["no_transfer_syntax"] if name_transfer_syntax(dataset) else []
+        photometric = _photometric(dataset, path)
         stored = decode(dataset, path)
-        if dataset.get("SamplesPerPixel", 1) == 1 and dataset.PhotometricInterpretation != "PALETTE COLOR":
+        if photometric.startswith("MONOCHROME"):
             pixels, found = grey(stored, dataset)
         else:
             pixels, found = grey_from_colour(stored, dataset)
-        issues += found
-        if pixels.min() == pixels.max():
-            issues.append("blank")
-        if (spacing_mm := spacing_mm_of(dataset)) is None:
-            issues.append("no_spacing")
-        view = view_of(dataset)
-        if view not in ("PA", "AP"):
-            issues.append("lateral" if view else "unknown_view")
-        modality = text(dataset, "Modality").upper()
-        if modality not in PROJECTIONS:
-            issues.append(
-                f"modality_{modality}" if re.fullmatch(r"[A-Z]{2,16}", modality) else "modality_unknown"
-            )
-    return Radiograph(pixels, spacing_mm, view, tuple(issues))
+        header = describe(dataset)
+        issues += found + ["blank"] * bool(pixels.min() == pixels.max()) + header_issues(header)
+        if header.is_chest_film and header.view != "LATERAL":
+            issues += orientation_issues(pixels)
+    return Radiograph(pixels, header.spacing_mm, header.view, tuple(issues))
 
 
 def _refuse_unsuitable(header: Dataset, path: str | os.PathLike[str]) -> None:
@@ -94,3 +82,14 @@ def _refuse_unsuitable(header: Dataset, path: str | os.PathLike[str]) -> None:
         raise DataError(f"{path} has {int(frames)} frames: a film has one. Export the wanted frame alone.")
     if (bits := header.get("BitsAllocated", 16)) > 16:
         raise DataError(f"{path} has {int(bits)} bits per pixel: films have at most 16. Export it with 16.")
+
+
+def _photometric(dataset: Dataset, path: str | os.PathLike[str]) -> str:
+    """What the values mean; a guess would show one film in two wrong."""
+    photometric, samples = text(dataset, "PhotometricInterpretation"), dataset.get("SamplesPerPixel") or 1
+    if photometric not in PHOTOMETRIC.get(samples, ()):
+        raise DataError(
+            f"{path} does not say which of its values is white: Photometric Interpretation is none of "
+            f"{', '.join(PHOTOMETRIC.get(samples, PHOTOMETRIC[1]))}. Export it again from its source."
+        )
+    return photometric

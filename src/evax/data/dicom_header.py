@@ -29,37 +29,59 @@ VIEWS = {
     # decubitus: a frontal beam, but not the film a frontal model knows; who leaves out laterals leaves it out
     **dict.fromkeys(("LLD", "RLD"), "LATERAL"),
 }
-HEADER_TAGS = (
-    *(
-        "PatientID",
-        "PatientSex",
-        "PatientAge",
-        "PatientBirthDate",
-        "StudyDate",
-        "StudyInstanceUID",
-        "SOPInstanceUID",
-    ),
-    *("ViewPosition", "ViewCodeSequence", "Modality", "BodyPartExamined", "NumberOfFrames", "Rows"),
-)
+PROJECTIONS = ("CR", "DX", "DR", "RG", "XA", "RF", "OT", "SC", "")  # the last three: scans and exports
+# Body Part Examined that is no chest, of PS3.16 annex L. Any other text (PORT CXR, TORAX) may well be one.
+OTHER_PARTS = frozenset((
+    "ABDOMEN", "ABDOMENPELVIS", "ANKLE", "ARM", "BLADDER", "BREAST", "BUTTOCK", "CALCANEUS", "CALF",
+    "CLAVICLE", "COCCYX", "CSPINE", "EAR", "ELBOW", "EXTREMITY", "EYE", "FEMUR", "FINGER", "FOOT",
+    "FOREARM", "HAND", "HEAD", "HEADNECK", "HIP", "HUMERUS", "JAW", "KNEE", "LEG", "LSPINE", "MANDIBLE",
+    "MAXILLA", "NECK", "PATELLA", "PELVIS", "RADIUS", "SACRUM", "SCAPULA", "SHOULDER", "SINUS", "SKULL",
+    "SPINE", "SSPINE", "TEETH", "THIGH", "THUMB", "TIBIA", "TMJ", "TOE", "TSPINE", "ULNA", "WRIST",
+    "ZYGOMA",
+))  # fmt: skip
+HEADER_TAGS = [
+    "PatientID", "PatientSex", "PatientAge", "PatientBirthDate", "StudyDate", "AcquisitionDate",
+    "StudyInstanceUID", "SOPInstanceUID", "ViewPosition", "ViewCodeSequence", "Modality",
+    "BodyPartExamined", "NumberOfFrames", "Rows", "PatientOrientation", "BurnedInAnnotation",
+    "PixelSpacing", "ImagerPixelSpacing", "NominalScannedPixelSpacing",
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
 class DicomHeader:
-    """What an index needs to know of a DICOM file; missing texts are ""."""
+    """What an index needs to know of a DICOM file; missing texts are "". Its repr shows no patient."""
 
-    patient_id: str = field(repr=False)  # a log that shows a header shows no patient
-    study_uid: str
-    image_uid: str
+    patient_id: str = field(repr=False)
+    study_uid: str = field(repr=False)
+    image_uid: str = field(repr=False)
+    study_date: datetime.date | None = field(repr=False)
+    """Study Date, or else Acquisition Date."""
     view: str | None
     """"PA", "AP", "LATERAL" or None."""
+    orientation: tuple[str, ...]
+    """Where the rows and the columns of a picture run to, as "L" (the patient's left) and "F" (feet)."""
     sex: str
     """"M", "F" or ""."""
     age: float
     """Years; NaN where unknown."""
     modality: str
     body_part: str
+    burned_in: bool
+    """Burned In Annotation: text in the pixels that identifies the patient."""
+    spacing_mm: tuple[float, float] | None
+    """Distance of pixel rows and of pixel columns."""
     frames: int
     """Number of pictures; 0 for a file without pixels (report, presentation state)."""
+
+    @property
+    def is_projection(self) -> bool:
+        """Not a slice, an ultrasound picture or the like."""
+        return self.modality in PROJECTIONS
+
+    @property
+    def is_chest_film(self) -> bool:
+        """Nothing in the header says otherwise."""
+        return self.is_projection and self.body_part not in OTHER_PARTS
 
 
 def is_dicom(path: str | os.PathLike[str]) -> bool:
@@ -72,25 +94,57 @@ def is_dicom(path: str | os.PathLike[str]) -> bool:
 
 
 def read_header(path: str | os.PathLike[str]) -> DicomHeader:
-    """Describe a DICOM file without reading its pixels. Raises DataError, which never names the patient.
-
-    Age is Patient's Age, or else the time from birth to the study.
-    """
+    """Describe a DICOM file without reading its pixels. Raises DataError, which never names the patient."""
     with opened_dicom(path) as file:
-        dataset = read_dataset(file, path, stop_before_pixels=True, specific_tags=list(HEADER_TAGS))
-        frames = numbers(dataset, "NumberOfFrames") or (1.0,)
-        sex = text(dataset, "PatientSex").upper()
-        return DicomHeader(
-            patient_id=text(dataset, "PatientID"),
-            study_uid=text(dataset, "StudyInstanceUID"),
-            image_uid=text(dataset, "SOPInstanceUID"),
-            view=view_of(dataset),
-            sex=sex if sex in ("M", "F") else "",
-            age=_age(dataset),
-            modality=text(dataset, "Modality").upper(),
-            body_part=text(dataset, "BodyPartExamined").upper(),
-            frames=int(frames[0]) if "Rows" in dataset else 0,
-        )
+        return describe(read_dataset(file, path, stop_before_pixels=True, specific_tags=HEADER_TAGS))
+
+
+def describe(dataset: Dataset) -> DicomHeader:
+    """The header of an open file. Age is Patient's Age, or else the time from birth to the study."""
+    frames = numbers(dataset, "NumberOfFrames") or (1.0,)
+    sex = text(dataset, "PatientSex").upper()
+    return DicomHeader(
+        patient_id=text(dataset, "PatientID"),
+        study_uid=text(dataset, "StudyInstanceUID"),
+        image_uid=text(dataset, "SOPInstanceUID"),
+        study_date=_date(dataset, "StudyDate") or _date(dataset, "AcquisitionDate"),
+        view=_view(dataset),
+        orientation=tuple(text(dataset, "PatientOrientation").upper().split("\\")),
+        sex=sex if sex in ("M", "F") else "",
+        age=_age(dataset),
+        modality=text(dataset, "Modality").upper(),
+        body_part=text(dataset, "BodyPartExamined").upper(),
+        burned_in=text(dataset, "BurnedInAnnotation").upper() == "YES",
+        spacing_mm=_spacing_mm(dataset),
+        frames=int(frames[0]) if "Rows" in dataset else 0,
+    )
+
+
+def header_issues(header: DicomHeader) -> list[str]:
+    """What a header says against a usual frontal chest film, as the names of Radiograph.issues."""
+    issues = [] if header.spacing_mm else ["no_spacing"]
+    if header.view not in ("PA", "AP"):
+        issues.append("lateral" if header.view else "unknown_view")
+    if not header.is_projection:
+        known = re.fullmatch(r"[A-Z]{2}", header.modality)  # longer texts might be anything, a name even
+        issues.append(f"modality_{header.modality}" if known else "modality_unknown")
+    if header.body_part in OTHER_PARTS:
+        issues.append(f"body_part_{header.body_part}")
+    if header.burned_in:
+        issues.append("burned_in_annotation")
+    if header.view != "LATERAL":
+        issues += _turned(header.orientation)
+    return issues
+
+
+def _turned(orientation: tuple[str, ...]) -> list[str]:
+    """A frontal film runs to the patient's left and feet; the first letter is the main direction."""
+    match tuple(name[:1] for name in orientation):
+        case ("R", "F"):
+            return ["mirrored"]
+        case ("F" | "H", _) | (_, "L" | "R") | (_, "H"):
+            return ["rotated"]
+    return []
 
 
 def _starts_as_dicom(file: BinaryIO) -> bool:
@@ -100,7 +154,8 @@ def _starts_as_dicom(file: BinaryIO) -> bool:
         return True
     if len(head) < 16:
         return False
-    group, element, length = struct.unpack("<HHI", head[:8])
+    order = ">" if head[0] == 0 else "<"  # a data set's first group, 2 or 8, is a small number
+    group, element, length = struct.unpack(f"{order}HHI", head[:8])
     if group == 2:  # file meta information without its preamble
         return element == 0 and head[4:6] == b"UL"
     if group != 8 or element > 0x0100:  # a bare data set starts with its character set, type, class or date
@@ -119,6 +174,7 @@ def opened_dicom(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
 
 
 def read_dataset(file: BinaryIO, path: str | os.PathLike[str], **options: Any) -> Dataset:
+    """The data set of an open file; options as of pydicom's dcmread. DataError for what is no DICOM."""
     from pydicom import dcmread
 
     if not _starts_as_dicom(file):
@@ -136,9 +192,7 @@ def text(dataset: Dataset, keyword: str) -> str:
         try:
             value = value.decode("utf-8")
         except UnicodeDecodeError:
-            value = value.decode(
-                "latin-1"
-            )  # keeps different bytes different, which is all an identifier needs
+            value = value.decode("latin-1")  # keeps different bytes different: enough for an identifier
     return str(value).strip(" \0")
 
 
@@ -151,14 +205,14 @@ def numbers(dataset: Dataset, keyword: str) -> tuple[float, ...]:
     return tuple(values.tolist()) if np.isfinite(values).all() else ()
 
 
-def view_of(dataset: Dataset) -> str | None:
+def _view(dataset: Dataset) -> str | None:
     if view := VIEWS.get(text(dataset, "ViewPosition").upper()):
         return view
     codes = dataset.get("ViewCodeSequence")
     return VIEWS.get(text(codes[0], "CodeValue").upper()) if codes else None
 
 
-def spacing_mm_of(dataset: Dataset) -> tuple[float, float] | None:
+def _spacing_mm(dataset: Dataset) -> tuple[float, float] | None:
     for keyword in ("PixelSpacing", "ImagerPixelSpacing", "NominalScannedPixelSpacing"):
         spacing = numbers(dataset, keyword)
         if len(spacing) == 2 and min(spacing) > 0:
@@ -169,12 +223,13 @@ def spacing_mm_of(dataset: Dataset) -> tuple[float, float] | None:
 def _age(dataset: Dataset) -> float:
     if match := re.fullmatch(r"(\d{1,3})([DWMY])", text(dataset, "PatientAge").upper()):
         return int(match[1]) / {"D": 365.25, "W": 365.25 / 7, "M": 12, "Y": 1}[match[2]]
-    try:
-        born, seen = (
-            datetime.datetime.strptime(text(dataset, keyword), "%Y%m%d")
-            for keyword in ("PatientBirthDate", "StudyDate")
-        )
-    except ValueError:
-        return math.nan
-    years = (seen - born).days / 365.25
+    born, seen = _date(dataset, "PatientBirthDate"), _date(dataset, "StudyDate")
+    years = (seen - born).days / 365.25 if born and seen else math.nan
     return years if years >= 0 else math.nan
+
+
+def _date(dataset: Dataset, keyword: str) -> datetime.date | None:
+    try:
+        return datetime.datetime.strptime(text(dataset, keyword), "%Y%m%d").date()
+    except ValueError:
+        return None

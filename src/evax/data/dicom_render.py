@@ -6,12 +6,14 @@ for each possible value and the pixels are looked up in that table: quick, and e
 
 from __future__ import annotations
 
+from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from evax.data.dicom_codes import codes_and_values
 from evax.data.dicom_header import numbers, text
 from evax.data.radiograph import luminance
 
@@ -23,18 +25,21 @@ Mask = npt.NDArray[np.bool_]
 
 
 def grey(stored: npt.NDArray[Any], dataset: Dataset) -> tuple[npt.NDArray[np.float32], list[str]]:
-    """Pixels (H, W) in [0, 1] of a MONOCHROME film, and the issues found on the way."""
-    codes, values = _codes(stored, dataset)
+    """Pixels (H, W) in [0, 1] of a MONOCHROME film, and the issues found on the way.
+
+    stored: (H, W), as the transfer syntax held them.
+    """
+    codes, values, issues = codes_and_values(stored, dataset)
     padding = _padding(values, dataset)
     present = np.zeros(len(values), dtype=bool)
     present[codes] = True
-    issues = ["padding"] if (present & padding).any() else []
+    issues += ["padding"] if (present & padding).any() else []
     modality, found = _modality(values, dataset)
     shown, voi = _voi(modality, present & ~padding, dataset)
     if shown is None:
         counts = np.bincount(codes.ravel(), minlength=len(values)) * ~padding
         shown = _from_range(modality, counts, _announced(values, int(dataset.BitsStored)))
-    monochrome1 = dataset.PhotometricInterpretation == "MONOCHROME1"
+    monochrome1 = text(dataset, "PhotometricInterpretation") == "MONOCHROME1"
     if monochrome1:
         shown = 1 - shown
     table = np.where(padding, 0, shown).astype(np.float32)
@@ -44,27 +49,6 @@ def grey(stored: npt.NDArray[Any], dataset: Dataset) -> tuple[npt.NDArray[np.flo
     if text(dataset, "PresentationIntentType") == "FOR PROCESSING":
         voi.append("for_processing")
     return table[codes], issues + found + voi
-
-
-def _codes(stored: npt.NDArray[Any], dataset: Dataset) -> tuple[npt.NDArray[Any], Values]:
-    """The used bits of each pixel as an unsigned number, and the stored value each such number stands for."""
-    from pydicom.uid import RLELossless
-
-    codes = stored.view(stored.dtype.str.replace("i", "u"))
-    bits, allocated = int(dataset.BitsStored), 8 * codes.dtype.itemsize
-    syntax = dataset.file_meta.TransferSyntaxUID
-    if syntax.is_encapsulated and syntax != RLELossless:
-        bits = allocated  # the codec returned whole numbers; a wrong Bits Stored must not wrap them around
-    else:
-        shift = max(int(dataset.get("HighBit", bits - 1)) + 1 - bits, 0)
-        if shift:
-            codes = codes >> codes.dtype.type(shift)
-        if bits < allocated:
-            codes = codes & codes.dtype.type(2**bits - 1)
-    values = np.arange(2**bits, dtype=np.float64)
-    if dataset.PixelRepresentation == 1:
-        values[2 ** (bits - 1) :] -= 2**bits  # two's complement
-    return codes, values
 
 
 def _padding(values: Values, dataset: Dataset) -> Mask:
@@ -93,13 +77,20 @@ def _modality(values: Values, dataset: Dataset) -> tuple[Values, list[str]]:
 
 
 def _voi(modality: Values, visible: Mask, dataset: Dataset) -> tuple[Values | None, list[str]]:
-    """The detector's units -> [0, 1] by VOI LUT or window (PS3.3 C.11.2); None where neither is usable."""
-    candidates = []
-    if sequence := dataset.get("VOILUTSequence"):
-        table = _lookup_table(sequence[0], signed=bool(modality.min() < 0))
-        candidates.append(table and _look_up(modality, *table[:2]) / table[2])
+    """The detector's units -> [0, 1] by VOI LUT or window (PS3.3 C.11.2); None where none is usable.
+
+    Of several, the first is the one to show unless a reader chooses another.
+    """
+    candidates: list[Values | None] = []
+    for item in dataset.get("VOILUTSequence") or ():
+        table = _lookup_table(item, signed=bool(modality.min() < 0))
+        candidates.append(None if table is None else _look_up(modality, *table[:2]) / table[2])
     if "WindowCenter" in dataset or "WindowWidth" in dataset:
-        candidates.append(_window(modality, dataset))
+        function = text(dataset, "VOILUTFunction") or "LINEAR"
+        pairs = list(zip_longest(numbers(dataset, "WindowCenter"), numbers(dataset, "WindowWidth")))
+        candidates += [
+            _window(modality, center, width, function) for center, width in pairs or [(None, None)]
+        ]
     for shown in candidates:
         if shown is not None and _shows_something(shown[visible]):
             return shown, [] if shown is candidates[0] else ["bad_window"]
@@ -111,13 +102,10 @@ def _shows_something(shown: Values) -> bool:
     return len(shown) < 2 or bool(np.ptp(shown) >= 1 / 255 and ((shown > 0) & (shown < 1)).any())
 
 
-def _window(modality: Values, dataset: Dataset) -> Values | None:
+def _window(modality: Values, center: float | None, width: float | None, function: str) -> Values | None:
     """PS3.3 C.11.2.1.2 and C.11.2.1.3; None for a window that is none."""
-    centers, widths = numbers(dataset, "WindowCenter"), numbers(dataset, "WindowWidth")
-    function = text(dataset, "VOILUTFunction") or "LINEAR"
-    if not centers or not widths or widths[0] <= 0:
+    if center is None or width is None or width <= 0:
         return None
-    center, width = centers[0], widths[0]
     if function == "SIGMOID":
         sigmoid: Values = 1 / (1 + np.exp(np.clip(-4 * (modality - center) / width, -80, 80)))
         return sigmoid
