@@ -6,6 +6,7 @@ for each possible value and the pixels are looked up in that table: quick, and e
 
 from __future__ import annotations
 
+import copy
 from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
@@ -176,12 +177,30 @@ def _as_signed(value: float) -> float:
 
 
 def grey_from_colour(stored: npt.NDArray[Any], dataset: Dataset) -> tuple[npt.NDArray[np.float32], list[str]]:
+    """Pixels (H, W) in [0, 1] of a colour capture, and the issues found on the way.
+
+    stored: (H, W, 3) red, green and blue, or (H, W) indices of a palette.
+    """
     from pydicom.pixels import apply_color_lut
 
     bits = int(dataset.BitsStored)
-    if dataset.PhotometricInterpretation == "PALETTE COLOR":
-        stored = apply_color_lut(stored, dataset)
-        bits = 8 * stored.dtype.itemsize
+    if text(dataset, "PhotometricInterpretation") == "PALETTE COLOR":
+        stored = apply_color_lut(stored, _with_little_endian_palette(dataset))
+        # some writers put 8-bit entries into 16 bits as they are
+        bits = 16 if int(stored.max()) > 255 else 8
     red_green_blue = (stored >> max(bits - 8, 0)).astype(np.uint8)
     grey, coloured = luminance(Image.fromarray(red_green_blue))
     return np.divide(np.asarray(grey), 255, dtype=np.float32), ["colour"] * coloured
+
+
+def _with_little_endian_palette(dataset: Dataset) -> Dataset:
+    """The data set with its palette as pydicom takes it to be: words of it in little endian order."""
+    if dataset.original_encoding[1] is not False:
+        return dataset
+    result = copy.copy(dataset)
+    for name in ("Red", "Green", "Blue"):
+        keyword = f"{name}PaletteColorLookupTableData"
+        if isinstance(entries := dataset.get(keyword), bytes) and len(entries) % 2 == 0:
+            result[keyword] = copy.copy(dataset[keyword])
+            result[keyword].value = np.frombuffer(entries, dtype="<u2").byteswap().tobytes()
+    return result
