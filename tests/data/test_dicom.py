@@ -6,20 +6,17 @@ import io
 import math
 import warnings
 
-import gdcm
 import numpy as np
 import pydicom
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from openjpeg.utils import encode_array
 from PIL import Image
 from pydicom.data import get_testdata_file
-from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.dataset import Dataset
 from pydicom.encaps import encapsulate
 from pydicom.uid import (
     HEVCMP51,
-    ComputedRadiographyImageStorage,
     DeflatedExplicitVRLittleEndian,
     EncapsulatedPDFStorage,
     ExplicitVRBigEndian,
@@ -29,6 +26,7 @@ from pydicom.uid import (
     JPEGBaseline8Bit,
     RLELossless,
 )
+from tests.dicoms import SECRET, film, lookup_table, write
 
 from evax.data.dicom import is_dicom, read_dicom, read_header
 from evax.data.radiograph import read_image
@@ -42,72 +40,6 @@ SYNTAXES = {
     "rle": RLELossless,
     "jpeg2000": JPEG2000Lossless,
 }
-SECRET = "SECRET77"
-
-
-def write(path, stored, syntax=ExplicitVRLittleEndian, *, remove=(), **tags):
-    """A DICOM film with these stored values; `tags` by keyword, `remove` by keyword."""
-    dataset = Dataset()
-    dataset.file_meta = FileMetaDataset()
-    little = syntax != ExplicitVRBigEndian
-    bits = 8 * stored.dtype.itemsize
-    values = {
-        "SOPClassUID": ComputedRadiographyImageStorage,
-        "SOPInstanceUID": "1.2.3.4",
-        "StudyInstanceUID": "1.2.3",
-        "PatientID": SECRET,
-        "PatientName": SECRET,
-        "PatientSex": "F",
-        "Modality": "DX",
-        "ViewPosition": "PA",
-        "PixelSpacing": [0.2, 0.1],
-        "SamplesPerPixel": 3 if stored.ndim == 3 else 1,
-        "PhotometricInterpretation": "RGB" if stored.ndim == 3 else "MONOCHROME2",
-        "Rows": stored.shape[0],
-        "Columns": stored.shape[1],
-        "BitsAllocated": bits,
-        "BitsStored": bits,
-        "PixelRepresentation": int(stored.dtype.kind == "i"),
-        **({"PlanarConfiguration": 0} if stored.ndim == 3 else {}),
-    } | tags
-    values.setdefault("HighBit", values["BitsStored"] - 1)
-    for keyword, value in values.items():
-        if keyword not in remove:
-            setattr(dataset, keyword, value)
-    dataset.file_meta.TransferSyntaxUID = syntax
-    if syntax == JPEG2000Lossless:
-        dataset.PixelData = encapsulate([encode_array(stored, bits_stored=values["BitsStored"])])
-    elif "PixelData" not in tags:
-        dataset.PixelData = stored.astype(stored.dtype.newbyteorder("<" if little else ">")).tobytes()
-        if syntax == RLELossless:
-            dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-            dataset.compress(RLELossless)
-    if "PixelData" in dataset:
-        dataset["PixelData"].VR = "OB" if bits == 8 or syntax.is_encapsulated else "OW"
-    if "PixelData" in remove:
-        del dataset.PixelData
-    pydicom.dcmwrite(
-        path,
-        dataset,
-        implicit_vr=syntax == ImplicitVRLittleEndian,
-        little_endian=little,
-        enforce_file_format=True,
-    )
-    return path
-
-
-def lookup_table(entries, first, bits, *, little=True):
-    item = Dataset()
-    item.LUTDescriptor = [len(entries) % 2**16, first, bits]
-    item.add_new("LUTData", "OW", np.asarray(entries, dtype="<u2" if little else ">u2").tobytes())
-    return item
-
-
-def film(bits=12, signed=False, shape=(36, 34), seed=0):
-    low, high = (-(2 ** (bits - 1)), 2 ** (bits - 1)) if signed else (0, 2**bits)
-    stored = np.random.default_rng(seed).integers(low, high, shape)
-    stored.flat[:2] = low, high - 1
-    return stored.astype(f"{'i' if signed else 'u'}{1 if bits <= 8 else 2}")
 
 
 # --- the grey-scale chain ---------------------------------------------------------------------------
@@ -175,24 +107,6 @@ def test_pixels_follow_the_formulas_of_the_standard(tmp_path, syntax, bits, sign
         assert radiograph.pixels.dtype == np.float32
         np.testing.assert_allclose(radiograph.pixels, truth, atol=1e-6)
         assert radiograph.issues == (("no_window",) if kind == "none" and bits > 8 else ())
-
-
-@pytest.mark.parametrize("syntax", ["JPEGLosslessProcess14_1", "JPEGLSLossless"])
-@pytest.mark.parametrize("bits", [8, 12, 16])
-def test_lossless_jpeg_gives_the_same_pixels(tmp_path, syntax, bits):
-    plain, compressed = write(tmp_path / "a.dcm", film(bits), BitsStored=bits), tmp_path / "b.dcm"
-    reader, writer, change = gdcm.ImageReader(), gdcm.ImageWriter(), gdcm.ImageChangeTransferSyntax()
-    reader.SetFileName(str(plain))
-    assert reader.Read()
-    change.SetTransferSyntax(gdcm.TransferSyntax(getattr(gdcm.TransferSyntax, syntax)))
-    change.SetInput(reader.GetImage())
-    assert change.Change()
-    writer.SetFileName(str(compressed))
-    writer.SetFile(reader.GetFile())
-    writer.SetImage(change.GetOutput())
-    assert writer.Write()
-    assert pydicom.dcmread(compressed).file_meta.TransferSyntaxUID.is_compressed
-    np.testing.assert_array_equal(read_dicom(compressed).pixels, read_dicom(plain).pixels)
 
 
 def test_windows_are_in_units_after_the_rescale(tmp_path):
@@ -481,7 +395,7 @@ def test_a_jpeg_capture_in_colour_space_ybr_is_grey(tmp_path):
     )
     radiograph = read_dicom(path)
     np.testing.assert_allclose(radiograph.pixels, grey / 255, atol=0.02)
-    assert radiograph.issues == ()
+    assert "colour" not in radiograph.issues
 
 
 # --- refusals ---------------------------------------------------------------------------------------
@@ -501,7 +415,12 @@ def test_a_jpeg_capture_in_colour_space_ybr_is_grey(tmp_path):
         (lambda p: write(p, film(shape=(4, 4)), Rows=20000, Columns=20000), "100 megapixels"),
         (lambda p: write(p, film(), Rows=400), "less than expected"),
         (lambda p: write(p, film(), BitsAllocated=32, BitsStored=32), "32 bits"),
-        (lambda p: write(p, film(), remove=["PhotometricInterpretation"]), "damaged"),
+        (lambda p: write(p, film(), remove=["PhotometricInterpretation"]), "which of its values is white"),
+        (
+            lambda p: write(p, film(), PhotometricInterpretation="MONOCHROME 1"),
+            "which of its values is white",
+        ),
+        (lambda p: write(p, film(), PhotometricInterpretation="RGB"), "which of its values is white"),
         (lambda p: write(p, film(8), HEVCMP51, PixelData=encapsulate([b"abcd"])), "transfer syntax HEVC"),
         (
             lambda p: write(p, film(8), pydicom.uid.UID("1.2.3.99"), PixelData=b"ab"),
@@ -545,7 +464,12 @@ def jpeg_film(path, **tags):
 
 
 @pytest.mark.parametrize(
-    "tags", [{"Rows": 20}, {"Columns": 40}, {"SamplesPerPixel": 3, "PlanarConfiguration": 0}]
+    "tags",
+    [
+        {"Rows": 20},
+        {"Columns": 40},
+        {"SamplesPerPixel": 3, "PlanarConfiguration": 0, "PhotometricInterpretation": "RGB"},
+    ],
 )
 def test_a_jpeg_frame_of_another_size_is_refused_before_it_is_decoded(tmp_path, tags):
     with pytest.raises(DataError, match="its JPEG frame holds"):

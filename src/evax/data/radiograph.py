@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageChops, ImageOps, UnidentifiedImageError
 
+from evax.data.orientation import orientation_issues
 from evax.errors import DataError, EvaxError
 
 MAX_PIXELS = (
@@ -30,14 +31,19 @@ class Radiograph:
 
     `issues` are short stable names:
 
-    - any file: "blank" (one grey value only), "colour" (a colour picture, read as its luminance);
+    - any file: "blank" (one grey value only), "colour" (a colour picture, read as its luminance),
+      "looks_inverted", "looks_rotated" (liker a chest the other way round: look at it);
     - pictures: "transparent" (laid over black), "narrow_range" (16-bit file that holds 14 bits or fewer),
       "stretched" (float file outside [0, 1], taken from its minimum to its maximum);
     - DICOM, grey scale: "no_window" (range estimated), "bad_window" (window or VOI LUT ignored),
-      "bad_rescale" (rescale ignored), "padding" (set to black), "polarity_conflict" (Presentation LUT Shape
-      contradicts Photometric Interpretation), "for_processing" (raw detector values);
-    - DICOM, description: "no_transfer_syntax" (guessed), "no_spacing", "lateral", "unknown_view",
-      "modality_CT" and the like (not a projection film).
+      "bad_rescale" (rescale ignored), "bad_bits_stored" (too few; all bits are used), "padding" (set to
+      black), "polarity_conflict" (Presentation LUT Shape contradicts Photometric Interpretation),
+      "for_processing" (raw detector values);
+    - DICOM, description: "no_transfer_syntax" (guessed), "no_spacing", "lateral", "unknown_view", "rotated",
+      "mirrored" (Patient Orientation), "modality_CT" and the like (not a projection film), "body_part_HAND"
+      and the like, "burned_in_annotation" (text in the pixels identifies the patient).
+
+    None of them changes a pixel beyond what its words say: nothing is turned or inverted on suspicion.
     """
 
     pixels: npt.NDArray[np.float32]
@@ -142,7 +148,7 @@ def _read_picture(path: str | os.PathLike[str]) -> Radiograph:
         np.subtract(1, pixels, out=pixels)
     if pixels.min() == pixels.max():
         issues.append("blank")
-    return Radiograph(pixels, issues=tuple(issues))
+    return Radiograph(pixels, issues=(*issues, *orientation_issues(pixels)))
 
 
 def _white_is_zero(image: Image.Image) -> bool:
