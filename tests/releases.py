@@ -234,10 +234,18 @@ def coco(raw):
     (raw / "annotations.json").write_text(json.dumps(content))
 
 
+def merged_520k(raw):
+    """The three releases of the paper's corpus, side by side."""
+    for write in (chestxray14, chexpert, mimic_cxr):
+        (raw / write.__name__).mkdir(parents=True)
+        write(raw / write.__name__)
+
+
 RELEASES = {
     write.__name__: write
     for write in (
         chestxray14, chexpert, mimic_cxr, covidx9a, covidx_cxr4, siim, rsna, shenzhen, lungs, masks, coco,
+        merged_520k,
     )
 }  # fmt: skip
 

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import gzip
-import importlib.util
 import shutil
 import zipfile
-from pathlib import Path
 
 import pytest
 
+import published_tables
 from evax.data.sources import list_source
 from evax.data.sources.counts import PUBLISHED, counted
 from evax.data.sources.disk import check_disk
@@ -20,15 +18,7 @@ from releases import film, written
 
 @pytest.fixture(scope="module")
 def tables():
-    """The label tables that the torchxrayvision package holds; it is not imported, only looked into."""
-    package = importlib.util.find_spec("torchxrayvision")
-    assert package, "torchxrayvision belongs to the dev dependencies: make install"
-    return Path(package.submodule_search_locations[0]) / "data"
-
-
-def unpacked(source, target):
-    with gzip.open(source) as packed, target.open("wb") as file:
-        shutil.copyfileobj(packed, file)
+    return published_tables.folder()
 
 
 def lists_of(shared, name, folder):
@@ -48,16 +38,9 @@ def agrees_with_published(manifest, ignore=()):
 
 
 @pytest.fixture(scope="module")
-def chestxray14(tables, shared, tmp_path_factory):
+def chestxray14(shared, tmp_path_factory):
     raw = tmp_path_factory.mktemp("chestxray14")
-    shutil.copy(tables / "Data_Entry_2017_v2020.csv.gz", raw / "Data_Entry_2017.csv.gz")
-    unpacked(tables / "BBox_List_2017.csv.gz", raw / "BBox_List_2017.csv")
-    names = {}
-    for split in ("train", "val", "test"):
-        with gzip.open(shared / "official-splits" / f"cxr14_{split}_official.txt.gz", "rt") as file:
-            names[split] = [line.split()[0] for line in file]
-    (raw / "train_val_list.txt").write_text("\n".join(names["train"] + names["val"]))
-    (raw / "test_list.txt").write_text("\n".join(names["test"]))
+    published_tables.chestxray14(raw, shared)
     return list_source("chestxray14", raw, {})
 
 
@@ -96,9 +79,9 @@ def test_the_paper_s_lists_of_chestxray14_have_their_films_patients_and_positive
 
 
 @pytest.fixture(scope="module")
-def chexpert(tables, tmp_path_factory):
+def chexpert(tmp_path_factory):
     raw = tmp_path_factory.mktemp("chexpert")
-    shutil.copy(tables / "chexpert_train.csv.gz", raw / "train.csv.gz")
+    published_tables.chexpert(raw)
     return list_source("chexpert", raw, {})
 
 
@@ -148,7 +131,8 @@ def test_the_paper_s_lists_of_siim_and_rsna_are_positives_only(siim, tables, sha
 @pytest.mark.real
 def test_covidx9a_has_its_published_counts_and_shares_no_patient(shared, tmp_path):
     for split in ("train", "test"):
-        unpacked(shared / "official-splits" / f"covidx9a_{split}.txt.gz", tmp_path / f"{split}_COVIDx9A.txt")
+        released = shared / "official-splits" / f"covidx9a_{split}.txt.gz"
+        published_tables.unpacked(released, tmp_path / f"{split}_COVIDx9A.txt")
     manifest = list_source("covidx9a", tmp_path, {})
     agrees_with_published(manifest)
     labels, tested = manifest.labels(), (manifest.table["split"] == "test").to_numpy()

@@ -42,7 +42,7 @@ def test_the_recipes_hold_the_published_values(tmp_path, monkeypatch):
         assert config.mask_ratio == 0.3
         assert config.optimizer.betas == (0.9, 0.98)
         assert config.optimizer.warmup * config.epochs == pytest.approx(1, abs=1e-3)
-        assert str(config.stores[2]) == "/merged/mimic_cxr"
+        assert [str(store) for store in config.stores] == ["/merged/merged_520k"]
 
 
 @pytest.mark.parametrize("size", ["tiny", "small", pytest.param("base", marks=pytest.mark.long)])

@@ -53,7 +53,9 @@ class Manifest:
     data/masks.py); the pieces of one image and finding are united.
     """
     left_out: Mapping[str, str] = field(default_factory=dict)
-    """Files under root that the release lists and the table leaves out: path -> why. Never stored."""
+    """Files under root that the release lists and the table leaves out: path -> why. A store keeps how many
+    for which reason.
+    """
 
     def __post_init__(self) -> None:
         table = self.table

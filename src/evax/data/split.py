@@ -5,8 +5,12 @@ from __future__ import annotations
 import gzip
 import hashlib
 import logging
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+
+import numpy as np
+import pandas as pd
 
 from evax.data.manifest import Manifest
 from evax.data.radiograph import FILM_SUFFIXES
@@ -62,26 +66,39 @@ def follow_lists(manifest: Manifest, folder: Path) -> Manifest:
     split_of: dict[str, str] = {}
     for split in ("train", "val", "test"):
         for path in sorted(folder.glob(f"*{split}*.txt*")):
-            for name in _first_words(path):
+            for name in listed_names(path):
                 if split_of.setdefault(name, split) != split:
                     raise DataError(
                         f"{name} is in a {split_of[name]} list and in a {split} list of {folder}."
                     )
     if not split_of:
         raise DataError(f"{folder} holds no lists of films: train*.txt, val*.txt or test*.txt.")
-    paths = manifest.table["image"].map(without_suffix)
-    names = paths.str.rpartition("/")[2]
-    names = names.mask(names.duplicated(keep=False))  # CheXpert's films are all called view1_frontal.jpg
-    placed = paths.map(split_of).fillna(names.map(split_of))
-    listed = placed.notna().to_numpy()
-    if not listed.any():
-        raise DataError(f"None of the {len(paths)} films of {manifest.source} is in the lists of {folder}.")
-    logger.info("%s: %d of %d listed films found.", folder, listed.sum(), len(split_of))
+    images = manifest.table["image"]
+    split_at = {row: split_of[name] for name, row in film_rows(images).items() if name in split_of}
+    if not split_at:
+        raise DataError(f"None of the {len(images)} films of {manifest.source} is in the lists of {folder}.")
+    logger.info("%s: %d of %d listed films found.", folder, len(split_at), len(split_of))
+    rows = sorted(split_at)
+    listed = np.zeros(len(images), bool)
+    listed[rows] = True
     chosen = manifest.select(listed)
-    return replace(chosen, table=chosen.table.assign(split=placed[listed].to_numpy()))
+    return replace(chosen, table=chosen.table.assign(split=[split_at[row] for row in rows]))
 
 
-def _first_words(path: Path) -> list[str]:
+def film_rows(images: pd.Series) -> dict[str, int]:
+    """What a list may call a film -> its row: its path, or its file name where no other film has that name.
+
+    images: paths; names are without the suffix of a film. A path goes before a file name.
+    """
+    paths = [without_suffix(image) for image in images.tolist()]
+    names = [path.rpartition("/")[2] for path in paths]
+    films_of = Counter(names)  # CheXpert's films are all called view1_frontal.jpg
+    rows = {name: row for row, name in enumerate(names) if films_of[name] == 1}
+    return rows | {path: row for row, path in enumerate(paths)}
+
+
+def listed_names(path: Path) -> list[str]:
+    """The first word of every line of a list, maybe gzipped, without the suffix of a film."""
     opener = gzip.open if path.suffix == ".gz" else open
     try:
         with opener(path, "rt") as file:

@@ -31,6 +31,7 @@ logger = logging.getLogger("evax")
 
 PLAIN, MASKED = 1, 2  # format of a store: without and with a column of masks
 SHARD_FILMS = 512
+IDENTITY_ROWS = 8192  # of the table at once as text
 Progress = Callable[[int, int, int], None]
 
 
@@ -214,7 +215,9 @@ def _identity(manifest: Manifest, size: int) -> str:
     """Of everything that decides a store except the pixels."""
     digest = hashlib.blake2b(digest_size=16)
     digest.update(repr((size, manifest.findings, manifest.exclusive, manifest.source)).encode())
-    digest.update(manifest.table.to_csv(index=False).encode())
+    for start in range(0, len(manifest.table), IDENTITY_ROWS):
+        part = manifest.table.iloc[start : start + IDENTITY_ROWS]
+        digest.update(part.to_csv(index=False, header=not start).encode())
     digest.update(manifest.boxes.to_csv(index=False).encode())
     if len(manifest.masks):
         digest.update(manifest.masks.to_csv(index=False).encode())
@@ -308,6 +311,7 @@ def _finish(
         "split": split_note,
         "shards": names,
         **({"masks": dict(sorted(masked.items()))} if masked else {}),
+        **({"left_out": dict(Counter(manifest.left_out.values()))} if manifest.left_out else {}),
     }
     write_json(card, out / "store.json")
     for number in range(shards):

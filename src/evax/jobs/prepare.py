@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from evax.data.sources import SourceName
 from evax.errors import ConfigError, DataError
+from evax.published import MERGED_520K_MEAN, MERGED_520K_STD
 
 if TYPE_CHECKING:
     from evax.data.manifest import Manifest
@@ -53,6 +54,10 @@ class PrepareConfig:
     """folders, masks, coco: regular expression whose first group, at a file name's start, is the patient."""
     region: str | None = None
     """masks: what a mask shows whose name says no finding; Region without it."""
+    tested: Path | None = None
+    """merged_520k: folder of lists of films that are tested on later, left out with all films of their
+    patients; without it the paper's likely composition.
+    """
     private: Path | None = None
     """dicom: folder for the pseudonym key and the crosswalk; OUT.private without it."""
 
@@ -105,6 +110,10 @@ def prepare(config: PrepareConfig) -> Path:
         "%s: %d films (%s), %d rejected%s.",
         config.out, len(store), counts, rejected, ", reasons in rejected.csv" if rejected else "",
     )  # fmt: skip
+    published = (
+        f" (published: {MERGED_520K_MEAN}, {MERGED_520K_STD})" if config.source == "merged_520k" else ""
+    )
+    logger.info("Pixels: mean %.8f, standard deviation %.8f%s.", store.mean, store.std, published)
     return config.out
 
 
@@ -131,7 +140,7 @@ def verify_release(config: PrepareConfig) -> None:
 
 def source_options(config: PrepareConfig) -> dict[str, Any]:
     """The options that were set, for the source to accept or refuse."""
-    names = ("table", "label_column", "findings", "patient_pattern", "region", "private")
+    names = ("table", "label_column", "findings", "patient_pattern", "region", "tested", "private")
     options = {name: getattr(config, name) for name in names if getattr(config, name) is not None}
     if config.source == "dicom":
         options.setdefault("private", config.out.with_name(f"{config.out.name}.private"))

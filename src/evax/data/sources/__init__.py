@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 SourceName = Literal[
     "csv", "folders", "masks", "coco", "dicom",
     "chestxray14", "chexpert", "mimic_cxr", "covidx9a", "covidx_cxr4", "siim", "rsna", "shenzhen", "lungs",
+    "merged_520k",
 ]  # fmt: skip
 
 
@@ -43,6 +44,7 @@ SOURCES: dict[str, Source] = {
     "rsna": Source("RSNA pneumonia, stage 2", "rsna"),
     "shenzhen": Source("Shenzhen tuberculosis with the NLM's masks", "shenzhen"),
     "lungs": Source("lung segmentation as Zhang released it", "lungs"),
+    "merged_520k": Source("ChestX-ray14, CheXpert and MIMIC-CXR-JPG as one corpus", "merged_520k"),
 }
 
 

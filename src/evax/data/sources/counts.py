@@ -50,6 +50,10 @@ PUBLISHED: dict[str, Published] = {
         "RSNA 2018, stage_2_train_labels.csv",
         {"films": 26684, "Pneumonia": 6012, "boxes": 9555, "films with boxes": 6012},
     ),
+    "merged_520k": Published(
+        "the three releases together, whatever is left out",
+        {"films listed": 112120 + 223414 + 234 + 377110},
+    ),
     "shenzhen": Published("Jaeger et al. 2014, the Shenzhen set", {"films": 662, "Tuberculosis": 336}),
 }
 
@@ -63,6 +67,7 @@ def counted(manifest: Manifest) -> dict[str, int]:
         "films": len(table),
         "patients": table["patient"].nunique(),
         "films left out": len(manifest.left_out),
+        "films listed": len(table) + len(manifest.left_out),
         "films without a split": int(named.get("", 0)),
         **{f"{split} films": int(named.get(split, 0)) for split in ("train", "val", "test")},
         "boxes": len(manifest.boxes),

@@ -1,0 +1,168 @@
+"""Merged-520k, the corpus of the paper's pre-training: three releases in one manifest without labels.
+
+The paper names the releases, frontal views only and "over 520 k" films, none of them tested on later; it
+released no list (facts section 3.1). What fits its number best is every frontal film but the official test
+films of ChestX-ray14 and the valid ones of CheXpert. That composition holds films which other sets test on
+under other names, because RSNA's and SIIM-ACR's films, and part of COVIDx's, are ChestX-ray14's.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from pathlib import Path
+
+import pandas as pd
+
+from evax.data.manifest import COLUMNS, Manifest
+from evax.data.sources import list_source
+from evax.data.sources.tables import read_table
+from evax.data.split import film_rows, listed_names, without_suffix
+from evax.errors import DataError
+from evax.files import read_json
+
+RELEASES = ("chestxray14", "chexpert", "mimic_cxr")
+# release: why its own test films are in neither composition
+TESTED = {"chestxray14": "official test list of ChestX-ray14", "chexpert": "valid.csv of CheXpert"}
+OWN_TEST = "official test split of MIMIC-CXR"  # which the paper does not test on
+SAME_PATIENT = "other film of a patient who is tested"
+RSNA_NAMES = ("subset_img_id", "SOPInstanceUID")  # of img_id, a file name of ChestX-ray14
+
+logger = logging.getLogger("evax")
+
+
+def read_merged_520k(raw: Path, tested: Path | None = None) -> Manifest:
+    """The frontal films of chestxray14/, chexpert/ and mimic_cxr/ in RAW, each a release in its official
+    layout.
+
+    tested: folder, with its subfolders, of lists of tested films (*test*.txt, maybe gzipped; first word of a
+    line is the film), of RSNA's mapping (*.json), and of tables `film,other` of other names (*.csv). These
+    films, all films of their patients and the test split of MIMIC-CXR are left out; without it, the paper's
+    likely composition. Both sizes are said, with what is left out and why.
+    Raises DataError for a release that is missing or not in its layout, and for lists that cannot be read.
+    """
+    if missing := [name for name in RELEASES if not (raw / name).is_dir()]:
+        raise DataError(
+            f"{raw} has no folder {missing[0]}: it holds the official releases, or links to them, as "
+            f"{', '.join(RELEASES)}."
+        )
+    parts, other_views = [], dict[str, str]()
+    for name in RELEASES:
+        release = list_source(name, raw / name, {})
+        parts.append(_films(name, release))
+        other_views |= {f"{name}/{image}": why for image, why in release.left_out.items()}
+    films = pd.concat(parts, ignore_index=True)
+    films["leak"] = _leaks(films, list(other_views), tested)
+    in_paper = films["why"] == ""
+    clean = in_paper & (films["leak"] == "")
+    _say(films, other_views, in_paper, clean, "without leaks" if tested else "without own tests")
+    if tested is None:
+        logger.info(
+            "Taken: the paper's likely composition. Films that RSNA, SIIM-ACR and COVIDx test on are in it; "
+            "--tested LISTS leaves them out."
+        )
+    kept = clean if tested else in_paper
+    why = films["why"].mask(in_paper, films["leak"])[~kept]
+    table = films.loc[kept, list(COLUMNS)].assign(split="train").reset_index(drop=True)
+    return Manifest(
+        table=table,
+        findings=(),
+        exclusive=False,
+        source="merged_520k",
+        root=raw,
+        left_out=other_views | dict(zip(films.loc[~kept, "image"], why, strict=True)),
+    )
+
+
+def _films(name: str, release: Manifest) -> pd.DataFrame:
+    """COLUMNS, `release`, and `why` a film is in no composition or ""; patients of two releases differ."""
+    films = release.table[list(COLUMNS)].assign(release=name)
+    films["image"], films["patient"] = (f"{name}/" + films[column] for column in ("image", "patient"))
+    films["why"] = ""
+    films.loc[films["split"] == "test", "why"] = TESTED.get(name, "")
+    return films
+
+
+def _leaks(films: pd.DataFrame, other_views: list[str], tested: Path | None) -> pd.Series:
+    """Why a film must not be learned from if all tests are to stay clean, or ""."""
+    own_test = (films["release"] == "mimic_cxr") & (films["split"] == "test")
+    leak = pd.Series("", index=films.index).mask(own_test, OWN_TEST)
+    if tested is None:
+        return leak
+    images = pd.concat([films["image"], pd.Series(other_views, dtype=str)], ignore_index=True)
+    rows = film_rows(images.str.partition("/")[2])  # without the release's folder
+    also = _other_names(tested)
+    unknown, found = Counter[str](), dict[int, str]()
+    lists = sorted(tested.rglob("*test*.txt*"))
+    if not lists:
+        raise DataError(f"{tested} holds no list of tested films: no file is called *test*.txt.")
+    for path in lists:
+        place = path.relative_to(tested).as_posix()
+        for name in listed_names(path):
+            row = _row(name, rows)
+            row = _row(also.get(name, ""), rows) if row is None else row
+            if row is None:
+                unknown[place] += 1
+            elif row < len(films):
+                found.setdefault(row, f"tested by {place}")
+    leak.update(pd.Series(found, dtype=str))
+    patients = set(films.loc[leak != "", "patient"])
+    leak[(leak == "") & films["patient"].isin(patients)] = SAME_PATIENT
+    for place, count in unknown.items():
+        logger.warning(
+            "%s: %d of its names are no film of the three releases, as far as names and %s tell. Where they "
+            "are such films under other names they are still in: evax audit finds them by their pixels.",
+            place, count, f"{len(also)} other names in {tested.name}",
+        )  # fmt: skip
+    return leak
+
+
+def _row(name: str, rows: dict[str, int]) -> int | None:
+    """The row of a path that may begin with folders of its own, such as CheXpert-v1.0-small/."""
+    while name and name not in rows:
+        name = name.partition("/")[2]
+    return rows.get(name)
+
+
+def _other_names(folder: Path) -> dict[str, str]:
+    """Other name -> film."""
+    films: dict[str, str] = {}
+    for path in sorted(folder.rglob("*.json")):
+        content = read_json(path)
+        if not isinstance(content, list) or not all(
+            isinstance(entry, dict) and isinstance(entry.get("img_id"), str) for entry in content
+        ):
+            raise DataError(f"{path} is not RSNA's mapping: a list of entries with img_id and subset_img_id.")
+        for entry in content:
+            film = without_suffix(entry["img_id"])
+            films |= {str(entry[key]): film for key in RSNA_NAMES if key in entry}
+    for path in sorted(folder.rglob("*.csv")):
+        table = read_table(path, ("film", "other"), "It is a table of other names of films.")
+        films |= dict(zip(table["other"].map(without_suffix), table["film"].map(without_suffix), strict=True))
+    return films
+
+
+def _say(
+    films: pd.DataFrame, other_views: dict[str, str], in_paper: pd.Series, clean: pd.Series, kind: str
+) -> None:
+    """The two sizes, release by release, and the reasons.
+
+    kind: of the second composition.
+    """
+
+    def counts(column: pd.Series) -> Counter[str]:
+        return Counter({str(value): int(count) for value, count in column.value_counts().items()})
+
+    listed = counts(films["release"]) + Counter(image.partition("/")[0] for image in other_views)
+    sizes = [listed, counts(films.loc[in_paper, "release"]), counts(films.loc[clean, "release"])]
+    logger.info("%-24s %9s %20s %18s", "Merged-520k, films", "listed", "the paper's, likely", kind)
+    for name in RELEASES:
+        logger.info("  %-22s %9s %20s %18s", name, *(f"{size[name]:,}" for size in sizes))
+    logger.info("  %-22s %9s %20s %18s", "together", *(f"{size.total():,}" for size in sizes))
+    others = counts(films.loc[~in_paper, "why"]) + Counter(other_views.values())
+    for what, reasons in (
+        ("both", others),
+        (f"the one {kind}", counts(films.loc[in_paper & ~clean, "leak"])),
+    ):
+        for reason, count in reasons.most_common():
+            logger.info("Left out of %s: %s, %s.", what, f"{count:,}", reason)
