@@ -25,7 +25,7 @@ from read_images import KINDS, write_films
 
 WORKERS = 2
 MEMORY_FILMS = (1_000, 20_000)
-RATE_FILMS = (20, 100)
+RATE_FILMS = (10, 50)
 DRAWN = 12
 LOOK_EVERY_S = 0.02
 

@@ -10,9 +10,10 @@ import pytest
 from evax.cli import COMMANDS
 
 PACKAGE = Path(__file__).resolve().parents[1] / "src" / "evax"
-FOR_ALL = {"errors", "findings", "config", "files", "published"}
+FOR_ALL = {"errors", "findings", "config", "files", "published", "download"}
 MAY_IMPORT = {
     "errors": set(), "findings": set(), "published": set(), "files": {"errors"}, "config": {"errors"},
+    "download": {"errors"},
     "data": set(), "models": set(), "evaluation": set(),
     "weights": {"models"},
     "training": {"models", "data", "evaluation"},

@@ -3,8 +3,6 @@
 import hashlib
 import http.server
 import json
-import threading
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -15,6 +13,7 @@ from evax.weights.download import fetch_published
 from evax.weights.encoders import create_encoder
 from evax.weights.foreign import LAYOUTS
 from evax.weights.released import IMAGENET_FILES, RELEASED
+from loopback import Handler, Server, serving
 from official_files import write_mim
 
 TINY, SMALL, _ = EVA_X
@@ -23,56 +22,9 @@ FILE = RELEASED[NAME].file
 CONTENT = bytes(range(256)) * 20_000  # 5 MB
 
 
-class Server(http.server.ThreadingHTTPServer):
-    """Serves CONTENT at /FILE; `cut` breaks answers off after so many bytes, `version` is the ETag."""
-
-    content, cut, version = CONTENT, None, '"one"'
-
-    def __init__(self):
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.ranges = []  # of each request
-
-    @property
-    def url(self):
-        return f"http://127.0.0.1:{self.server_address[1]}"
-
-
-class Handler(http.server.BaseHTTPRequestHandler):
-    def do_GET(self):
-        server, asked = self.server, self.headers.get("Range")
-        server.ranges.append(asked)
-        if self.path != f"/{FILE}":
-            return self.send_error(404)
-        valid = asked and self.headers.get("If-Range") == server.version
-        start = int(asked.removeprefix("bytes=").removesuffix("-")) if valid else 0
-        if valid and start >= len(server.content):
-            return self.send_error(416)
-        self.send_response(206 if valid else 200)
-        self.send_header("Content-Length", str(len(server.content) - start))
-        self.send_header("ETag", server.version)
-        self.end_headers()
-        self.wfile.write(server.content[start : server.cut])
-        return None
-
-    def log_message(self, *_):
-        pass
-
-
-@contextmanager
-def serving(server):
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    try:
-        yield server
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
-
-
 @pytest.fixture
 def server(monkeypatch, tmp_path):
-    with serving(Server()) as running:
+    with serving(Server({FILE: CONTENT})) as running:
         monkeypatch.setenv("EVAX_WEIGHTS_MIRROR", running.url)
         monkeypatch.setenv("EVAX_WEIGHTS", str(tmp_path / "weights"))
         yield running
@@ -106,7 +58,7 @@ def test_a_file_that_changed_on_the_server_is_not_patched_onto_its_old_beginning
     server.cut = 2_000_000
     with pytest.raises(WeightsError):
         fetch_published(NAME)
-    server.cut, server.version, server.content = None, '"two"', CONTENT[::-1]
+    server.cut, server.version, server.files = None, '"two"', {FILE: CONTENT[::-1]}
     assert fetch_published(NAME).read_bytes() == CONTENT[::-1]
 
 

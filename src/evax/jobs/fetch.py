@@ -2,31 +2,51 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import logging
+import os
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import tyro
 
-from evax.errors import ConfigError
+from evax.data.public_sets import PUBLIC_SETS
+from evax.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    from evax.data.public_sets import PublicSet
+
+FOLDER_VARIABLE = "EVAX_DATA"
+MIRROR_VARIABLE = "EVAX_DATA_MIRROR"
+RECORD = "fetched.json"  # in the folder of a set: its archives, and whether all are unpacked
+SetName = Literal[
+    "phantoms", "hannover_covid19", "montgomery", "shenzhen", "chestxray14", "lungs", "chexpert", "mimic_cxr",
+    "rsna", "siim", "covidx9a", "covidx_cxr4",
+]  # fmt: skip
+
+logger = logging.getLogger("evax")
 
 
 @dataclass(frozen=True, kw_only=True)
 class FetchConfig:
     """Get a data set. phantoms: synthetic radiographs with known findings, boxes and masks, drawn on this
-    machine.
+    machine. Others: downloaded and unpacked where an address gives them, else how to ask and what the folder
+    must look like.
+
+    Archives lie in the folder EVAX_DATA (default: the user's cache), where those put by hand are used too;
+    EVAX_DATA_MIRROR names another server than the official one.
     """
 
-    name: tyro.conf.Positional[Literal["phantoms"]]
+    name: tyro.conf.Positional[SetName]
     """Data set."""
-    out: Path
-    """Folder that is filled: images/, labels.csv, boxes.csv, masks/."""
+    out: Path | None = None
+    """Folder that is filled, as `evax prepare --raw` wants it; not needed for a set one has to ask for."""
     films: int = 1200
-    """How many phantoms."""
+    """phantoms: how many."""
     seed: int = 0
-    """Another seed draws other patients."""
+    """phantoms: another seed draws other patients."""
     workers: int = 0
-    """Processes; 0 uses every core."""
+    """phantoms: processes; 0 uses every core."""
 
     def __post_init__(self) -> None:
         if self.films <= 0:
@@ -35,18 +55,109 @@ class FetchConfig:
             raise ConfigError(f"seed must be at least 0, got {self.seed}.")
         if self.workers < 0:
             raise ConfigError(f"workers must be at least 0, got {self.workers}.")
+        if self.name != "phantoms":
+            drawn = [field for field in fields(self) if field.name in ("films", "seed", "workers")]
+            if stray := [field.name for field in drawn if getattr(self, field.name) != field.default]:
+                raise ConfigError(f"fetch {self.name} does not take {', '.join(stray)}: phantoms do.")
+        if self.out is None and (self.name == "phantoms" or PUBLIC_SETS[self.name].archives):
+            raise ConfigError(f"fetch {self.name} needs --out, the folder to fill.")
 
 
-def fetch(config: FetchConfig) -> Path:
-    """Fills the folder and returns it. Raises ConfigError when it already holds something."""
-    import os
+def fetch(config: FetchConfig) -> Path | str:
+    """Fills the folder and returns it; for a set that one has to ask for, the text that says how.
 
+    Raises ConfigError when the folder already holds something else, DataError when an archive cannot be had
+    or read.
+    """
+    if config.name != "phantoms" and not PUBLIC_SETS[config.name].archives:
+        return instructions(PUBLIC_SETS[config.name], config.out or Path("RAW"))
+    assert config.out is not None, "checked by the config"
+    return (
+        draw_phantoms(config, config.out) if config.name == "phantoms" else fetch_set(config.name, config.out)
+    )
+
+
+def draw_phantoms(config: FetchConfig, out: Path) -> Path:
+    """images/, labels.csv, boxes.csv and masks/ of synthetic films."""
     from evax.data.phantom_release import write_phantoms
     from evax.training.tracking import progress_bar
 
-    if config.out.exists() and any(config.out.iterdir()):
-        raise ConfigError(f"The folder {config.out} is not empty. Choose another --out or delete it.")
+    if out.exists() and any(out.iterdir()):
+        raise ConfigError(f"The folder {out} is not empty. Choose another --out or delete it.")
     workers = config.workers or os.cpu_count() or 1
     with progress_bar("drawing phantoms", config.films) as advance:
-        write_phantoms(config.out, config.films, config.seed, workers, lambda done, total: advance(""))
-    return config.out
+        write_phantoms(out, config.films, config.seed, workers, lambda done, total: advance(""))
+    return out
+
+
+def fetch_set(name: str, out: Path) -> Path:
+    """Archives -> the folder that `evax prepare` wants; an interrupted fetch goes on where it was."""
+    from dataclasses import replace
+
+    from evax.data.unpack import unpack
+    from evax.download import cache_folder, fetch_file
+    from evax.files import make_folder, read_json, write_json
+
+    chosen = PUBLIC_SETS[name]
+    record = out / RECORD
+    known = read_json(record) if record.is_file() else None
+    if known is None and out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ConfigError(f"{out} already holds something else. Choose another --out or delete it.")
+    if known is not None and known["name"] != name:
+        raise ConfigError(f"{out} holds {known['name']}. Choose another --out or delete it.")
+    if known is None or not known["finished"]:
+        folder, mirror = cache_folder(FOLDER_VARIABLE, "data"), os.environ.get(MIRROR_VARIABLE)
+        contents: dict[str, int] = {}
+        write_json({"name": name, "finished": False}, make_folder(out) / RECORD)
+        for remote in chosen.archives:
+            if mirror:
+                remote = replace(remote, url=f"{mirror.rstrip('/')}/{remote.file}")
+            other = (
+                f"set {MIRROR_VARIABLE} to another server, or get {remote.file} by hand ({chosen.page}) and "
+                f"put it into {folder} ({FOLDER_VARIABLE} names another folder)"
+            )
+            archive = fetch_file(remote, make_folder(folder), DataError, other)
+            contents[remote.file] = unpack(archive, out, chosen.top, chosen.places)
+            logger.info("%s: %d files.", remote.file, contents[remote.file])
+        if name == "hannover_covid19":
+            write_hannover_labels(out)
+        write_json({"name": name, "finished": True, "page": chosen.page, "files": contents}, record)
+    if chosen.ask:
+        logger.info("By hand: %s (%s). The folder then holds %s", chosen.ask, chosen.page, chosen.layout)
+    logger.info("Terms: %s. Next: evax prepare %s --raw %s --out STORE", chosen.terms, chosen.prepare, out)
+    return out
+
+
+def instructions(chosen: PublicSet, raw: Path) -> str:
+    """Where a set is, how to ask for it, and what to do then.
+
+    raw: the folder it is meant for.
+    """
+    return "\n".join(
+        (
+            chosen.what,
+            f"where:  {chosen.page}",
+            f"how:    {chosen.ask}",
+            f"terms:  {chosen.terms}",
+            f"folder: {raw}/  {chosen.layout}",
+            f"then:   evax prepare {chosen.prepare} --raw {raw} --out STORE --verify",
+        )
+    )
+
+
+def write_hannover_labels(folder: Path) -> None:
+    """labels.csv of the repository's data.csv: what `evax prepare` reads of it."""
+    import csv
+
+    from evax.files import replaced_whole
+
+    with (folder / "data.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    columns = ("patient_id", "projection", "sex", "age")
+    if not rows or (missing := [name for name in ("image_id", *columns) if name not in rows[0]]):
+        raise DataError(f"{folder / 'data.csv'} lacks {', '.join(missing) if rows else 'rows'}.")
+    with replaced_whole(folder / "labels.csv") as unfinished, unfinished.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(("image", "patient", "view", "sex", "age", "COVID-19"))
+        for row in rows:
+            writer.writerow((f"png/{row['image_id']}.png", *(row[name] for name in columns), 1))

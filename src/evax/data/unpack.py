@@ -1,0 +1,82 @@
+"""Archives into folders: regular files only, within the folder, bounded; an interrupted one goes on."""
+
+from __future__ import annotations
+
+import gzip
+import shutil
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path, PurePosixPath
+from typing import IO
+
+from evax.errors import DataError
+from evax.files import replaced_whole
+
+GZIP, CHUNK = b"\x1f\x8b", 1 << 20
+MOST_TIMES = 20  # so many times the archive's size may come out of it; films hardly shrink
+MOST_MORE = 50_000_000  # bytes beyond that, for small archives of tables
+
+
+def unpack(archive: Path, folder: Path, top: str = "", places: Mapping[str, str] | None = None) -> int:
+    """The files of a zip or tar archive under a folder; those that are there in their size are kept.
+
+    top: folder in the archive that is left off. places: folder in the archive -> folder here; files of others
+    keep their place.
+    Returns how many files it holds. Raises DataError for a damaged archive, one that would write outside the
+    folder, and one that holds far more than its size.
+    """
+    count, total, most = 0, 0, archive.stat().st_size * MOST_TIMES + MOST_MORE
+    try:
+        for name, size, content in _members(archive):
+            path = PurePosixPath(name)
+            if path.is_absolute() or ".." in path.parts or "\\" in name:
+                raise DataError(f"{archive} holds the file {name}, outside its folder: it is not used.")
+            if top and path.is_relative_to(top):
+                path = path.relative_to(top)
+            if path.name.startswith(".") or path.parts[:1] in ((), ("__MACOSX",)):
+                continue
+            total += size
+            if total > most:
+                raise DataError(
+                    f"{archive} holds more than {most} bytes, far above its size: it is not used."
+                )
+            count += 1
+            target = folder / _placed(path, places or {})
+            if target.is_file() and target.stat().st_size == size:
+                continue
+            with replaced_whole(target) as unfinished, unfinished.open("wb") as file:
+                shutil.copyfileobj(content, file)
+    except (zipfile.BadZipFile, zlib.error, tarfile.TarError, EOFError, OSError, RuntimeError) as error:
+        raise DataError(
+            f"{archive} is damaged ({error}): delete it and {folder}, then fetch it again."
+        ) from error
+    return count
+
+
+def _placed(path: PurePosixPath, places: Mapping[str, str]) -> PurePosixPath:
+    for before, after in places.items():
+        if path.is_relative_to(before):
+            return PurePosixPath(after) / path.relative_to(before)
+    return path
+
+
+def _members(archive: Path) -> Iterator[tuple[str, int, IO[bytes]]]:
+    """Name, size and content of every regular file; links, devices and folders are passed over."""
+    if zipfile.is_zipfile(archive):
+        with zipfile.ZipFile(archive) as packed:
+            for info in packed.infolist():
+                if not info.is_dir():
+                    with packed.open(info) as content:
+                        yield info.filename, info.file_size, content
+        return
+    with archive.open("rb") as file:
+        packed_with = gzip.open if file.read(2) == GZIP else open
+    with packed_with(archive, "rb") as plain:
+        with tarfile.open(fileobj=plain, mode="r|") as stream:
+            for member in stream:
+                if member.isreg() and (content := stream.extractfile(member)):
+                    yield member.name, member.size, content
+        while plain.read(CHUNK):  # to the end, where gzip has its checksum
+            pass
