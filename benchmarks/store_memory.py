@@ -1,8 +1,8 @@
 """Question: does the memory of `evax pretrain` and `evax embed` grow with the films of a store?
 
-The same commands on stores of 1,024 and 8,192 films of 336 pixels (116 and 925 MB), each in a process of its
-own. Counted is the largest anonymous memory, which the system cannot drop; pages of the store's files are not
-in it: they are read when needed and dropped when something else needs the room.
+The same commands on stores of 1,024 and 8,192 films of 336 pixels, each in a process of its own. Counted is
+the largest anonymous memory, which the system cannot drop; pages of the store's files are not in it: they are
+read when needed and dropped when something else needs the room.
 """
 
 from __future__ import annotations

@@ -292,10 +292,12 @@ def anonymous_bytes():
 def test_films_that_are_shown_stay_in_their_file(copy):
     shard = copy / "shard-00000.arrow"
     films = pa.ipc.open_file(pa.memory_map(str(shard))).read_all()
-    many = pa.concat_tables([films] * 100).combine_chunks()
+    names = pa.array([f"{number}.png" for number in range(100 * len(films))])
+    column = films.schema.get_field_index("image")
+    many = pa.concat_tables([films] * 100).set_column(column, "image", names).combine_chunks()
     with pa.OSFile(str(shard), "wb") as file, pa.ipc.new_file(file, many.schema) as writer:
         writer.write_table(many, max_chunksize=len(many))
-    del films, many
+    del films, many, names
     store = open_store(copy)
     chosen = Films([(store, np.arange(len(store)))])
     crops = {"batch_size": 100, "size": 32, "crop": CropConfig(), "seed": 0, "workers": 1}

@@ -1,4 +1,5 @@
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -97,6 +98,7 @@ def test_a_cnn_with_published_weights_embeds_films_as_they_come(config):
 def test_an_interrupted_table_goes_on_after_its_last_part(config, monkeypatch):
     monkeypatch.setattr(job, "PART_FILMS", 2)
     whole = rows_of(config)
+    written = (config.films[0] / "0.png").stat().st_mtime_ns
     parts = Path(f"{config.out}.parts")
     write, made = job.write_part, []
 
@@ -116,6 +118,10 @@ def test_an_interrupted_table_goes_on_after_its_last_part(config, monkeypatch):
     ]
     with pytest.raises(DataError, match="was begun with other films, weights or options: delete it"):
         embed(replace(config, tokens="cls"))
+    os.utime(config.films[0] / "0.png", ns=(1, 1))  # written again since
+    with pytest.raises(DataError, match="was begun with other films"):
+        embed(config)
+    os.utime(config.films[0] / "0.png", ns=(written, written))
     monkeypatch.setattr(job, "write_part", lambda path, *rest: (made.append(path), write(path, *rest)))
     assert rows_of(config) == whole
     assert len(made) == 3

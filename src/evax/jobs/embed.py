@@ -88,9 +88,12 @@ def embed(config: EmbedConfig) -> Path:
     def names() -> Iterable[str]:
         return map(str, find_films(config.films) if store is None else store.manifest.table["image"])
 
+    marks = (
+        [store.fingerprint] if store is not None else (f"{name} {mark_of(Path(name))}" for name in names())
+    )
     layout = layout_of(config, encoder, chain, fabric)
     part_films = max(1, min(PART_FILMS, PART_NUMBERS // layout["length"]))
-    parts = started_parts(config, encoder, chain, part_films, names())
+    parts = started_parts(config, encoder, chain, part_films, marks)
     with progress_bar("embedding", total) as advance:
         load = reader_of(store, chain)
         for number, films in enumerate(batches_of(enumerate(names()), part_films)):
@@ -151,10 +154,19 @@ def reader_of(
     return load
 
 
+def mark_of(file: Path) -> str:
+    """Changes when the file is written again."""
+    about = file.stat()
+    return f"{about.st_size} {about.st_mtime_ns}"
+
+
 def started_parts(
-    config: EmbedConfig, encoder: Encoder, chain: Preprocess, part_films: int, names: Iterable[str]
+    config: EmbedConfig, encoder: Encoder, chain: Preprocess, part_films: int, marks: Iterable[str]
 ) -> Path:
-    """The folder of finished parts beside OUT, new or of the same films, weights and options."""
+    """The folder of finished parts beside OUT, new or of the same films, weights and options.
+
+    marks: what tells the films from others.
+    """
     import hashlib
 
     from evax.files import read_json, write_json
@@ -162,8 +174,8 @@ def started_parts(
     digest = hashlib.blake2b(digest_size=16)
     for tensor in encoder.state_dict().values():
         digest.update(tensor.cpu().contiguous().numpy().tobytes())
-    for name in names:
-        digest.update(f"{name}\n".encode())
+    for mark in marks:
+        digest.update(f"{mark}\n".encode())
     plan = {
         "films_and_weights": digest.hexdigest(),
         "tokens": config.tokens,
