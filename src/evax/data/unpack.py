@@ -48,7 +48,9 @@ def unpack(archive: Path, folder: Path, top: str = "", places: Mapping[str, str]
                 continue
             with replaced_whole(target) as unfinished, unfinished.open("wb") as file:
                 shutil.copyfileobj(content, file)
-    except (zipfile.BadZipFile, zlib.error, tarfile.TarError, EOFError, OSError, RuntimeError) as error:
+    except (
+        zipfile.BadZipFile, gzip.BadGzipFile, zlib.error, tarfile.TarError, EOFError, RuntimeError
+    ) as error:  # fmt: skip
         raise DataError(
             f"{archive} is damaged ({error}): delete it and {folder}, then fetch it again."
         ) from error
