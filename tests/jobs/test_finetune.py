@@ -36,6 +36,18 @@ def trained_weights(config):
     return load_file(finetune(config) / "model.safetensors")
 
 
+def test_films_are_scored_as_the_bundle_will_score_them_whatever_the_training_s_precision(tiny):
+    predictor = evax.open_bundle(finetune(replace(tiny, precision="bf16", steps=2)))
+    table = pd.read_csv(tiny.out / "predictions-test.csv", dtype={"patient": str})
+    store = open_store(tiny.store)
+    films = np.stack(
+        [predictor.card.preprocess.to_input(store.pixels(row))[None] for row in store.rows("test")]
+    )
+    scores = table[[f"probability:{finding}" for finding in predictor.card.findings]].to_numpy()
+    np.testing.assert_allclose(scores, predictor.predict_inputs(films), atol=2e-5)
+    assert json.loads((tiny.out / "report.json").read_text())["trained_in"] == "bf16"
+
+
 def test_the_report_holds_what_scikit_learn_computes_from_the_written_predictions(tiny):
     finetune(tiny)
     report = json.loads((tiny.out / "report.json").read_text())

@@ -146,7 +146,7 @@ def finetune(config: FinetuneConfig) -> Path:
     from evax.reporting.protocol import protocol_card, write_predictions
     from evax.reporting.run_page import write_run_page
     from evax.training.probes import film_features
-    from evax.training.runtime import seeded, start_fabric
+    from evax.training.runtime import precision_of, seeded, start_fabric
     from evax.training.scoring import predict_rows
     from evax.training.tracking import start_run
     from evax.weights.start import starting_encoder
@@ -203,6 +203,7 @@ def finetune(config: FinetuneConfig) -> Path:
     protocol |= {
         "best_step": best_step,
         "steps": in_steps.steps,
+        "trained_in": precision_of(fabric),
         "validation_mauc": mean_auroc(val_probabilities, labels[val]).value if len(val) else None,
         "validation_films_per_look": 0 if as_paper else len(choosing),
     }
@@ -312,7 +313,8 @@ def fit(
             done = batch.step + 1
             log.write("step", step=done, images=done * config.batch_size, **measured)
             if done % config.validate_every == 0 or done == config.steps:
-                scores = predict_rows(model, store, val, preprocess, exclusive and not as_paper, fabric)
+                softmax = exclusive and not as_paper
+                scores = predict_rows(model, store, val, preprocess, softmax, fabric, quick=not as_paper)
                 macro = mean_auroc(scores, labels[val])
                 if not macro.entered:
                     raise DataError(
