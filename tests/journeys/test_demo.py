@@ -16,7 +16,7 @@ from evax.config import RECIPES, command_line, read_recipe
 from evax.data.phantom import FINDINGS
 from evax.jobs.demo import DemoConfig, steps_of
 
-RECIPE = Path(__file__).parents[1] / "recipes" / "few_phantoms.yaml"
+RECIPE, OF_TESTS = RECIPES / "demo_quick.yaml", Path(__file__).parents[1] / "recipes"
 
 
 def evax_command(*arguments, cwd):
@@ -27,7 +27,7 @@ def evax_command(*arguments, cwd):
 @pytest.fixture(scope="module")
 def journey(tmp_path_factory):
     folder = tmp_path_factory.mktemp("journey")
-    done = evax_command("demo", "--recipe", str(RECIPE), "--out", "run", cwd=folder)
+    done = evax_command("demo", "--recipe", "demo_quick", "--out", "run", cwd=folder)
     assert done.returncode == 0, done.stderr
     return folder, done
 
@@ -75,12 +75,12 @@ def test_the_bundle_predicts_dicom_and_png_films_and_draws_maps(journey):
 
 def test_a_finished_demo_is_not_run_again_and_can_be_resumed(journey):
     folder, _ = journey
-    done = evax_command("demo", "--recipe", str(RECIPE), "--out", "run", cwd=folder)
+    done = evax_command("demo", "--recipe", "demo_quick", "--out", "run", cwd=folder)
     assert done.returncode == 1
     assert "run exists" in done.stderr
     before = (folder / "run/pretrain/log.jsonl").read_text()
     assert (
-        evax_command("demo", "--recipe", str(RECIPE), "--out", "run", "--resume", cwd=folder).returncode == 0
+        evax_command("demo", "--recipe", "demo_quick", "--out", "run", "--resume", cwd=folder).returncode == 0
     )
     assert (folder / "run/pretrain/log.jsonl").read_text() == before
 
@@ -136,7 +136,7 @@ def test_no_patient_identifier_is_in_the_report(journey):
 
 
 @pytest.mark.parametrize(
-    "path", [*RECIPES.glob("*.yaml"), *RECIPE.parent.glob("*.yaml")], ids=lambda path: path.stem
+    "path", [*RECIPES.glob("*.yaml"), *OF_TESTS.glob("*.yaml")], ids=lambda path: path.stem
 )
 def test_every_recipe_is_understood(path):
     config = DemoConfig(out=Path("run"), **read_recipe(path, DemoConfig))
