@@ -13,7 +13,7 @@ from evax.errors import EvaxError, Interrupted, unknown_name
 
 COMMANDS = {  # name: what it does; module, config class and function share the name
     "demo": "the whole journey on synthetic films, or on the films of a recipe, with a report",
-    "fetch": "get films to work with",
+    "fetch": "public films or synthetic ones, or how to ask for them",
     "prepare": "films -> store",
     "audit": "stores -> patients and duplicate films across splits and stores; what leaks",
     "describe": "stores -> what they are made of, side by side, and whether they differ",

@@ -148,7 +148,7 @@ def test_the_complete_tables_give_the_published_number_and_a_smaller_one_without
     assert ["chestxray14", "112,120", "86,524", f"{86_524 - of_patients:,}"] in [
         line.split() for line in said
     ]
-    assert "Left out of the one without leaks: 10, tested by rsna_test.txt.gz." in said
+    assert "Left out of the one without known leaks: 10, tested by rsna_test.txt.gz." in said
     assert "Left out of both: 25,596, official test list of ChestX-ray14." in said
     unknown = [line.split(" of its names")[0] for line in said if "of its names" in line]
     assert "siim_test.txt.gz: 801" in unknown

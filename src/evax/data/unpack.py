@@ -78,7 +78,7 @@ def _members(archive: Path) -> Iterator[tuple[str, int, IO[bytes]]]:
     with packed_with(archive, "rb") as plain:
         with tarfile.open(fileobj=plain, mode="r|") as stream:
             for member in stream:
-                if member.isreg() and (regular := stream.extractfile(member)):
-                    yield member.name, member.size, regular
+                if member.isreg() and (data := stream.extractfile(member)):
+                    yield member.name, member.size, data
         while plain.read(CHUNK):  # to the end, where gzip has its checksum
             pass

@@ -69,12 +69,11 @@ def fetch(config: FetchConfig) -> Path | str:
     Raises ConfigError when the folder already holds something else, DataError when an archive cannot be had
     or read.
     """
-    if config.name != "phantoms" and not PUBLIC_SETS[config.name].archives:
+    if config.out is None or not (config.name == "phantoms" or PUBLIC_SETS[config.name].archives):
         return instructions(PUBLIC_SETS[config.name], config.out or Path("RAW"))
-    assert config.out is not None, "checked by the config"
-    return (
-        draw_phantoms(config, config.out) if config.name == "phantoms" else fetch_set(config.name, config.out)
-    )
+    if config.name == "phantoms":
+        return draw_phantoms(config, config.out)
+    return fetch_set(config.name, config.out)
 
 
 def draw_phantoms(config: FetchConfig, out: Path) -> Path:

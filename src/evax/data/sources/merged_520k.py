@@ -55,7 +55,7 @@ def read_merged_520k(raw: Path, tested: Path | None = None) -> Manifest:
     films["leak"] = _leaks(films, list(other_views), tested)
     in_paper = films["why"] == ""
     clean = in_paper & (films["leak"] == "")
-    _say(films, other_views, in_paper, clean, "without leaks" if tested else "without own tests")
+    _say(films, other_views, in_paper, clean, "without known leaks" if tested else "without own tests")
     if tested is None:
         logger.info(
             "Taken: the paper's likely composition. Films that RSNA, SIIM-ACR and COVIDx test on are in it; "
@@ -155,10 +155,10 @@ def _say(
 
     listed = counts(films["release"]) + Counter(image.partition("/")[0] for image in other_views)
     sizes = [listed, counts(films.loc[in_paper, "release"]), counts(films.loc[clean, "release"])]
-    logger.info("%-24s %9s %20s %18s", "Merged-520k, films", "listed", "the paper's, likely", kind)
+    logger.info("%-24s %9s %20s %20s", "Merged-520k, films", "listed", "the paper's, likely", kind)
     for name in RELEASES:
-        logger.info("  %-22s %9s %20s %18s", name, *(f"{size[name]:,}" for size in sizes))
-    logger.info("  %-22s %9s %20s %18s", "together", *(f"{size.total():,}" for size in sizes))
+        logger.info("  %-22s %9s %20s %20s", name, *(f"{size[name]:,}" for size in sizes))
+    logger.info("  %-22s %9s %20s %20s", "together", *(f"{size.total():,}" for size in sizes))
     others = counts(films.loc[~in_paper, "why"]) + Counter(other_views.values())
     for what, reasons in (
         ("both", others),
