@@ -130,7 +130,7 @@ IDENTIFYING = {  # each value can be found by itself; dates are searched for as 
     "PatientID": "PATIENT4711",
     "PatientBirthDate": "18151210",
     "PatientBirthName": "GORDONBYRON",
-    "PatientMotherMaidenName": "MILBANKE",
+    "PatientMotherBirthName": "MILBANKE",
     "PatientAddress": "PORLOCKWEIR 7",
     "PatientTelephoneNumbers": "5550199",
     "OtherPatientIDs": "OTHERID42",
@@ -183,7 +183,7 @@ def test_nothing_that_identifies_a_patient_is_in_any_byte_of_store_log_and_repor
     (folder / "PATIENT4711_8.dcm").write_bytes(misplaced)
     (folder / "PATIENT4711_9.dcm").write_bytes(b"")
     with caplog.at_level(logging.DEBUG, "pydicom"):
-        prepare(PrepareConfig(raw=folder.parent, out=out, source="dicom", size=32, workers=1))
+        prepare(PrepareConfig(raw=folder.parent, out=out, source="dicom", size=96, workers=1))
         evax.audit(evax.AuditConfig(stores=(out,), out=tmp_path / "audit"))
     store = evax.open_store(out)
     assert (len(store), len(rejected(out))) == (2, 5)
