@@ -542,7 +542,7 @@ def bare(path):
     return path.read_bytes()[144 + length :]
 
 
-@pytest.mark.parametrize("syntax", ["explicit", "implicit"])
+@pytest.mark.parametrize("syntax", ["explicit", "implicit", "big_endian"])
 def test_a_bare_data_set_is_read_with_an_issue(tmp_path, syntax):
     path = write(tmp_path / "a.dcm", film(12), SYNTAXES[syntax], BitsStored=12)
     whole = read_dicom(path)

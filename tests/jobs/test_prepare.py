@@ -21,7 +21,7 @@ from PIL import Image
 import evax
 from evax.cli import run
 from evax.errors import ConfigError, DataError
-from evax.jobs.prepare import PrepareConfig, prepare
+from evax.jobs.prepare import PrepareConfig, prepare, say_issues, source_options
 
 
 def draw(path, seed=0, side=24):
@@ -198,6 +198,21 @@ def test_nothing_that_identifies_a_patient_is_in_any_byte_of_store_log_and_repor
                 assert spelled.encode() not in content, f"{secret} in {name}"
     # what leads back lies beside the store, or where the user wants it
     assert b"LOVELACE_ADA/PATIENT4711_1.dcm" in (tmp_path / "store.private" / "crosswalk.csv").read_bytes()
+
+
+def test_films_with_burned_in_names_are_kept_only_when_asked_for(tmp_path):
+    config = PrepareConfig(raw=tmp_path, out=tmp_path / "store", source="dicom")
+    assert "keep_burned_in" not in source_options(config)
+    assert source_options(replace(config, keep_burned_in=True))["keep_burned_in"] is True
+
+
+def test_what_looks_wrong_is_counted_and_warned_of(caplog):
+    caplog.set_level(logging.INFO, "evax")
+    say_issues({"no_window": 12, "looks_inverted": 2})
+    assert "Unusual: 12 no_window, 2 looks_inverted" in caplog.text
+    assert [record.getMessage() for record in caplog.records if record.levelname == "WARNING"] == [
+        "2 films have the issue looks_inverted: look at them; nothing was changed."
+    ]
 
 
 def test_key_and_crosswalk_lie_where_the_user_wants_them(tmp_path, dicom_film):
