@@ -238,6 +238,15 @@ def test_an_overlay_in_the_unused_bits_is_not_in_the_picture(tmp_path, syntax):
     assert radiograph.issues == ()
 
 
+def test_a_bit_of_the_value_is_no_overlay_whatever_a_header_says(tmp_path):
+    path = write(tmp_path / "a.dcm", smooth(12) << 4, BitsStored=12, HighBit=15, **window(12, False))
+    expected = read_dicom(path).pixels
+    dataset = pydicom.dcmread(path)
+    dataset.add_new((0x6000, 0x0102), "US", 14)
+    dataset.save_as(path)
+    np.testing.assert_array_equal(read_dicom(path).pixels, expected)
+
+
 def test_an_overlay_that_no_header_names_is_not_in_the_picture_either(tmp_path):
     clean = read_dicom(write(tmp_path / "a.dcm", smooth(12), BitsStored=12))
     drawn = read_dicom(write(tmp_path / "b.dcm", overlay(smooth(12), 14), BitsStored=12))
