@@ -308,6 +308,16 @@ def test_a_window_that_shows_nothing_is_ignored_and_reported(tmp_path, window):
     np.testing.assert_array_equal(radiograph.pixels, expected.pixels)
 
 
+def test_where_the_first_window_shows_nothing_the_next_is_taken(tmp_path):
+    windows = {"WindowCenter": [60000, 2000], "WindowWidth": [100, 1001]}
+    radiograph = read_dicom(write(tmp_path / "a.dcm", film(12), BitsStored=12, **windows))
+    np.testing.assert_allclose(radiograph.pixels, np.clip((film(12) - 1999.5) / 1000 + 0.5, 0, 1), atol=1e-6)
+    tables = [lookup_table([], 0, 12), lookup_table(range(4096), 0, 12)]
+    by_table = read_dicom(write(tmp_path / "b.dcm", film(12), BitsStored=12, VOILUTSequence=tables))
+    np.testing.assert_allclose(by_table.pixels, film(12) / 4095, atol=1e-6)
+    assert radiograph.issues == by_table.issues == ("bad_window",)
+
+
 def test_a_window_that_is_no_number_is_ignored(tmp_path):
     path = write(tmp_path / "a.dcm", film(12), BitsStored=12, WindowCenter="1234", WindowWidth="500")
     path.write_bytes(path.read_bytes().replace(b"1234", b"abcd"))
@@ -532,7 +542,7 @@ def bare(path):
     return path.read_bytes()[144 + length :]
 
 
-@pytest.mark.parametrize("syntax", ["explicit", "implicit"])
+@pytest.mark.parametrize("syntax", ["explicit", "implicit", "big_endian"])
 def test_a_bare_data_set_is_read_with_an_issue(tmp_path, syntax):
     path = write(tmp_path / "a.dcm", film(12), SYNTAXES[syntax], BitsStored=12)
     whole = read_dicom(path)
@@ -599,7 +609,19 @@ def view_code(value):
         (view_code("272479007"), "PA", ()),
         (view_code("399173006"), "LATERAL", ("lateral",)),
         ({"Modality": "CT"}, "PA", ("modality_CT",)),
+        ({"Modality": "SECRET"}, "PA", ("modality_unknown",)),
         ({"Modality": "CR"}, "PA", ()),
+        ({"BodyPartExamined": "CHEST"}, "PA", ()),
+        ({"BodyPartExamined": "PORT CXR"}, "PA", ()),
+        ({"BodyPartExamined": "hand"}, "PA", ("body_part_HAND",)),
+        ({"BurnedInAnnotation": "YES"}, "PA", ("burned_in_annotation",)),
+        ({"BurnedInAnnotation": "NO"}, "PA", ()),
+        ({"PatientOrientation": ["L", "F"]}, "PA", ()),
+        ({"PatientOrientation": ["LH", "FL"]}, "PA", ()),
+        ({"PatientOrientation": ["R", "F"]}, "PA", ("mirrored",)),
+        ({"PatientOrientation": ["F", "R"]}, "PA", ("rotated",)),
+        ({"PatientOrientation": ["R", "H"]}, "PA", ("rotated",)),
+        ({"PatientOrientation": ["A", "F"], "ViewPosition": "LL"}, "LATERAL", ("lateral",)),
         ({"PresentationIntentType": "FOR PROCESSING"}, "PA", ("for_processing",)),
     ],
 )
@@ -686,8 +708,10 @@ def test_a_real_film_agrees_with_pydicoms_own_window():
 
 
 @pytest.mark.real
-def test_the_tag_decides_the_polarity_even_where_it_is_known_to_be_wrong(shared):
+def test_the_tag_decides_the_polarity_and_that_the_pixels_contradict_it_is_said(shared):
     """The second file is the first with a MONOCHROME1 tag although its pixels are not inverted."""
     right, wrong = (read_image(next((shared / "dicom").glob(name))) for name in ("1.2.276*.dcm", "Fake*.dcm"))
     np.testing.assert_allclose(right.pixels, 1 - wrong.pixels, atol=1e-6)
     assert right.pixels[:, 448:576].mean() > right.pixels[300:600, 200:350].mean()  # mediastinum, right lung
+    assert "looks_inverted" in wrong.issues
+    assert "looks_inverted" not in right.issues

@@ -350,7 +350,7 @@ def test_a_tree_of_dicoms_gives_its_frontal_films_by_pseudonym(tree, caplog):
     manifest = from_dicom(tree)
     table = manifest.table.set_index("file")
     assert list(table.index) == ["ADA1/1.dcm", "ADA1/2", "BOB2/1.dcm", "nobody/1.dcm"]
-    assert "4 films, 1 lateral films left out, 2 other files skipped" in caplog.text
+    assert "4 films; left out: 1 lateral films, 2 other files." in caplog.text
     assert table["patient"].nunique() == 3
     assert table.at["ADA1/1.dcm", "patient"] == table.at["ADA1/2", "patient"]
     assert table.at["ADA1/1.dcm", "study"] == table.at["ADA1/2", "study"] != ""
@@ -412,8 +412,44 @@ def test_an_unreadable_file_in_the_tree_does_not_stop_the_others(tree):
 def test_a_tree_without_frontal_films_says_what_it_found(tree):
     for path in [*tree.rglob("1.dcm"), tree / "ADA1" / "2"]:
         path.unlink()
-    with refused(r"There is no frontal DICOM film in .*raw \(2 other files, 1 lateral films\)"):
+    with refused(r"There is no frontal DICOM film in .*raw \(1 lateral films, 2 other files\)"):
         from_dicom(tree)
+
+
+def test_of_dates_only_the_days_since_the_first_study_are_kept(dicom_film, tmp_path):
+    raw = tmp_path / "raw"
+    dates = {"a": "20240229", "b": "20240301", "c": "20230301", "d": ""}
+    for name, date in dates.items():
+        write_dicom(dicom_film, raw / f"{name}.dcm", PatientID="ADA1", StudyDate=date)
+    write_dicom(dicom_film, raw / "e.dcm", PatientID="BOB2", StudyDate="", AcquisitionDate="20190101")
+    write_dicom(dicom_film, raw / "f.dcm", PatientID="BOB2", StudyDate="20190111")
+    table = from_dicom(raw).table.set_index("file")
+    np.testing.assert_array_equal(table["study_day"], [365, 366, 0, np.nan, 0, 10])
+    assert "2024" not in table.drop(columns=["image", "patient", "study"]).to_csv()
+
+
+@pytest.mark.parametrize(
+    ("tags", "what"),
+    [
+        ({"BodyPartExamined": "HAND"}, "1 films of other body parts"),
+        ({"Modality": "CT"}, "1 pictures of other modalities"),
+        ({"BurnedInAnnotation": "YES"}, "1 films with burned-in names"),
+    ],
+)
+def test_what_its_header_calls_something_else_is_left_out_and_counted(
+    dicom_film, tmp_path, caplog, tags, what
+):
+    caplog.set_level(logging.INFO, "evax")
+    write_dicom(dicom_film, tmp_path / "raw" / "1.dcm")
+    write_dicom(dicom_film, tmp_path / "raw" / "2.dcm", **tags)
+    assert list(from_dicom(tmp_path / "raw").table["file"]) == ["1.dcm"]
+    assert what in caplog.text
+
+
+def test_films_with_burned_in_names_are_kept_when_asked_for(dicom_film, tmp_path):
+    write_dicom(dicom_film, tmp_path / "raw" / "1.dcm", BurnedInAnnotation="YES")
+    options = {"private": tmp_path / "private", "keep_burned_in": True}
+    assert len(read_source("dicom", tmp_path / "raw", options).table) == 1
 
 
 # --- ChestX-ray14 -----------------------------------------------------------------------------------

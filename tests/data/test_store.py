@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +14,10 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
+from evax.data import store as store_module
 from evax.data.augment import CropConfig
 from evax.data.loader import Films, training_batches
-from evax.data.manifest import BOX_COLUMNS, Manifest
+from evax.data.manifest import BOX_COLUMNS, Manifest, no_boxes
 from evax.data.preprocess import Preprocess
 from evax.data.radiograph import read_image
 from evax.data.sources import read_source
@@ -78,6 +80,39 @@ def test_the_table_and_the_boxes_come_back_as_they_went_in(films, tmp_path):
     np.testing.assert_array_equal(store.manifest.labels(), films.labels()[kept])
     written, read = (m.boxes.sort_values(["image", "x"]).to_numpy().tolist() for m in (films, store.manifest))
     assert read == written
+
+
+def test_what_is_unusual_about_a_film_and_its_study_day_stand_in_the_table(films, tmp_path):
+    Image.new("L", (9, 9), 70).save(tmp_path / "b.png")
+    films.table["study_day"] = [0, 12, 0, np.nan]
+    store = build_store(films, tmp_path / "store", size=32)
+    assert store.manifest.table["issues"].tolist() == ["", "blank", ""]
+    assert store.card["issues"] == {"blank": 1}
+    np.testing.assert_array_equal(store.manifest.table["study_day"], [0, 12, np.nan])
+
+
+def test_a_store_of_an_earlier_version_has_no_issues_and_the_same_fingerprint(films, tmp_path, monkeypatch):
+    now = build_store(films, tmp_path / "now", size=32)
+    write_shard = store_module._write_shard
+
+    def without_issues(manifest, kept, path):
+        write_shard(manifest, kept, path)
+        with pa.OSFile(str(path)) as file:
+            table = pa.ipc.open_file(file).read_all().drop_columns(["issues"])
+        with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
+            writer.write_table(table)
+
+    monkeypatch.setattr(store_module, "_write_shard", without_issues)
+    before = build_store(films, tmp_path / "before", size=32)
+    assert "issues" not in before.manifest.table
+    assert before.fingerprint == now.fingerprint
+    assert open_store(tmp_path / "before").manifest.table.equals(now.manifest.table.drop(columns="issues"))
+
+
+def test_a_finding_that_is_called_as_a_column_of_every_store_is_refused(films):
+    table = films.table.rename(columns={"Mass": "issues"})
+    with pytest.raises(DataError, match="a finding is called issues, as a column of every store: rename it"):
+        replace(films, table=table, findings=("issues", "Edema"), boxes=no_boxes())
 
 
 def test_rows_are_those_of_the_splits_asked_for(films, tmp_path):

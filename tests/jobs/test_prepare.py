@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import csv
+import logging
 import os
 import signal
 import subprocess
@@ -20,7 +21,7 @@ from PIL import Image
 import evax
 from evax.cli import run
 from evax.errors import ConfigError, DataError
-from evax.jobs.prepare import PrepareConfig, prepare
+from evax.jobs.prepare import PrepareConfig, prepare, say_issues, source_options
 
 
 def draw(path, seed=0, side=24):
@@ -124,23 +125,102 @@ def test_a_tree_of_dicoms_with_the_same_files_ends_well_too(tmp_path, dicom_film
         assert word in reasons
 
 
-def test_no_patient_identifier_is_in_any_file_of_the_store(tmp_path, dicom_film):
-    folder, out = tmp_path / "raw", tmp_path / "store"
-    tags = {"PatientName": "LOVELACE^ADA", "PatientID": "PATIENT4711", "StudyInstanceUID": "1.2.3.4711"}
-    write_dicom(dicom_film, folder / "LOVELACE_ADA" / "PATIENT4711_1.dcm", **tags)
-    write_dicom(dicom_film, folder / "LOVELACE_ADA" / "PATIENT4711_2.dcm", **tags, NumberOfFrames=2)
-    (folder / "LOVELACE_ADA" / "PATIENT4711_3.dcm").write_bytes(b"")
-    config = PrepareConfig(raw=folder, out=out, source="dicom", size=32, workers=1)
-    prepare(config)
-    assert len(rejected(out)) == 2
-    for name, content in files_of(out).items():
-        for secret in (b"LOVELACE", b"PATIENT4711", b"1.2.3.4711"):
-            assert secret not in content, name
+IDENTIFYING = {  # each value can be found by itself; dates are searched for as they are
+    "PatientName": "LOVELACE^AUGUSTA",
+    "PatientID": "PATIENT4711",
+    "PatientBirthDate": "18151210",
+    "PatientBirthName": "GORDONBYRON",
+    "PatientMotherBirthName": "MILBANKE",
+    "PatientAddress": "PORLOCKWEIR 7",
+    "PatientTelephoneNumbers": "5550199",
+    "OtherPatientIDs": "OTHERID42",
+    "PatientComments": "COUNTESSCOMMENT",
+    "AdditionalPatientHistory": "HISTORYNOTE",
+    "EthnicGroup": "ETHNICNOTE",
+    "Occupation": "MATHEMATICIAN",
+    "AccessionNumber": "ACC998877",
+    "StudyID": "STUDY6655",
+    "StudyDate": "18430923",
+    "SeriesDate": "18430924",
+    "AcquisitionDate": "18430925",
+    "ContentDate": "18430926",
+    "StudyTime": "231559",
+    "StudyDescription": "DESCRIBEDSTUDY",
+    "SeriesDescription": "DESCRIBEDSERIES",
+    "ReferringPhysicianName": "BABBAGE^CHARLES",
+    "PerformingPhysicianName": "DEMORGAN^AUGUSTUS",
+    "OperatorsName": "SOMERVILLE^FAIRFAX",
+    "InstitutionName": "ANALYTICHOSPITAL",
+    "InstitutionAddress": "ENGINEROAD",
+    "StationName": "STATION31",
+    "DeviceSerialNumber": "SERIAL8899",
+    "ProtocolName": "PROTOCOLWORDS",
+    "ImageComments": "COMMENTWORDS",
+    "StudyInstanceUID": "1.2.3.4711",
+    "SeriesInstanceUID": "1.2.3.4712",
+    "SOPInstanceUID": "1.2.3.4713",
+    "FrameOfReferenceUID": "1.2.3.4714",
+}
+BURNED = {"BurnedInAnnotation": "YES", "PatientName": "BURNEDNAME"}
+
+
+@pytest.mark.filterwarnings("always")
+def test_nothing_that_identifies_a_patient_is_in_any_byte_of_store_log_and_report(
+    tmp_path, dicom_film, caplog, capfd, recwarn
+):
+    """Good films and every kind of refused one, at the most talkative level of the log."""
+    folder, out = tmp_path / "raw" / "LOVELACE_ADA", tmp_path / "store"
+    caplog.set_level(logging.DEBUG)
+    write_dicom(dicom_film, folder / "PATIENT4711_1.dcm", **IDENTIFYING)
+    write_dicom(dicom_film, folder / "PATIENT4711_2.dcm", **IDENTIFYING, NumberOfFrames=2)
+    write_dicom(dicom_film, folder / "PATIENT4711_3.dcm", **IDENTIFYING, remove=("PixelData",))
+    write_dicom(dicom_film, folder / "PATIENT4711_4.dcm", **IDENTIFYING, PhotometricInterpretation="NAME")
+    write_dicom(dicom_film, folder / "PATIENT4711_5.dcm", **IDENTIFYING, BodyPartExamined="HAND")
+    write_dicom(dicom_film, folder / "PATIENT4711_6.dcm", **IDENTIFYING | BURNED)
+    content = (folder / "PATIENT4711_1.dcm").read_bytes()
+    (folder / "PATIENT4711_7.dcm").write_bytes(content[: len(content) // 2])
+    misplaced = content.replace(b"18430923", b"MISPLACE").replace(b"18151210", b"MISPLACE")  # no dates
+    (folder / "PATIENT4711_8.dcm").write_bytes(misplaced)
+    (folder / "PATIENT4711_9.dcm").write_bytes(b"")
+    with caplog.at_level(logging.DEBUG, "pydicom"):
+        prepare(PrepareConfig(raw=folder.parent, out=out, source="dicom", size=96, workers=1))
+        evax.audit(evax.AuditConfig(stores=(out,), out=tmp_path / "audit"))
+    store = evax.open_store(out)
+    assert (len(store), len(rejected(out))) == (2, 5)
+    assert store.manifest.table["study_day"].tolist() == [0, 2]
+    said = caplog.text + "".join(capfd.readouterr()) + "".join(str(warning.message) for warning in recwarn)
+    written = files_of(out) | files_of(tmp_path / "audit") | {"what was said": said.encode()}
+    secrets = {part for value in IDENTIFYING.values() for part in value.split("^")}
+    secrets |= {"MISPLACE", "BURNEDNAME", "LOVELACE_ADA"}
+    for name, content in written.items():
+        for secret in secrets:
+            for spelled in (secret, secret.lower(), secret.title()):
+                assert spelled.encode() not in content, f"{secret} in {name}"
     # what leads back lies beside the store, or where the user wants it
     assert b"LOVELACE_ADA/PATIENT4711_1.dcm" in (tmp_path / "store.private" / "crosswalk.csv").read_bytes()
-    prepare(replace(config, out=tmp_path / "other", private=tmp_path / "safe"))
-    assert sorted(path.name for path in (tmp_path / "safe").iterdir()) == ["crosswalk.csv", "pseudonyms.key"]
-    assert not (tmp_path / "other.private").exists()
+
+
+def test_films_with_burned_in_names_are_kept_only_when_asked_for(tmp_path):
+    config = PrepareConfig(raw=tmp_path, out=tmp_path / "store", source="dicom")
+    assert "keep_burned_in" not in source_options(config)
+    assert source_options(replace(config, keep_burned_in=True))["keep_burned_in"] is True
+
+
+def test_what_looks_wrong_is_counted_and_warned_of(caplog):
+    caplog.set_level(logging.INFO, "evax")
+    say_issues({"no_window": 12, "looks_inverted": 2})
+    assert "Unusual: 12 no_window, 2 looks_inverted" in caplog.text
+    assert [record.getMessage() for record in caplog.records if record.levelname == "WARNING"] == [
+        "2 films have the issue looks_inverted: look at them; nothing was changed."
+    ]
+
+
+def test_key_and_crosswalk_lie_where_the_user_wants_them(tmp_path, dicom_film):
+    write_dicom(dicom_film, tmp_path / "raw" / "1.dcm")
+    out, private = tmp_path / "store", tmp_path / "safe"
+    prepare(PrepareConfig(raw=tmp_path / "raw", out=out, source="dicom", size=32, workers=1, private=private))
+    assert sorted(path.name for path in private.iterdir()) == ["crosswalk.csv", "pseudonyms.key"]
+    assert not (tmp_path / "store.private").exists()
 
 
 @pytest.fixture

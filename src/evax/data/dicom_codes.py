@@ -26,12 +26,12 @@ def codes_and_values(
     from pydicom.uid import RLELossless
 
     codes = stored.view(stored.dtype.str.replace("i", "u"))
-    if overlay := _overlay_bits(dataset, codes.dtype.itemsize):
-        codes = codes & codes.dtype.type(~overlay & (2 ** (8 * codes.dtype.itemsize) - 1))
     signed = dataset.PixelRepresentation == 1
     bits, allocated = int(dataset.BitsStored), 8 * codes.dtype.itemsize
+    if overlay := _overlay_bits(dataset, allocated):
+        codes = codes & codes.dtype.type(~overlay & (2**allocated - 1))
     syntax = dataset.file_meta.TransferSyntaxUID
-    if syntax.is_encapsulated and syntax != RLELossless:
+    if syntax.is_encapsulated and syntax != RLELossless and not overlay:
         # the codec returned whole numbers, and a frame says itself how deep it is: no rubbish is in them
         too_few = bits < allocated and _beyond(codes, bits, allocated, signed)
         bits = allocated
@@ -49,14 +49,14 @@ def codes_and_values(
     return codes, values, ["bad_bits_stored"] if too_few else []
 
 
-def _overlay_bits(dataset: Dataset, itemsize: int) -> int:
-    """The bits of a pixel in which overlays lie by their headers, as a mask."""
-    mask = 0
+def _overlay_bits(dataset: Dataset, allocated: int) -> int:
+    """The bits above a pixel's value in which overlays lie by their headers, as a mask."""
+    mask, high = 0, int(dataset.get("HighBit", dataset.BitsStored - 1))
     for group in range(0x6000, 0x6020, 2):
         position = dataset.get((group, 0x0102))
         beside = (group, 0x3000) in dataset  # Overlay Data: it has a plane of its own
         if position is not None and not beside and isinstance(position.value, int):
-            mask |= 1 << position.value if dataset.BitsStored <= position.value < 8 * itemsize else 0
+            mask |= 1 << position.value if high < position.value < allocated else 0
     return mask
 
 

@@ -13,6 +13,8 @@ from jaxtyping import Bool, Float32
 from evax.errors import DataError
 
 COLUMNS = ("image", "patient", "study", "view", "sex", "age", "split")
+OPTIONAL = ("study_day",)  # numbers that only some sources know, NaN where unknown
+ISSUES = "issues"  # a store's column of what is unusual about each film
 BOX_COLUMNS = ("image", "finding", "x", "y", "width", "height")
 MASK_COLUMNS = ("image", "finding", "file", "rle")
 SPLITS = ("train", "val", "test")
@@ -38,7 +40,9 @@ class Manifest:
     table: pd.DataFrame
     """COLUMNS, then one float32 column per finding: 1 present, 0 absent, -1 uncertain, NaN blank.
 
-    `image` is unique; missing texts are "", a missing age is NaN. A further column `file` may say where a
+    `image` is unique; missing texts are "", a missing age is NaN. Where a source knows dates, `study_day` is
+    the number of days since the patient's first study, 0 for that one; dates themselves are never kept. A
+    store adds `issues`, those of each Radiograph with blanks between. A further column `file` may say where a
     film lies under root when `image` must not show it; it is never stored.
     """
     findings: tuple[str, ...]
@@ -66,6 +70,10 @@ class Manifest:
         if twice := [name for name in self.findings if self.findings.count(name) > 1]:
             raise DataError(
                 f"{self.source}: the finding {twice[0]} has two columns, maybe in two spellings: keep one."
+            )
+        if taken := [name for name in self.findings if name in (*COLUMNS, *OPTIONAL, ISSUES)]:
+            raise DataError(
+                f"{self.source}: a finding is called {taken[0]}, as a column of every store: rename it."
             )
         if (repeated := table["image"].duplicated()).any():
             raise DataError(

@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from jaxtyping import Bool, Int64, UInt8, UInt64
 
-from evax.data.manifest import BOX_COLUMNS, COLUMNS, MASK_COLUMNS, Manifest, no_boxes
+from evax.data.manifest import BOX_COLUMNS, COLUMNS, ISSUES, MASK_COLUMNS, OPTIONAL, Manifest, no_boxes
 from evax.data.masks import Piece, unpack
 from evax.data.preprocess import Preprocess
 from evax.data.workers import FilmFiles, FilmReaders, StoredFilm
@@ -122,7 +122,9 @@ def open_store(path: str | os.PathLike[str]) -> ImageStore:
             raise DataError(
                 f"{folder / name} is damaged ({error}): copy the store again or prepare it anew."
             ) from error
-    columns = [*COLUMNS, *card["findings"]]
+    # a store of an earlier evax has no issues
+    further = [name for name in (*OPTIONAL, ISSUES) if all(name in shard.column_names for shard in shards)]
+    columns = [*COLUMNS, *further, *card["findings"]]
     table = pa.concat_tables([shard.select(columns) for shard in shards]).to_pandas().reset_index(drop=True)
     boxes = [
         {"image": image, **box}
@@ -250,7 +252,12 @@ def _write_shard(manifest: Manifest, films: list[tuple[int, StoredFilm]], path: 
         {
             "pixels": pa.array([film.pixels for _, film in films], pa.large_binary()),
             **{name: pa.array(rows[name].astype(str), pa.string()) for name in COLUMNS if name != "age"},
-            "age": pa.array(rows["age"].to_numpy(dtype=np.float64)),
+            **{
+                name: pa.array(rows[name].to_numpy(dtype=np.float64))
+                for name in ("age", *OPTIONAL)
+                if name in rows
+            },
+            ISSUES: pa.array([film.issues for _, film in films], pa.string()),
             **{name: pa.array(rows[name].to_numpy(dtype=np.float32)) for name in manifest.findings},
             "boxes": pa.array(boxes, box_type),
             **({"masks": pa.array(masks, mask_type)} if len(manifest.masks) else {}),
@@ -271,6 +278,7 @@ def _finish(
     digest, histogram, kept, names = hashlib.blake2b(digest_size=16), np.zeros(256, np.int64), 0, []
     reasons: list[tuple[str, str]] = []
     masked: Counter[str] = Counter()
+    issues: Counter[str] = Counter()
     for number in range(shards):
         reasons += [tuple(item) for item in read_json(out / f"rejected-{number:05d}.json")]
         name = f"shard-{number:05d}.arrow"
@@ -288,6 +296,9 @@ def _finish(
             masked.update(mask["finding"] for of_film in masks for mask in of_film)
             digest.update(repr(masks).encode())
             shard = shard.drop_columns(["masks"])
+        if ISSUES in shard.column_names:  # the fingerprint is of what a model learns from: notes are not
+            issues.update(name for of_film in shard[ISSUES].to_pylist() for name in of_film.split())
+            shard = shard.drop_columns([ISSUES])
         digest.update(shard.drop_columns(["pixels"]).to_pandas().to_csv(index=False).encode())
     with (out / "rejected.csv").open("w", newline="") as file:
         csv.writer(file).writerows([("image", "reason"), *reasons])
@@ -312,6 +323,7 @@ def _finish(
         "shards": names,
         **({"masks": dict(sorted(masked.items()))} if masked else {}),
         **({"left_out": dict(Counter(manifest.left_out.values()))} if manifest.left_out else {}),
+        **({ISSUES: dict(issues.most_common())} if issues else {}),
     }
     write_json(card, out / "store.json")
     for number in range(shards):

@@ -40,6 +40,8 @@ class StoredFilm:
     pixels: bytes
     masks: dict[str, bytes] = field(default_factory=dict)
     """Finding -> bits."""
+    issues: str = ""
+    """Those of the Radiograph, with blanks between."""
 
 
 class FilmReaders:
@@ -129,8 +131,8 @@ def _stored_film(files: FilmFiles, preprocess: Preprocess) -> StoredFilm | str:
 
 def _read_film(files: FilmFiles, preprocess: Preprocess) -> StoredFilm | str:
     try:
-        pixels = read_image(files.film).pixels
-        masks = stored_masks(files.pieces, files.root, pixels.shape, preprocess.store_size)
+        film = read_image(files.film)
+        masks = stored_masks(files.pieces, files.root, film.pixels.shape, preprocess.store_size)
     except DataError as error:
         return str(error)
-    return StoredFilm(preprocess.to_store(pixels).tobytes(), masks)
+    return StoredFilm(preprocess.to_store(film.pixels).tobytes(), masks, " ".join(film.issues))

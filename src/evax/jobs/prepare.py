@@ -60,6 +60,10 @@ class PrepareConfig:
     """
     private: Path | None = None
     """dicom: folder for the pseudonym key and the crosswalk; OUT.private without it."""
+    keep_burned_in: bool = False
+    """dicom: keep films whose header says that text in the pixels identifies the patient; they are left out
+    without it.
+    """
 
     def __post_init__(self) -> None:
         if not 16 <= self.size <= 4096:
@@ -114,7 +118,20 @@ def prepare(config: PrepareConfig) -> Path:
         f" (published: {MERGED_520K_MEAN}, {MERGED_520K_STD})" if config.source == "merged_520k" else ""
     )
     logger.info("Pixels: mean %.8f, standard deviation %.8f%s.", store.mean, store.std, published)
+    say_issues(store.card.get("issues", {}))
     return config.out
+
+
+def say_issues(issues: dict[str, int]) -> None:
+    """What is unusual about the films, and what a person should look at before a model learns from it."""
+    if issues:
+        counts = ", ".join(f"{count} {name}" for name, count in issues.items())
+        logger.info("Unusual: %s; the table's column issues says which films.", counts)
+    for name in ("looks_inverted", "looks_rotated"):
+        if name in issues:
+            logger.warning(
+                "%d films have the issue %s: look at them; nothing was changed.", issues[name], name
+            )
 
 
 def frontal_only(manifest: Manifest) -> Manifest:
@@ -140,8 +157,17 @@ def verify_release(config: PrepareConfig) -> None:
 
 def source_options(config: PrepareConfig) -> dict[str, Any]:
     """The options that were set, for the source to accept or refuse."""
-    names = ("table", "label_column", "findings", "patient_pattern", "region", "tested", "private")
-    options = {name: getattr(config, name) for name in names if getattr(config, name) is not None}
+    names = (
+        "table",
+        "label_column",
+        "findings",
+        "patient_pattern",
+        "region",
+        "tested",
+        "private",
+        "keep_burned_in",
+    )
+    options = {name: getattr(config, name) for name in names if getattr(config, name) not in (None, False)}
     if config.source == "dicom":
         options.setdefault("private", config.out.with_name(f"{config.out.name}.private"))
     return options

@@ -6,12 +6,13 @@ import csv
 import hashlib
 import logging
 import os
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from evax.data.dicom import is_dicom, read_header
+from evax.data.dicom import DicomHeader, is_dicom, read_header
 from evax.data.manifest import Manifest
 from evax.errors import DataError
 from evax.files import make_folder, replaced_whole
@@ -19,28 +20,31 @@ from evax.files import make_folder, replaced_whole
 logger = logging.getLogger("evax")
 
 
-def read_dicom(raw: Path, *, private: Path) -> Manifest:
-    """Frontal films of a tree. Laterals (by their own view) are left out and counted.
+def read_dicom(raw: Path, *, private: Path, keep_burned_in: bool = False) -> Manifest:
+    """Frontal chest films of a tree. What its own header calls something else is left out and counted:
+    lateral films, other body parts, other modalities; and, unless they are to be kept, films with text burned
+    into their pixels that identifies the patient.
 
     private: folder for what must not travel with the store: `pseudonyms.key`, made when absent, and
     `crosswalk.csv` (pseudonym, file), which grows with every tree that shares the folder. The same key gives
     a patient the same pseudonym in every store.
-    A file without a patient is a patient of its own. Files that are no DICOM are skipped and counted.
+    A file without a patient is a patient of its own. Files that are no DICOM are skipped and counted. Of
+    dates, only the days since the patient's first study in this tree are kept (`study_day`).
     """
     make_folder(private, mode=0o700)
     key = _key(private / "pseudonyms.key")
-    rows, crosswalk, skipped, laterals = [], {}, 0, 0
+    rows, crosswalk, left_out = [], {}, Counter({"lateral films": 0, "other files": 0})
     for path in sorted(item for item in raw.rglob("*") if item.is_file()):
         name = path.relative_to(raw).as_posix()
         try:
             if path.name == "DICOMDIR" or not is_dicom(path):
-                skipped += 1
+                left_out["other files"] += 1
                 continue
             header = read_header(path)
         except DataError:  # it is refused with its reason when the store is built
             header = None
-        if header is not None and header.view == "LATERAL":
-            laterals += 1
+        if header is not None and (other := _unwanted(header, keep_burned_in)):
+            left_out[other] += 1
             continue
         # by both: anonymisers give many films one UID, and two trees may hold different films of one name
         image = _pseudonym(key, "image", f"{header.image_uid if header else ''}:{name}")
@@ -56,17 +60,30 @@ def read_dicom(raw: Path, *, private: Path) -> Manifest:
                 "sex": header.sex if header else "",
                 "age": header.age if header else np.nan,
                 "split": "",
+                "study_day": header.study_date.toordinal() if header and header.study_date else np.nan,
             }
         )
+    counts = ", ".join(f"{count} {what}" for what, count in left_out.items())
     if not rows:
-        raise DataError(
-            f"There is no frontal DICOM film in {raw} ({skipped} other files, {laterals} lateral films)."
-        )
-    logger.info(
-        "%s: %d films, %d lateral films left out, %d other files skipped.", raw, len(rows), laterals, skipped
-    )
+        raise DataError(f"There is no frontal DICOM film in {raw} ({counts}).")
+    logger.info("%s: %d films; left out: %s.", raw, len(rows), counts)
     _write_private(private / "crosswalk.csv", crosswalk)
-    return Manifest(table=pd.DataFrame(rows), findings=(), exclusive=False, source="dicom", root=raw)
+    table = pd.DataFrame(rows)
+    table["study_day"] -= table.groupby("patient")["study_day"].transform("min")
+    return Manifest(table=table, findings=(), exclusive=False, source="dicom", root=raw)
+
+
+def _unwanted(header: DicomHeader, keep_burned_in: bool) -> str:
+    """What a file is instead of a frontal chest film, in the plural; "" for such a film or an unknown."""
+    if header.view == "LATERAL":
+        return "lateral films"
+    if header.frames and not header.is_projection:
+        return "pictures of other modalities"
+    if header.frames and not header.is_chest_film:
+        return "films of other body parts"
+    if header.burned_in and not keep_burned_in:
+        return "films with burned-in names"
+    return ""
 
 
 def _pseudonym(key: bytes, kind: str, value: str) -> str:
