@@ -38,6 +38,8 @@ def test_the_numbers_of_a_store_are_those_of_its_table_and_pixels(store):
     both = int(((table["Mass"] == 1) & (table["Effusion"] == 1)).sum())
     names = list(found["findings"])
     assert found["together"][names.index("Mass")][names.index("Effusion")] == both
+    assert found["height"]["quartiles"] == np.percentile(table["height"], [25, 50, 75]).tolist()
+    assert found["spacing_mm"]["n"] == table["spacing_mm"].notna().sum() > 0
     assert found["film_mean"]["mean"] == pytest.approx(store.mean, abs=1e-3)
 
 
@@ -63,7 +65,7 @@ def test_differences_are_those_of_scipy_with_their_effect_sizes(store, other):
     sex = chi2_contingency(counts, correction=False)
     assert tests["sex"]["p"] == pytest.approx(sex.pvalue)
     assert tests["sex"]["effect"] == pytest.approx((sex.statistic / (2 * len(first))) ** 0.5)
-    assert tests["film mean"]["p"] == pytest.approx(1)
+    assert tests["film mean"]["p"] == tests["height"]["p"] == pytest.approx(1)
     assert tests["Mass"]["stores"] == ["a", "b"]
 
 

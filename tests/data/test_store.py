@@ -14,10 +14,11 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
+import dicoms
 from evax.data import store as store_module
 from evax.data.augment import CropConfig
 from evax.data.loader import Films, training_batches
-from evax.data.manifest import BOX_COLUMNS, Manifest, no_boxes
+from evax.data.manifest import BOX_COLUMNS, NOTES, Manifest, no_boxes
 from evax.data.preprocess import Preprocess
 from evax.data.radiograph import read_image
 from evax.data.sources import read_source
@@ -91,22 +92,33 @@ def test_what_is_unusual_about_a_film_and_its_study_day_stand_in_the_table(films
     np.testing.assert_array_equal(store.manifest.table["study_day"], [0, 12, np.nan])
 
 
-def test_a_store_of_an_earlier_version_has_no_issues_and_the_same_fingerprint(films, tmp_path, monkeypatch):
+def test_a_store_notes_size_and_spacing_of_the_films_as_they_were_read(films, tmp_path):
+    Image.new("L", (9, 12), 70).save(tmp_path / "b.png")  # 9 wide
+    dicoms.write(tmp_path / "d.dcm", dicoms.film(shape=(36, 34)))
+    films.table.loc[3, "image"] = "d.dcm"
+    table = build_store(replace(films, boxes=no_boxes()), tmp_path / "store", size=32).manifest.table
+    b, d = (table.set_index("image").loc[name] for name in ("b.png", "d.dcm"))
+    assert (b["height"], b["width"]) == (12, 9)
+    assert np.isnan(b["spacing_mm"])
+    assert (d["height"], d["width"], d["spacing_mm"]) == (36, 34, pytest.approx(0.15))
+
+
+def test_a_store_of_an_earlier_version_has_no_notes_and_the_same_fingerprint(films, tmp_path, monkeypatch):
     now = build_store(films, tmp_path / "now", size=32)
     write_shard = store_module._write_shard
 
-    def without_issues(manifest, kept, path):
+    def without_notes(manifest, kept, path):
         write_shard(manifest, kept, path)
         with pa.OSFile(str(path)) as file:
-            table = pa.ipc.open_file(file).read_all().drop_columns(["issues"])
+            table = pa.ipc.open_file(file).read_all().drop_columns(list(NOTES))
         with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
             writer.write_table(table)
 
-    monkeypatch.setattr(store_module, "_write_shard", without_issues)
+    monkeypatch.setattr(store_module, "_write_shard", without_notes)
     before = build_store(films, tmp_path / "before", size=32)
-    assert "issues" not in before.manifest.table
+    assert not {*NOTES} & {*before.manifest.table}
     assert before.fingerprint == now.fingerprint
-    assert open_store(tmp_path / "before").manifest.table.equals(now.manifest.table.drop(columns="issues"))
+    assert open_store(tmp_path / "before").manifest.table.equals(now.manifest.table.drop(columns=list(NOTES)))
 
 
 def test_a_finding_that_is_called_as_a_column_of_every_store_is_refused(films):

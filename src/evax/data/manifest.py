@@ -14,7 +14,9 @@ from evax.errors import DataError
 
 COLUMNS = ("image", "patient", "study", "view", "sex", "age", "split")
 OPTIONAL = ("study_day",)  # numbers that only some sources know, NaN where unknown
-ISSUES = "issues"  # a store's column of what is unusual about each film
+ISSUES = "issues"
+OF_FILM = ("height", "width", "spacing_mm")
+NOTES = (ISSUES, *OF_FILM)  # what only a store knows: it has read the films
 BOX_COLUMNS = ("image", "finding", "x", "y", "width", "height")
 MASK_COLUMNS = ("image", "finding", "file", "rle")
 SPLITS = ("train", "val", "test")
@@ -42,8 +44,9 @@ class Manifest:
 
     `image` is unique; missing texts are "", a missing age is NaN. Where a source knows dates, `study_day` is
     the number of days since the patient's first study, 0 for that one; dates themselves are never kept. A
-    store adds `issues`, those of each Radiograph with blanks between. A further column `file` may say where a
-    film lies under root when `image` must not show it; it is never stored.
+    store adds `issues`, those of each Radiograph with blanks between, and of the film as it was read `height`
+    and `width` in pixels and `spacing_mm`, the mean of both directions, NaN where unknown. A further column
+    `file` may say where a film lies under root when `image` must not show it; it is never stored.
     """
     findings: tuple[str, ...]
     exclusive: bool
@@ -71,7 +74,7 @@ class Manifest:
             raise DataError(
                 f"{self.source}: the finding {twice[0]} has two columns, maybe in two spellings: keep one."
             )
-        if taken := [name for name in self.findings if name in (*COLUMNS, *OPTIONAL, ISSUES)]:
+        if taken := [name for name in self.findings if name in (*COLUMNS, *OPTIONAL, *NOTES)]:
             raise DataError(
                 f"{self.source}: a finding is called {taken[0]}, as a column of every store: rename it."
             )

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float, Float64, Int64
 
+from evax.data.manifest import OF_FILM
 from evax.data.store import ImageStore
 
 PIXEL_FILMS = 2000  # per store, spread evenly, whose pixels are measured
@@ -20,8 +21,8 @@ NOT_STATED = "not stated"
 def describe(name: str, store: ImageStore) -> dict[str, Any]:
     """The numbers of one store. Shares are of the films where something is known.
 
-    Source: rows of Supplementary Table 2. A store keeps films at one size and no spacing; the sizes and
-    spacings of the original films are therefore not in it.
+    Source: rows of Supplementary Table 2. Height, width and spacing are those of the films as they were read,
+    before the store brought them to one size.
     """
     table = store.manifest.table
     ages = table["age"].to_numpy(np.float64)
@@ -48,6 +49,7 @@ def describe(name: str, store: ImageStore) -> dict[str, Any]:
         "stored_size": store.size,
         "pixel_mean": store.mean,
         "pixel_std": store.std,
+        **{name: _spread(of_films(table, name)) for name in OF_FILM},
         "film_mean": _spread(pixels[:, 0]),
         "film_std": _spread(pixels[:, 1]),
     }
@@ -68,6 +70,8 @@ def differences(stores: Sequence[ImageStore], names: Sequence[str]) -> list[dict
         known = [table.loc[table[variable] != "", variable] for table in tables]
         tests.append(_shares(variable, names, known))
     tests.append(_ranks("age", names, [table["age"].dropna().to_numpy(np.float64) for table in tables]))
+    for name in OF_FILM:
+        tests.append(_ranks(name, names, [of_films(table, name) for table in tables]))
     for finding in sorted({finding for store in stores for finding in store.manifest.findings}):
         labels = [table.get(finding, pd.Series(dtype=np.float32)) for table in tables]
         tests.append(_shares(finding, names, [known[known.isin((0, 1))] for known in labels]))
@@ -75,6 +79,11 @@ def differences(stores: Sequence[ImageStore], names: Sequence[str]) -> list[dict
     for column, variable in enumerate(("film mean", "film standard deviation")):
         tests.append(_ranks(variable, names, [values[:, column] for values in pixels]))
     return [test for test in tests if test is not None]
+
+
+def of_films(table: pd.DataFrame, name: str) -> Float64[np.ndarray, " _"]:
+    """The known values of a column of OF_FILM; none in a store of an earlier evax."""
+    return table.get(name, pd.Series(dtype=np.float64)).dropna().to_numpy(np.float64)
 
 
 def first_films(store: ImageStore) -> Int64[np.ndarray, " rows"]:

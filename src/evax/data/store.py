@@ -20,7 +20,17 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from jaxtyping import Bool, Int64, UInt8, UInt64
 
-from evax.data.manifest import BOX_COLUMNS, COLUMNS, ISSUES, MASK_COLUMNS, OPTIONAL, Manifest, no_boxes
+from evax.data.manifest import (
+    BOX_COLUMNS,
+    COLUMNS,
+    ISSUES,
+    MASK_COLUMNS,
+    NOTES,
+    OF_FILM,
+    OPTIONAL,
+    Manifest,
+    no_boxes,
+)
 from evax.data.masks import Piece, unpack
 from evax.data.preprocess import Preprocess
 from evax.data.workers import FilmFiles, FilmReaders, StoredFilm
@@ -122,8 +132,8 @@ def open_store(path: str | os.PathLike[str]) -> ImageStore:
             raise DataError(
                 f"{folder / name} is damaged ({error}): copy the store again or prepare it anew."
             ) from error
-    # a store of an earlier evax has no issues
-    further = [name for name in (*OPTIONAL, ISSUES) if all(name in shard.column_names for shard in shards)]
+    # a store of an earlier evax has no notes
+    further = [name for name in (*OPTIONAL, *NOTES) if all(name in shard.column_names for shard in shards)]
     columns = [*COLUMNS, *further, *card["findings"]]
     table = pa.concat_tables([shard.select(columns) for shard in shards]).to_pandas().reset_index(drop=True)
     boxes = [
@@ -258,6 +268,7 @@ def _write_shard(manifest: Manifest, films: list[tuple[int, StoredFilm]], path: 
                 if name in rows
             },
             ISSUES: pa.array([film.issues for _, film in films], pa.string()),
+            **{name: pa.array([float(getattr(film, name)) for _, film in films]) for name in OF_FILM},
             **{name: pa.array(rows[name].to_numpy(dtype=np.float32)) for name in manifest.findings},
             "boxes": pa.array(boxes, box_type),
             **({"masks": pa.array(masks, mask_type)} if len(manifest.masks) else {}),
@@ -296,9 +307,10 @@ def _finish(
             masked.update(mask["finding"] for of_film in masks for mask in of_film)
             digest.update(repr(masks).encode())
             shard = shard.drop_columns(["masks"])
-        if ISSUES in shard.column_names:  # the fingerprint is of what a model learns from: notes are not
-            issues.update(name for of_film in shard[ISSUES].to_pylist() for name in of_film.split())
-            shard = shard.drop_columns([ISSUES])
+        notes = [name for name in NOTES if name in shard.column_names]  # none of an earlier evax
+        for of_film in shard[ISSUES].to_pylist() if notes else ():
+            issues.update(of_film.split())
+        shard = shard.drop_columns(notes)  # the fingerprint is of what a model learns from
         digest.update(shard.drop_columns(["pixels"]).to_pandas().to_csv(index=False).encode())
     with (out / "rejected.csv").open("w", newline="") as file:
         csv.writer(file).writerows([("image", "reason"), *reasons])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 from collections import deque
@@ -42,6 +43,11 @@ class StoredFilm:
     """Finding -> bits."""
     issues: str = ""
     """Those of the Radiograph, with blanks between."""
+    height: int = 0
+    width: int = 0
+    """Of the film as it was read, in pixels."""
+    spacing_mm: float = math.nan
+    """Of a pixel of that film, mean of both directions; NaN where unknown."""
 
 
 class FilmReaders:
@@ -135,4 +141,7 @@ def _read_film(files: FilmFiles, preprocess: Preprocess) -> StoredFilm | str:
         masks = stored_masks(files.pieces, files.root, film.pixels.shape, preprocess.store_size)
     except DataError as error:
         return str(error)
-    return StoredFilm(preprocess.to_store(film.pixels).tobytes(), masks, " ".join(film.issues))
+    height, width = film.pixels.shape
+    spacing = math.nan if film.spacing_mm is None else sum(film.spacing_mm) / 2
+    pixels = preprocess.to_store(film.pixels).tobytes()
+    return StoredFilm(pixels, masks, " ".join(film.issues), height, width, spacing)

@@ -55,6 +55,8 @@ def describe(config: DescribeConfig) -> Path:
 
 def lines(content: dict[str, Any]) -> Iterator[tuple[Any, ...]]:
     """The table in long form: store, variable, value, number, and of how many."""
+    from evax.data.manifest import OF_FILM
+
     for store in content["stores"]:
         name, films = store["name"], store["films"]
         yield name, "films", "", films, ""
@@ -67,7 +69,7 @@ def lines(content: dict[str, Any]) -> Iterator[tuple[Any, ...]]:
         for row, (first, together) in enumerate(zip(store["findings"], store["together"], strict=True)):
             for second, count in list(zip(store["findings"], together, strict=True))[row + 1 :]:
                 yield name, "findings together", f"{first} + {second}", count, films
-        for variable in ("age", "films_per_patient", "film_mean", "film_std"):
+        for variable in ("age", "films_per_patient", *OF_FILM, "film_mean", "film_std"):
             spread = store[variable]
             if spread["n"]:
                 for value, number in zip(

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Float64
 from matplotlib.figure import Figure
 
-from evax.data.statistics import film_pixels, measured_rows
+from evax.data.statistics import film_pixels, measured_rows, of_films
 from evax.data.store import ImageStore
 from evax.reporting.drawing import BLUE, QUIET, STYLE, add_legend, curve_style, new_panel, save_figure, svg_of
 from evax.reporting.template import write_page
@@ -27,6 +27,9 @@ def write_statistics_page(out: Path, content: dict[str, Any], stores: Sequence[I
     ages = [store.manifest.table["age"].dropna().to_numpy(np.float64) for store in stores]
     if any(len(values) for values in ages):
         drawn.append(("Age", boxes(names, ages, "age in years")))
+    heights = [of_films(store.manifest.table, "height") for store in stores]
+    if any(len(values) for values in heights):
+        drawn.append(("Height of a film", boxes(names, heights, "pixels, as read")))
     pixels = [film_pixels(store, measured_rows(store)) for store in stores]
     drawn.append(
         ("Mean of a film's pixels", boxes(names, [values[:, 0] for values in pixels], "grey, 0 to 1"))
