@@ -32,6 +32,8 @@ check: install
 
 bench: install
 	$(BIN)/python benchmarks/loader.py
+	$(BIN)/python benchmarks/read_images.py
+	$(BIN)/python benchmarks/prepare.py
 	$(BIN)/python benchmarks/pretrain_step.py
 	$(BIN)/python benchmarks/bootstrap.py
 
