@@ -2,7 +2,7 @@
 
 EVA-X-Ti at 128 pixels, batch 128, bfloat16, compiled as `evax pretrain` does, on one core; two of its twelve
 blocks, which are all alike, so that compiling several variants takes minutes and not hours. torch's profiler
-gives the processor time of matrix products by shape; what is left are the loops that the compiler fused.
+gives one pass's matrix products by shape, on the clock of the wall: on a busy machine they mean nothing.
 The ideas, timed in turn with the whole batch, in processor time: the batch in four parts, whose activations
 fit the cache better; and rotary positions that pair the two halves of a head instead of neighbours, whose
 loop a compiler can vectorise (the same function if the rows of the q and k weights are permuted).
@@ -59,7 +59,7 @@ def passes(model, parts: int):
 
 
 def profiled(run) -> dict[str, float]:
-    """Seconds of processor time of one pass, and of every kind of product in it (by shapes)."""
+    """Seconds of processor time of one pass, and by the wall's clock of every kind of product in it."""
     with profile(activities=[ProfilerActivity.CPU], record_shapes=True) as profiler:
         start = time.process_time()
         run()
