@@ -72,13 +72,33 @@ def test_a_long_list_is_cut_and_counted():
     assert "and 3 more" in check_direction(names, [0.1] * 9, [0.1] * 9).message
 
 
+def test_a_check_that_had_nothing_to_look_at_did_not_pass():
+    for check in (
+        check_direction(["Mass"], [math.nan], [0.1]),
+        check_labels(["Mass", "Edema"], [None, None], 1000, 5000, False),
+    ):
+        assert check.passed is None
+        assert check.action == ""
+    assert "1000 of 5000 training films know none of the 2 findings well enough" in check.message
+
+
+def test_exclusive_findings_may_overlap_without_a_wrong_label():
+    ends = [(ClearEnd(100, 12, 0.03), ClearEnd(100, 22, 0.2))]
+    exclusive, free = (check_labels(["Mass"], ends, 100, 100, each) for each in (True, False))
+    assert exclusive.message == free.message
+    assert "either the labels or a real overlap of these findings" in exclusive.action
+    assert "overlap" not in free.action
+
+
 def test_labels_are_doubted_when_far_more_are_contradicted_than_the_difficulty_explains():
     honest = ClearEnd(100, 4, 0.03), ClearEnd(100, 22, 0.2)
     doubtful = ClearEnd(100, 12, 0.03), honest[1]
-    assert check_labels(["Mass"], [honest], 100, 100).passed
-    check = check_labels(["Mass", "Hernia"], [doubtful, None], 1000, 5000)
+    assert check_labels(["Mass"], [honest], 100, 100, False).passed
+    check = check_labels(["Mass", "Hernia"], [doubtful, None], 1000, 5000, False)
     assert not check.passed
     assert "Mass, 12 of the 100 films that most clearly lack it are labelled present" in check.message
     assert "its difficulty explains 3" in check.message
     assert "suspicious.csv" in check.action
-    assert "1000 of 5000" in check_labels(["Mass"], [None], 1000, 5000).message
+    some = check_labels(["Mass", "Hernia"], [honest, None], 1000, 5000, False)
+    assert some.passed
+    assert "1000 of 5000 training films are surest; they know 1 of 2 findings" in some.message

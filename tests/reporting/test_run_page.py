@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from evax.data.labelled import data_fingerprint
 from evax.data.manifest import Manifest
 from evax.data.store import build_store, open_store
 from evax.errors import DataError
@@ -191,10 +192,48 @@ def test_errors_are_on_the_wrong_side_of_the_threshold_and_shown_by_row(run, pag
 def test_the_most_doubtful_tenth_of_the_labels_is_listed_in_order(run, store):
     table = pd.read_csv(run / "suspicious.csv")
     assert list(table.columns) == ["film_row", "split", "finding", "label", "score"]
-    assert len(table) == 48  # of 240 films x 2 findings
+    assert len(table) == 25  # of the 122 films that are not tested x 2 findings
     assert table["score"].is_monotonic_decreasing
     truth = [store.manifest.table.loc[row.film_row, row.finding] for row in table.itertuples()]
     assert (table["label"] == truth).all()
+
+
+def test_no_test_label_is_offered_for_mending_by_the_answers_of_the_classifier_under_test(run, page):
+    assert set(pd.read_csv(run / "suspicious.csv")["split"]) == {"train", "validation"}
+    assert "Test labels may be mended only blind to every model" in page.text
+
+
+def test_what_could_not_be_judged_is_not_counted_as_passed(store, tmp_path):
+    said = [
+        {"name": "Doubtful labels", "passed": passed, "message": f"said {passed}", "action": ""}
+        for passed in (True, None)
+    ]
+    page = Page(write_run(store, tmp_path / "run", checks=said))
+    assert "1 of 2 checks passed, 1 could not be judged" in page.text
+    assert "Doubtful labels: could not be judged said None" in page.text
+    assert page.source.count("✓") == 1
+
+
+def test_a_run_on_a_table_s_split_has_its_films_divided_as_the_table_says(store, tmp_path, page):
+    table = store.manifest.table[["image", "split"]].copy()
+    table.loc[:9, "split"] = "val"  # of 61 that train in the store
+    path = tmp_path / "fold-0.csv"
+    table.iloc[:-2].to_csv(path, index=False)  # the last two are left out
+    changes = {
+        "data_fingerprint": data_fingerprint(store, path),
+        "recipe": {"store": str(store.path), "split": str(path)},
+    }
+    folded = Page(write_run(store, tmp_path / "run", **changes))
+    assert folded.pictures == page.pictures
+    assert "No pictures" not in folded.text
+    assert "split table fold-0.csv" in folded.text
+    assert "train 50 films" in folded.text
+    assert "no split 2 films" in folded.text
+    path.unlink()
+    bare = Page(write_run_page(tmp_path / "run"))
+    assert bare.pictures == page.pictures
+    assert "split table fold-0.csv, which is not there any more or was changed" in bare.text
+    assert "no split 240 films" in bare.text
 
 
 def test_without_its_store_the_page_has_the_same_numbers_and_says_why_there_are_no_pictures(run, page):

@@ -1,7 +1,7 @@
 """What is worth shouting about before anybody believes a number: leaks, turned columns, doubtful labels.
 
-Every check says what it looked at, whether it passed, and what to do. Films are named by their row in the
-store, never by patient or file.
+Every check says what it looked at, whether it passed, and what to do; one that had nothing to look at did not
+pass. Films are named by their row in the store, never by patient or file.
 """
 
 from __future__ import annotations
@@ -27,11 +27,12 @@ class Check:
     """The answer of one check, as it stands in report.json."""
 
     name: str
-    passed: bool
+    passed: bool | None
+    """None: it could not be judged."""
     message: str
     """What was found, and where."""
     action: str
-    """What to do about it; empty when it passed."""
+    """What to do about it; empty when it passed or could not be judged."""
 
     def to_json(self) -> dict[str, Any]:
         """Plain values under the names of the fields."""
@@ -75,6 +76,8 @@ def check_direction(findings: Sequence[str], validation: Sequence[float], test: 
         for finding, seen, tested in zip(findings, validation, test, strict=True)
         if max(seen, tested) < INVERTED and not math.isnan(seen + tested)
     ]
+    if all(math.isnan(seen + tested) for seen, tested in zip(validation, test, strict=True)):
+        return Check(name, None, "No finding has an AUROC on validation and on test.", "")
     if not wrong:
         return Check(name, True, f"No AUROC is below {INVERTED} on validation and on test.", "")
     return Check(
@@ -137,11 +140,16 @@ def check_columns(findings: Sequence[str], labels: Reals) -> Check:
 
 
 def check_labels(
-    findings: Sequence[str], ends: Sequence[tuple[ClearEnd, ClearEnd] | None], judged: int, of: int
+    findings: Sequence[str],
+    ends: Sequence[tuple[ClearEnd, ClearEnd] | None],
+    judged: int,
+    of: int,
+    exclusive: bool,
 ) -> Check:
     """Whether the labels agree with held-out probes where these are surest.
 
     ends: one pair per finding, see `clear_ends`. judged, of: training films that were looked at, and all.
+    exclusive: exactly one finding is true per film; they may then look alike with every label right.
     """
     name = "Doubtful labels"
     known = [(finding, pair) for finding, pair in zip(findings, ends, strict=True) if pair is not None]
@@ -152,6 +160,12 @@ def check_labels(
         for end, verb, opposite in zip(pair, ("lack", "show"), ("present", "absent"), strict=True)
         if end.is_doubtful()
     ]
+    if not known:
+        return Check(
+            name, None,
+            f"Held-out probes on {judged} of {of} training films know none of the {len(findings)} findings well "
+            "enough to say whether the labels agree.", "",
+        )  # fmt: skip
     if not doubtful:
         return Check(
             name, True,
@@ -161,7 +175,13 @@ def check_labels(
     return Check(
         name, False,
         f"Labels are contradicted by probes that have not seen them: {'; '.join(doubtful)}.",
-        "Look at the films at the top of suspicious.csv and mend the table they came from.",
+        "Look at the films at the top of suspicious.csv. "
+        + (
+            "It is either the labels or a real overlap of these findings: mend only labels that the film itself "
+            "shows to be wrong."
+            if exclusive
+            else "Where a label is wrong, mend the table it came from."
+        ),
     )  # fmt: skip
 
 

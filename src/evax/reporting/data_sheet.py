@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ EXAMPLES_IN_A_ROW = 6  # on a screen of 1280 pixels
 def data_sheet(name: str, store: ImageStore) -> dict[str, Any]:
     """What a reader must know of a store before believing a number measured on it."""
     table, ages = store.manifest.table, store.manifest.table["age"].to_numpy(dtype=np.float64)
+    splits = [split for split in (*SPLITS, "") if (table["split"] == split).any()]  # "": left out of all
     known = ages[np.isfinite(ages)]
     quartiles = np.percentile(known, [25, 50, 75]) if len(known) else None
     return {
@@ -27,9 +29,11 @@ def data_sheet(name: str, store: ImageStore) -> dict[str, Any]:
         "store": store,
         "patients": people(table),
         "splits": [
-            (split, len(part), people(part)) for split in SPLITS for part in [table[table["split"] == split]]
+            (split or "no split", len(part), people(part))
+            for split in splits
+            for part in [table[table["split"] == split]]
         ],
-        "findings": [(finding, *prevalence(table, finding)) for finding in store.manifest.findings],
+        "findings": [(finding, *prevalence(table, finding, splits)) for finding in store.manifest.findings],
         "views": Counter(view or "not stated" for view in table["view"]).most_common(),
         "sexes": Counter(sex or "not stated" for sex in table["sex"]).most_common(),
         "ages": (len(known), quartiles),
@@ -44,7 +48,9 @@ def people(table: pd.DataFrame) -> int:
     return int(table.loc[table["patient"] != "", "patient"].nunique())
 
 
-def prevalence(table: pd.DataFrame, finding: str) -> tuple[list[tuple[int, int]], int]:
+def prevalence(
+    table: pd.DataFrame, finding: str, splits: Sequence[str]
+) -> tuple[list[tuple[int, int]], int]:
     """(films with the finding, films where it is known) per split, and the films where it is not known."""
     labels = table[finding]
     known = (labels == 0) | (labels == 1)
@@ -53,7 +59,7 @@ def prevalence(table: pd.DataFrame, finding: str) -> tuple[list[tuple[int, int]]
             int(((labels == 1) & (table["split"] == split)).sum()),
             int((known & (table["split"] == split)).sum()),
         )
-        for split in SPLITS
+        for split in splits
     ]
     return per_split, int((~known).sum())
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import copy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from evax.data.labelled import column_of, data_fingerprint
 from evax.data.store import ImageStore, open_store
 from evax.errors import DataError
 from evax.evaluation.subgroups import ENOUGH
@@ -53,12 +56,29 @@ def write_run_page(folder: Path) -> Path:
 
 
 def store_of(report: Facts) -> ImageStore | None:
-    """The store a run was made of, None when it is not there any more or holds other films."""
+    """The store a run was made of, divided as for the run; None when it is not there or holds other films."""
     try:
         store = open_store(report["recipe"]["store"])
     except DataError:
         return None
-    return store if store.fingerprint == report["data_fingerprint"] else None
+    films, _, split = report["data_fingerprint"].partition("+")  # of films and, where one was given, of a table
+    if store.fingerprint != films:
+        return None
+    return divided_by(store, Path(report["recipe"]["split"]), report["data_fingerprint"]) if split else store
+
+
+def divided_by(store: ImageStore, table: Path, fingerprint: str) -> ImageStore:
+    """The store as if its split were that of a table; in no split where the table is gone or was changed."""
+    said, named = f"table {table.name}", [""] * len(store)
+    try:
+        kept = data_fingerprint(store, table) == fingerprint
+        named = column_of(store, table, "split") if kept else named
+    except DataError:
+        kept = False
+    divided = copy.copy(store)
+    divided.card = store.card | {"split": said if kept else f"{said}, which is not there any more or was changed"}
+    divided.manifest = replace(store.manifest, table=store.manifest.table.assign(split=named))
+    return divided
 
 
 def details(report: Facts, folder: Path, store: ImageStore | None) -> dict[str, Any]:
