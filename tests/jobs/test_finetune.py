@@ -187,22 +187,14 @@ def test_a_store_without_labels_or_without_a_split_is_refused(tiny, phantom_stor
 
 
 def test_a_finding_that_is_constant_in_validation_is_refused_before_anything_is_made(tiny, tmp_path):
-    table = open_store(tiny.store).manifest.table
-    shown = table[["image", "split"]].copy()
-    positive = table[open_store(tiny.store).manifest.findings[0]] == 1
-    shown.loc[(table["split"] == "val") & positive, "split"] = ""
-    shown.to_csv(tmp_path / "split.csv", index=False)
-    constant = replace(
-        tiny, split=tmp_path / "split.csv", findings=open_store(tiny.store).manifest.findings[:1]
-    )
-    for job, config in (
-        (finetune, constant),
-        (finetune, replace(constant, seeds=(0, 1))),
-        (
-            probe,
-            ProbeConfig(**{name: getattr(constant, name) for name in LabelledConfig.__dataclass_fields__}),
-        ),
-    ):
+    manifest = open_store(tiny.store).manifest
+    finding, table = manifest.findings[0], manifest.table[["image", "split"]].copy()
+    table.loc[(table["split"] == "val") & (manifest.table[finding] == 1), "split"] = ""
+    table.to_csv(tmp_path / "split.csv", index=False)
+    constant = replace(tiny, split=tmp_path / "split.csv", findings=(finding,))
+    frozen = ProbeConfig(**{name: getattr(constant, name) for name in LabelledConfig.__dataclass_fields__})
+    several = replace(constant, seeds=(0, 1))
+    for job, config in ((finetune, constant), (finetune, several), (probe, frozen)):
         with pytest.raises(DataError, match="No finding has both present and absent films in the validation"):
             job(config)
         assert not tiny.out.exists()

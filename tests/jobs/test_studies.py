@@ -36,11 +36,11 @@ def test_a_study_has_what_it_was_begun_with_and_what_is_asked_for_besides(begun,
 
 
 def test_other_options_are_refused_with_both_values_before_anything_is_trained(begun):
-    changed = replace(begun, thresholds="f1", optimizer=replace(begun.optimizer, lr=0.1), label_count=None)
+    changed = replace(begun, thresholds="f1", optimizer=replace(begun.optimizer, lr=0.1))
     with pytest.raises(
         ConfigError, match=r"--thresholds was youden, is f1; --optimizer\.lr was 0\.001, is 0\.1"
     ):
-        continued(replace(changed, findings=()), True, GROWS)
+        continued(changed, True, GROWS)
     with pytest.raises(ConfigError, match="--lrs was not given, is 0.1 0.2"):
         continued(replace(begun, lrs=(0.1, 0.2)), True, GROWS)
     moved = replace(begun, store=begun.store.with_name("moved"), workers=1, name="other")

@@ -38,18 +38,20 @@ def test_resume_is_offered_only_where_it_exists(tmp_path):
 
 
 def test_a_folder_in_which_nothing_was_begun_is_taken_away_and_any_other_is_kept(tmp_path):
-    def fails(out, begun, resume=False):
-        with pytest.raises(DataError), run_folder(out, Continued(), resume):
-            if begun:
-                (out / begun).mkdir()
+    def fail(out, begun, resume=False):
+        with run_folder(out, Continued(), resume):
+            (out / begun).mkdir()
             raise DataError("no")
-        return not out.exists()
 
-    assert fails(tmp_path / "a", begun=None)
-    assert fails(tmp_path / "a", begun="folds")
-    assert not fails(tmp_path / "a", begun="runs")
-    start_run(tmp_path / "b", Continued(), resume=False)
-    assert not fails(tmp_path / "b", begun=None, resume=True)
+    start_run(tmp_path / "before", Continued(), resume=False)
+    for name, begun, resume, kept in (
+        ("fold", "folds", False, False),
+        ("run", "runs", False, True),
+        ("before", "folds", True, True),
+    ):
+        with pytest.raises(DataError, match="no"):
+            fail(tmp_path / name, begun, resume)
+        assert (tmp_path / name).exists() == kept
 
 
 def test_a_line_that_broke_off_is_no_event(tmp_path):

@@ -76,8 +76,9 @@ def demo(config: DemoConfig) -> Path:
         raise ConfigError(
             f"The run folder {config.out} exists. Choose another --out, continue with --resume, or delete it."
         )
-    run: dict[str, Any] = read_json(journal) if journal.is_file() else {"steps": []}
-    run["title"], here = config.title, environment()
+    here = environment()
+    run: dict[str, Any] = read_json(journal) if journal.is_file() else {"environment": here, "steps": []}
+    run["title"] = config.title
     finished = {(step["folder"], step["command"]) for step in run["steps"]}
     steps = [(kind, name, step, command_line(kind, step)) for kind, name, step in steps_of(config)]
     refuse_other_places(steps, config.out, finished)
