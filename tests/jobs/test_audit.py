@@ -10,8 +10,8 @@ import pytest
 
 import evax
 from evax.cli import run
-from evax.errors import ConfigError
-from evax.jobs.audit import AuditConfig
+from evax.errors import ConfigError, DataError
+from evax.jobs.audit import AuditConfig, audit
 from evax.jobs.prepare import PrepareConfig, prepare
 
 
@@ -86,6 +86,13 @@ def test_a_store_alone_passes_and_a_leak_may_fail_the_command(phantom_store, lea
     both = ["audit", str(phantom_store), str(leaky), "--out", str(tmp_path / "both"), "--fail-on-leaks"]
     assert run([*both, "--no-same-patients"]) == 1
     assert "2 leaks" in capsys.readouterr().err
+
+
+def test_a_store_of_films_too_small_to_be_told_apart_is_refused_and_leaves_no_folder(phantoms, tmp_path):
+    small = prepare(PrepareConfig(raw=phantoms, out=tmp_path / "small", size=64, workers=1))
+    with pytest.raises(DataError, match="prepare it with --size"):
+        audit(AuditConfig(stores=(small,), out=tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
 
 
 def test_values_that_make_no_sense_are_refused(tmp_path):

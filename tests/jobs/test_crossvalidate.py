@@ -131,10 +131,12 @@ def test_finished_folds_are_not_repeated_and_other_folds_are_refused(study, copi
     assert len(before) == 2
     assert all(path.stat().st_mtime_ns == written for path, written in before.items())
     assert result_of(copied)["folds"] == result_of(study)["folds"]
+    with pytest.raises(ConfigError, match="--folds was 3, is 4; --steps was 1, is 2. Choose another --out"):
+        crossvalidate(replace(copied, folds=4, steps=2))
+    with (copied.out / "folds" / "fold-0.csv").open("a") as table:
+        table.write("another.png,test\n")
     with pytest.raises(ConfigError, match="fold-0.csv holds another fold. Choose another --out"):
-        crossvalidate(replace(copied, folds=4))
-    with pytest.raises(ConfigError, match="was made with another steps. Choose another --out"):
-        crossvalidate(replace(copied, steps=2))
+        crossvalidate(copied)
     with pytest.raises(ConfigError, match="continue with --resume"):
         crossvalidate(replace(copied, resume=False))
 
@@ -164,15 +166,16 @@ def test_an_encoder_that_saw_films_of_the_store_is_refused_or_its_patients_only_
 
 def test_a_hospital_is_left_out_with_a_table_of_sites(study, tmp_path):
     patients = sorted(set(open_store(study.store).manifest.table["patient"]))
-    sites = {patient: ["north", "south"][number % 2] for number, patient in enumerate(patients)}
+    names = ["north", "south/west"]
+    sites = {patient: names[number % 2] for number, patient in enumerate(patients)}
     pd.DataFrame(sites.items(), columns=["patient", "site"]).to_csv(tmp_path / "sites.csv", index=False)
     config = replace(study, out=tmp_path / "run", by="site", table=tmp_path / "sites.csv")
     crossvalidate(config)
-    assert [fold["fold"] for fold in result_of(config)["folds"]] == ["north", "south"]
-    for table, site in zip(predictions_of(config), ("north", "south"), strict=True):
+    folds = result_of(config)["folds"]
+    assert [fold["fold"] for fold in folds] == names
+    assert [fold["folder"] for fold in folds] == ["runs/fold-0-north", "runs/fold-1-south-west"]
+    for table, site in zip(predictions_of(config), names, strict=True):
         assert set(table["patient"].map(sites)) == {site}
-    with pytest.raises(ConfigError, match="No column of the store is called 'site'"):
-        crossvalidate(replace(config, table=None))
 
 
 def test_the_paper_s_folds_split_films_and_every_report_figure_and_prediction_says_so(
@@ -200,6 +203,8 @@ def test_values_that_make_no_sense_are_refused(phantom_store, tmp_path):
         ({"validation": 1.0}, "validation is a share in"),
         ({"protocol": "paper"}, "leave protocol out. For the paper's folds of films give --by film"),
         ({"table": Path("sites.csv")}, "give --by, as --by site"),
+        ({"by": "site"}, "No way to divide films is called 'site'.* as --table sites.csv"),
+        ({"by": "split"}, "Known: film, patient, sex, view"),
         ({"seeds": (1, 2)}, "makes its own splits"),
         ({"split": Path("s.csv")}, "makes its own splits"),
         ({"label_count": 3, "label_fraction": 0.5}, "takes the place of label_fraction"),

@@ -17,7 +17,7 @@ from evax.data.store import open_store
 from evax.errors import ConfigError, DataError
 from evax.jobs.fewshot import FewshotConfig, fewshot
 from evax.jobs.finetune import FinetuneConfig, finetune
-from evax.jobs.studies import with_one_precision
+from evax.jobs.studies import continued
 from evax.reporting.few_labels import draw_few_labels
 from evax.training.options import OptimizerConfig
 
@@ -77,11 +77,11 @@ def test_the_config_file_of_a_sweep_is_a_recipe_that_repeats_it(sweep):
 
 
 def test_one_precision_is_decided_for_the_whole_sweep_and_kept_when_it_goes_on(copied):
-    decided = with_one_precision(replace(copied, precision="auto"), resume=False).precision
+    decided = continued(replace(copied, precision="auto"), resume=False).precision
     assert decided in ("fp32", "bf16")
     for before in ("fp32", "bf16"):
         write_recipe(replace(copied, precision=before), copied.out / "config.yaml")
-        assert with_one_precision(replace(copied, precision="auto"), resume=True).precision == before
+        assert continued(replace(copied, precision="auto"), resume=True).precision == before
 
 
 def test_mean_sd_and_interval_over_seeds_are_those_of_the_listed_runs_and_not_the_patients(sweep):
@@ -114,20 +114,31 @@ def test_an_interrupted_sweep_goes_on_without_repeating_finished_runs(sweep, cop
     shutil.rmtree(copied.out / "runs" / "share-1-lr-0.01-seed-0")  # never begun
     killed = next((copied.out / "runs").glob("share-0.3-*-seed-1"))
     (killed / "report.json").unlink()  # begun, but not finished
+    late = next((copied.out / "runs").glob("share-1-*-seed-1"))
+    (late / "report.html").unlink()  # killed before its page was written
     before = {path: path.stat().st_mtime_ns for path in copied.out.glob("runs/*/report.json")}
     fewshot(copied)
     assert len(before) == 4
     assert all(path.stat().st_mtime_ns == written for path, written in before.items())
     assert result_of(copied)["points"] == result_of(sweep)["points"]
+    assert (late / "report.html").is_file()
 
 
-def test_a_sweep_grows_by_a_seed_but_not_with_other_options(copied):
+def test_a_sweep_grows_by_a_seed_and_keeps_what_it_had_but_not_with_other_options(sweep, copied):
     before = {path: path.stat().st_mtime_ns for path in copied.out.glob("runs/*/report.json")}
-    fewshot(replace(copied, seeds=(0, 1, 2), fractions=(0.3,)))
-    assert [run["seed"] for run in result_of(copied)["points"][0]["runs"]] == [0, 1, 2]
+    fewshot(replace(copied, seeds=(2, 0), fractions=(0.3,)))
+    grown, points = result_of(copied), result_of(sweep)["points"]
+    assert [point["fraction"] for point in grown["points"]] == [0.3, 1.0]
+    for point, earlier in zip(grown["points"], points, strict=True):
+        assert [run["seed"] for run in point["runs"]] == [0, 1, 2]
+        assert (point["runs"][:2], point["lr"]) == (earlier["runs"], earlier["lr"])
+    assert grown["protocol"]["lr_chosen_on"].startswith("validation mAUC of seed 0")
     assert all(path.stat().st_mtime_ns == written for path, written in before.items())
-    with pytest.raises(ConfigError, match="was made with another steps. Choose another --out"):
+    recipe = parse_command_line(FewshotConfig, ["--recipe", str(copied.out / "config.yaml")], "evax fewshot")
+    assert recipe == replace(copied, seeds=(0, 1, 2), resume=False)
+    with pytest.raises(ConfigError, match=r"was begun with other options: --steps was 2, is 3\. Choose"):
         fewshot(replace(copied, steps=3))
+    assert len(list((copied.out / "runs").iterdir())) == 8
     with pytest.raises(ConfigError, match="continue with --resume"):
         fewshot(replace(copied, resume=False))
 
@@ -140,7 +151,7 @@ def test_a_sweep_from_before_an_option_existed_goes_on_where_it_has_its_default(
     before = {path: path.stat().st_mtime_ns for path in copied.out.glob("runs/*/report.json")}
     fewshot(copied)
     assert all(path.stat().st_mtime_ns == written for path, written in before.items())
-    with pytest.raises(ConfigError, match="was made with another thresholds"):
+    with pytest.raises(ConfigError, match="--thresholds was youden, is f1"):
         fewshot(replace(copied, thresholds="f1"))
 
 
@@ -150,6 +161,7 @@ def test_classifiers_are_kept_when_asked_for_and_a_single_seed_has_no_spread(pha
         optimizer=OptimizerConfig(lr=2e-4), validation_cap=4, name="mine",
     )  # fmt: skip
     fewshot(config)
+    fewshot(replace(config, bundles=False, resume=True))  # deletes no classifier that is there
     (point,) = result_of(config)["points"]
     assert point["lr"] == 2e-4
     assert "mine" in (config.out / "fewshot.svg").read_text()
@@ -158,8 +170,28 @@ def test_classifiers_are_kept_when_asked_for_and_a_single_seed_has_no_spread(pha
     assert (config.out / "runs" / "share-1-lr-0.0002-seed-3" / "bundle" / "card.json").is_file()
 
 
-def test_without_being_asked_no_classifier_fills_the_disk(sweep):
+def test_without_being_asked_no_classifier_fills_the_disk_and_none_can_be_had_afterwards(sweep):
     assert not list(sweep.out.glob("runs/*/bundle"))
+    with pytest.raises(ConfigError, match="its classifier was not kept. Leave --bundles out, or delete"):
+        fewshot(replace(sweep, bundles=True, resume=True))
+
+
+def test_the_runs_of_a_sweep_keep_their_checks_in_their_reports_and_none_floods_the_terminal(
+    phantom_store, tmp_path, caplog
+):
+    config = config_of(phantom_store, tmp_path / "run", fractions=(0.3,), seeds=(0,), lrs=(), steps=1)
+    fewshot(config)
+    assert "CHECK" not in caplog.text
+    report = json.loads(next(config.out.glob("runs/*/report.json")).read_text())
+    checks = {check["name"]: check for check in report["checks"]}
+    assert not checks["Size of the splits"]["passed"]
+    assert "know 0 of 5 findings" in checks["Doubtful labels"]["message"]
+
+
+def test_a_sweep_that_could_not_begin_leaves_no_folder(phantom_store, tmp_path):
+    with pytest.raises(ConfigError, match="called 'nothing'"):
+        fewshot(config_of(phantom_store, tmp_path / "run", encoder="nothing"))
+    assert not (tmp_path / "run").exists()
 
 
 def test_another_seed_draws_other_patients_and_a_larger_share_holds_the_smaller(phantom_store):

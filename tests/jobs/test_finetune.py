@@ -19,9 +19,10 @@ from evax.data.store import build_store, open_store
 from evax.deploy.bundle import Card, read_card, save_bundle
 from evax.errors import ConfigError, DataError
 from evax.jobs.finetune import FinetuneConfig, finetune
+from evax.jobs.probe import ProbeConfig, probe
 from evax.models.encoders import build_encoder
 from evax.published import IMAGENET_MEAN
-from evax.training.options import OptimizerConfig
+from evax.training.options import LabelledConfig, OptimizerConfig
 
 
 @pytest.fixture
@@ -197,11 +198,25 @@ def test_a_store_without_labels_or_without_a_split_is_refused(tiny, phantom_stor
     assert not tiny.out.exists()
 
 
+def test_a_finding_that_is_constant_in_validation_is_refused_before_anything_is_made(tiny, tmp_path):
+    manifest = open_store(tiny.store).manifest
+    finding, table = manifest.findings[0], manifest.table[["image", "split"]].copy()
+    table.loc[(table["split"] == "val") & (manifest.table[finding] == 1), "split"] = ""
+    table.to_csv(tmp_path / "split.csv", index=False)
+    constant = replace(tiny, split=tmp_path / "split.csv", findings=(finding,))
+    frozen = ProbeConfig(**{name: getattr(constant, name) for name in LabelledConfig.__dataclass_fields__})
+    several = replace(constant, seeds=(0, 1))
+    for job, config in ((finetune, constant), (finetune, several), (probe, frozen)):
+        with pytest.raises(DataError, match="No finding has both present and absent films in the validation"):
+            job(config)
+        assert not tiny.out.exists()
+
+
 def test_seeds_are_runs_of_their_own_summed_up_and_continued(tiny):
     tiny = replace(tiny, steps=1, seeds=(0, 1))
     assert finetune(tiny) == tiny.out / "seeds.json"
     before = {path: path.stat().st_mtime_ns for path in tiny.out.glob("runs/seed-*/report.json")}
-    finetune(replace(tiny, seeds=(0, 1, 2), resume=True))
+    finetune(replace(tiny, seeds=(2,), resume=True))
     assert all(path.stat().st_mtime_ns == written for path, written in before.items())
     result = json.loads((tiny.out / "seeds.json").read_text())
     values = [
@@ -247,6 +262,7 @@ def test_values_that_make_no_sense_are_refused(tiny):
         ({"drop_path": 1.0}, "drop_path must lie in"),
         ({"steps": 0}, "steps must be above 0"),
         ({"seeds": (1, 1)}, "seeds must be different values"),
+        ({"seeds": (1, 2), "seed": 3}, "seeds take the place of seed, which is 3"),
         ({"label_count": 0}, "label_count must be above 0"),
     ):
         with pytest.raises(ConfigError, match=message):

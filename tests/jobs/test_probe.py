@@ -124,9 +124,23 @@ def test_values_that_make_no_sense_are_refused(config):
         ({"resamples": 0}, "resamples must be above 0"),
         ({"fractions": (0.5,), "label_fraction": 0.5}, "Give label_fraction or label_count for one probe"),
         ({"split_by": "film"}, "split_by film needs a split"),
+        ({"seeds": (3, 4)}, "seeds and name are those of a sweep: give fractions or counts"),
+        ({"name": "hello"}, "seeds and name are those of a sweep: give fractions or counts"),
+        ({"fractions": (0.5,), "seed": 3}, "A sweep has seeds in place of seed, which is 3"),
     ):
         with pytest.raises(ConfigError, match=message):
             replace(config, **change)
+
+
+def test_a_probe_that_could_not_begin_leaves_no_folder_and_a_begun_one_is_not_said_to_go_on(config):
+    for sweep in ((), (1.0,)):
+        with pytest.raises(ConfigError, match="called 'nothing'"):
+            probe(replace(config, encoder="nothing", fractions=sweep))
+        assert not config.out.exists()
+    config.out.mkdir()
+    (config.out / "report.json").touch()
+    with pytest.raises(ConfigError, match=r"exists\. Choose another --out, or delete it"):
+        probe(config)
 
 
 def test_an_encoder_that_was_pre_trained_on_the_test_films_is_refused(config, tmp_path):

@@ -79,9 +79,9 @@ def test_a_finished_demo_is_not_run_again_and_can_be_resumed(journey):
     assert done.returncode == 1
     assert "run exists" in done.stderr
     before = (folder / "run/pretrain/log.jsonl").read_text()
-    assert (
-        evax_command("demo", "--recipe", "demo_quick", "--out", "run", "--resume", cwd=folder).returncode == 0
-    )
+    again = ["demo", "--recipe", "demo_quick", "--out", "run", "--resume", "--title", "Another title"]
+    assert evax_command(*again, cwd=folder).returncode == 0
+    assert "Another title" in (folder / "run/report.html").read_text()
     assert (folder / "run/pretrain/log.jsonl").read_text() == before
 
 

@@ -67,12 +67,11 @@ def audit(config: AuditConfig) -> Path:
     from evax.data.store import open_store, short_names
     from evax.files import write_json
     from evax.reporting.audit_page import write_audit_page
-    from evax.training.tracking import counting_bar, start_run
+    from evax.training.tracking import counting_bar, run_folder
 
     stores = [open_store(path) for path in config.stores]
     names = short_names(config.stores)
-    log = start_run(config.out, config, resume=False)
-    with counting_bar("comparing", sum(map(len, stores))) as show:
+    with run_folder(config.out, config) as log, counting_bar("comparing", sum(map(len, stores))) as show:
         found = compare_films(
             stores, lambda done, total, note: show(done * sum(map(len, stores)) // max(total, 1), note)
         )

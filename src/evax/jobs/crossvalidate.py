@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
@@ -10,17 +11,20 @@ import tyro
 
 from evax.data.labels import SplitBy
 from evax.errors import ConfigError, DataError, unknown_name
-from evax.jobs.finetune import FinetuneConfig, finetune
+from evax.jobs.finetune import FinetuneConfig, finetune_in_study
 from evax.jobs.studies import (
     ALONE,
     RUNS,
     SPREAD,
+    continued,
+    refuse_one_sided,
+    refuse_other_run,
     report_of,
     row_of,
     run_of,
     spread_of,
+    study_folder,
     summary_of,
-    with_one_precision,
     write_rows,
 )
 
@@ -32,6 +36,7 @@ if TYPE_CHECKING:
 
 PATIENT: Final = "patient"
 FILM: Final = "film"
+ATTRIBUTES = ("view", "sex")  # columns of every store that say what a film is, not which one
 SeenFilms = Literal["refuse", "train"]
 
 
@@ -51,8 +56,8 @@ class CrossvalidateConfig(FinetuneConfig):
     """Number of folds of patients or films, at least 2."""
     by: str = PATIENT
     """patient; film: folds of films drawn by chance, as in the paper's real-world study, so that a patient's
-    films may train and be tested, which every report then says; or a column (of the table, else of the
-    store) whose values are left out one at a time."""
+    films may train and be tested, which every report then says; or view, sex or a column of the table, whose
+    values are left out one at a time."""
     table: Path | None = None
     """CSV with the columns image or patient, and the one that `by` names, as site."""
     validation: float = 0.2
@@ -60,7 +65,7 @@ class CrossvalidateConfig(FinetuneConfig):
     seen: SeenFilms = "refuse"
     """When the encoder was pre-trained on films of the store. train: their patients always train."""
     bundles: bool = False
-    """Keep the classifier of every fold, OUT/runs/*/bundle."""
+    """Keep the classifier of every fold that this call runs, OUT/runs/*/bundle."""
     resume: bool = False
     """Continue the study in OUT: finished runs are not repeated."""
     split: Annotated[Path | None, tyro.conf.Suppress] = None
@@ -87,53 +92,75 @@ class CrossvalidateConfig(FinetuneConfig):
             raise ConfigError(f"validation is a share in (0, 1), got {self.validation}.")
         if self.by in (PATIENT, FILM) and self.table is not None:
             raise ConfigError("table holds the column that by names: give --by, as --by site.")
+        if self.table is None and self.by not in (known := (PATIENT, FILM, *ATTRIBUTES)):
+            wrong = unknown_name("way to divide films", self.by, known)
+            raise ConfigError(f"{wrong} For another column give the CSV that has it, as --table sites.csv.")
 
 
 def crossvalidate(config: CrossvalidateConfig) -> Path:
     """Runs the folds that are not finished yet and returns the path of crossvalidate.json.
 
     Raises DataError for films that the encoder has seen (see `seen`) and data that cannot be divided,
-    ConfigError when a finished run in OUT was made otherwise, and whatever finetune raises.
+    ConfigError when OUT was begun otherwise, and whatever finetune raises.
     """
-    from evax.data.folds import write_fold
-    from evax.data.labelled import data_fingerprint, known_labels, with_findings
+    from evax.data.labelled import known_labels, with_findings
     from evax.data.store import open_store
     from evax.files import write_json
     from evax.reporting.folds import draw_folds
-    from evax.training.tracking import start_run
 
+    config = continued(config, config.resume)
     store = with_findings(open_store(config.store), config.findings)
     labels = known_labels(store, config.uncertain, config.blank)
     only_train = only_training(config, store)
     folds = folds_of(config, store, labels, only_train)
-    config = with_one_precision(config, config.resume)
-    log = start_run(config.out, config, config.resume)
-    rows = []
-    for number, fold in enumerate(folds):
-        table = config.out / "folds" / f"fold-{number}.csv"
-        write_fold(fold, store, table)
-        run = run_of(
-            FinetuneConfig, config,
-            out=config.out / RUNS / f"fold-{number}",
-            split=table,
-            split_by=FILM if config.by == FILM else PATIENT,
-            **ALONE,
-        )  # fmt: skip
-        report = report_of(run, finetune, data_fingerprint(store, table), keep_bundle=config.bundles)
-        rows.append({"fold": fold.name, **row_of(report), **findings_of(report)})
-        log.write("fold", fold=fold.name, mauc=rows[-1]["mauc"])
+    for fold in folds:
+        refuse_one_sided(labels[fold.validation], f"validation films of fold {fold.name}")
+    with study_folder(config, config.resume) as log:
+        runs = runs_of(config, store, folds)
+        rows = []
+        for fold, run in zip(folds, runs, strict=True):
+            report = report_of(run, finetune_in_study, keep_bundle=config.bundles)
+            rows.append({"fold": fold.name, **row_of(report), **findings_of(report)})
+            log.write("fold", fold=fold.name, mauc=rows[-1]["mauc"])
     result = config.out / "crossvalidate.json"
     findings = store.manifest.findings
     content = card_of(config, store, folds, only_train) | {
         **summary_of(rows, over="folds"),
         "findings": {name: spread_of([row[f"auroc:{name}"] for row in rows], "folds") for name in findings},
-        "pooled": pooled(config, store, len(folds)),
+        "pooled": pooled(config, store, [run.out for run in runs]),
         "folds": rows,
     }
     write_json(content, result)
     write_rows(rows, config.out / "crossvalidate.csv")
     draw_folds(result, config.out / "crossvalidate")
     return result
+
+
+def runs_of(config: CrossvalidateConfig, store: ImageStore, folds: list[Fold]) -> list[FinetuneConfig]:
+    """The fine-tunings of the folds; their splits are written to OUT/folds.
+
+    Raises ConfigError when a table there is of another fold, or a finished run was made otherwise.
+    """
+    from evax.data.folds import write_fold
+    from evax.data.labelled import data_fingerprint
+
+    runs = []
+    for number, fold in enumerate(folds):
+        name = f"fold-{number}"
+        if config.by not in (PATIENT, FILM):
+            name += "-" + re.sub(r"[^\w.-]+", "-", fold.name)[:40]  # north, of a hospital left out
+        table = config.out / "folds" / f"{name}.csv"
+        write_fold(fold, store, table)
+        run = run_of(
+            FinetuneConfig, config,
+            out=config.out / RUNS / name,
+            split=table,
+            split_by=FILM if config.by == FILM else PATIENT,
+            **ALONE,
+        )  # fmt: skip
+        refuse_other_run(run, data_fingerprint(store, table), config.bundles)
+        runs.append(run)
+    return runs
 
 
 def only_training(config: CrossvalidateConfig, store: ImageStore) -> np.ndarray[Any, Any]:
@@ -182,9 +209,6 @@ def folds_of(
         return divider.equal_folds(config.folds)
     if config.table is not None:
         return divider.folds_by_value(column_of(store, config.table, config.by), config.by)
-    columns = [name for name in table.columns if name not in store.manifest.findings]
-    if config.by not in columns:
-        raise unknown_name("column of the store", config.by, columns)
     return divider.folds_by_value(table[config.by].astype(str).tolist(), config.by)
 
 
@@ -193,7 +217,7 @@ def findings_of(report: dict[str, Any]) -> dict[str, Any]:
     return {f"auroc:{row['name']}": row["auroc"] for row in report["test_metrics"]["findings"]}
 
 
-def pooled(config: CrossvalidateConfig, store: ImageStore, folds: int) -> dict[str, Any]:
+def pooled(config: CrossvalidateConfig, store: ImageStore, runs: list[Path]) -> dict[str, Any]:
     """Scores of all tested films together, each by the classifier that had not learned from it.
 
     There are no thresholds: every fold has its own.
@@ -203,7 +227,7 @@ def pooled(config: CrossvalidateConfig, store: ImageStore, folds: int) -> dict[s
 
     from evax.evaluation.report import evaluate_classifier
 
-    files = [config.out / RUNS / f"fold-{number}" / "predictions-test.csv" for number in range(folds)]
+    files = [run / "predictions-test.csv" for run in runs]
     table = pd.concat([pd.read_csv(file, dtype={"patient": str}) for file in files])
     findings = store.manifest.findings
     report = evaluate_classifier(

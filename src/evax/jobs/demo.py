@@ -76,8 +76,9 @@ def demo(config: DemoConfig) -> Path:
         raise ConfigError(
             f"The run folder {config.out} exists. Choose another --out, continue with --resume, or delete it."
         )
-    run: dict[str, Any] = read_json(journal) if journal.is_file() else {"title": config.title, "steps": []}
-    run["environment"] = environment()
+    here = environment()
+    run: dict[str, Any] = read_json(journal) if journal.is_file() else {"environment": here, "steps": []}
+    run["title"] = config.title
     finished = {(step["folder"], step["command"]) for step in run["steps"]}
     steps = [(kind, name, step, command_line(kind, step)) for kind, name, step in steps_of(config)]
     refuse_other_places(steps, config.out, finished)
@@ -86,6 +87,7 @@ def demo(config: DemoConfig) -> Path:
             continue
         start = time.perf_counter()
         STEPS[kind](ready_to_continue(step, config.out))
+        run["environment"] = here
         run["steps"].append(
             {
                 "kind": "store" if kind == "prepare" else kind,
@@ -96,6 +98,7 @@ def demo(config: DemoConfig) -> Path:
             }
         )
         write_json(run, journal)
+    write_json(run, journal)  # also when every step was finished before: the title may be another
     from evax.reporting.page import write_report
 
     return write_report(config.out)

@@ -9,19 +9,21 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from evax.errors import ConfigError
-from evax.jobs.finetune import FinetuneConfig, finetune
+from evax.jobs.finetune import FinetuneConfig, finetune_in_study
 from evax.jobs.studies import (
     ALONE,
     RUNS,
     SPREAD,
     LabelPoint,
     check_draws,
+    continued,
     label_points,
+    refuse_other_run,
     report_of,
     row_of,
     run_of,
+    study_folder,
     summary_of,
-    with_one_precision,
     write_points,
 )
 
@@ -50,9 +52,9 @@ class FewshotConfig(FinetuneConfig):
     """Peak learning rates to choose from, per share, by the first seed's validation mAUC; the choice then
     holds for all seeds. Empty: optimizer.lr."""
     bundles: bool = False
-    """Keep the classifier of every run, OUT/runs/*/bundle."""
+    """Keep the classifier of every run that this call makes, OUT/runs/*/bundle."""
     resume: bool = False
-    """Continue the sweep in OUT: finished runs are not repeated."""
+    """Continue the sweep in OUT: finished runs are not repeated, new shares, counts and seeds are added."""
     label_fraction: Annotated[float, tyro.conf.Suppress] = 1.0
     """Set by fractions."""
     label_count: Annotated[int | None, tyro.conf.Suppress] = None
@@ -63,11 +65,11 @@ class FewshotConfig(FinetuneConfig):
     """Of every run; validation chooses the learning rate."""
 
     def __post_init__(self) -> None:
-        super().__post_init__()
         if self.label_fraction != 1 or self.label_count is not None or self.seed != 0:
             raise ConfigError(
                 "fewshot sets label_fraction, label_count and seed itself: give fractions, counts and seeds."
             )
+        super().__post_init__()
         if self.protocol != "clean":
             raise ConfigError("fewshot has the clean protocol only: leave protocol out.")
         check_draws(self.fractions, self.counts, self.seeds)
@@ -78,29 +80,32 @@ class FewshotConfig(FinetuneConfig):
 def fewshot(config: FewshotConfig) -> Path:
     """Runs what is not finished yet and returns the path of fewshot.json.
 
-    Raises ConfigError when a finished run in OUT was made with other options, and whatever finetune raises.
+    A sweep that goes on keeps its shares and seeds, and the seed that chose the rates, and adds what is new.
+    Raises ConfigError when OUT was begun with other options, and whatever finetune raises.
     """
+    from itertools import product
+
     from evax.data.labelled import data_fingerprint
     from evax.data.store import open_store
     from evax.files import write_json
     from evax.reporting.few_labels import draw_few_labels
-    from evax.training.tracking import start_run
 
     fingerprint = data_fingerprint(open_store(config.store), config.split)
-    shares = label_points(config, config.fractions or (() if config.counts else FRACTIONS), config.counts)
-    config = with_one_precision(config, config.resume)
-    log = start_run(config.out, config, config.resume)
-    points = []
-    for share in shares:
-        trials = {
-            lr: one_run(config, fingerprint, share, config.seeds[0], lr)["validation_mauc"]
-            for lr in config.lrs
-        }
-        lr = max(trials, key=lambda lr: trials[lr]) if trials else config.optimizer.lr
-        runs = [row_of(one_run(config, fingerprint, share, seed, lr)) for seed in config.seeds]
-        tried = [{"lr": lr, "validation_mauc": score} for lr, score in trials.items()]
-        points.append({**asdict(share), "lr": lr, "lr_trials": tried, **summary_of(runs), "runs": runs})
-        log.write("share", **asdict(share), lr=lr, mauc=points[-1]["mauc"]["mean"])
+    config = continued(config, config.resume, grows=("fractions", "counts", "seeds"))
+    if not config.fractions and not config.counts:
+        config = replace(config, fractions=FRACTIONS)
+    shares = label_points(config, config.fractions, config.counts)
+    with study_folder(config, config.resume) as log:
+        for share, seed, lr in product(shares, config.seeds, config.lrs or (config.optimizer.lr,)):
+            refuse_other_run(one_run(config, share, seed, lr), fingerprint, config.bundles)
+        points = []
+        for share in shares:
+            trials = {lr: report(config, share, config.seeds[0], lr)["validation_mauc"] for lr in config.lrs}
+            lr = max(trials, key=lambda lr: trials[lr]) if trials else config.optimizer.lr
+            runs = [row_of(report(config, share, seed, lr)) for seed in config.seeds]
+            tried = [{"lr": lr, "validation_mauc": score} for lr, score in trials.items()]
+            points.append({**asdict(share), "lr": lr, "lr_trials": tried, **summary_of(runs), "runs": runs})
+            log.write("share", **asdict(share), lr=lr, mauc=points[-1]["mauc"]["mean"])
     result = config.out / "fewshot.json"
     write_json(card_of(config, fingerprint) | {"points": points}, result)
     write_points(points, config.out / "fewshot.csv")
@@ -108,11 +113,14 @@ def fewshot(config: FewshotConfig) -> Path:
     return result
 
 
-def one_run(
-    config: FewshotConfig, fingerprint: str, share: LabelPoint, seed: int, lr: float
-) -> dict[str, Any]:
-    """The report of one fine-tuning of the sweep."""
-    run = run_of(
+def report(config: FewshotConfig, share: LabelPoint, seed: int, lr: float) -> dict[str, Any]:
+    """The report of one fine-tuning of the sweep, which is made unless it is there."""
+    return report_of(one_run(config, share, seed, lr), finetune_in_study, keep_bundle=config.bundles)
+
+
+def one_run(config: FewshotConfig, share: LabelPoint, seed: int, lr: float) -> FinetuneConfig:
+    """One fine-tuning of the sweep."""
+    return run_of(
         FinetuneConfig, config,
         out=config.out / RUNS / f"{share.folder()}-lr-{lr:g}-seed-{seed}",
         seed=seed,
@@ -120,7 +128,6 @@ def one_run(
         **share.options(),
         **ALONE,
     )  # fmt: skip
-    return report_of(run, finetune, fingerprint, keep_bundle=config.bundles)
 
 
 def card_of(config: FewshotConfig, fingerprint: str) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from evax.config import command_line
 from evax.data.augment import Augmentation, CropConfig
 from evax.data.labels import TrainingUncertain
-from evax.errors import ConfigError, DataError
+from evax.errors import ConfigError
 from evax.training.options import Compile, LabelledConfig, OptimizerConfig
 
 if TYPE_CHECKING:
@@ -103,6 +103,11 @@ class FinetuneConfig(LabelledConfig):
             )
         if len(set(self.seeds)) < len(self.seeds):
             raise ConfigError(f"seeds must be different values, got {self.seeds}.")
+        if self.seeds and self.seed != 0:
+            raise ConfigError(
+                f"seeds take the place of seed, which is {self.seed}: leave one of them out (--seed 0 where "
+                "a recipe sets it)."
+            )
 
     def in_steps(self, films: int) -> FinetuneConfig:
         """The same with steps and optimizer.warmup instead of epochs. films: of an epoch."""
@@ -123,6 +128,32 @@ def finetune(config: FinetuneConfig) -> Path:
 
     Raises DataError for a store without labels or an empty split, WeightsError for weights that do not fit.
     """
+    from evax.files import read_json
+    from evax.jobs.studies import continued, over_seeds
+    from evax.reporting.examine import CHECKED_FILMS, tell
+
+    if config.seeds:
+        study = continued(config, config.resume, grows=("seeds",))
+        return over_seeds(study, finetune_in_study, study.seeds, study.resume)
+    if config.resume:
+        raise ConfigError("Only runs over seeds are continued: give --seeds, or leave --resume out.")
+    bundle = learn_and_test(config, CHECKED_FILMS)
+    tell(read_json(config.out / "report.json")["checks"])
+    return bundle
+
+
+def finetune_in_study(config: FinetuneConfig) -> Path:
+    """The same as one of many runs, which would all say the same of the same films: the checks stay in the
+    report, and doubtful labels are searched among one patient's films, which nothing can contradict.
+    """
+    return learn_and_test(config, checked_films=1)
+
+
+def learn_and_test(config: FinetuneConfig, checked_films: int) -> Path:
+    """One fine-tuning; returns its bundle.
+
+    checked_films: at most so many training films are searched for doubtful labels, a forward pass each.
+    """
     import numpy as np
 
     from evax.data.labelled import (
@@ -139,9 +170,9 @@ def finetune(config: FinetuneConfig) -> Path:
     from evax.evaluation.report import evaluate_classifier
     from evax.evaluation.thresholds import ThresholdRule
     from evax.files import write_json
-    from evax.jobs.studies import over_seeds
+    from evax.jobs.studies import refuse_one_sided
     from evax.models.classifier import Classifier
-    from evax.reporting.examine import CHECKED_FILMS, Scored, examine, run_checks, tell
+    from evax.reporting.examine import Scored, examine, run_checks
     from evax.reporting.paper import best_of_the_looks, paper_entries
     from evax.reporting.protocol import protocol_card, write_predictions
     from evax.reporting.run_page import write_run_page
@@ -151,10 +182,6 @@ def finetune(config: FinetuneConfig) -> Path:
     from evax.training.tracking import start_run
     from evax.weights.start import starting_encoder
 
-    if config.seeds:
-        return over_seeds(config, finetune, config.seeds, config.resume)
-    if config.resume:
-        raise ConfigError("Only runs over seeds are continued: give --seeds, or leave --resume out.")
     start, as_paper = time.perf_counter(), config.protocol == "paper"
     store = with_findings(open_store(config.store), config.findings)
     labels = known_labels(store, config.uncertain, config.blank)
@@ -168,6 +195,9 @@ def finetune(config: FinetuneConfig) -> Path:
         films = in_steps.steps * config.batch_size
         train, epochs = redrawn_epochs(store, pool, share, config.seed, films)
     refuse_seen_films(config.weights, store, test)
+    # no test film in the call of fit, unless the protocol is the paper's
+    choosing = test if as_paper else capped_rows(store, val, config.validation_cap)
+    refuse_one_sided(labels[choosing], f"{'test' if as_paper else 'validation'} split")
     preprocess = replace(
         starting_preprocess(config.encoder, config.weights, store, config.image_size),
         resize_size=config.resize_size,
@@ -176,9 +206,7 @@ def finetune(config: FinetuneConfig) -> Path:
         model = Classifier(starting_encoder(config), len(findings))
 
     fabric = start_fabric(config.precision)
-    log = start_run(config.out, config, resume=False)
-    # no test film in the call of fit, unless the protocol is the paper's
-    choosing = test if as_paper else capped_rows(store, val, config.validation_cap)
+    log = start_run(config.out, config, resume=None)
     taught[choosing] = labels[choosing]
     best_step = fit(model, store, taught, train, choosing, preprocess, in_steps, fabric, log, epochs)
     softmax = exclusive and not as_paper
@@ -230,7 +258,7 @@ def finetune(config: FinetuneConfig) -> Path:
     bundle = save_bundle(config.out / "bundle", card, model)
     validation = Scored(val, labels[val], val_probabilities)
     tested = Scored(test, labels[test], test_probabilities)
-    looked_at = capped_rows(store, train, CHECKED_FILMS)
+    looked_at = capped_rows(store, train, checked_films)
     features = film_features(model.encoder, store, looked_at, preprocess, fabric)
     checks = run_checks(store, train, validation, tested, labels, (looked_at, features), config.out)
     report = {
@@ -245,7 +273,6 @@ def finetune(config: FinetuneConfig) -> Path:
     }
     write_json(report, config.out / "report.json")  # a run folder that has one is finished
     write_run_page(config.out)
-    tell(checks)
     return bundle
 
 
@@ -316,10 +343,6 @@ def fit(
                 softmax = exclusive and not as_paper
                 scores = predict_rows(model, store, val, preprocess, softmax, fabric, quick=not as_paper)
                 macro = mean_auroc(scores, labels[val])
-                if not macro.entered:
-                    raise DataError(
-                        f"No finding has both present and absent films in the {split} split: use more data."
-                    )
                 top1 = {"top1": top1_accuracy(scores, labels[val])} if as_paper and exclusive else {}
                 log.write(split, step=done, mauc=macro.value, findings=macro.entered, **top1)
                 if macro.value > best_score:

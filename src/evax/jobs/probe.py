@@ -13,6 +13,7 @@ from evax.jobs.studies import (
     LabelPoint,
     check_draws,
     label_points,
+    refuse_one_sided,
     scores_of,
     summary_of,
     write_points,
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from evax.data.store import ImageStore
     from evax.training.tracking import RunLog
 
+SEEDS = (0, 1, 2, 3, 4)  # of a sweep that names none
+ONE: dict[str, Any] = {"fractions": (), "counts": (), "seeds": (), "name": ""}  # a probe of its own
 WAYS = {"linear": "linear probe", "knn": "nearest neighbours"}
 
 
@@ -42,8 +45,8 @@ class ProbeConfig(LabelledConfig):
     """Shares of the training patients, each in (0, 1]."""
     counts: tuple[int, ...] = ()
     """Numbers of training patients, besides shares or instead of them."""
-    seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
-    """Of a sweep: one draw of patients per seed and share."""
+    seeds: tuple[int, ...] = ()
+    """Of a sweep: one draw of patients per seed and share; 0 1 2 3 4 without it."""
     name: str = ""
     """Of the curves of a sweep in figures; empty: encoder and the end of the weights' path."""
 
@@ -51,9 +54,19 @@ class ProbeConfig(LabelledConfig):
         super().__post_init__()
         if self.neighbours <= 0:
             raise ConfigError(f"neighbours must be above 0, got {self.neighbours}.")
-        check_draws(self.fractions, self.counts, self.seeds)
-        if (self.fractions or self.counts) and (self.label_fraction != 1 or self.label_count is not None):
-            raise ConfigError("Give label_fraction or label_count for one probe, or fractions and counts.")
+        check_draws(self.fractions, self.counts, self.seeds or SEEDS)
+        if self.fractions or self.counts:
+            if self.label_fraction != 1 or self.label_count is not None:
+                raise ConfigError(
+                    "Give label_fraction or label_count for one probe, or fractions and counts."
+                )
+            if self.seed != 0:
+                raise ConfigError(f"A sweep has seeds in place of seed, which is {self.seed}: leave it out.")
+        elif self.seeds or self.name:
+            raise ConfigError(
+                "seeds and name are those of a sweep: give fractions or counts, too (--fractions 1 for all "
+                "labels), or seed for one probe."
+            )
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,18 +94,19 @@ def probe(config: ProbeConfig) -> Path:
     from evax.data.labelled import LabelShare, known_labels, split_rows, with_findings
     from evax.data.store import open_store
     from evax.deploy.bundle import refuse_seen_films
-    from evax.training.tracking import start_run
+    from evax.training.tracking import run_folder
 
     store = with_findings(open_store(config.store), config.findings)
     labels = known_labels(store, config.uncertain, config.blank)
     pool, val, test = split_rows(store, config.split, config.split_by)
     refuse_seen_films(config.weights, store, test)
+    refuse_one_sided(labels[val], "validation split")
     if config.fractions or config.counts:
-        return sweep(config, store, labels, pool, val, test)
+        return sweep(replace(config, seeds=config.seeds or SEEDS), store, labels, pool, val, test)
     share = LabelShare(config.label_fraction, config.label_count, labels if config.stratified else None)
     train = share.draw(store, pool, config.seed)
-    log = start_run(config.out, config, resume=False)
-    measure(config, store, *encoded(config, store, labels, (train, val, test), log))
+    with run_folder(config.out, config) as log:
+        measure(config, store, *encoded(config, store, labels, (train, val, test), log))
     return config.out / "report.json"
 
 
@@ -113,29 +127,24 @@ def sweep(
     from evax.files import write_json
     from evax.reporting.few_labels import draw_few_labels
     from evax.reporting.protocol import study_card
-    from evax.training.tracking import start_run
+    from evax.training.tracking import run_folder
 
     points = label_points(config, config.fractions, config.counts)
-    log = start_run(config.out, config, resume=False)
     reports: dict[LabelPoint, list[dict[str, Any]]] = {point: [] for point in points}
     stratify = labels if config.stratified else None
-    for seed in config.seeds:
-        if seed == config.seeds[0] or config.weights is None:
-            parts = encoded(replace(config, seed=seed), store, labels, (pool, val, test), log)
-        for point in points:
-            if point.fraction == 1 and reports[point] and config.weights is not None:
-                continue
-            folder = config.out / RUNS / f"{point.folder()}-seed-{seed}"
-            own: dict[str, Any] = {
-                "out": folder,
-                "seed": seed,
-                "fractions": (),
-                "counts": (),
-                **point.options(),
-            }
-            share = LabelShare(point.fraction, point.count, stratify)
-            train = parts[0].only(share.draw(store, pool, seed))
-            reports[point].append(measure(replace(config, **own), store, train, *parts[1:]))
+    with run_folder(config.out, config) as log:
+        for seed in config.seeds:
+            if seed == config.seeds[0] or config.weights is None:
+                encoder = replace(config, **ONE, seed=seed)
+                parts = encoded(encoder, store, labels, (pool, val, test), log)
+            for point in points:
+                if point.fraction == 1 and reports[point] and config.weights is not None:
+                    continue
+                folder = config.out / RUNS / f"{point.folder()}-seed-{seed}"
+                run = replace(config, **ONE, out=folder, seed=seed, **point.options())
+                share = LabelShare(point.fraction, point.count, stratify)
+                train = parts[0].only(share.draw(store, pool, seed))
+                reports[point].append(measure(run, store, train, *parts[1:]))
     fingerprint = data_fingerprint(store, config.split)
     for way in WAYS:
         rows = []

@@ -1,29 +1,36 @@
 """What jobs of many runs share: each run is done once, in a folder of its own, then the scores are summed up.
 
+A study that goes on keeps all it had: seeds, shares and counts are added to, other options must be as before.
 No job: it has no command, and takes the job that makes a run as an argument.
 """
 
 from __future__ import annotations
 
+import logging
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from evax.config import read_recipe, to_plain
-from evax.errors import ConfigError
+from evax.config import build, read_recipe, to_plain, write_recipe
+from evax.errors import ConfigError, DataError
 from evax.training.options import LabelledConfig
 
+if TYPE_CHECKING:
+    import numpy as np
+
+    from evax.training.tracking import RunLog
+
+logger = logging.getLogger("evax")
 C = TypeVar("C", bound=LabelledConfig)
 
 RUNS = "runs"
-MAY_DIFFER = (
-    "out",
-    "store",
-    "split",
-    "workers",
-)  # where things lie, and how fast; the data have a fingerprint
+MAY_DIFFER = {  # where things lie, and how fast; the data have a fingerprint, folds are compared film by film
+    "out", "store", "split", "table", "workers",
+    "name", "bundles", "resume",  # of the call, not of what is learned
+}  # fmt: skip
 ALONE: dict[str, Any] = {"seeds": (), "resume": False}  # what makes a fine-tuning a single run
 SPREAD = (
     "mean, sd (n - 1) and 95 % t-interval over {}; *_patient_interval is the bootstrap over test patients of "
@@ -77,16 +84,82 @@ def label_points(
     return sorted(points, key=lambda point: point.fraction)
 
 
-def with_one_precision(config: C, resume: bool) -> C:
-    """The precision of all runs, decided once: the timing behind "auto" depends on the machine's load."""
+def refuse_one_sided(labels: np.ndarray[Any, Any], where: str) -> None:
+    """Before anything is begun: films on which no finding is both present and absent cannot choose.
+
+    labels: (S, K), 1, 0 or NaN, of these films. where: their name. Raises DataError.
+    """
+    if not ((labels == 1).any(axis=0) & (labels == 0).any(axis=0)).any():
+        raise DataError(f"No finding has both present and absent films in the {where}: use more data.")
+
+
+def continued(config: C, resume: bool, grows: Sequence[str] = ()) -> C:
+    """The config of the whole study: when it goes on, what its folder was begun with and what is new.
+
+    grows: options of several values; new ones are put behind those of before, so what was first stays first.
+    The precision of all runs is decided once: the timing behind "auto" depends on the machine's load.
+    Raises ConfigError when the folder was begun with other options.
+    """
     from evax.training.runtime import bf16_is_faster
 
-    if config.precision != "auto":
-        return config
-    before = config.out / "config.yaml"
-    if resume and before.is_file():
-        return replace(config, precision=read_recipe(before, type(config))["precision"])
-    return replace(config, precision="bf16" if bf16_is_faster() else "fp32")
+    begun = config.out / "config.yaml"
+    if not (resume and begun.is_file()):  # without the file, start_run says that there is nothing to resume
+        auto = config.precision == "auto"
+        return replace(config, precision="bf16" if bf16_is_faster() else "fp32") if auto else config
+    before = build(type(config), read_recipe(begun, type(config)), str(begun))
+    if config.precision == "auto":
+        config = replace(config, precision=before.precision)
+    if grows and not any(getattr(before, name) for name in grows):
+        raise ConfigError(f"{config.out} holds a single run, no study to go on with. Choose another --out.")
+    if changes := changed_options(to_plain(before), to_plain(config), MAY_DIFFER.union(grows)):
+        raise ConfigError(
+            f"{config.out} was begun with other options: {changes}. Choose another --out, or the options of "
+            "before."
+        )
+    whole = {name: tuple(dict.fromkeys((*getattr(before, name), *getattr(config, name)))) for name in grows}
+    for name, values in whole.items():
+        if values != getattr(config, name):
+            logger.info("%s goes on with --%s %s.", config.out, name, shown(values))
+    return replace(config, **whole)
+
+
+def changed_options(before: Mapping[str, Any], now: Mapping[str, Any], but: Iterable[str]) -> str:
+    """What differs between two configs as dictionaries, as "--steps was 2, is 3"; but: what may differ."""
+    was, is_now = flat(before), flat(now)
+    return "; ".join(
+        f"--{name.replace('_', '-')} was {shown(was.get(name))}, is {shown(value)}"
+        for name, value in is_now.items()
+        if name.partition(".")[0] not in but and was.get(name) != value
+    )
+
+
+def flat(options: Mapping[str, Any], inside: str = "") -> dict[str, Any]:
+    """Tables within tables under their names on the command line, as optimizer.lr."""
+    values: dict[str, Any] = {}
+    for name, value in options.items():
+        path = f"{inside}{name}"
+        values |= flat(value, f"{path}.") if isinstance(value, Mapping) else {path: value}
+    return values
+
+
+def shown(value: Any) -> str:
+    """The value of an option as it is given on the command line."""
+    if value is None:
+        return "not given"
+    return " ".join(map(str, value)) or "not given" if isinstance(value, list | tuple) else str(value)
+
+
+@contextmanager
+def study_folder(config: LabelledConfig, resume: bool) -> Iterator[RunLog]:
+    """run_folder; the config.yaml of a study that goes on is that of the whole study."""
+    from evax.files import replaced_whole
+    from evax.training.tracking import run_folder
+
+    with run_folder(config.out, config, resume) as log:
+        if resume:
+            with replaced_whole(config.out / "config.yaml") as unfinished:
+                write_recipe(replace(config, **{"resume": False}), unfinished)
+        yield log
 
 
 def run_of(kind: type[C], study: LabelledConfig, **own: Any) -> C:
@@ -94,30 +167,53 @@ def run_of(kind: type[C], study: LabelledConfig, **own: Any) -> C:
     return kind(**({item.name: getattr(study, item.name) for item in fields(kind)} | own))
 
 
-def report_of(run: C, job: Callable[[C], Path], fingerprint: str, keep_bundle: bool) -> dict[str, Any]:
-    """The report of one run, which is made unless it is there; an interrupted run starts anew.
+def refuse_other_run(run: LabelledConfig, fingerprint: str, needs_bundle: bool) -> None:
+    """Before anything is trained: a run that is finished must be the one that is asked for.
 
-    fingerprint: see data_fingerprint. keep_bundle: else the classifier is deleted once it is tested.
-    Raises ConfigError when the run was made with other options or data, and whatever the job raises.
+    fingerprint: see data_fingerprint. needs_bundle: its classifier must have been kept.
+    Raises ConfigError when the run was made with other options or data, or kept no classifier.
     """
     from evax.files import read_json
+
+    path = run.out / "report.json"
+    if not path.is_file():
+        return
+    report = read_json(path)
+    # a run made before an option existed had what is now its default
+    made = to_plain(type(run)(store=run.store, out=run.out)) | report["recipe"]
+    changes = changed_options(made, to_plain(run), MAY_DIFFER)
+    if not changes and report["data_fingerprint"] != fingerprint:
+        changes = "the films, labels or split of its store were others"
+    if changes:
+        raise ConfigError(
+            f"{run.out} was made otherwise: {changes}. Choose another --out, or delete that folder."
+        )
+    if needs_bundle and not (run.out / "bundle").is_dir():
+        raise ConfigError(
+            f"{run.out} is finished and its classifier was not kept. Leave --bundles out, or delete that "
+            "folder and the run is made again."
+        )
+
+
+def report_of(run: C, job: Callable[[C], Path], keep_bundle: bool) -> dict[str, Any]:
+    """The report of one run, which is made unless it is there; an interrupted run starts anew.
+
+    keep_bundle: else the classifier of a run that is made here is deleted once it is tested.
+    Raises whatever the job raises.
+    """
+    from evax.files import read_json
+    from evax.reporting.run_page import write_run_page
 
     path = run.out / "report.json"
     if not path.is_file():
         if run.out.exists():
             shutil.rmtree(run.out)
         job(run)
-    if not keep_bundle and (run.out / "bundle").is_dir():
-        shutil.rmtree(run.out / "bundle")
+        if not keep_bundle:
+            shutil.rmtree(run.out / "bundle")
+    elif not (run.out / "report.html").is_file():  # killed between the report and its page
+        write_run_page(run.out)
     report: dict[str, Any] = read_json(path)
-    # a run made before an option existed had what is now its default
-    asked, made = to_plain(run), to_plain(type(run)(store=run.store, out=run.out)) | report["recipe"]
-    changed = [name for name in asked if name not in MAY_DIFFER and asked[name] != made[name]]
-    if changed or report["data_fingerprint"] != fingerprint:
-        what = changed[0] if changed else "store or split"
-        raise ConfigError(
-            f"{run.out} was made with another {what}. Choose another --out, or delete that folder."
-        )
     return report
 
 
@@ -194,21 +290,25 @@ def write_rows(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
 
 
 def over_seeds(config: C, job: Callable[[C], Path], seeds: Sequence[int], resume: bool) -> Path:
-    """The same run with each seed, OUT/runs/seed-*; returns the path of OUT/seeds.json."""
+    """The same run with each seed, OUT/runs/seed-*; returns the path of OUT/seeds.json.
+
+    config, seeds: of the whole study, see continued.
+    """
     from evax.data.labelled import data_fingerprint
     from evax.data.store import open_store
     from evax.files import write_json
     from evax.reporting.paper import choices_of
     from evax.reporting.protocol import study_card
-    from evax.training.tracking import start_run
 
     fingerprint = data_fingerprint(open_store(config.store), config.split)
-    config = with_one_precision(config, resume)
-    start_run(config.out, config, resume)
-    reports = []
-    for seed in seeds:
-        run = run_of(type(config), config, out=config.out / RUNS / f"seed-{seed}", seed=seed, **ALONE)
-        reports.append(report_of(run, job, fingerprint, keep_bundle=True))
+    runs = [
+        run_of(type(config), config, out=config.out / RUNS / f"seed-{seed}", seed=seed, **ALONE)
+        for seed in seeds
+    ]
+    with study_folder(config, resume):
+        for run in runs:
+            refuse_other_run(run, fingerprint, needs_bundle=False)
+        reports = [report_of(run, job, keep_bundle=True) for run in runs]
     rows = [row_of(report) for report in reports]
     leaks = config.split_by == "film"
     card = study_card(config, "seeds", fingerprint, name="", leaks=leaks, spread=SPREAD.format("seeds"))

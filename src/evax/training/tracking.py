@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import platform
+import shutil
 import subprocess
 import sys
 import time
@@ -30,7 +31,7 @@ from rich.progress import (
 )
 
 from evax.config import write_recipe
-from evax.errors import ConfigError
+from evax.errors import ConfigError, EvaxError
 from evax.files import make_folder, replaced_whole, write_json
 
 logger = logging.getLogger("evax")
@@ -54,17 +55,17 @@ class Mirror(ABC):
         """After the last line; error: what ended the run."""
 
 
-def start_run(out: Path, config: Any, resume: bool, mirrors: Sequence[Mirror] = ()) -> RunLog:
+def start_run(out: Path, config: Any, resume: bool | None, mirrors: Sequence[Mirror] = ()) -> RunLog:
     """Makes the run folder with config.yaml and environment.json and opens its log; a resumed run keeps both.
 
+    resume: None where this run cannot be continued though its config has the option.
     mirrors: are begun here and told what the log is told, while it is open as a context.
     Raises ConfigError when the folder already holds something and resume is not asked for, or the other way
     round.
     """
     if out.exists() and (not out.is_dir() or _is_begun(out)) and not resume:
-        raise ConfigError(
-            f"The run folder {out} exists. Choose another --out, continue with --resume, or delete it."
-        )
+        ways = "continue with --resume, or" if resume is not None and hasattr(config, "resume") else "or"
+        raise ConfigError(f"The run folder {out} exists. Choose another --out, {ways} delete it.")
     if resume and not (out / "config.yaml").is_file():
         raise ConfigError(f"There is no run to resume in {out}. Leave --resume out to start it.")
     make_folder(out)
@@ -78,6 +79,22 @@ def start_run(out: Path, config: Any, resume: bool, mirrors: Sequence[Mirror] = 
         with replaced_whole(out / "config.yaml") as unfinished:  # last: with it there is a run to resume
             write_recipe(config, unfinished)
     return log
+
+
+@contextmanager
+def run_folder(out: Path, config: Any, resume: bool | None = False) -> Iterator[RunLog]:
+    """start_run for a block that may yet find out that it cannot begin: such a folder is taken away again.
+
+    Only where this call made the run, the error is the user's to mend, and nothing was logged and no run of a
+    study begun.
+    """
+    log = start_run(out, config, resume)
+    try:
+        yield log
+    except EvaxError:
+        if not resume and not any((out / name).exists() for name in ("log.jsonl", "runs")):
+            shutil.rmtree(out, ignore_errors=True)  # a folder that is mounted stays, empty
+        raise
 
 
 def _is_begun(out: Path) -> bool:

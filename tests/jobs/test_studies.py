@@ -1,0 +1,66 @@
+"""What a study that goes on keeps, and what it refuses, without a training."""
+
+from dataclasses import replace
+
+import pytest
+
+from evax.config import write_recipe
+from evax.errors import ConfigError
+from evax.jobs.fewshot import FewshotConfig
+from evax.jobs.finetune import FinetuneConfig
+from evax.jobs.studies import continued, report_of
+from evax.training.options import OptimizerConfig
+from finished_runs import write_run
+
+GROWS = ("fractions", "counts", "seeds")
+
+
+@pytest.fixture
+def begun(tmp_path):
+    config = FewshotConfig(
+        store=tmp_path / "store", out=tmp_path / "run", fractions=(0.5, 1.0), seeds=(0, 1), precision="fp32"
+    )
+    config.out.mkdir()
+    write_recipe(config, config.out / "config.yaml")
+    return replace(config, resume=True)
+
+
+def test_a_study_has_what_it_was_begun_with_and_what_is_asked_for_besides(begun, caplog):
+    caplog.set_level("INFO")
+    asked = replace(begun, fractions=(0.3,), counts=(9,), seeds=(2, 1), precision="auto", bundles=True)
+    whole = continued(asked, True, GROWS)
+    assert (whole.fractions, whole.counts, whole.seeds) == ((0.5, 1.0, 0.3), (9,), (0, 1, 2))
+    assert (whole.precision, whole.bundles) == ("fp32", True)
+    assert "goes on with --seeds 0 1 2." in caplog.text
+    assert continued(begun, True, GROWS) == begun
+
+
+def test_other_options_are_refused_with_both_values_before_anything_is_trained(begun):
+    changed = replace(begun, thresholds="f1", optimizer=replace(begun.optimizer, lr=0.1))
+    with pytest.raises(
+        ConfigError, match=r"--thresholds was youden, is f1; --optimizer\.lr was 0\.001, is 0\.1"
+    ):
+        continued(changed, True, GROWS)
+    with pytest.raises(ConfigError, match="--lrs was not given, is 0.1 0.2"):
+        continued(replace(begun, lrs=(0.1, 0.2)), True, GROWS)
+    moved = replace(begun, store=begun.store.with_name("moved"), workers=1, name="other")
+    assert continued(moved, True, GROWS) == moved
+
+
+def test_a_single_run_is_not_taken_for_a_study_of_seeds(tmp_path):
+    single = FinetuneConfig(store=tmp_path / "store", out=tmp_path, optimizer=OptimizerConfig(lr=0.1))
+    write_recipe(single, tmp_path / "config.yaml")
+    with pytest.raises(ConfigError, match="holds a single run, no study to go on with"):
+        continued(replace(single, seeds=(0, 1), resume=True), True, ("seeds",))
+
+
+def test_the_classifier_of_a_finished_run_is_never_deleted(tmp_path):
+    run = FinetuneConfig(store=tmp_path / "store", out=write_run(tmp_path / "run", 1.0))
+    (run.out / "bundle").mkdir()
+    (run.out / "report.html").touch()
+
+    def never(config):
+        raise AssertionError(config)
+
+    assert report_of(run, never, keep_bundle=False)["kind"] == "finetune"
+    assert (run.out / "bundle").is_dir()
