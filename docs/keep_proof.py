@@ -1,9 +1,10 @@
 # ruff: noqa: E501  # a page in pieces
-"""python docs/keep_proof.py NAME TITLE COMPARE_FOLDER PRETRAIN_RUN [PROBE_RUN...] [--note FILE]: a proof of pre-training.
+"""python docs/keep_proof.py NAME TITLE COMPARE_FOLDER PRETRAIN_RUN [PROBE_RUN...] [--folds STUDY] [--note FILE]:
+a proof of pre-training.
 
 Writes docs/results/NAME.{md,json,svg}: what `evax compare` made of the sweeps, the pre-training that one of them
-began with, and probes of frozen features. What is kept is copied from the runs' own files: nothing here is
-typed by hand but the note.
+began with, probes of frozen features, and a cross-validation (its box plot is NAME-folds.svg). What is kept is
+copied from the runs' own files: nothing here is typed by hand but the note.
 """
 
 from __future__ import annotations
@@ -95,6 +96,38 @@ def probe_rows(runs: list[Path]) -> list[list[str]]:
     return rows
 
 
+def spread(row: dict[str, Any]) -> list[str]:
+    """Mean, sd and t-interval over the folds."""
+    return [number(row["mean"]), number(row["sd"]), number(row["mean"], row["interval"])]
+
+
+def fold_lines(content: dict[str, Any], name: str) -> list[str]:
+    """The section about a cross-validation."""
+    folds, pooled = content["folds"], content["pooled"]
+    return [
+        "## Cross-validation",
+        "",
+        f"`{content['command']}`",
+        "",
+        f"{len(folds)} folds of patients, {sum(fold['test_films'] for fold in folds)} films tested once each; the "
+        "patients of whom the encoder saw films train in every fold and are tested in none. The t-interval over folds "
+        "is too short, because folds share training films (see [how](../how-to/crossvalidate.md)).",
+        *table(
+            "score|mean|sd:|mean [t-interval over folds]",
+            [
+                ["mAUC", *spread(content["mauc"])],
+                ["mAcc", *spread(content["macc"])],
+                *[[f"AUROC {finding}", *spread(row)] for finding, row in content["findings"].items()],
+            ],
+        ),
+        "",
+        f"All tested films together: mAUC {ends(pooled['mauc'])}, interval over patients.",
+        "",
+        f"![a box per finding and one for the mean, every fold a dot]({name}-folds.svg)",
+        "",
+    ]
+
+
 def page(title: str, kept: dict[str, Any], name: str, probe_runs: list[Path], note: str) -> str:
     """The record as Markdown."""
     content, pre = kept["compare"], kept["pretrain"]
@@ -151,6 +184,8 @@ def page(title: str, kept: dict[str, Any], name: str, probe_runs: list[Path], no
             *table("encoder|probe|mAUC", probe_sweep_rows([run for run in probe_runs if is_sweep(run)])),
             "",
         ]
+    if kept["folds"]:
+        lines += fold_lines(kept["folds"], name)
     return "\n".join(lines)
 
 
@@ -164,6 +199,7 @@ def main() -> None:
     parser.add_argument("compare", type=Path)
     parser.add_argument("pretrain", type=Path)
     parser.add_argument("probes", type=Path, nargs="*")
+    parser.add_argument("--folds", type=Path)
     parser.add_argument("--note", type=Path)
     asked = parser.parse_args()
     content = read(asked.compare / "compare.json")
@@ -185,6 +221,7 @@ def main() -> None:
         "frozen": {
             str(run): read(run / ("linear.json" if is_sweep(run) else "report.json")) for run in asked.probes
         },
+        "folds": read(asked.folds / "crossvalidate.json") if asked.folds else None,
     }
     import json
 
@@ -192,6 +229,8 @@ def main() -> None:
     (RESULTS / f"{asked.name}.json").write_text(json.dumps(kept, indent=1) + "\n")
     (RESULTS / f"{asked.name}.md").write_text(page(asked.title, kept, asked.name, asked.probes, note))
     shutil.copy(asked.compare / "few-labels.svg", RESULTS / f"{asked.name}.svg")
+    if asked.folds:
+        shutil.copy(asked.folds / "crossvalidate.svg", RESULTS / f"{asked.name}-folds.svg")
 
 
 if __name__ == "__main__":
