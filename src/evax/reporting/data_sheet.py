@@ -48,9 +48,7 @@ def people(table: pd.DataFrame) -> int:
     return int(table.loc[table["patient"] != "", "patient"].nunique())
 
 
-def prevalence(
-    table: pd.DataFrame, finding: str, splits: Sequence[str]
-) -> tuple[list[tuple[int, int]], int]:
+def prevalence(table: pd.DataFrame, finding: str, splits: Sequence[str]) -> tuple[list[tuple[int, int]], int]:
     """(films with the finding, films where it is known) per split, and the films where it is not known."""
     labels = table[finding]
     known = (labels == 0) | (labels == 1)

@@ -61,7 +61,9 @@ def store_of(report: Facts) -> ImageStore | None:
         store = open_store(report["recipe"]["store"])
     except DataError:
         return None
-    films, _, split = report["data_fingerprint"].partition("+")  # of films and, where one was given, of a table
+    films, _, split = report["data_fingerprint"].partition(
+        "+"
+    )  # of films and, where one was given, of a table
     if store.fingerprint != films:
         return None
     return divided_by(store, Path(report["recipe"]["split"]), report["data_fingerprint"]) if split else store
@@ -76,7 +78,9 @@ def divided_by(store: ImageStore, table: Path, fingerprint: str) -> ImageStore:
     except DataError:
         kept = False
     divided = copy.copy(store)
-    divided.card = store.card | {"split": said if kept else f"{said}, which is not there any more or was changed"}
+    divided.card = store.card | {
+        "split": said if kept else f"{said}, which is not there any more or was changed"
+    }
     divided.manifest = replace(store.manifest, table=store.manifest.table.assign(split=named))
     return divided
 
