@@ -169,7 +169,7 @@ def test_an_impossible_level_or_number_of_resamples_is_refused():
         mean_interval(np.zeros(2), ["a", "b"], resamples=0)
 
 
-def test_the_interval_over_seeds_is_scipy_s_and_needs_two_of_them():
+def test_the_interval_over_seeds_is_scipy_s_and_needs_three_of_them():
     values = np.array([0.7, 0.74, 0.71, math.nan, 0.69])
     interval = seed_interval(values)
     known = values[~np.isnan(values)]
@@ -177,4 +177,6 @@ def test_the_interval_over_seeds_is_scipy_s_and_needs_two_of_them():
     assert (interval.low, interval.high) == pytest.approx(expected)
     assert interval.method == "t-interval over 4 seeds"
     assert interval.undefined == 1
-    assert math.isnan(seed_interval(values[2:4]).low)
+    for few in (values[:2], values[2:4]):
+        assert math.isnan(seed_interval(few).low)
+        assert seed_interval(few, over="folds").method == "none: fewer than 3 folds"

@@ -96,6 +96,17 @@ def test_the_seed_decides_the_intervals_and_not_the_values():
     assert first.mauc.interval != second.mauc.interval
 
 
+def test_without_thresholds_there_is_no_mean_accuracy_and_the_reading_says_why():
+    probabilities, labels, patients = films()
+    report = evaluate_classifier(probabilities, labels, FINDINGS, patients, np.full(3, math.nan), False, 100)
+    assert math.isnan(report.macc.value)
+    assert report.macc.reading == "none: no finding has a threshold"
+    exclusive = evaluate_classifier(
+        probabilities, np.eye(3)[np.arange(120) % 3], FINDINGS, patients, np.full(3, math.nan), True, 100
+    )
+    assert exclusive.macc.reading == "top-1"
+
+
 def test_names_thresholds_and_columns_must_agree():
     probabilities, labels, patients = films()
     with pytest.raises(DataError, match="2 findings, 3 thresholds and 3 columns"):

@@ -15,8 +15,10 @@ from sklearn.metrics import roc_auc_score
 from evax.errors import ConfigError, DataError
 from evax.evaluation.classification import predictive_values
 from evax.evaluation.comparison import delong, holm
+from evax.files import write_json
 from evax.findings import CHESTXRAY14
 from evax.jobs.compare import CompareConfig, compare
+from evax.jobs.studies import row_of
 from evax.reporting.published import FINDINGS as OF_TABLE
 from evax.reporting.published import MARK, PUBLISHED
 from finished_runs import FINDINGS, change_json, write_run, write_sweep
@@ -68,6 +70,8 @@ def test_numbers_are_those_of_the_tables_and_reports(runs, compared):
                     predictive_values(theirs["sensitivity"], theirs["specificity"], 0.02)[0]
                 )
     assert [row["wins"] for row in content["rows"]] == [2, 0]
+    assert content["validation"] == {"films": 120, "patients": 60}
+    assert content["rows"][0]["train"] == {"films": [120, 120], "patients": [60, 60]}
 
 
 def test_differences_are_tested_by_patients_where_patients_have_several_films(compared):
@@ -141,8 +145,81 @@ def test_sweeps_keep_seeds_and_patients_apart_and_are_compared_share_by_share(tm
 
 def test_one_sweep_alone_compares_its_shares_with_the_largest(tmp_path):
     out = done([write_sweep(tmp_path / "one", 2.0, seeds=(0, 1))], tmp_path / "out")
-    pairs = [(one["name"], one["reference"]) for one in content_of(out)["differences"]]
+    content = content_of(out)
+    pairs = [(one["name"], one["reference"]) for one in content["differences"]]
     assert pairs == [("one, 10 %", "one, 100 %")]
+    assert [row["wins"] for row in content["rows"]] == [None, None]  # no rival of the same share
+    for row in content["rows"]:  # of two seeds, a t-interval leaves what a score can be
+        assert row["spread_over_seeds"]["mauc"]["interval"] == [None, None]
+        assert row["spread_over_seeds"]["mauc"]["method"] == "none: fewer than 3 seeds"
+        assert row["spread_over_seeds"]["mauc"]["sd"] > 0
+    page = (out / "compare.html").read_text()
+    assert "none: fewer than 3 seeds" in page
+    assert "from 3 seeds on, 95 % t-interval" in page
+    assert "(+ 120 validation films that choose)" in (out / "few-labels.svg").read_text()
+
+
+def test_sweeps_over_numbers_of_patients_are_compared_and_named_by_them(tmp_path):
+    folder = write_sweep(tmp_path / "one", 2.0, seeds=(0, 1))
+    for path in folder.glob("runs/*/report.json"):
+        count = 5 if "0.1" in path.parent.name else 20
+        films = 14 if path.parent.name.endswith("seed-1") else 16
+        change_json(path, protocol__label_count=count, train={"films": films, "patients": count})
+        change_json(path, protocol__patients_in_several_parts=count // 5)  # of a split by film
+    points = json.loads((folder / "fewshot.json").read_text())["points"]
+    counts = [point | {"count": count} for point, count in zip(points, (5, 20), strict=True)]
+    change_json(folder / "fewshot.json", points=counts)
+    out = done([folder], tmp_path / "out")
+    content = content_of(out)
+    assert [row["name"] for row in content["rows"]] == ["one, 5 patients", "one, 20 patients"]
+    assert content["rows"][0]["train"] == {"films": [14, 16], "patients": [5, 5]}
+    assert "14 to 16 films" in (out / "compare.html").read_text()
+    line = table_of(out / "compare.csv")[0]
+    assert (line["train_films_least"], line["train_films_most"]) == ("14", "16")
+
+
+def test_the_highest_auroc_is_counted_among_rows_of_the_same_share(tmp_path):
+    folders = [write_sweep(tmp_path / "one", 2.0, seeds=(0,)), write_sweep(tmp_path / "two", 0.5, seeds=(0,))]
+    rows = content_of(done(folders, tmp_path / "out"))["rows"]
+    wins = {row["name"]: row["wins"] for row in rows}
+    for share in ("10 %", "100 %"):
+        assert wins[f"one, {share}"] + wins[f"two, {share}"] == 2
+    assert wins["one, 10 %"] == 2
+
+
+def test_a_run_over_seeds_is_one_row(runs, tmp_path):
+    folder, trained = tmp_path / "seeded", []
+    for seed in range(3):
+        path = write_run(folder / "runs" / f"seed-{seed}", 1.0, seed=seed)
+        trained.append(row_of(json.loads((path / "report.json").read_text())))
+    write_json({"kind": "seeds", "runs": trained}, folder / "seeds.json")
+    content = content_of(done([runs[0], folder], tmp_path / "out"))
+    row = content["rows"][1]
+    assert (row["name"], row["seeds"]) == ("seeded", [0, 1, 2])
+    assert row["mauc"]["value"] == pytest.approx(np.mean([each["mauc"] for each in trained]))
+    assert row["spread_over_seeds"]["mauc"]["method"] == "t-interval over 3 seeds"
+
+
+def test_what_differs_between_the_recipes_is_told_and_what_does_not_is_not(runs, tmp_path):
+    others = [
+        Path(shutil.copytree(runs[1], tmp_path / "long")),
+        write_sweep(tmp_path / "sweep", 1.0, fractions=(1.0,), seeds=(0, 1)),
+    ]
+    change_json(others[0] / "report.json", recipe__steps=30, recipe__optimizer={"lr": 1e-3, "eps": 1e-8})
+    for seed in (0, 1):
+        path = others[1] / "runs" / f"share-1-seed-{seed}" / "report.json"
+        change_json(path, recipe__steps=8, recipe__optimizer={"lr": 3e-4, "eps": 1e-8}, recipe__seed=seed)
+    out = done(others, tmp_path / "out")
+    assert content_of(out)["recipe_differs"] == [
+        {"entry": "steps", "values": [[30], [8]]},
+        {"entry": "optimizer.lr", "values": [[1e-3], [3e-4]]},
+        {"entry": "seed", "values": [[None], [0, 1]]},
+    ]
+    page = (out / "compare.html").read_text()
+    assert "What differs between the rows" in page
+    assert "optimizer.lr" in page
+    alike = (done(runs, tmp_path / "alike") / "compare.html").read_text()
+    assert "The recipes of all rows are alike" in alike
 
 
 def test_exclusive_findings_are_scored_by_their_most_probable_one(tmp_path):
@@ -158,7 +235,11 @@ def test_exclusive_findings_are_scored_by_their_most_probable_one(tmp_path):
 def test_calibrators_learn_on_validation_and_are_left_out_without_it(runs, tmp_path):
     bare = Path(shutil.copytree(runs[1], tmp_path / "bare"))
     (bare / "predictions-val.csv").unlink()
-    with_it, without = content_of(done([runs[0], bare], tmp_path / "out"))["rows"]
+    without, with_it = content_of(done([bare, runs[0]], tmp_path / "out"))["rows"]  # whichever comes first
+    lines = table_of(tmp_path / "out" / "compare.csv")
+    assert lines[0]["ece_isotonic"] == ""
+    assert float(lines[1]["ece_isotonic"]) == with_it["calibration"]["isotonic"]["ece"]
+    assert (tmp_path / "out" / "compare.html").read_text().count("no validation") == 3
     assert list(with_it["calibration"]) == ["none", "temperature", "platt", "isotonic"]
     assert list(without["calibration"]) == ["none"]
     assert with_it["calibration"]["platt"]["brier"] < with_it["calibration"]["none"]["brier"]
@@ -276,7 +357,7 @@ def test_folders_without_a_finished_run_and_names_that_do_not_fit_are_refused(ru
         (
             [runs[0], tmp_path / "begun"],
             {},
-            "neither report.json nor fewshot.json. Give the folder that --out",
+            "none of report.json, seeds.json and fewshot.json. Give the folder that --out",
         ),
         (runs, {"names": ("a",)}, "1 names for 2 runs"),
         (runs, {"names": ("a", "a")}, "a name of its own"),
@@ -289,6 +370,23 @@ def test_folders_without_a_finished_run_and_names_that_do_not_fit_are_refused(ru
     (bare / "predictions-test.csv").unlink()
     with pytest.raises(DataError, match="has no predictions-test.csv, which every comparison needs"):
         done([runs[0], bare], tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("file", "message"),
+    [
+        ("crossvalidate.json", "is a cross-validation, .*Give the same fold of each, as .*other/runs/fold-0"),
+        (
+            "linear.json",
+            "is a sweep of evax probe, .*in linear.csv.*Give runs of finetune or fewshot",
+        ),
+    ],
+)
+def test_finished_studies_of_other_kinds_are_called_what_they_are(runs, tmp_path, file, message):
+    (tmp_path / "other").mkdir()
+    write_json({}, tmp_path / "other" / file)
+    with pytest.raises(DataError, match=message):
+        done([runs[0], tmp_path / "other"], tmp_path / "out")
 
 
 def test_values_that_make_no_sense_are_refused(runs, tmp_path):

@@ -54,6 +54,14 @@ def ages_svg() -> str:
     return figures.age_histogram(np.array([31.0, 47.0, np.nan, 88.0]), label="ages")
 
 
+def test_ticks_that_lie_close_together_do_not_read_alike():
+    y = np.array([0.8380, 0.8382, 0.8384, 0.8387])
+    svg = figures.curve_panel(np.arange(4.0), y, label="mAUC", x_label="step", y_label="mAUC")
+    shown = [text for text in texts(svg) if text.startswith("0.8")]
+    assert len(set(shown)) == len(shown) > 2
+    assert all(0.8375 < float(text) < 0.839 for text in shown)
+
+
 PICTURES = [roc_svg, reliability_svg, curve_svg, forest_svg, ages_svg]
 
 

@@ -214,6 +214,14 @@ def test_what_could_not_be_judged_is_not_counted_as_passed(store, tmp_path):
     assert page.source.count("✓") == 1
 
 
+def test_how_many_validation_films_chose_the_checkpoint_is_on_the_page(store, tmp_path):
+    protocol = {
+        "name": "clean", "checkpoint_chosen_on": "validation mAUC", "thresholds_chosen_on": "validation",
+    }  # fmt: skip
+    page = Page(write_run(store, tmp_path / "run", protocol=protocol, validation_films_per_look=20))
+    assert "checkpoint chosen on validation mAUC of 20 of the 60 validation films" in page.text
+
+
 def test_a_run_on_a_table_s_split_has_its_films_divided_as_the_table_says(store, tmp_path, page):
     table = store.manifest.table[["image", "split"]].copy()
     table.loc[:9, "split"] = "val"  # of 61 that train in the store

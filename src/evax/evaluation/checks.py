@@ -163,8 +163,8 @@ def check_labels(
     if not known:
         return Check(
             name, None,
-            f"Held-out probes on {judged} of {of} training films know none of the {len(findings)} findings well "
-            "enough to say whether the labels agree.", "",
+            f"Held-out probes on {judged} of {of} training films know none of the {len(findings)} findings "
+            "well enough to say whether the labels agree.", "",
         )  # fmt: skip
     if not doubtful:
         return Check(
@@ -177,8 +177,8 @@ def check_labels(
         f"Labels are contradicted by probes that have not seen them: {'; '.join(doubtful)}.",
         "Look at the films at the top of suspicious.csv. "
         + (
-            "It is either the labels or a real overlap of these findings: mend only labels that the film itself "
-            "shows to be wrong."
+            "It is either the labels or a real overlap of these findings: mend only labels that the film "
+            "itself shows to be wrong."
             if exclusive
             else "Where a label is wrong, mend the table it came from."
         ),

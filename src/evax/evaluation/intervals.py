@@ -26,6 +26,7 @@ from evax.errors import ConfigError, DataError
 from evax.evaluation.classification import Flags, Floats, Integers, Reals, check_cases
 
 RESAMPLES = 2000
+LEAST_RUNS = 3  # of two runs, 95 % by Student's t are 12.7 standard errors: outside what a score can be
 LEVEL = 0.95
 BLOCK = 64  # resamples computed together: 64 weights for each of 25 000 patients are 13 MB
 
@@ -182,13 +183,14 @@ def seed_interval(values: Reals, level: float = LEVEL, over: str = "seeds") -> I
     """Where the mean over all training seeds would lie, judged from a few of them (Student's t).
 
     It speaks of other trainings on the same films; the intervals above speak of other patients.
-    values: (seeds,), one result per seed, NaN = left out. NaN for fewer than two.
+    values: (seeds,), one result per seed, NaN = left out. Fewer than LEAST_RUNS give NaN, as the method says.
     over: what the values are of, for the name of the method. Folds share training films, so for them it is
     too short: their results are not independent (Bengio and Grandvalet 2004).
     """
     defined = values[~np.isnan(values)]
     left_out, method = len(values) - len(defined), f"t-interval over {len(defined)} {over}"
-    if len(defined) < 2:
+    if len(defined) < LEAST_RUNS:
+        method = f"none: fewer than {LEAST_RUNS} {over}"
         return Interval(math.nan, math.nan, level, method, left_out)
     half = t.ppf((1 + level) / 2, len(defined) - 1) * defined.std(ddof=1) / math.sqrt(len(defined))
     mean = float(defined.mean())

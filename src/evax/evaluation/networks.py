@@ -150,11 +150,16 @@ def mean_differences(
     }  # fmt: skip
 
 
-def wins(networks: Sequence[ScoredNetwork]) -> list[int]:
-    """On how many findings each network's AUROC is the highest of all; equal ones all win."""
-    table = np.stack([network.auroc for network in networks])  # (networks, K)
-    best = np.max(table, axis=0)
-    return [int(np.sum(row == best)) for row in table]
+def wins(networks: Sequence[ScoredNetwork], shares: Sequence[float]) -> list[int | None]:
+    """On how many findings each network's AUROC is the highest of its share of the labels; equal ones win.
+
+    shares: one per network. None for one without a rival.
+    """
+    table, share = np.stack([network.auroc for network in networks]), np.asarray(shares)  # (networks, K)
+    return [
+        int(np.sum(row == np.max(table[share == own], axis=0))) if np.sum(share == own) > 1 else None
+        for row, own in zip(table, share, strict=True)
+    ]
 
 
 def calibration_errors(

@@ -28,6 +28,7 @@ from evax.evaluation.intervals import RESAMPLES, Interval, mean_interval, rankin
 
 TOP1 = "top-1"
 PER_FINDING = "mean of per-finding accuracies at validation thresholds"
+NO_READING = "none: no finding has a threshold"  # as in protocol paper, which chooses none
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ class MeanReport:
 
 @dataclass(frozen=True)
 class AccuracyReport:
-    """The paper's mAcc in one of its two readings (Eq. 9 and the released code)."""
+    """The paper's mAcc in one of its two readings (Eq. 9 and the released code), or in none."""
 
     value: float
     interval: Interval
@@ -130,6 +131,7 @@ def evaluate_classifier(
         accuracy = top1_accuracy(probabilities, labels)
     else:
         accuracy = macro_mean(np.array([row.accuracy for row in rows])).value
+    reading = TOP1 if exclusive else NO_READING if np.isnan(thresholds).all() else PER_FINDING
     hits = accuracy_hits(probabilities, labels, thresholds, exclusive)
     accuracy_interval = mean_interval(hits, patients, resamples, seed)
     return ClassificationReport(
@@ -138,7 +140,7 @@ def evaluate_classifier(
         findings=rows,
         mauc=_mean_report([row.auroc for row in rows], intervals.macro_auroc),
         map=_mean_report([row.average_precision for row in rows], intervals.macro_average_precision),
-        macc=AccuracyReport(accuracy, accuracy_interval, reading=TOP1 if exclusive else PER_FINDING),
+        macc=AccuracyReport(accuracy, accuracy_interval, reading),
         interval_method=intervals.macro_auroc.method,
     )
 

@@ -21,7 +21,9 @@ FORMAT = 1
 
 @dataclass(frozen=True, kw_only=True)
 class CompareConfig:
-    """Compare runs of finetune and sweeps of fewshot that were tested on the same films, film by film."""
+    """Compare runs of finetune, one by one or over seeds, and sweeps of fewshot that were tested on the same
+    films, film by film.
+    """
 
     runs: tyro.conf.Positional[tuple[Path, ...]]
     """Run folders of finetune or fewshot, two or more; a single sweep compares its shares."""

@@ -37,9 +37,19 @@ def fine_tuning(name: str, folder: Path, run: Path) -> dict[str, Any]:
         "curves": training_curves(name, read_log(folder / "log.jsonl"), report["best_step"]),
         "forest": forest(name, defined) if defined else None,
         "protocol_name": report["protocol"]["name"],
+        "protocol": protocol_in_full(report),
         "details": None,
         **(of_films if predictions is None else film_by_film(predictions, report)),
     }
+
+
+def protocol_in_full(report: Facts) -> dict[str, Any]:
+    """The protocol card, with how many of the validation films chose the checkpoint."""
+    looked_at, protocol = report.get("validation_films_per_look"), dict(report["protocol"])
+    if looked_at:  # 0 in protocol paper, where test films chose
+        of = report["validation"]["films"]
+        protocol["checkpoint_chosen_on"] += f" of {looked_at:,} of the {of:,} validation films"
+    return protocol
 
 
 def start_of(weights: str | None, run: Path) -> str:

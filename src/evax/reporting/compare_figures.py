@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, ScalarFormatter
 
 from evax.reporting.drawing import CURVES, GRID, INK, QUIET, STYLE, add_legend, curve_style, new_panel
 from evax.reporting.published import MARK, Published
@@ -87,7 +87,7 @@ def score_against_parameters(rows: Sequence[SizedScore], published: Sequence[Pub
         axes.xaxis.set_major_locator(LogLocator(10, subs=(1, 2, 5)))
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value / 1e6:g} M"))
         axes.xaxis.set_minor_formatter(NullFormatter())
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.3g}"))
+        axes.yaxis.set_major_formatter(ScalarFormatter(useOffset=False))  # digits from the tick step
         beside = " (equal ones side by side)" if len(set(sizes[: len(rows)])) < len(rows) else ""
         axes.set(xlabel=f"parameters of the classifier{beside}", ylabel="mAUC, 95 % interval over patients")
         _numbers(axes, [(size, other.mauc / 100) for _, size, other in quoted])

@@ -29,6 +29,7 @@ def write_compare_page(path: Path, content: Mapping[str, Any], figures: Mapping[
         title="Comparison on the same test films",
         environment=content["environment"],
         comparison=content,
+        methods=list(dict.fromkeys(method for row in content["rows"] for method in row["calibration"])),
         figures=[(title, svg_of(figure, title)) for title, figure in figures.items()],
     )
 
@@ -40,9 +41,9 @@ def write_figure(figure: Figure, rows: Sequence[Mapping[str, Any]], stem: Path) 
 
 
 def write_rows(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """A CSV table of flat rows; None is an empty cell."""
+    """A CSV table of flat rows; None is an empty cell, as is what a row lacks."""
     with replaced_whole(path) as unfinished, unfinished.open("w", newline="", encoding="utf-8") as file:
-        table = csv.DictWriter(file, list(rows[0]))
+        table = csv.DictWriter(file, list(dict.fromkeys(column for row in rows for column in row)))
         table.writeheader()
         table.writerows(rows)
 
@@ -76,7 +77,8 @@ def write_tables(content: Mapping[str, Any], out: Path) -> None:
 def summary_line(row: Mapping[str, Any]) -> dict[str, Any]:
     """One row of compare.csv."""
     line = {key: row[key] for key in ("name", "encoder", "weights", "label_fraction")}
-    line |= {"trainings": len(row["seeds"]), "train_films": row["train"]["films"]}
+    line |= {"trainings": len(row["seeds"])}
+    line |= dict(zip(("train_films_least", "train_films_most"), row["train"]["films"], strict=True))
     for mean in MEANS:
         low, high = row[mean]["interval"]
         line |= {mean: row[mean]["value"], f"{mean}_low": low, f"{mean}_high": high}

@@ -10,7 +10,7 @@ import numpy as np
 
 from evax.evaluation.classification import operating_point, predictive_values
 from evax.evaluation.comparison import Difference, holm
-from evax.evaluation.intervals import Interval, seed_interval
+from evax.evaluation.intervals import LEAST_RUNS, Interval, seed_interval
 from evax.evaluation.networks import (
     MEANS,
     Ground,
@@ -22,6 +22,8 @@ from evax.evaluation.networks import (
 )
 from evax.evaluation.report import plain
 from evax.reporting.runs import MAY_DIFFER, Entry, Runs
+
+PLACES = {"out", "store", "split"}  # of a recipe; the films and their split have a fingerprint
 
 
 def rows_of(
@@ -35,6 +37,7 @@ def rows_of(
 
     costs: one per row, added as they are. prevalence: see `predictive_values`; None leaves it out.
     """
+    won_by = wins(scored, [entry.fraction for entry in runs.entries])
     return [
         {
             "name": entry.name,
@@ -43,7 +46,7 @@ def rows_of(
             "encoder": entry.report["encoder"],
             "weights": entry.report["weights"],
             "label_fraction": entry.fraction,
-            "train": entry.report["train"],
+            "train": {unit: entry.range_of("train", unit) for unit in ("films", "patients")},
             "seeds": entry.seeds,
             **own_numbers(numbers, ground),
             "wins": won,
@@ -52,8 +55,37 @@ def rows_of(
             "calibration": calibration_of(entry, ground),
             **cost,
         }
-        for entry, numbers, won, cost in zip(runs.entries, scored, wins(scored), costs, strict=True)
+        for entry, numbers, won, cost in zip(runs.entries, scored, won_by, costs, strict=True)
     ]
+
+
+def recipe_differences(entries: Sequence[Entry]) -> list[dict[str, Any]]:
+    """The entries of the recipes in which the rows differ.
+
+    Each as {"entry": "optimizer.lr", "values": [per row: the distinct values of its trainings]}, None for
+    what a recipe lacks.
+    """
+    recipes = [[flat(training.report["recipe"]) for training in entry.trainings] for entry in entries]
+    names = list(dict.fromkeys(name for row in recipes for recipe in row for name in recipe))
+    found = []
+    for name in names:
+        values = [distinct([recipe.get(name) for recipe in row]) for row in recipes]
+        if name not in PLACES and any(each != values[0] for each in values):
+            found.append({"entry": name, "values": values})
+    return found
+
+
+def flat(recipe: Mapping[str, Any], above: str = "") -> dict[str, Any]:
+    """Nested options under dotted names."""
+    found: dict[str, Any] = {}
+    for name, value in recipe.items():
+        found |= flat(value, f"{above}{name}.") if isinstance(value, Mapping) else {f"{above}{name}": value}
+    return found
+
+
+def distinct(values: Sequence[Any]) -> list[Any]:
+    """Each value once, in order; lists are values too."""
+    return [value for number, value in enumerate(values) if value not in values[:number]]
 
 
 def own_numbers(numbers: ScoredNetwork, ground: Ground) -> dict[str, Any]:
@@ -168,7 +200,8 @@ def paired_seeds(
     if entry.seeds != reference.seeds or len(entry.seeds) == 1:
         return None
     values = numbers.per_training["mauc"] - others.per_training["mauc"]
-    return {"mean": plain(values.mean()), **ends(seed_interval(values), "interval")}
+    interval = seed_interval(values)
+    return {"mean": plain(values.mean()), **ends(interval, "interval"), "method": interval.method}
 
 
 def ground_in_words(runs: Runs, references: Sequence[int | None], ground: Ground) -> dict[str, Any]:
@@ -192,6 +225,8 @@ def ground_in_words(runs: Runs, references: Sequence[int | None], ground: Ground
         "data_fingerprint": report["data_fingerprint"],
         "findings": list(runs.findings),
         "test": {"films": films, "patients": ground.people},
+        "validation": report["validation"],
+        "recipe_differs": recipe_differences(runs.entries),
         "protocol": chosen,
         "statistics": {
             "interval": f"patient-clustered bootstrap, percentile, {ground.resamples} resamples, 95 %",
@@ -199,7 +234,8 @@ def ground_in_words(runs: Runs, references: Sequence[int | None], ground: Ground
             f"leaves out 0, at least {2 / (ground.resamples + 1):.2g}",
             "delong": why,
             "adjusted": "Holm: over the findings of one row; over the rows for each mean",
-            "seeds": "mean, sd (n - 1) and 95 % t-interval over the seeds of a sweep: another training on "
+            "seeds": "mean, sd (n - 1) and, from "
+            f"{LEAST_RUNS} seeds on, 95 % t-interval over the seeds of a row: another training on "
             "the same films. The intervals over patients do not hold it, nor it them",
             "macc": reading,
             "not_compared": without,

@@ -11,7 +11,7 @@ import matplotlib
 import numpy as np
 from jaxtyping import Float
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter
+from matplotlib.ticker import ScalarFormatter
 
 from evax.errors import DataError
 from evax.files import read_json
@@ -42,7 +42,8 @@ def few_labels_figure(
 ) -> Figure:
     """One curve per fewshot.json, linear.json or knn.json, under its own name or those given.
 
-    The axis shows numbers of patients when all points were asked for as such, else shares.
+    The axis shows numbers of patients when all points were asked for as such, else shares; and says how many
+    validation films, whose labels are used besides, chose.
 
     Raises DataError when they were not tested on the same films.
     """
@@ -61,9 +62,18 @@ def few_labels_figure(
     ]
     return label_curves(
         curves,
+        x_label=f"labelled training patients\n(+ {_validation_films(results[0], contents[0])} that choose)",
         y_label=f"{label}, mean ± sd over seeds",
         tick=(lambda count: f"{count:g}") if counted else (lambda share: f"{100 * share:.3g} %"),
     )
+
+
+def _validation_films(result: Path, content: Mapping[str, Any]) -> str:
+    """How many there are, whatever the share; without a number where the runs are not beside the result."""
+    report = result.parent / content["points"][0]["runs"][0]["folder"] / "report.json"
+    if not report.is_file():
+        return "validation films"
+    return f"{read_json(report)['validation']['films']:,} validation films"
 
 
 def _curve(content: Mapping[str, Any], name: str, score: Score, amount: str) -> LabelCurve:
@@ -76,7 +86,9 @@ def _curve(content: Mapping[str, Any], name: str, score: Score, amount: str) -> 
     return LabelCurve(name, amounts, column("mean"), column("sd"))
 
 
-def label_curves(curves: Sequence[LabelCurve], *, y_label: str, tick: Callable[[float], str]) -> Figure:
+def label_curves(
+    curves: Sequence[LabelCurve], *, x_label: str, y_label: str, tick: Callable[[float], str]
+) -> Figure:
     """Score against the amount of labels on a logarithmic axis, mean with its deviation over seeds.
 
     tick: an amount as its axis shows it.
@@ -94,7 +106,7 @@ def label_curves(curves: Sequence[LabelCurve], *, y_label: str, tick: Callable[[
         axes.set_xscale("log")
         axes.set_xticks(amounts, [tick(amount) for amount in amounts])
         axes.minorticks_off()
-        axes.set(xlabel="labelled training patients", ylabel=y_label)
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.3g}"))
+        axes.set(xlabel=x_label, ylabel=y_label)
+        axes.yaxis.set_major_formatter(ScalarFormatter(useOffset=False))  # digits from the tick step
         add_legend(figure)
     return figure

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import yaml
 from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter, FuncFormatter, MaxNLocator
+from matplotlib.ticker import EngFormatter, MaxNLocator, ScalarFormatter
 
 from evax.errors import DataError
 from evax.reporting.drawing import QUIET, STYLE, add_legend, curve_style, means_of_stretches, save_figure
@@ -62,6 +62,6 @@ def _figure(names: Sequence[str], logs: Sequence[dict[str, pd.DataFrame]]) -> Fi
             axes.tick_params(length=0, pad=6)
             axes.xaxis.set_major_locator(MaxNLocator(5))
             axes.xaxis.set_major_formatter(EngFormatter(sep=""))
-            axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.3g}"))
+            axes.yaxis.set_major_formatter(ScalarFormatter(useOffset=False))  # digits from the tick step
         add_legend(figure)
     return figure

@@ -15,7 +15,14 @@ from evax.errors import ConfigError, DataError
 from evax.evaluation.report import TOP1
 from evax.reporting.run_files import Facts, read_facts, read_predictions
 
-MAY_DIFFER = {"label_fraction", "seed", "interval"}  # of a protocol: what a comparison may be about
+# of a protocol: what a comparison may be about, and what follows from the share of the labels
+MAY_DIFFER = {"label_fraction", "label_count", "patients_in_several_parts", "seed", "interval"}
+INSTEAD = {  # a result that is no run -> what it is, and what to give
+    "crossvalidate.json": "a cross-validation, whose folds are tested on different films. Give the same "
+    "fold of each, as {folder}/runs/fold-0",
+    "linear.json": "a sweep of evax probe, which fine-tunes nothing; its scores stand in linear.csv and "
+    "knn.csv beside it. Give runs of finetune or fewshot",
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,7 +54,7 @@ class Training:
 
 @dataclass(frozen=True, eq=False)
 class Entry:
-    """A row of the comparison: one fine-tuning, or the seeds of a sweep at one share of the labels."""
+    """A row of the comparison: one fine-tuning, its seeds, or those of a sweep at one share of the labels."""
 
     name: str
     run: str
@@ -64,6 +71,11 @@ class Entry:
     def seeds(self) -> list[int]:
         """Of the trainings, in order."""
         return [training.report["protocol"]["seed"] for training in self.trainings]
+
+    def range_of(self, part: str, unit: str) -> list[int]:
+        """The fewest and the most films or patients of a split over the trainings."""
+        counts = [training.report[part][unit] for training in self.trainings]
+        return [min(counts), max(counts)]
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,7 +95,7 @@ class Runs:
 
 
 def read_runs(folders: Sequence[Path], names: Sequence[str]) -> Runs:
-    """Reads finished runs of finetune and fewshot.
+    """Reads finished runs of finetune, one by one or over seeds, and of fewshot.
 
     names: one per folder, or none: then the folders' own, with as many parents as tell them apart.
     Raises DataError for a folder that holds no finished run, and for runs that must not be compared.
@@ -96,19 +108,22 @@ def read_runs(folders: Sequence[Path], names: Sequence[str]) -> Runs:
         if (folder / "fewshot.json").is_file():
             sweeps.append((name, folder / "fewshot.json"))
             for point in read_facts(folder / "fewshot.json")["points"]:
-                trainings = [
-                    read_training(folder / "runs" / Path(run["folder"]).name) for run in point["runs"]
-                ]
-                share = f"{name}, {100 * point['fraction']:g} %"
-                entries.append(Entry(share, name, point["fraction"], tuple(trainings)))
+                count = point.get("count")
+                amount = f"{count} patients" if count else f"{100 * point['fraction']:g} %"
+                trainings = read_trainings(folder, point["runs"])
+                entries.append(Entry(f"{name}, {amount}", name, point["fraction"], trainings))
+        elif (folder / "seeds.json").is_file():
+            trainings = read_trainings(folder, read_facts(folder / "seeds.json")["runs"])
+            fraction = trainings[0].report["protocol"]["label_fraction"]
+            entries.append(Entry(name, name, fraction, trainings))
         else:
             training = read_training(folder)
             fraction = training.report["protocol"]["label_fraction"]
             entries.append(Entry(name, name, fraction, (training,)))
-    trainings = [training for entry in entries for training in entry.trainings]
-    for other in trainings[1:]:
-        refuse_other_ground(trainings[0], other)
-    metrics = trainings[0].report["test_metrics"]
+    first, *others = [training for entry in entries for training in entry.trainings]
+    for other in others:
+        refuse_other_ground(first, other)
+    metrics = first.report["test_metrics"]
     findings = tuple(row["name"] for row in metrics["findings"])
     return Runs(tuple(entries), tuple(sweeps), findings, metrics["macc"]["reading"] == TOP1)
 
@@ -124,12 +139,20 @@ def distinct_names(folders: Sequence[Path]) -> list[str]:
     return names
 
 
+def read_trainings(folder: Path, runs: Sequence[Facts]) -> tuple[Training, ...]:
+    """The fine-tunings of a study that lie in its folder."""
+    return tuple(read_training(folder / "runs" / Path(run["folder"]).name) for run in runs)
+
+
 def read_training(folder: Path) -> Training:
     """A finished fine-tuning. Raises DataError, saying what is missing, for anything else."""
+    for name, instead in INSTEAD.items():
+        if (folder / name).is_file():
+            raise DataError(f"{folder} is {instead.format(folder=folder)}.")
     if not (folder / "report.json").is_file():
         raise DataError(
-            f"{folder} holds no finished run: it has neither report.json nor fewshot.json. Give the folder "
-            "that --out of finetune or fewshot named, once that run is done."
+            f"{folder} holds no finished run: it has none of report.json, seeds.json and fewshot.json. Give "
+            "the folder that --out of finetune or fewshot named, once that run is done."
         )
     report = read_facts(folder / "report.json")
     if report["kind"] != "finetune":
