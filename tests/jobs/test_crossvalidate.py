@@ -141,6 +141,12 @@ def test_finished_folds_are_not_repeated_and_other_folds_are_refused(study, copi
         crossvalidate(replace(copied, resume=False))
 
 
+def test_a_study_that_could_not_begin_leaves_no_folder(phantom_store, tmp_path):
+    with pytest.raises(ConfigError, match="called 'nothing'"):
+        crossvalidate(config_of(phantom_store, tmp_path / "run", encoder="nothing"))
+    assert not (tmp_path / "run").exists()
+
+
 def test_an_encoder_that_saw_films_of_the_store_is_refused_or_its_patients_only_train(
     study, encoder, tmp_path
 ):

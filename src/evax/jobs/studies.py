@@ -116,7 +116,9 @@ def continued(config: C, resume: bool, grows: Sequence[str] = ()) -> C:
             f"{config.out} was begun with other options: {changes}. Choose another --out, or the options of "
             "before."
         )
-    whole = {name: tuple(dict.fromkeys((*getattr(before, name), *getattr(config, name)))) for name in grows}
+    whole: dict[str, Any] = {
+        name: tuple(dict.fromkeys((*getattr(before, name), *getattr(config, name)))) for name in grows
+    }
     for name, values in whole.items():
         if values != getattr(config, name):
             logger.info("%s goes on with --%s %s.", config.out, name, shown(values))
@@ -155,10 +157,11 @@ def study_folder(config: LabelledConfig, resume: bool) -> Iterator[RunLog]:
     from evax.files import replaced_whole
     from evax.training.tracking import run_folder
 
+    kept: dict[str, Any] = {"resume": False}  # a recipe that starts the study again
     with run_folder(config.out, config, resume) as log:
         if resume:
             with replaced_whole(config.out / "config.yaml") as unfinished:
-                write_recipe(replace(config, **{"resume": False}), unfinished)
+                write_recipe(replace(config, **kept), unfinished)
         yield log
 
 

@@ -70,7 +70,7 @@ def start_run(out: Path, config: Any, resume: bool | None, mirrors: Sequence[Mir
         raise ConfigError(f"There is no run to resume in {out}. Leave --resume out to start it.")
     make_folder(out)
     for mirror in mirrors:
-        mirror.begin(out, config, resume)
+        mirror.begin(out, config, bool(resume))
     log = RunLog(out / "log.jsonl", mirrors)
     if resume:
         log.write("resume", environment=environment())
