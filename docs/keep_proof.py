@@ -101,15 +101,15 @@ def spread(row: dict[str, Any]) -> list[str]:
     return [number(row["mean"]), number(row["sd"]), number(row["mean"], row["interval"])]
 
 
-def fold_lines(content: dict[str, Any], name: str) -> list[str]:
+def fold_lines(content: dict[str, Any], command: str, name: str) -> list[str]:
     """The section about a cross-validation."""
     folds, pooled = content["folds"], content["pooled"]
     return [
         "## Cross-validation",
         "",
-        f"`{content['command']}`",
+        f"`{command}`",
         "",
-        f"{len(folds)} folds of patients, {sum(fold['test_films'] for fold in folds)} films tested once each; the "
+        f"{len(folds)} folds of patients, {pooled['n']} films of {pooled['patients']} patients tested once each; the "
         "patients of whom the encoder saw films train in every fold and are tested in none. The t-interval over folds "
         "is too short, because folds share training films (see [how](../how-to/crossvalidate.md)).",
         *table(
@@ -185,7 +185,7 @@ def page(title: str, kept: dict[str, Any], name: str, probe_runs: list[Path], no
             "",
         ]
     if kept["folds"]:
-        lines += fold_lines(kept["folds"], name)
+        lines += fold_lines(kept["folds"]["result"], kept["folds"]["command"], name)
     return "\n".join(lines)
 
 
@@ -221,7 +221,11 @@ def main() -> None:
         "frozen": {
             str(run): read(run / ("linear.json" if is_sweep(run) else "report.json")) for run in asked.probes
         },
-        "folds": read(asked.folds / "crossvalidate.json") if asked.folds else None,
+        "folds": asked.folds
+        and {
+            "result": read(asked.folds / "crossvalidate.json"),
+            "command": read(asked.folds / "environment.json")["command"],
+        },
     }
     import json
 
