@@ -131,7 +131,7 @@ def test_finished_folds_are_not_repeated_and_other_folds_are_refused(study, copi
     assert len(before) == 2
     assert all(path.stat().st_mtime_ns == written for path, written in before.items())
     assert result_of(copied)["folds"] == result_of(study)["folds"]
-    with pytest.raises(ConfigError, match="--folds was 3, is 4; --steps was 1, is 2. Choose another --out"):
+    with pytest.raises(ConfigError, match="--steps was 1, is 2; --folds was 3, is 4. Choose another --out"):
         crossvalidate(replace(copied, folds=4, steps=2))
     with (copied.out / "folds" / "fold-0.csv").open("a") as table:
         table.write("another.png,test\n")
