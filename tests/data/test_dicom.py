@@ -637,16 +637,25 @@ def test_view_and_kind_of_film_are_reported(tmp_path, tags, view, issues):
     [
         ({"PatientAge": "045Y"}, 45),
         ({"PatientAge": "006M"}, 0.5),
-        ({"PatientAge": "002W"}, 14 / 365.25),
+        ({"PatientAge": "002W"}, 0),
+        ({"PatientAge": "018M"}, 1.5),
+        ({"PatientAge": "030M"}, 2),
+        ({"PatientAge": "700D"}, 22 / 12),
+        ({"PatientAge": "089Y"}, 89),
+        ({"PatientAge": "094Y"}, 90),
+        ({"PatientAge": "999Y"}, math.nan),
         ({"PatientBirthDate": "19700101", "StudyDate": "20200101"}, 50),
+        ({"PatientBirthDate": "19700102", "StudyDate": "20200101"}, 49),
+        ({"PatientBirthDate": "20190315", "StudyDate": "20200314"}, 11 / 12),
+        ({"PatientBirthDate": "19200315", "StudyDate": "20200314"}, 90),
         ({"PatientAge": "", "PatientBirthDate": "20200101", "StudyDate": "19700101"}, math.nan),
         ({"PatientBirthDate": "19700101"}, math.nan),
         ({}, math.nan),
     ],
 )
-def test_age_is_in_years_or_unknown(tmp_path, tags, age):
+def test_age_is_in_whole_years_of_infants_in_whole_months_at_most_90_or_unknown(tmp_path, tags, age):
     header = read_header(write(tmp_path / "a.dcm", film(8), **tags))
-    assert header.age == pytest.approx(age, abs=0.01, nan_ok=True)
+    assert header.age == pytest.approx(age, abs=1e-9, nan_ok=True)
 
 
 def test_the_header_describes_the_film_and_does_not_show_the_patient(tmp_path):

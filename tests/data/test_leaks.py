@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 
 from evax.data.duplicates import Pair, Place
 from evax.data.leaks import (
+    describe_store,
     duplicate_counts,
     film_table,
     leaking_exposures,
@@ -101,3 +103,20 @@ def test_a_run_may_use_only_stores_that_an_audit_knows_and_passed(tmp_path):
     write_json({"kind": "pretrain"}, path)
     with pytest.raises(DataError, match="is not an audit: give the audit.json"):
         require_audit(path, [good])
+
+
+def test_films_without_a_named_patient_are_counted_and_a_run_on_them_is_warned(tmp_path, caplog):
+    # Store names its films 0, 1, 2, ..: the first patient is its film
+    store = Store("train/0", "train/", "train/a", "test/a", fingerprint="half")
+    card = describe_store("half", store, 0, [])
+    assert (card["films"], card["patients"], card["films_of_unknown_patients"]) == (4, 1, 2)
+    write_json({"kind": "audit", "format": 1, "stores": [card]}, tmp_path / "audit.json")
+    require_audit(tmp_path / "audit.json", [store])
+    assert "but not the patients of 2 of them, who are unknown" in caplog.text
+
+
+def test_a_study_that_stands_for_a_patient_is_an_unknown_patient_of_a_dicom_tree_only():
+    for source, unknown in (("dicom", 1), ("csv:mine", 0)):
+        store = Store("train/s", "train/b")
+        store.manifest = replace(store.manifest, source=source, table=store.manifest.table.assign(study="s"))
+        assert describe_store("", store, 0, [])["films_of_unknown_patients"] == unknown

@@ -335,7 +335,7 @@ def tree(dicom_film, tmp_path):
     write_dicom(dicom_film, raw / "ADA1" / "2", **ada, ViewPosition="AP")
     write_dicom(dicom_film, raw / "BOB2" / "1.dcm", **bob)
     write_dicom(dicom_film, raw / "BOB2" / "2.dcm", **bob, ViewPosition="LL")
-    write_dicom(dicom_film, raw / "nobody" / "1.dcm", PatientID="")
+    write_dicom(dicom_film, raw / "nobody" / "1.dcm", PatientID="", StudyInstanceUID="1.2.5")
     (raw / "nobody" / "note.txt").write_text("a long note about the films, and no film by itself")
     (raw / "DICOMDIR").write_bytes((raw / "BOB2" / "1.dcm").read_bytes())
     return raw
@@ -354,7 +354,7 @@ def test_a_tree_of_dicoms_gives_its_frontal_films_by_pseudonym(tree, caplog):
     assert table["patient"].nunique() == 3
     assert table.at["ADA1/1.dcm", "patient"] == table.at["ADA1/2", "patient"]
     assert table.at["ADA1/1.dcm", "study"] == table.at["ADA1/2", "study"] != ""
-    assert table.at["nobody/1.dcm", "patient"] == table.at["nobody/1.dcm", "image"]
+    assert table.at["nobody/1.dcm", "patient"] == table.at["nobody/1.dcm", "study"] != ""
     assert (table.at["ADA1/1.dcm", "view"], table.at["ADA1/2", "view"]) == ("PA", "AP")
     assert (table.at["ADA1/1.dcm", "sex"], table.at["ADA1/1.dcm", "age"]) == ("F", 31)
     for secret in ("ADA1", "BOB2", "1.2.3"):
@@ -426,6 +426,39 @@ def test_of_dates_only_the_days_since_the_first_study_are_kept(dicom_film, tmp_p
     table = from_dicom(raw).table.set_index("file")
     np.testing.assert_array_equal(table["study_day"], [365, 366, 0, np.nan, 0, 10])
     assert "2024" not in table.drop(columns=["image", "patient", "study"]).to_csv()
+
+
+def test_films_of_one_study_stay_together_when_they_name_no_patient(dicom_film, tmp_path, caplog):
+    tags = {
+        "a": {"PatientID": "", "StudyInstanceUID": "1.2.3"},
+        "b": {"PatientID": "", "StudyInstanceUID": "1.2.3"},
+        "c": {"PatientID": "", "StudyInstanceUID": ""},
+        "d": {"PatientID": "ADA1", "StudyInstanceUID": "1.2.4"},
+        "e": {"PatientID": "", "StudyInstanceUID": "1.2.4"},
+    }
+    for name, of_film in tags.items():
+        write_dicom(dicom_film, tmp_path / "raw" / f"{name}.dcm", **of_film)
+    table = from_dicom(tmp_path / "raw").table.set_index("file")
+    patient = table["patient"]
+    assert patient["a.dcm"] == patient["b.dcm"] == table.at["a.dcm", "study"]
+    assert patient["c.dcm"] == table.at["c.dcm", "image"]
+    assert patient["d.dcm"] == patient["e.dcm"] != table.at["e.dcm", "study"]
+    assert "4 of 5 films name no patient: films of one study are kept together" in caplog.text
+
+
+def test_one_patient_with_most_of_the_films_is_warned_of(dicom_film, tmp_path, caplog):
+    dicom_film = copy.deepcopy(dicom_film)
+    del dicom_film.PixelData
+    for number in range(20):
+        name = "ANONYMOUS" if number < 11 else f"P{number}"
+        write_dicom(dicom_film, tmp_path / "raw" / f"{number}.dcm", PatientID=name)
+    from_dicom(tmp_path / "raw")
+    assert "one Patient ID holds 11 of 20 films" in caplog.text
+    assert "ANONYMOUS" not in caplog.text
+    caplog.clear()
+    write_dicom(dicom_film, tmp_path / "raw" / "0.dcm", PatientID="P0")
+    from_dicom(tmp_path / "raw")
+    assert not caplog.text
 
 
 @pytest.mark.parametrize(

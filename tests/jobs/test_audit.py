@@ -82,10 +82,28 @@ def test_a_store_alone_passes_and_a_leak_may_fail_the_command(phantom_store, lea
         "0",
     ]
     assert run(alone) == 0
-    assert json.loads((tmp_path / "alone" / "audit.json").read_text())["passed"]
+    content = json.loads((tmp_path / "alone" / "audit.json").read_text())
+    assert content["passed"]
+    assert content["patients_checked"]
     both = ["audit", str(phantom_store), str(leaky), "--out", str(tmp_path / "both"), "--fail-on-leaks"]
     assert run([*both, "--no-same-patients"]) == 1
     assert "2 leaks" in capsys.readouterr().err
+
+
+def test_a_store_of_unknown_patients_does_not_pass_without_a_word(phantoms, tmp_path, caplog):
+    for number, path in enumerate(sorted((phantoms / "images").glob("*.png"))[:6]):
+        (tmp_path / "raw").mkdir(exist_ok=True)
+        shutil.copy(path, tmp_path / "raw" / f"{number}.png")
+    options = {"raw": tmp_path / "raw", "out": tmp_path / "store", "source": "folders", "size": 112}
+    store = prepare(PrepareConfig(**options, workers=1))
+    content = json.loads(audit(AuditConfig(stores=(store,), out=tmp_path / "run")).read_text())
+    assert content["patients_checked"] is False
+    assert content["stores"][0]["films_of_unknown_patients"] == 6
+    assert content["stores"][0]["patients"] == 0
+    page = (tmp_path / "run" / "audit.html").read_text()
+    assert "Unknown patients." in page
+    assert "no patient of one" not in page
+    assert "the patients of 6 of 6 films are unknown" in caplog.text
 
 
 def test_a_store_of_films_too_small_to_be_told_apart_is_refused_and_leaves_no_folder(phantoms, tmp_path):

@@ -39,6 +39,8 @@ OTHER_PARTS = frozenset((
     "SPINE", "SSPINE", "TEETH", "THIGH", "THUMB", "TIBIA", "TMJ", "TOE", "TSPINE", "ULNA", "WRIST",
     "ZYGOMA",
 ))  # fmt: skip
+LONGEST_LIFE = 120  # years; more is a mistake, as in the tables of releases
+OLDEST = 90  # an age above 89 may name a person (HIPAA's safe harbour: 45 CFR 164.514(b)(2)(i)(C))
 HEADER_TAGS = [
     "PatientID", "PatientSex", "PatientAge", "PatientBirthDate", "StudyDate", "AcquisitionDate",
     "StudyInstanceUID", "SOPInstanceUID", "ViewPosition", "ViewCodeSequence", "Modality",
@@ -63,7 +65,7 @@ class DicomHeader:
     sex: str
     """"M", "F" or ""."""
     age: float
-    """Years; NaN where unknown."""
+    """Whole years, below 2 whole months as a fraction, above 89 always 90; NaN where unknown."""
     modality: str
     body_part: str
     burned_in: bool
@@ -221,11 +223,18 @@ def _spacing_mm(dataset: Dataset) -> tuple[float, float] | None:
 
 
 def _age(dataset: Dataset) -> float:
+    """Whole months below two years of age, then whole years, OLDEST for all who are older."""
     if match := re.fullmatch(r"(\d{1,3})([DWMY])", text(dataset, "PatientAge").upper()):
-        return int(match[1]) / {"D": 365.25, "W": 365.25 / 7, "M": 12, "Y": 1}[match[2]]
-    born, seen = _date(dataset, "PatientBirthDate"), _date(dataset, "StudyDate")
-    years = (seen - born).days / 365.25 if born and seen else math.nan
-    return years if years >= 0 else math.nan
+        months = int(int(match[1]) * {"D": 12 / 365.25, "W": 84 / 365.25, "M": 1, "Y": 12}[match[2]])
+    else:
+        born, seen = _date(dataset, "PatientBirthDate"), _date(dataset, "StudyDate")
+        if not born or not seen or seen < born:
+            return math.nan
+        months = 12 * (seen.year - born.year) + seen.month - born.month - (seen.day < born.day)
+    if months > 12 * LONGEST_LIFE:
+        return math.nan
+    # an age to the day, beside a birth date, gives the day of the study away
+    return months / 12 if months < 24 else float(min(months // 12, OLDEST))
 
 
 def _date(dataset: Dataset, keyword: str) -> datetime.date | None:

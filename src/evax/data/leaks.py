@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from itertools import combinations, product
@@ -10,12 +11,16 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from jaxtyping import Bool
 
 from evax.data.duplicates import Pair, Place
 from evax.data.manifest import SPLITS
+from evax.data.split import without_suffix
 from evax.data.store import ImageStore
 from evax.errors import DataError
 from evax.files import read_json
+
+logger = logging.getLogger("evax")
 
 FORMAT = 1
 
@@ -110,34 +115,60 @@ def _by_store(films: pd.DataFrame, *splits: str) -> list[tuple[int, pd.DataFrame
     return [(store, chosen[chosen["store"] == store]) for store in sorted(set(chosen["store"].tolist()))]
 
 
-def describe_store(name: str, store: ImageStore, number: int, found: list[dict[str, Any]]) -> dict[str, Any]:
-    """What the audit keeps of a store; passed: none of its train or val films is tested anywhere."""
+def unknown_patients(store: ImageStore) -> Bool[np.ndarray, " films"]:
+    """Films whose source named no patient: each stands for itself, of a DICOM tree for its study."""
     table = store.manifest.table
+    stems = table["image"].map(without_suffix)
+    names = table["image"], stems, stems.str.rpartition("/")[2]
+    unknown = table["patient"] == ""
+    for name in names:
+        unknown |= table["patient"] == name
+    if store.manifest.source == "dicom":  # pseudonyms of patients and of studies are never equal
+        unknown |= table["patient"] == table["study"]
+    result: Bool[np.ndarray, " films"] = unknown.to_numpy(dtype=bool)
+    return result
+
+
+def describe_store(name: str, store: ImageStore, number: int, found: list[dict[str, Any]]) -> dict[str, Any]:
+    """What the audit keeps of a store; passed: none of its train or val films is tested anywhere, as far as
+    patients are known.
+    """
+    table = store.manifest.table
+    unknown = unknown_patients(store)
     return {
         "name": name,
         "fingerprint": store.fingerprint,
         "films": len(store),
-        "patients": int(table.loc[table["patient"] != "", "patient"].nunique()),
+        "patients": int(table.loc[~unknown, "patient"].nunique()),
+        "films_of_unknown_patients": int(unknown.sum()),
         "splits": {split: int((table["split"] == split).sum()) for split in SPLITS},
         "passed": all(leak["trained"] != number for leak in found),
     }
 
 
 def require_audit(audit: Path, stores: Iterable[ImageStore]) -> None:
-    """Raises DataError unless `evax audit` has seen exactly these stores and none trains on a tested film."""
+    """Raises DataError unless `evax audit` has seen exactly these stores and none trains on a tested film;
+    warns of those whose patients it could not compare.
+    """
     content = read_json(audit)
     if not isinstance(content, dict) or content.get("kind") != "audit" or content.get("format") != FORMAT:
         raise DataError(f"{audit} is not an audit: give the audit.json that evax audit wrote.")
-    passed = {entry["fingerprint"]: entry["passed"] for entry in content["stores"]}
+    known = {entry["fingerprint"]: entry for entry in content["stores"]}
     for store in stores:
-        if store.fingerprint not in passed:
+        if store.fingerprint not in known:
             raise DataError(
                 f"{audit} does not know {store.path} (fingerprint {store.fingerprint}), or it was prepared "
                 "anew since: run evax audit on all stores again."
             )
-        if not passed[store.fingerprint]:
+        if not known[store.fingerprint]["passed"]:
             raise DataError(
                 f"{store.path} failed {audit}: films or patients that it trains on are tested. See "
                 f"{audit.with_name('audit.html')}; prepare the stores with the same patient names and "
                 "--seed, or leave this store out."
             )
+        if unknown := known[store.fingerprint].get("films_of_unknown_patients", 0):
+            logger.warning(
+                "%s compared the films of %s as pictures, but not the patients of %d of them, who are "
+                "unknown: other films of these people may be tested.",
+                audit, store.path, unknown,
+            )  # fmt: skip

@@ -63,6 +63,7 @@ def audit(config: AuditConfig) -> Path:
         leaking_exposures,
         leaks,
         shared_patients,
+        unknown_patients,
     )
     from evax.data.store import open_store, short_names
     from evax.files import write_json
@@ -86,6 +87,7 @@ def audit(config: AuditConfig) -> Path:
             for number, (name, store) in enumerate(zip(names, stores, strict=True))
         ],
         "passed": not leaking,
+        "patients_checked": not any(map(any, map(unknown_patients, stores))),
         "leaks": leaking,
         "same_patients": config.same_patients,
         "shared_patients": shared_patients(films),
@@ -133,5 +135,14 @@ def say(content: dict[str, Any], names: list[str], out: Path) -> None:
             leak["test_films"], names[leak["tested"]], leak["films_by_exposure"], names[leak["trained"]],
             leak["films_by_patient"], leak["patients"],
         )  # fmt: skip
+    for store in content["stores"]:
+        if unknown := store["films_of_unknown_patients"]:
+            logger.warning(
+                "%s: the patients of %d of %d films are unknown; whether they are also in another split or "
+                "store could not be checked.", store["name"], unknown, store["films"],
+            )  # fmt: skip
     if not content["leaks"]:
-        logger.info("No test film, and no patient of one, is in a train or val split of these stores.")
+        logger.info(
+            "No test film%s is in a train or val split of these stores.",
+            ", and no patient of one," if content["patients_checked"] else ", as a picture,",
+        )

@@ -19,6 +19,8 @@ from evax.files import make_folder, replaced_whole
 
 logger = logging.getLogger("evax")
 
+FEW_FILMS = 20  # of fewer, one patient may well have more than half
+
 
 def read_dicom(raw: Path, *, private: Path, keep_burned_in: bool = False) -> Manifest:
     """Frontal chest films of a tree. What its own header calls something else is left out and counted:
@@ -28,12 +30,15 @@ def read_dicom(raw: Path, *, private: Path, keep_burned_in: bool = False) -> Man
     private: folder for what must not travel with the store: `pseudonyms.key`, made when absent, and
     `crosswalk.csv` (pseudonym, file), which grows with every tree that shares the folder. The same key gives
     a patient the same pseudonym in every store.
-    A file without a patient is a patient of its own. Files that are no DICOM are skipped and counted. Of
-    dates, only the days since the patient's first study in this tree are kept (`study_day`).
+    A film that names no patient belongs to the patient of the other films of its study, else its study is a
+    patient, and a film without both is a patient of its own; such films are counted in a warning, and so is a
+    patient with more than half of the films ("ANONYMOUS"). Files that are no DICOM are skipped and counted.
+    Of dates, only the days since the patient's first study in this tree are kept (`study_day`).
     """
     make_folder(private, mode=0o700)
     key = _key(private / "pseudonyms.key")
     rows, crosswalk, left_out = [], {}, Counter({"lateral films": 0, "other files": 0})
+    unnamed = 0
     for path in sorted(item for item in raw.rglob("*") if item.is_file()):
         name = path.relative_to(raw).as_posix()
         try:
@@ -50,11 +55,12 @@ def read_dicom(raw: Path, *, private: Path, keep_burned_in: bool = False) -> Man
         image = _pseudonym(key, "image", f"{header.image_uid if header else ''}:{name}")
         crosswalk[image] = str(path.resolve())
         patient = header.patient_id if header else ""
+        unnamed += header is not None and not patient
         rows.append(
             {
                 "image": image,
                 "file": name,
-                "patient": _pseudonym(key, "patient", patient) if patient else image,
+                "patient": _pseudonym(key, "patient", patient) if patient else "",
                 "study": _pseudonym(key, "study", header.study_uid) if header and header.study_uid else "",
                 "view": (header.view or "") if header else "",
                 "sex": header.sex if header else "",
@@ -69,8 +75,30 @@ def read_dicom(raw: Path, *, private: Path, keep_burned_in: bool = False) -> Man
     logger.info("%s: %d films; left out: %s.", raw, len(rows), counts)
     _write_private(private / "crosswalk.csv", crosswalk)
     table = pd.DataFrame(rows)
+    if unnamed:
+        logger.warning(
+            "%s: %d of %d films name no patient: films of one study are kept together, but one person's "
+            "studies may be divided between training and test.", raw, unnamed, len(table),
+        )  # fmt: skip
+    most = int(table["patient"].value_counts().drop("", errors="ignore").max()) if unnamed < len(table) else 0
+    if len(table) >= FEW_FILMS and most > len(table) / 2:
+        logger.warning(
+            "%s: one Patient ID holds %d of %d films, as where an anonymiser gave everybody the same: they "
+            "count as one patient and are in one split. Give each person an ID of its own.",
+            raw, most, len(table),
+        )  # fmt: skip
+    table["patient"] = _patients(table)
     table["study_day"] -= table.groupby("patient")["study_day"].transform("min")
     return Manifest(table=table, findings=(), exclusive=False, source="dicom", root=raw)
+
+
+def _patients(table: pd.DataFrame) -> pd.Series:
+    """Who a film is of: its patient, else the one of its study's films, else its study, else itself."""
+    named = table[(table["patient"] != "") & (table["study"] != "")]
+    of_study = dict(zip(named["study"], named["patient"], strict=True))
+    fallback = table["study"].map(lambda study: of_study.get(study, study))
+    fallback = fallback.where(fallback != "", table["image"])
+    return table["patient"].where(table["patient"] != "", fallback)
 
 
 def _unwanted(header: DicomHeader, keep_burned_in: bool) -> str:
