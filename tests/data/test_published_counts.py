@@ -194,11 +194,7 @@ def test_a_cut_off_dicom_is_found_by_the_length_of_its_pixels(syntax, tmp_path):
     assert faults_of("folders", tmp_path) == ["unreadable: 1 files: a.dcm (cut off)"]
     path.write_bytes(whole[:600])
     (fault,) = faults_of("folders", tmp_path)
-    assert fault.removeprefix("unreadable: 1 files: a.dcm ") in (
-        "(no pixels)",
-        "(damaged DICOM)",
-        "(cut off)",
-    )
+    assert fault.startswith("unreadable: 1 files: a.dcm (")
 
 
 def faults_of(name, raw):

@@ -60,6 +60,9 @@ def test_lists_make_a_smaller_corpus_and_one_of_other_films_is_not_continued(raw
     lists, out = tmp_path / "lists", tmp_path / "clean"
     lists.mkdir()
     (lists / "test.txt").write_text("00000001_000.png\n")
+    without = ["--recipe", "corpora/merged_520k_clean", "--raw", str(raw), "--out", str(out)]
+    assert run(["prepare", *without]) == 1
+    assert "This recipe needs --tested LISTS" in capsys.readouterr().err
     store = prepared(raw, out, "merged_520k_clean", "--tested", str(lists), "--size", "32")
     assert len(store) == 6
     assert store.card["left_out"]["tested by test.txt"] == 1
