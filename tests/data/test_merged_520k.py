@@ -5,13 +5,14 @@ from __future__ import annotations
 import gzip
 import json
 import logging
+from pathlib import Path
 
 import pytest
 
 import published_tables
 from evax.data.sources import list_source
 from evax.data.sources.merged_520k import OWN_TEST, SAME_PATIENT
-from evax.errors import DataError
+from evax.errors import ConfigError, DataError
 from releases import written
 
 PAPER = [
@@ -88,9 +89,66 @@ def test_tested_films_are_left_out_under_whatever_name_with_their_patients(raw, 
     assert ["chexpert", "5", "3", "1"] in said
     assert ["mimic_cxr", "6", "4", "3"] in said
     assert ["together", "14", "9", "5"] in said
-    unknown = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    warned = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert warned.pop(0).endswith("not read, because no list of tested films (*test*.txt): rsna/train.txt.")
+    unknown = warned
     assert len(unknown) == 1, "what a list says of films that are left out anyway is known"
     assert unknown[0].startswith("test_COVIDx9A.txt.gz: 1 of its names are no film of the three releases")
+
+
+def listing(raw, folder, content):
+    folder.mkdir()
+    (folder / "test.txt").write_text(content)
+    return list_source("merged_520k", raw, {"tested": folder})
+
+
+def test_a_patient_whose_lateral_film_alone_is_tested_is_left_out(raw, tmp_path):
+    lines = "train/patient00002/study1/view2_lateral.jpg\nfiles/p10/p10000032/s50414267/d2.jpg\n"
+    why = listing(raw, tmp_path / "lists", lines).left_out
+    assert [why[image] for image in (PAPER[3], PAPER[4], PAPER[5])] == [SAME_PATIENT] * 3
+    assert PAPER[2] not in why
+
+
+def test_lists_are_found_in_any_case_and_other_files_are_named(raw, tmp_path, caplog):
+    lists = tmp_path / "lists"
+    (lists / "more").mkdir(parents=True)
+    (lists / "more" / "val.txt").write_text("00000001_000.png\n")
+    (lists / "readme.md").write_text("lists")
+    (lists / "RSNA_Test.TXT").write_text("00000003_000.png\n")
+    why = list_source("merged_520k", raw, {"tested": lists}).left_out
+    assert why[PAPER[1]] == "tested by RSNA_Test.TXT"
+    assert "not read, because no list of tested films (*test*.txt): more/val.txt, readme.md." in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("line", "found"),
+    [
+        ("CheXpert-v1.0/train/patient00002/study2/view1_frontal.jpg", True),
+        ("/data/CheXpert-v1.0-small/train/patient00002/study2/view1_frontal.jpg 0 1", True),
+        ("patient00002/study2/view1_frontal.jpg", True),
+        ("test/patient64800/study1/view2_lateral.jpg", False),
+        ("CheXpert-v1.0/test/patient64800/study1/view2_lateral.jpg", False),
+        ("view2_lateral.jpg", False),
+    ],
+)
+def test_a_path_is_never_cut_down_to_another_patient_s_film(line, found, raw, tmp_path, caplog):
+    why = listing(raw, tmp_path / "lists", f"{line}\n").left_out
+    assert (PAPER[3] in why) == found, "of the same patient"
+    assert ("test.txt: 1 of its names are no film" in caplog.text) != found
+
+
+def test_a_list_with_the_patient_first_names_its_films(raw, tmp_path):
+    why = listing(raw, tmp_path / "lists", "7 00000003_000.png normal rsna\n").left_out
+    assert why[PAPER[1]] == "tested by test.txt"
+
+
+def test_the_lists_must_be_named_and_there(raw, tmp_path):
+    with pytest.raises(ConfigError, match="This recipe needs --tested LISTS: the folder with the lists"):
+        list_source("merged_520k", raw, {"tested": Path("")})
+    with pytest.raises(
+        DataError, match="There is no folder .*none. --tested names the folder with the lists"
+    ):
+        list_source("merged_520k", raw, {"tested": tmp_path / "none"})
 
 
 def test_a_table_of_other_names_reaches_what_no_published_mapping_names(raw, lists):

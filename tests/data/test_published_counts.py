@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import zipfile
 
+import pydicom
 import pytest
 
 import published_tables
@@ -13,7 +14,7 @@ from evax.data.sources.counts import PUBLISHED, counted
 from evax.data.sources.disk import check_disk
 from evax.data.split import assign_splits, follow_lists
 from evax.findings import CHESTXRAY14
-from releases import film, written
+from releases import dicom, film, written
 
 
 @pytest.fixture(scope="module")
@@ -147,6 +148,55 @@ def test_covidx9a_has_its_published_counts_and_shares_no_patient(shared, tmp_pat
 # --- the disk ---------------------------------------------------------------------------------------
 
 
+def test_extra_films_are_warned_of_and_no_fault(tmp_path, caplog):
+    written("lungs", tmp_path)
+    film(tmp_path / "Train" / "more" / "film_9.png")
+    assert faults_of("lungs", tmp_path) == [], "COVIDx V9A and CheXpert have films that their tables lack"
+    assert "1 files: Train/more/film_9.png that no table of lungs names; they are not used" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"<!DOCTYPE html><title>Sign in</title>",
+        b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n",
+        b"BM" + bytes(60),
+        bytes(500),
+    ],
+)
+def test_a_file_that_begins_as_no_film_is_a_fault(content, tmp_path):
+    written("lungs", tmp_path)
+    (tmp_path / "Train" / "Images" / "film_0.png").write_bytes(content)
+    assert faults_of("lungs", tmp_path) == [
+        "unreadable: 1 files: Train/Images/film_0.png (begins as no PNG, JPEG, TIFF or DICOM)"
+    ]
+
+
+@pytest.mark.parametrize("syntax", ["explicit", "implicit", "big endian", "encapsulated"])
+def test_a_cut_off_dicom_is_found_by_the_length_of_its_pixels(syntax, tmp_path):
+    path = tmp_path / "a.dcm"
+    dicom(path)
+    dataset = pydicom.dcmread(path)
+    if syntax == "encapsulated":
+        dataset.file_meta.TransferSyntaxUID = pydicom.uid.JPEGBaseline8Bit
+        dataset.PixelData = pydicom.encaps.encapsulate([bytes(3000)])
+    elif syntax == "implicit":
+        dataset.file_meta.TransferSyntaxUID = pydicom.uid.ImplicitVRLittleEndian
+    elif syntax == "big endian":
+        dataset.file_meta.TransferSyntaxUID = pydicom.uid.ExplicitVRBigEndian
+    kind = dataset.file_meta.TransferSyntaxUID
+    pydicom.dcmwrite(
+        path, dataset, implicit_vr=kind.is_implicit_VR, little_endian=kind.is_little_endian, overwrite=True
+    )
+    whole = path.read_bytes()
+    assert faults_of("folders", tmp_path) == []
+    path.write_bytes(whole[:-100])
+    assert faults_of("folders", tmp_path) == ["unreadable: 1 files: a.dcm (cut off)"]
+    path.write_bytes(whole[:600])
+    (fault,) = faults_of("folders", tmp_path)
+    assert fault.startswith("unreadable: 1 files: a.dcm (")
+
+
 def faults_of(name, raw):
     return check_disk(list_source(name, raw, {}))
 
@@ -161,29 +211,27 @@ def test_a_small_release_is_told_from_the_complete_one_by_every_count(tmp_path):
     ]
 
 
-def test_what_is_missing_extra_or_cut_off_is_named_without_decoding(tmp_path):
+def test_what_is_missing_or_cut_off_is_named_without_decoding(tmp_path):
     written("lungs", tmp_path)
     assert faults_of("lungs", tmp_path) == []
     cut = tmp_path / "Train" / "Images" / "film_0.png"
     cut.write_bytes(cut.read_bytes()[:-40])
     (tmp_path / "Test" / "Masks" / "film_6.png").write_bytes(b"")
-    film(tmp_path / "Train" / "more" / "film_9.png")
     assert faults_of("lungs", tmp_path) == [
-        "extra: 1 files: Train/more/film_9.png",
         "unreadable: 2 files: Train/Images/film_0.png (cut off), Test/Masks/film_6.png (empty)",
     ]
 
 
-def test_films_that_a_release_leaves_out_are_not_extra_and_a_few_of_many_are_named(tmp_path):
+def test_films_that_a_release_leaves_out_are_not_extra_and_a_few_of_many_are_named(tmp_path, caplog):
     written("mimic_cxr", tmp_path)
     on_disk = [fault for fault in faults_of("mimic_cxr", tmp_path) if "published" not in fault]
     assert on_disk == [], "laterals lie there and are not used"
     for path in tmp_path.rglob("*.jpg"):
         path.rename(path.with_name("moved_" + path.name))
-    missing, extra = [fault for fault in faults_of("mimic_cxr", tmp_path) if "published" not in fault]
+    (missing,) = [fault for fault in faults_of("mimic_cxr", tmp_path) if "published" not in fault]
     assert missing.startswith("missing: 4 files: files/p10/p10000032/s50414267/d1.jpg, ")
-    assert extra.startswith("extra: 6 files: ")
-    assert extra.endswith(" and 1 more")
+    assert "6 files: files/p10/p10000032/s50414267/moved_d1.jpg, " in caplog.text
+    assert " and 1 more that no table of mimic_cxr names" in caplog.text
 
 
 def test_a_damaged_jpeg_is_found_by_its_end(tmp_path):

@@ -347,6 +347,46 @@ def test_lists_name_films_of_equal_names_by_their_paths(tmp_path):
     assert list(chosen["split"]) == ["test"]
 
 
+def test_lists_name_films_with_blanks_and_with_the_patient_first(tmp_path):
+    manifest = read("covidx9a", tmp_path / "raw")
+    lists = tmp_path / "lists"
+    lists.mkdir()
+    (lists / "Train.TXT").write_text("3 a b.jpeg pneumonia cohen\n3 c.png COVID-19 rsna\n")
+    (lists / "test.txt").write_text("z.png\n")
+    chosen = follow_lists(manifest, lists).table
+    assert dict(zip(chosen["image"], chosen["split"], strict=True)) == {
+        "train/a b.jpeg": "train", "train/c.png": "train", "test/z.png": "test",
+    }  # fmt: skip
+    (lists / "Train.TXT").write_text("a b\n")
+    assert list(follow_lists(manifest, lists).table["image"]) == ["train/a b.jpeg", "test/z.png"]
+
+
+def test_a_label_in_a_line_is_no_film(tmp_path):
+    for name in ("1.png", "b.png"):
+        film(tmp_path / "raw" / name)
+    manifest = read_source("folders", tmp_path / "raw", {})
+    (tmp_path / "lists").mkdir()
+    (tmp_path / "lists" / "train.txt").write_text("b.png 0 1\nlost.png 1\nlost 1\n")
+    assert list(follow_lists(manifest, tmp_path / "lists").table["image"]) == ["b.png"]
+
+
+def test_a_list_of_train_and_validation_films_is_divided(tmp_path):
+    manifest = read("chestxray14", tmp_path / "raw")
+    chosen = follow_lists(manifest, tmp_path / "raw").table
+    assert list(chosen["split"]) == ["train", "test"], "validation films are drawn from the first"
+    lists = tmp_path / "lists"
+    lists.mkdir()
+    (lists / "train_val_list.txt").write_text("00000001_000.png\n00000002_000.png\n")
+    (lists / "val.txt").write_text("00000002_000.png\n")
+    assert list(follow_lists(manifest, lists).table["split"]) == ["train", "val"]
+    (lists / "test_train.txt").write_text("00000001_000.png\n")
+    with refused("test_train.txt says two splits: name it after one of them"):
+        follow_lists(manifest, lists)
+    (lists / "test_train.txt").rename(lists / "test.txt")
+    with refused("00000001_000 is in a test list and in a train_val list of"):
+        follow_lists(manifest, lists)
+
+
 def test_lists_that_name_nothing_are_refused(tmp_path):
     manifest = read("siim", tmp_path / "raw")
     (tmp_path / "lists").mkdir()

@@ -5,7 +5,9 @@ from __future__ import annotations
 import gzip
 import hashlib
 import logging
+import re
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +17,10 @@ import pandas as pd
 from evax.data.manifest import Manifest
 from evax.data.radiograph import FILM_SUFFIXES
 from evax.errors import ConfigError, DataError
+
+TRAIN_VAL = "train_val"  # a list of both, as ChestX-ray14's
+LIST_SUFFIX = r"\.txt(\.gz)?$"  # of a name in lower case
+LABEL_WORDS = ("0", "1", "-1", "0.0", "1.0", "-1.0")
 
 logger = logging.getLogger("evax")
 
@@ -58,26 +64,29 @@ def assign_splits(manifest: Manifest, validation: float, test: float, seed: int)
 def follow_lists(manifest: Manifest, folder: Path) -> Manifest:
     """The films that the lists of a published experiment name, each in the split of its list.
 
-    folder: text files with "train", "val" or "test" in their names, maybe gzipped; the first word of a line
-    is a film's path or, where it is the only one of that name, its file name, with or without the suffix (a
-    line of the released ChestX-ray14 lists, or an id).
+    folder: text files with "train", "val" or "test" in their names, maybe gzipped, with a film in each line
+    (see names_in): its path or, where it is the only one of that name, its file name. Films of a "train_val"
+    list that no train or val list names are train films, of which the validation films are drawn.
     Raises DataError for a folder without lists, a film in two lists, and lists that name no film at all.
     """
-    split_of: dict[str, str] = {}
-    for split in ("train", "val", "test"):
-        for path in sorted(folder.glob(f"*{split}*.txt*")):
-            for name in listed_names(path):
-                if split_of.setdefault(name, split) != split:
-                    raise DataError(
-                        f"{name} is in a {split_of[name]} list and in a {split} list of {folder}."
-                    )
-    if not split_of:
+    lists = {path: split for path in sorted(folder.iterdir()) if (split := _split_of_list(path))}
+    if not lists:
         raise DataError(f"{folder} holds no lists of films: train*.txt, val*.txt or test*.txt.")
     images = manifest.table["image"]
-    split_at = {row: split_of[name] for name, row in film_rows(images).items() if name in split_of}
+    rows_of, split_at, listed_lines = film_rows(images), dict[int, str](), set[str]()
+    for path in sorted(lists, key=lambda path: lists[path] == TRAIN_VAL):  # last: the others say more
+        split = lists[path]
+        for line in lines_of(path):
+            listed_lines.add(line)
+            name = next((name for name in names_in(line) if name in rows_of), None)
+            if name is None:
+                continue
+            before = split_at.setdefault(rows_of[name], "train" if split == TRAIN_VAL else split)
+            if before != split and (split != TRAIN_VAL or before == "test"):
+                raise DataError(f"{name} is in a {before} list and in a {split} list of {folder}.")
     if not split_at:
         raise DataError(f"None of the {len(images)} films of {manifest.source} is in the lists of {folder}.")
-    logger.info("%s: %d of %d listed films found.", folder, len(split_at), len(split_of))
+    logger.info("%s: %d of %d listed films found.", folder, len(split_at), len(listed_lines))
     rows = sorted(split_at)
     listed = np.zeros(len(images), bool)
     listed[rows] = True
@@ -97,14 +106,42 @@ def film_rows(images: pd.Series) -> dict[str, int]:
     return rows | {path: row for row, path in enumerate(paths)}
 
 
-def listed_names(path: Path) -> list[str]:
-    """The first word of every line of a list, maybe gzipped, without the suffix of a film."""
-    opener = gzip.open if path.suffix == ".gz" else open
+def _split_of_list(path: Path) -> str:
+    """The split that the name of a list says, or "" for a file that is no list."""
+    name = path.name.lower()
+    if not path.is_file() or not re.search(LIST_SUFFIX, name):
+        return ""
+    both = re.sub(r"train[-_ ]?val", "", name)
+    found = [TRAIN_VAL] * (both != name) + [split for split in ("train", "val", "test") if split in both]
+    if len(found) > 1:
+        raise DataError(f"The name of the list {path} says two splits: name it after one of them.")
+    return found[0] if found else ""
+
+
+def lines_of(path: Path) -> list[str]:
+    """The lines of a list, maybe gzipped, that are not blank."""
+    opener = gzip.open if path.suffix.lower() == ".gz" else open
     try:
         with opener(path, "rt") as file:
-            return [without_suffix(line.split()[0]) for line in file if line.strip()]
+            return [text for line in file if (text := line.strip())]
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"The list {path} cannot be read: {error}.") from error
+
+
+def names_in(line: str) -> Iterator[str]:
+    """What may be the film's name in a line of a list, without the suffix of a film, the likeliest first.
+
+    The whole line; then, where words end as films do, what ends there, because names may hold blanks and
+    COVIDx's lines have the patient first ("3 a b.png normal rsna": "3 a b", "a b", "b"); else each word that
+    is no label.
+    """
+    yield without_suffix(line)
+    words = line.split()
+    ends = [end for end, word in enumerate(words) if without_suffix(word) != word]
+    for end in ends:
+        yield from (without_suffix(" ".join(words[start : end + 1])) for start in range(end + 1))
+    if not ends:
+        yield from (word for word in words if word not in LABEL_WORDS)
 
 
 def without_suffix(name: str) -> str:

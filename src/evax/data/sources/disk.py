@@ -1,4 +1,4 @@
-"""A release's tables against the disk: what is there, and what is missing, extra or cut off."""
+"""A release's tables against the disk: what is there, what is missing or no whole film, and what is extra."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO, Literal
 
 import numpy as np
 import pandas as pd
 
+from evax.data.dicom_header import is_dicom, opened_dicom, read_dataset
 from evax.data.manifest import Manifest
 from evax.data.radiograph import FILM_SUFFIXES
 from evax.data.sources.counts import PUBLISHED, counted
@@ -17,8 +19,13 @@ from evax.errors import DataError
 
 NAMED = 5  # files of each kind that a message names
 ENDING = 1024  # bytes at the end of a file in which its format's last mark is looked for
-# format's first bytes: its last mark; a file that lacks it was cut off
-MARKS = {b"\x89PNG\r\n\x1a\n": b"IEND", b"\xff\xd8\xff": b"\xff\xd9"}
+# format's first bytes: its last mark; a file that lacks it was cut off. TIFF has none
+MARKS = {
+    b"\x89PNG\r\n\x1a\n": b"IEND", b"\xff\xd8\xff": b"\xff\xd9", b"II*\0": b"", b"MM\0*": b"",
+}  # fmt: skip
+MASK_MARKS = MARKS | {b"BM": b""}  # annotation tools write BMP, too; films are not read from it
+PIXELS = 0x7FE0  # group of a DICOM's pixels (PS3.5 section 8)
+ITEM, UNDEFINED = 8, 0xFFFFFFFF  # bytes of a tag and its length; the length of encapsulated pixels
 
 logger = logging.getLogger("evax")
 
@@ -44,8 +51,9 @@ def check_disk(manifest: Manifest) -> list[str]:
     """Every difference between a release's tables, its published counts and the disk, as a sentence each.
 
     manifest: of everything the tables list. Nothing is decoded: a file counts as unreadable when it is empty,
-    or lacks the last mark of its format. Extra are films in the folders of the listed ones that no table
-    names.
+    begins as no format of a film, lacks the last mark of its format or is shorter than its pixels. Films in
+    the folders of the listed ones that no table names do no harm and are no fault (complete releases have
+    some): a warning counts them.
     """
     faults = []
     if published := PUBLISHED.get(manifest.source):
@@ -57,19 +65,28 @@ def check_disk(manifest: Manifest) -> list[str]:
         ]
     files, present = _files(manifest), _present(manifest)
     images = manifest.table["image"]  # a film whose file name may show the patient is named by its pseudonym
-    checked = dict(zip(images[present], files[present], strict=True))
-    checked |= {file: file for file in manifest.masks["file"] if file}
+    masks = dict.fromkeys(file for file in manifest.masks["file"] if file)
+    films = zip(images[present], files[present], strict=True)
+    checked = [(name, file, MARKS) for name, file in films] + [(file, file, MASK_MARKS) for file in masks]
     unreadable = [
-        f"{name} ({fault})" for name, file in checked.items() if (fault := _fault(manifest.root / file))
+        f"{name} ({fault})" for name, file, marks in checked if (fault := _fault(manifest.root / file, marks))
     ]
-    known = {*files, *manifest.masks["file"], *manifest.left_out}
+    known = {*files, *masks, *manifest.left_out}
     walked = () if "file" in manifest.table else _found(manifest.root, files)
-    extra = [file for file in walked if file not in known]
-    for kind, names in (("missing", list(images[~present])), ("extra", extra), ("unreadable", unreadable)):
+    if extra := sorted(file for file in walked if file not in known):
+        logger.warning(
+            "%s: %s that no table of %s names; they are not used.",
+            manifest.root, _some(extra), manifest.source,
+        )  # fmt: skip
+    for kind, names in (("missing", list(images[~present])), ("unreadable", unreadable)):
         if names:
-            more = f" and {len(names) - NAMED:,} more" if len(names) > NAMED else ""
-            faults.append(f"{kind}: {len(names):,} files: {', '.join(names[:NAMED])}{more}")
+            faults.append(f"{kind}: {_some(names)}")
     return faults
+
+
+def _some(names: list[str]) -> str:
+    more = f" and {len(names) - NAMED:,} more" if len(names) > NAMED else ""
+    return f"{len(names):,} files: {', '.join(names[:NAMED])}{more}"
 
 
 def _files(manifest: Manifest) -> pd.Series:
@@ -89,17 +106,54 @@ def _found(root: Path, files: pd.Series) -> Iterator[str]:
             yield from (f"{place}/{name}" for name in sorted(names) if name.lower().endswith(FILM_SUFFIXES))
 
 
-def _fault(path: Path) -> str:
-    """Why a file cannot be a whole film, or ""."""
+def _fault(path: Path, marks: dict[bytes, bytes]) -> str:
+    """Why a file cannot be a whole film, or "".
+
+    marks: first bytes of a format -> its last mark. Never names the patient.
+    """
     try:
         with path.open("rb") as file:
             start = file.read(8)
             size = file.seek(0, os.SEEK_END)
             file.seek(max(0, size - ENDING))
             ending = file.read()
+        if not start:
+            return "empty"
+        for first, last in marks.items():
+            if start.startswith(first):
+                return "" if last in ending else "cut off"
+        if not is_dicom(path):
+            return "begins as no PNG, JPEG, TIFF or DICOM"
+        with opened_dicom(path) as film:
+            return _dicom_fault(film, path, size)
     except OSError as error:
         return str(error.strerror).lower()
-    if not start:
-        return "empty"
-    mark = next((mark for first, mark in MARKS.items() if start.startswith(first)), b"")
-    return "" if mark in ending else "cut off"
+    except DataError:
+        return "damaged DICOM"
+
+
+def _dicom_fault(file: BinaryIO, path: Path, size: int) -> str:
+    """As _fault: the length that the pixels say against the size of the file; pixels are not read."""
+    dataset = read_dataset(file, path, stop_before_pixels=True)
+    if dataset.file_meta.get("TransferSyntaxUID") == "1.2.840.10008.1.2.1.99":
+        return ""  # deflated: it was inflated whole, and a cut one is not readable
+    implicit, little = dataset.original_encoding
+    order: Literal["little", "big"] = "little" if little else "big"
+
+    def number(count: int) -> int:
+        return int.from_bytes(file.read(count), order)
+
+    if file.tell() + 2 > size or number(2) != PIXELS:
+        return "no pixels"
+    file.seek(2, os.SEEK_CUR)  # element
+    if not implicit:
+        file.seek(4, os.SEEK_CUR)  # OB or OW, and two reserved bytes
+    if (length := number(4)) != UNDEFINED:
+        return "" if file.tell() + length <= size else "cut off"
+    while file.tell() + ITEM <= size:  # encapsulated: items, then a delimiter (PS3.5 annex A.4)
+        tag = file.read(4)
+        length = number(4)
+        if tag == b"\xfe\xff\xdd\xe0":
+            return ""
+        file.seek(length, os.SEEK_CUR)
+    return "cut off"

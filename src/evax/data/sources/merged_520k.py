@@ -9,7 +9,9 @@ under other names, because RSNA's and SIIM-ACR's films, and part of COVIDx's, ar
 from __future__ import annotations
 
 import logging
+import re
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
@@ -17,8 +19,8 @@ import pandas as pd
 from evax.data.manifest import COLUMNS, Manifest
 from evax.data.sources import list_source
 from evax.data.sources.tables import read_table
-from evax.data.split import film_rows, listed_names, without_suffix
-from evax.errors import DataError
+from evax.data.split import LIST_SUFFIX, film_rows, lines_of, names_in, without_suffix
+from evax.errors import ConfigError, DataError
 from evax.files import read_json
 
 RELEASES = ("chestxray14", "chexpert", "mimic_cxr")
@@ -26,6 +28,9 @@ RELEASES = ("chestxray14", "chexpert", "mimic_cxr")
 TESTED = {"chestxray14": "official test list of ChestX-ray14", "chexpert": "valid.csv of CheXpert"}
 OWN_TEST = "official test split of MIMIC-CXR"  # which the paper does not test on
 SAME_PATIENT = "other film of a patient who is tested"
+PATIENT_FOLDER = {"chexpert": 1, "mimic_cxr": 2}  # place of the patient in a path of these releases
+PREFIX = re.compile(r"^(?:.*/)?(?:chexpert(?:-v1\.0[^/]*)?)/", re.IGNORECASE)  # as CheXpert's tables have it
+NO_ID = re.compile(r"view\d+_(?:frontal|lateral)")  # CheXpert's file names: the same for many patients
 RSNA_NAMES = ("subset_img_id", "SOPInstanceUID")  # of img_id, a file name of ChestX-ray14
 
 logger = logging.getLogger("evax")
@@ -35,12 +40,23 @@ def read_merged_520k(raw: Path, tested: Path | None = None) -> Manifest:
     """The frontal films of chestxray14/, chexpert/ and mimic_cxr/ in RAW, each a release in its official
     layout.
 
-    tested: folder, with its subfolders, of lists of tested films (*test*.txt, maybe gzipped; first word of a
-    line is the film), of RSNA's mapping (*.json), and of tables `film,other` of other names (*.csv). These
-    films, all films of their patients and the test split of MIMIC-CXR are left out; without it, the paper's
-    likely composition. Both sizes are said, with what is left out and why.
-    Raises DataError for a release that is missing or not in its layout, and for lists that cannot be read.
+    tested: folder, with its subfolders, of lists of tested films (*test*.txt in any case, maybe gzipped; a
+    film in each line, see names_in), of RSNA's mapping (*.json), and of tables `film,other` of other names
+    (*.csv). These films, all films of their patients (also where only a lateral film is tested) and the test
+    split of MIMIC-CXR are left out; without it, the paper's likely composition. Both sizes are said, with
+    what is left out and why, and files of the folder that are none of these.
+    Raises DataError for a release that is missing or not in its layout, and for lists that are missing or
+    cannot be read; ConfigError for a recipe's `tested` that nobody filled in.
     """
+    if tested == Path():
+        raise ConfigError(
+            "This recipe needs --tested LISTS: the folder with the lists of the films tested on later. "
+            "(Is it the folder you are in? Then give its full path.)"
+        )
+    if tested and not tested.is_dir():
+        raise DataError(
+            f"There is no folder {tested}. --tested names the folder with the lists of tested films."
+        )
     if missing := [name for name in RELEASES if not (raw / name).is_dir()]:
         raise DataError(
             f"{raw} has no folder {missing[0]}: it holds the official releases, or links to them, as "
@@ -91,23 +107,29 @@ def _leaks(films: pd.DataFrame, other_views: list[str], tested: Path | None) -> 
         return leak
     images = pd.concat([films["image"], pd.Series(other_views, dtype=str)], ignore_index=True)
     rows = film_rows(images.str.partition("/")[2])  # without the release's folder
+    patients = [*films["patient"], *map(_patient, other_views)]
+    tested_patients = set(films.loc[own_test, "patient"])
     also = _other_names(tested)
     unknown, found = Counter[str](), dict[int, str]()
-    lists = sorted(tested.rglob("*test*.txt*"))
+    files = [path for path in sorted(tested.rglob("*")) if path.is_file()]
+    lists = [path for path in files if re.search(r"test.*" + LIST_SUFFIX, path.name.lower())]
     if not lists:
         raise DataError(f"{tested} holds no list of tested films: no file is called *test*.txt.")
+    others = [path for path in files if path not in lists and path.suffix.lower() not in (".json", ".csv")]
+    if others:
+        names = ", ".join(path.relative_to(tested).as_posix() for path in others)
+        logger.warning("%s: not read, because no list of tested films (*test*.txt): %s.", tested, names)
     for path in lists:
         place = path.relative_to(tested).as_posix()
-        for name in listed_names(path):
-            row = _row(name, rows)
-            row = _row(also.get(name, ""), rows) if row is None else row
-            if row is None:
+        for line in lines_of(path):
+            if (row := _row(line, rows, also)) is None:
                 unknown[place] += 1
-            elif row < len(films):
+                continue
+            tested_patients.add(patients[row])
+            if row < len(films):  # else another view, which is left out anyway
                 found.setdefault(row, f"tested by {place}")
     leak.update(pd.Series(found, dtype=str))
-    patients = set(films.loc[leak != "", "patient"])
-    leak[(leak == "") & films["patient"].isin(patients)] = SAME_PATIENT
+    leak[(leak == "") & films["patient"].isin(tested_patients)] = SAME_PATIENT
     for place, count in unknown.items():
         logger.warning(
             "%s: %d of its names are no film of the three releases, as far as names and %s tell. Where they "
@@ -117,17 +139,41 @@ def _leaks(films: pd.DataFrame, other_views: list[str], tested: Path | None) -> 
     return leak
 
 
-def _row(name: str, rows: dict[str, int]) -> int | None:
-    """The row of a path that may begin with folders of its own, such as CheXpert-v1.0-small/."""
-    while name and name not in rows:
-        name = name.partition("/")[2]
-    return rows.get(name)
+def _patient(image: str) -> str:
+    """The patient of a film of another view, as _films writes them; "" where the path does not say."""
+    release, _, path = image.partition("/")
+    parts = path.split("/")
+    place = PATIENT_FOLDER.get(release, len(parts))
+    return f"{release}/{parts[place]}" if place < len(parts) else ""
+
+
+def _row(line: str, rows: dict[str, int], also: dict[str, str]) -> int | None:
+    """The row of the film that a line of a list names, maybe by another name."""
+    for name in names_in(line):
+        for known in (name, also.get(name, "")):
+            for place in _places(known):
+                if place in rows:
+                    return rows[place]
+    return None
+
+
+def _places(name: str) -> Iterator[str]:
+    """Where a release has a film: without the folders that CheXpert's tables write before it, in train/ and
+    valid/; by its file name alone only where that is an id, as in the other two releases.
+    """
+    path = PREFIX.sub("", name)
+    last = path.rpartition("/")[2]
+    if not NO_ID.fullmatch(last):
+        yield from (path, last)
+    elif path != last:
+        yield from (path, f"train/{path}", f"valid/{path}")
 
 
 def _other_names(folder: Path) -> dict[str, str]:
     """Other name -> film."""
     films: dict[str, str] = {}
-    for path in sorted(folder.rglob("*.json")):
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+    for path in (path for path in files if path.suffix.lower() == ".json"):
         content = read_json(path)
         if not isinstance(content, list) or not all(
             isinstance(entry, dict) and isinstance(entry.get("img_id"), str) for entry in content
@@ -136,7 +182,7 @@ def _other_names(folder: Path) -> dict[str, str]:
         for entry in content:
             film = without_suffix(entry["img_id"])
             films |= {str(entry[key]): film for key in RSNA_NAMES if key in entry}
-    for path in sorted(folder.rglob("*.csv")):
+    for path in (path for path in files if path.suffix.lower() == ".csv"):
         table = read_table(path, ("film", "other"), "It is a table of other names of films.")
         films |= dict(zip(table["other"].map(without_suffix), table["film"].map(without_suffix), strict=True))
     return films
