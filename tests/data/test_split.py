@@ -141,5 +141,5 @@ def test_films_whose_named_split_is_overturned_are_counted(caplog):
     places(films_of(["a", "a", "b", "c"], ["train", "test", "train", "val"]))
     assert "1 films were moved so that nobody is in two" in caplog.text
     caplog.clear()
-    places(films_of(["a", "b"], ["train", "test"]), validation=1.0)
+    places(films_of(["a", "b"], ["train", "test"]), validation=1.0, test=0.0)
     assert not caplog.text
