@@ -101,6 +101,10 @@ def test_ages_in_dicom_s_form_are_read_and_others_are_counted(raw, caplog):
     assert "1 ages are no number of years" in caplog.text
 
 
+def test_a_negative_age_is_unknown(raw):
+    assert from_csv(raw, "image,age\na,-3\nb,3\n").table["age"].isna().tolist() == [True, False]
+
+
 def test_a_row_of_more_fields_than_the_header_is_refused(raw):
     with refused("is not a readable CSV table"):
         from_csv(raw, "image,Mass\na,1,left,upper\nb,0,,\n")

@@ -135,3 +135,11 @@ def test_the_given_manifest_is_not_changed():
 def test_shares_that_make_no_sense_are_refused(validation, test):
     with pytest.raises(ConfigError, match=f"shares with a sum up to 1, got {validation} and {test}"):
         assign_splits(films_of(["a"]), validation=validation, test=test, seed=0)
+
+
+def test_films_whose_named_split_is_overturned_are_counted(caplog):
+    places(films_of(["a", "a", "b", "c"], ["train", "test", "train", "val"]))
+    assert "1 films were moved so that nobody is in two" in caplog.text
+    caplog.clear()
+    places(films_of(["a", "b"], ["train", "test"]), validation=1.0, test=0.0)
+    assert not caplog.text

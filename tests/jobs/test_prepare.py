@@ -215,6 +215,16 @@ def test_what_looks_wrong_is_counted_and_warned_of(caplog):
     ]
 
 
+def test_films_that_should_not_be_in_a_store_are_warned_of(caplog):
+    say_issues({"no_window": 1, "lateral": 2, "body_part_HAND": 1, "burned_in_annotation": 3})
+    assert "2 lateral, 1 body_part_HAND, 3 burned_in_annotation (column issues)" in caplog.text
+
+
+def test_an_empty_split_is_warned_of(config, caplog):
+    prepare(replace(config, validation=0.0, test=1.0))
+    assert "The split train of" in caplog.text
+
+
 def test_key_and_crosswalk_lie_where_the_user_wants_them(tmp_path, dicom_film):
     write_dicom(dicom_film, tmp_path / "raw" / "1.dcm")
     out, private = tmp_path / "store", tmp_path / "safe"

@@ -58,6 +58,14 @@ def assign_splits(manifest: Manifest, validation: float, test: float, seed: int)
         return "val" if position < test_share + validation_share else "train"
 
     table["split"] = table["patient"].map({patient: place(patient) for patient in set(table["patient"])})
+    before, after = manifest.table["split"], table["split"]
+    placed = zip(table["patient"], after, strict=True)
+    strictest = np.array([patient in named.get(split, ()) for patient, split in placed], dtype=bool)
+    if moved := int(((before != "") & (before != after) & strictest).sum()):
+        logger.warning(
+            "%s names several splits for one patient: %d films were moved so that nobody is in two.",
+            manifest.source, moved,
+        )  # fmt: skip
     return replace(manifest, table=table)
 
 

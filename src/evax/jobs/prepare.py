@@ -108,6 +108,9 @@ def prepare(config: PrepareConfig) -> Path:
             split_note=note,
             on_progress=lambda done, total, rejected: show(done, f"{rejected} rejected"),
         )
+    for name in ("train", "val", "test"):
+        if not len(store.rows(name)):
+            logger.warning("The split %s of %s is empty.", name, config.out)
     counts = ", ".join(f"{name} {len(store.rows(name))}" for name in ("train", "val", "test"))
     rejected = store.card["rejected"]
     logger.info(
@@ -127,6 +130,17 @@ def say_issues(issues: dict[str, int]) -> None:
     if issues:
         counts = ", ".join(f"{count} {name}" for name, count in issues.items())
         logger.info("Unusual: %s; the table's column issues says which films.", counts)
+    unwanted = {
+        name: count
+        for name, count in issues.items()
+        if name in ("lateral", "burned_in_annotation") or name.startswith("body_part_")
+    }
+    if unwanted:
+        logger.warning(
+            "The store holds films that are no frontal chest films or show names: %s (column issues). Leave "
+            "them out with --source dicom, or drop their rows from the table, and prepare again.",
+            ", ".join(f"{count} {name}" for name, count in unwanted.items()),
+        )
     for name in ("looks_inverted", "looks_rotated"):
         if name in issues:
             logger.warning(

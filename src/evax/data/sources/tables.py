@@ -81,7 +81,7 @@ def ages(texts: pd.Series) -> pd.Series:
     """Years from texts such as 57, 63.5, 057Y or "male 39yrs"; NaN where there are none, as in months (006M),
     or more than a life has.
     """
-    years = pd.to_numeric(texts.str.extract(r"(\d+(?:\.\d+)?)\s*(?:[Yy]|$)")[0], errors="coerce").astype(
-        float
-    )
+    years = pd.to_numeric(
+        texts.str.extract(r"(?<![-.\d])(?<!\d,)(\d+(?:\.\d+)?)\s*(?:[Yy]|$)")[0], errors="coerce"
+    ).astype(float)
     return years.where(years <= 120)  # ChestX-ray14 has ages such as 411
