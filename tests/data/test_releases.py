@@ -250,6 +250,16 @@ def test_masks_beside_films_are_found_by_name_and_by_folder(tmp_path):
     ]
 
 
+def test_the_folder_of_masks_may_be_capitalised_and_must_be_there(tmp_path, caplog):
+    written("masks", tmp_path)
+    (tmp_path / "masks").rename(tmp_path / "Masks")
+    assert len(read_source("masks", tmp_path, {}).masks) == 3
+    assert "names no patients: every film counts as a patient of its own" in caplog.text
+    (tmp_path / "Masks").rename(tmp_path / "labels")
+    with refused("There is no folder .*/masks: it holds the masks of the films in images/"):
+        read_source("masks", tmp_path, {})
+
+
 def test_masks_of_other_films_are_left_out_and_counted(tmp_path, caplog):
     caplog.set_level(logging.INFO, "evax")
     written("masks", tmp_path)

@@ -269,6 +269,14 @@ def test_folders_named_train_val_and_test_are_the_splits_and_the_next_ones_the_c
         read_source("folders", tmp_path, {})
 
 
+def test_folders_without_a_pattern_of_patients_are_warned_of(tmp_path, caplog):
+    draw(tmp_path / "a.png")
+    read_source("folders", tmp_path, {"patient_pattern": "(a)"})
+    assert "names no patients" not in caplog.text
+    read_source("folders", tmp_path, {})
+    assert "names no patients: every film counts as a patient of its own" in caplog.text
+
+
 def test_images_without_folders_are_unlabelled(tmp_path):
     draw(tmp_path / "b.PNG", tmp_path / "a.jpeg")
     manifest = read_source("folders", tmp_path, {})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from pathlib import Path
 
@@ -12,6 +13,8 @@ from evax.data.manifest import Manifest
 from evax.data.radiograph import FILM_SUFFIXES
 from evax.errors import ConfigError, DataError
 from evax.findings import canonical
+
+logger = logging.getLogger("evax")
 
 SPLIT_FOLDERS = {
     "train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test",
@@ -46,6 +49,7 @@ def read_folders(raw: Path, *, patient_pattern: str = "") -> Manifest:
             f"{raw} holds a folder {named} beside class folders, or without class folders in it: give --raw "
             "one folder per class, or folders train, val and test with one folder per class in each."
         )
+    warn_of_unknown_patients(raw, patient_pattern)
     names = [canonical(film.parts[has_splits]) for film in films]
     classes = () if loose else tuple(sorted(set(names)))
     table = pd.DataFrame({"image": [film.as_posix() for film in films]})
@@ -59,6 +63,16 @@ def read_folders(raw: Path, *, patient_pattern: str = "") -> Manifest:
     return Manifest(
         table=table, findings=classes, exclusive=bool(classes), source=f"folders:{raw.name}", root=raw
     )
+
+
+def warn_of_unknown_patients(raw: Path, patient_pattern: str) -> None:
+    """Says it where no pattern finds the patients."""
+    if not patient_pattern:
+        logger.warning(
+            "%s names no patients: every film counts as a patient of its own, and films of one person may be "
+            "divided between training and test. --patient-pattern finds them in the file names.",
+            raw,
+        )
 
 
 def patient_of(film: Path, pattern: str) -> str:

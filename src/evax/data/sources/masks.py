@@ -9,7 +9,7 @@ import pandas as pd
 
 from evax.data.manifest import Manifest
 from evax.data.radiograph import FILM_SUFFIXES
-from evax.data.sources.folders import patient_of
+from evax.data.sources.folders import patient_of, warn_of_unknown_patients
 from evax.data.sources.mask_files import find_masks
 from evax.errors import DataError
 
@@ -20,14 +20,18 @@ def read_masks(raw: Path, *, region: str = "Region", patient_pattern: str = "") 
     A mask is named as its film, maybe followed by _FINDING, or lies in masks/FINDING/. region: what a mask
     shows that names no finding. patient_pattern: as for folders.
     """
+    masks = sorted(path.name for path in raw.iterdir() if path.is_dir() and path.name.lower() == "masks")
+    if not masks:
+        raise DataError(f"There is no folder {raw / 'masks'}: it holds the masks of the films in images/.")
     table = films_of(raw, "images", patient_pattern)
+    warn_of_unknown_patients(raw, patient_pattern)
     return Manifest(
         table=table,
         findings=(),
         exclusive=False,
         source=f"masks:{raw.name}",
         root=raw,
-        masks=find_masks(raw, "masks", table["image"], region),
+        masks=find_masks(raw, masks[-1], table["image"], region),
     )
 
 
