@@ -165,6 +165,10 @@ def test_an_archive_that_changed_since_it_came_is_refused(server, tmp_path):
     [
         ({"../outside.png": b"x"}, r"holds the file \.\./outside.png, outside its folder"),
         ({"/outside.png": b"x"}, "holds the file /outside.png, outside its folder"),
+        (
+            {"good.png": b"x", "../outside.png": b"x"},
+            "outside its folder: .* Delete the archive and fetch it",
+        ),
         ({"zeros.png": bytes(100_000)}, "far above its size"),
     ],
 )

@@ -16,7 +16,12 @@ from evax.files import replaced_whole
 
 GZIP, CHUNK = b"\x1f\x8b", 1 << 20
 MOST_TIMES = 20  # so many times the archive's size may come out of it; films hardly shrink
+AGAIN = "Delete the archive and fetch it again."
 MOST_MORE = 50_000_000  # bytes beyond that, for small archives of tables
+
+
+class _Refused(DataError):
+    """Of the archive itself, not of a full disk, after which unpacking goes on."""
 
 
 def unpack(archive: Path, folder: Path, top: str = "", places: Mapping[str, str] | None = None) -> int:
@@ -27,20 +32,23 @@ def unpack(archive: Path, folder: Path, top: str = "", places: Mapping[str, str]
     Returns how many files it holds. Raises DataError for a damaged archive, one that would write outside the
     folder, and one that holds far more than its size.
     """
+    written: list[Path] = []
     count, total, most = 0, 0, archive.stat().st_size * MOST_TIMES + MOST_MORE
     try:
         for name, size, content in _members(archive):
             path = PurePosixPath(name)
             if path.is_absolute() or ".." in path.parts or "\\" in name:
-                raise DataError(f"{archive} holds the file {name}, outside its folder: it is not used.")
+                raise _Refused(
+                    f"{archive} holds the file {name}, outside its folder: it is not used. {AGAIN}"
+                )
             if top and path.is_relative_to(top):
                 path = path.relative_to(top)
             if path.name.startswith(".") or path.parts[:1] in ((), ("__MACOSX",)):
                 continue
             total += size
             if total > most:
-                raise DataError(
-                    f"{archive} holds more than {most} bytes, far above its size: it is not used."
+                raise _Refused(
+                    f"{archive} holds more than {most} bytes, far above its size: it is not used. {AGAIN}"
                 )
             count += 1
             target = folder / _placed(path, places or {})
@@ -48,6 +56,11 @@ def unpack(archive: Path, folder: Path, top: str = "", places: Mapping[str, str]
                 continue
             with replaced_whole(target) as unfinished, unfinished.open("wb") as file:
                 shutil.copyfileobj(content, file)
+            written.append(target)
+    except _Refused:
+        for target in written:  # nothing of a refused archive is used
+            target.unlink(missing_ok=True)
+        raise
     except (
         zipfile.BadZipFile, gzip.BadGzipFile, zlib.error, tarfile.TarError, EOFError, RuntimeError
     ) as error:  # fmt: skip
