@@ -80,7 +80,7 @@ def test_one_step_of_pre_training_sees_the_films_of_all_releases(stores, tmp_pat
     assert np.isfinite(report["final_cosine"])
 
 
-def test_verify_names_every_difference_before_anything_is_decoded(tmp_path, capsys):
+def test_verify_names_every_difference_before_anything_is_decoded(tmp_path, capsys, caplog):
     raw = written("covidx9a", tmp_path / "raw")
     (raw / "train" / "c.png").unlink()
     (raw / "train" / "x.png").write_bytes(b"")
@@ -88,7 +88,7 @@ def test_verify_names_every_difference_before_anything_is_decoded(tmp_path, caps
     options = ["--source", "covidx9a", "--raw", str(raw), "--out", str(tmp_path / "store"), "--verify"]
     assert run(["prepare", *options]) == 1
     said = capsys.readouterr().err
-    assert "1 files: train/other.png that no table of covidx9a names; they are not used." in said
+    assert "1 files: train/other.png that no table of covidx9a names; they are not used." in caplog.text
     lines = said[said.index("evax prepare: ") :].splitlines()
     assert lines[0] == f"evax prepare: {raw} differs from covidx9a in 7 ways:"
     assert lines[1] == (
