@@ -1,8 +1,8 @@
 """Question: how long does it take to index a whole release, from its tables to a manifest?
 
 ChestX-ray14 and CheXpert with their complete tables, MIMIC-CXR with one of the published size (its tables are
-for credentialed users only), as tests/published_tables.py lays them out. No film is there or read. One thread.
-EVAX_SHARED names the folder with the released lists.
+for credentialed users only), as tests/published_tables.py lays them out. No film is there or read. One
+thread. EVAX_SHARED names the folder with the released lists.
 """
 
 from __future__ import annotations
