@@ -1,6 +1,10 @@
+import sys
+
 import pytest
 import timm
 import torch
+from timm.models.eva import Eva
+from timm.models.vision_transformer import VisionTransformer
 from torch.utils.flop_counter import FlopCounterMode
 
 import evax.models  # registers EVA-X in timm
@@ -132,8 +136,26 @@ def test_a_cnn_gives_the_map_that_timm_s_own_classifier_pools():
         assert torch.allclose(encoder.fc_norm(patches.mean(dim=1)), pooled, atol=1e-5)
 
 
+@pytest.mark.parametrize("name", ["eva_x_tiny_patch16_224", "vit_small_patch16_224"])
+def test_a_weight_at_the_cut_of_timm_s_distribution_is_brought_near_the_others(name, monkeypatch):
+    family = sys.modules[(Eva if name.startswith("eva") else VisionTransformer).__module__]
+    draw = family.trunc_normal_
+
+    def draw_with_its_rare_value(tensor, std):
+        draw(tensor, std=std)
+        tensor.data.view(-1)[0] = -2  # what one number of torch's in 2^24 becomes
+
+    torch.manual_seed(0)
+    expected = build_encoder(name, img_size=64, depth=2).state_dict()
+    monkeypatch.setattr(family, "trunc_normal_", draw_with_its_rare_value)
+    torch.manual_seed(0)
+    weights = build_encoder(name, img_size=64, depth=2).state_dict()
+    weight = weights["blocks.1.attn.proj.weight"].view(-1)
+    assert weight[0].item() == pytest.approx(-0.12)
+    assert torch.equal(weight[1:], expected["blocks.1.attn.proj.weight"].view(-1)[1:])
+
+
 def test_residual_outputs_start_smaller_in_later_blocks():
-    torch.manual_seed(0)  # one draw in ten has a weight of -2: trunc_normal_ cuts there, at 100 deviations
     blocks = build_encoder("eva_x_tiny_patch16_224", img_size=64).blocks
     for layer in (lambda block: block.attn.proj, lambda block: block.mlp.fc2):
         spread = [layer(block).weight.std().item() for block in blocks]

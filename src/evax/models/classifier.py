@@ -8,6 +8,7 @@ from timm.layers import trunc_normal_
 from torch import Tensor, nn
 
 from evax.models.encoders import Encoder
+from evax.models.initialisation import cut_outliers
 
 
 class Classifier(nn.Module):
@@ -23,6 +24,7 @@ class Classifier(nn.Module):
         self.head = nn.Linear(encoder.num_features, findings)
         # a head close to zero: first probabilities are 0.5 and the encoder is not shaken; facts 1.2
         trunc_normal_(self.head.weight, std=2e-5)
+        cut_outliers([self.head.weight], std=2e-5)
         nn.init.zeros_(self.head.bias)
 
     def forward(self, images: Float[Tensor, "B C H W"]) -> Float[Tensor, "B K"]:

@@ -15,6 +15,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from evax.errors import ConfigError, unknown_name
+from evax.models.initialisation import cut_outliers
 from evax.published import IMAGENET_MEAN, IMAGENET_STD, MERGED_520K_MEAN, MERGED_520K_STD, Channels
 
 EVA_X = {  # name: (width, heads, split q/k/v with sub-LN in the FFN); facts 1.1
@@ -66,6 +67,11 @@ class Encoded(NamedTuple):
     """(h, w) with h * w = N."""
     cls: Tensor | None
     """(B, D), or None for encoders without a class token."""
+
+
+def matrices(network: nn.Module) -> list[nn.Parameter]:
+    """All weights but biases, and scales and offsets of norms."""
+    return [parameter for parameter in network.parameters() if parameter.ndim > 1]
 
 
 class Encoder(nn.Module):
@@ -142,6 +148,7 @@ class PlainVit(VisionTransformer, Encoder):
         }
         super().__init__(**(settings | options))
         self.depth = len(self.blocks)
+        cut_outliers(matrices(self), std=0.02)
 
     def encode(self, images: Float[Tensor, "B C H W"]) -> Encoded:
         """Features of the last block, before any norm. Source: the paper's ViT baselines (facts 7)."""
@@ -165,6 +172,10 @@ class EvaX(Eva, Encoder):
     _pos_embed: Any
     patch_gradient = 1.0
     """Share of the gradient that reaches the patch embedding, in [0, 1]."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        cut_outliers(matrices(self), std=0.02)
 
     @property
     def rotary_grid(self) -> int:

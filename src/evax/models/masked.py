@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from evax.errors import ConfigError
 from evax.models.encoders import EVA_X, Encoder, EvaX
+from evax.models.initialisation import cut_outliers
 
 
 class MaskedImageModel(nn.Module):
@@ -30,6 +31,7 @@ class MaskedImageModel(nn.Module):
         self.lm_head = nn.Linear(encoder.embed_dim, target_width)
         trunc_normal_(self.mask_token, std=0.02)
         trunc_normal_(self.lm_head.weight, std=0.02)
+        cut_outliers([self.mask_token, self.lm_head.weight], std=0.02)
         nn.init.zeros_(self.lm_head.bias)
 
     def forward(
