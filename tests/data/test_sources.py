@@ -284,6 +284,28 @@ def test_images_without_folders_are_unlabelled(tmp_path):
     assert manifest.labels().shape == (2, 0)
 
 
+def test_dicoms_of_any_name_are_films_and_what_is_none_is_counted(tmp_path, dicom_film, caplog):
+    (tmp_path / "sick").mkdir()
+    for name in ("1.2.840.10", "1.2.840.11"):  # a UID: its last number is no suffix
+        dicom_film.save_as(tmp_path / "sick" / name)
+    draw(tmp_path / "normal" / "a.png")
+    for name in ("b.webp", "c.webp", "LICENSE"):
+        (tmp_path / "normal" / name).write_bytes(b"no film")
+    table = read_source("folders", tmp_path, {}).table
+    assert list(table["image"]) == ["normal/a.png", "sick/1.2.840.10", "sick/1.2.840.11"]
+    assert table["patient"].nunique() == 3
+    assert "3 files are no films and are passed over: 2 .webp, 1 no suffix" in caplog.text
+
+
+@pytest.mark.parametrize("split", ["", "train"])
+def test_a_class_whose_films_cannot_be_read_is_refused_instead_of_forgotten(tmp_path, split):
+    draw(tmp_path / split / "normal" / "a.png")
+    (tmp_path / split / "sick").mkdir()
+    (tmp_path / split / "sick" / "b.bmp").write_bytes(b"BM")
+    with refused(r"sick holds files, but no film .*: convert its images, or move the folder away"):
+        read_source("folders", tmp_path, {})
+
+
 def test_the_patient_is_read_from_the_file_name(tmp_path):
     draw(
         *(

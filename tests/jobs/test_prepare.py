@@ -208,7 +208,7 @@ def test_films_with_burned_in_names_are_kept_only_when_asked_for(tmp_path):
 
 def test_what_looks_wrong_is_counted_and_warned_of(caplog):
     caplog.set_level(logging.INFO, "evax")
-    say_issues({"no_window": 12, "looks_inverted": 2})
+    say_issues({"no_window": 12, "looks_inverted": 2}, "csv")
     assert "Unusual: 12 no_window, 2 looks_inverted" in caplog.text
     assert [record.getMessage() for record in caplog.records if record.levelname == "WARNING"] == [
         "2 films have the issue looks_inverted: look at them; nothing was changed."
@@ -216,13 +216,17 @@ def test_what_looks_wrong_is_counted_and_warned_of(caplog):
 
 
 def test_films_that_should_not_be_in_a_store_are_warned_of(caplog):
-    say_issues({"no_window": 1, "lateral": 2, "body_part_HAND": 1, "burned_in_annotation": 3})
+    issues = {"no_window": 1, "lateral": 2, "body_part_HAND": 1, "burned_in_annotation": 3}
+    say_issues(issues, "dicom")  # there they were asked for
+    assert not caplog.text
+    say_issues(issues, "csv")
     assert "2 lateral, 1 body_part_HAND, 3 burned_in_annotation (column issues)" in caplog.text
 
 
 def test_an_empty_split_is_warned_of(config, caplog):
     prepare(replace(config, validation=0.0, test=1.0))
     assert "The split train of" in caplog.text
+    assert "The split val of" not in caplog.text  # none was asked for
 
 
 def test_key_and_crosswalk_lie_where_the_user_wants_them(tmp_path, dicom_film):

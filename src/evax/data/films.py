@@ -37,6 +37,19 @@ def looks_like_a_film(path: Path) -> bool:
         return False
 
 
+def films_and_others(folder: Path) -> tuple[list[Path], list[Path]]:
+    """The files below a folder, relative to it and sorted: films, and whatever else lies there. Hidden files
+    and those of __MACOSX are neither.
+    """
+    films: list[Path] = []
+    others: list[Path] = []
+    for path in sorted(folder.rglob("*")):
+        inside = path.relative_to(folder)
+        if path.is_file() and not any(part.startswith((".", "__MACOSX")) for part in inside.parts):
+            (films if looks_like_a_film(path) else others).append(inside)
+    return films, others
+
+
 def count_films(places: tuple[Path, ...]) -> int:
     """How many there are. Raises DataError when there is none, or a named place does not exist."""
     total = sum(1 for _ in find_films(places))

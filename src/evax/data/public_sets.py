@@ -154,6 +154,6 @@ PUBLIC_SETS: dict[str, PublicSet] = {
         page="https://www.kaggle.com/datasets/andyczhao/covidx-cxr2",
         layout="train.txt  val.txt  test.txt  train/  val/  test/",
         prepare="--source covidx_cxr4",
-        ask="sign in at Kaggle and choose the newest version on that page",
+        ask="sign in at Kaggle and choose version 6 on that page; the paper's own page says 9, its script 6",
     ),
 }

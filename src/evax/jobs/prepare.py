@@ -108,8 +108,8 @@ def prepare(config: PrepareConfig) -> Path:
             split_note=note,
             on_progress=lambda done, total, rejected: show(done, f"{rejected} rejected"),
         )
-    for name in ("train", "val", "test"):
-        if not len(store.rows(name)):
+    for name, share in (("train", 1.0), ("val", config.validation), ("test", config.test)):
+        if share and not len(store.rows(name)):
             logger.warning("The split %s of %s is empty.", name, config.out)
     counts = ", ".join(f"{name} {len(store.rows(name))}" for name in ("train", "val", "test"))
     rejected = store.card["rejected"]
@@ -121,12 +121,15 @@ def prepare(config: PrepareConfig) -> Path:
         f" (published: {MERGED_520K_MEAN}, {MERGED_520K_STD})" if config.source == "merged_520k" else ""
     )
     logger.info("Pixels: mean %.8f, standard deviation %.8f%s.", store.mean, store.std, published)
-    say_issues(store.card.get("issues", {}))
+    say_issues(store.card.get("issues", {}), config.source)
     return config.out
 
 
-def say_issues(issues: dict[str, int]) -> None:
-    """What is unusual about the films, and what a person should look at before a model learns from it."""
+def say_issues(issues: dict[str, int], source: str) -> None:
+    """What is unusual about the films, and what a person should look at before a model learns from it.
+
+    A DICOM tree leaves such films out unless it is asked to keep them.
+    """
     if issues:
         counts = ", ".join(f"{count} {name}" for name, count in issues.items())
         logger.info("Unusual: %s; the table's column issues says which films.", counts)
@@ -135,7 +138,7 @@ def say_issues(issues: dict[str, int]) -> None:
         for name, count in issues.items()
         if name in ("lateral", "burned_in_annotation") or name.startswith("body_part_")
     }
-    if unwanted:
+    if unwanted and source != "dicom":
         logger.warning(
             "The store holds films that are no frontal chest films or show names: %s (column issues). Leave "
             "them out with --source dicom, or drop their rows from the table, and prepare again.",
@@ -172,15 +175,9 @@ def verify_release(config: PrepareConfig) -> None:
 def source_options(config: PrepareConfig) -> dict[str, Any]:
     """The options that were set, for the source to accept or refuse."""
     names = (
-        "table",
-        "label_column",
-        "findings",
-        "patient_pattern",
-        "region",
-        "tested",
-        "private",
+        "table", "label_column", "findings", "patient_pattern", "region", "tested", "private",
         "keep_burned_in",
-    )
+    )  # fmt: skip
     options = {name: getattr(config, name) for name in names if getattr(config, name) not in (None, False)}
     if config.source == "dicom":
         options.setdefault("private", config.out.with_name(f"{config.out.name}.private"))

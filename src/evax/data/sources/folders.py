@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import logging
 import re
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
+from evax.data.films import films_and_others
 from evax.data.manifest import Manifest
 from evax.data.radiograph import FILM_SUFFIXES
+from evax.data.split import without_suffix
 from evax.errors import ConfigError, DataError
 from evax.findings import canonical
 
@@ -24,17 +28,18 @@ SPLIT_FOLDERS = {
 
 def read_folders(raw: Path, *, patient_pattern: str = "") -> Manifest:
     """Films of RAW/CLASS/*, single-label; of RAW/train/CLASS/* and RAW/test/CLASS/*, which are then the
-    splits; or of RAW/* without labels. Hidden files and those of __MACOSX are passed over.
+    splits; or of RAW/* without labels. Hidden files and those of __MACOSX are passed over, and with a warning
+    what else is no film.
 
     patient_pattern: regular expression whose first group, found at the start of a file name, is the patient;
     without it every film is a patient of its own.
     """
-    found = (path.relative_to(raw) for path in raw.rglob("*") if path.suffix.lower() in FILM_SUFFIXES)
-    films = sorted(
-        film for film in found if not any(part.startswith((".", "__MACOSX")) for part in film.parts)
-    )
+    films, others = films_and_others(raw)
     if not films:
-        raise DataError(f"There are no images in {raw} (looked for {', '.join(FILM_SUFFIXES)}).")
+        raise DataError(
+            f"There are no images in {raw} (looked for {', '.join(FILM_SUFFIXES)}, and for DICOM files of "
+            "any name)."
+        )
     loose = [film for film in films if len(film.parts) == 1]
     if loose and len(loose) < len(films):
         raise DataError(
@@ -49,6 +54,9 @@ def read_folders(raw: Path, *, patient_pattern: str = "") -> Manifest:
             f"{raw} holds a folder {named} beside class folders, or without class folders in it: give --raw "
             "one folder per class, or folders train, val and test with one folder per class in each."
         )
+    if not loose:
+        refuse_empty_classes(raw, films, others, 1 + has_splits)
+    warn_of_other_files(raw, others)
     warn_of_unknown_patients(raw, patient_pattern)
     names = [canonical(film.parts[has_splits]) for film in films]
     classes = () if loose else tuple(sorted(set(names)))
@@ -65,6 +73,27 @@ def read_folders(raw: Path, *, patient_pattern: str = "") -> Manifest:
     )
 
 
+def refuse_empty_classes(raw: Path, films: Sequence[Path], others: Sequence[Path], depth: int) -> None:
+    """DataError for a class folder, `depth` below raw, whose files are no films: a class would be missing."""
+    full = {film.parts[:depth] for film in films}
+    if empty := sorted({other.parts[:depth] for other in others if len(other.parts) > depth} - full):
+        raise DataError(
+            f"{raw.joinpath(*empty[0])} holds files, but no film (looked for {', '.join(FILM_SUFFIXES)}, and "
+            "for DICOM files of any name): convert its images, or move the folder away."
+        )
+
+
+def warn_of_other_files(raw: Path, others: Sequence[Path]) -> None:
+    """Says how many files of which kind are passed over."""
+    if not others:
+        return
+    kinds = Counter(other.suffix.lower() or "no suffix" for other in others)
+    logger.warning(
+        "%s: %d files are no films and are passed over: %s.",
+        raw, len(others), ", ".join(f"{count} {kind}" for kind, count in kinds.most_common()),
+    )  # fmt: skip
+
+
 def warn_of_unknown_patients(raw: Path, patient_pattern: str) -> None:
     """Says it where no pattern finds the patients."""
     if not patient_pattern:
@@ -78,7 +107,7 @@ def warn_of_unknown_patients(raw: Path, patient_pattern: str) -> None:
 def patient_of(film: Path, pattern: str) -> str:
     """The first group of the pattern at the start of the file name; without a pattern, the film itself."""
     if not pattern:
-        return film.with_suffix("").as_posix()
+        return without_suffix(film.as_posix())
     try:
         match = re.match(pattern, film.name)
     except re.error as error:

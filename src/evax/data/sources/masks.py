@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from evax.data.films import films_and_others
 from evax.data.manifest import Manifest
-from evax.data.radiograph import FILM_SUFFIXES
 from evax.data.sources.folders import patient_of, warn_of_unknown_patients
 from evax.data.sources.mask_files import find_masks
 from evax.errors import DataError
@@ -37,9 +37,7 @@ def read_masks(raw: Path, *, region: str = "Region", patient_pattern: str = "") 
 
 def films_of(raw: Path, folder: str, patient_pattern: str = "") -> pd.DataFrame:
     """A table of the films of a folder, without facts about them."""
-    films = sorted(
-        path.relative_to(raw) for path in (raw / folder).rglob("*") if path.suffix.lower() in FILM_SUFFIXES
-    )
+    films = [Path(folder) / film for film in films_and_others(raw / folder)[0]]
     if not films:
         raise DataError(f"There are no films in {raw / folder}.")
     table = pd.DataFrame({"image": [film.as_posix() for film in films]})
