@@ -11,7 +11,7 @@ from typing import Any
 __version__ = "0.1.0"
 
 _PUBLIC = {  # name: module that defines it
-    "read_image": "evax.data.radiograph",
+    "read_image": "evax.data.pictures",
     "Radiograph": "evax.data.radiograph",
     "open_store": "evax.data.store",
     "create_encoder": "evax.weights.encoders",

@@ -11,8 +11,8 @@ from PIL import Image
 
 from evax.data.manifest import MASK_COLUMNS, Manifest
 from evax.data.masks import box_rle, decode_rle, read_mask, stored_masks, unpack
+from evax.data.pictures import read_image
 from evax.data.preprocess import Preprocess
-from evax.data.radiograph import read_image
 from evax.data.sources import read_source
 from evax.data.store import build_store, open_store
 from evax.errors import DataError

@@ -14,7 +14,7 @@ from PIL import Image
 from pydicom.data import get_testdata_file
 from tests.releases import dicom
 
-from evax.data.radiograph import read_image
+from evax.data.pictures import read_image
 from evax.data.sources.csv import read_csv
 from evax.errors import DataError
 from evax.jobs.prepare import PrepareConfig, prepare

@@ -11,7 +11,7 @@ from PIL import Image
 
 from evax.data.phantom import FINDINGS, PREVALENCE, film_owner, make_phantom
 from evax.data.phantom_release import write_phantoms
-from evax.data.radiograph import read_image
+from evax.data.pictures import read_image
 from evax.errors import ConfigError
 
 

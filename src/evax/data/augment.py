@@ -1,5 +1,5 @@
-"""Random crops of stored films, and what else training does to them. Chance is an argument: the same (seed,
-epoch, film) gives the same picture anywhere.
+"""Random crops of stored films. Chance is an argument: the same (seed, epoch, film) gives the same picture
+anywhere.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from evax.data.preprocess import Preprocess
 from evax.errors import ConfigError
 
 ORDER, CROP, MASK, AUGMENT = range(4)  # purposes of random numbers; see film_chance
@@ -94,17 +93,3 @@ def random_crops(size: int, config: CropConfig, seed: int) -> TrainingView:
         return random_crop(film, size, config, film_chance(seed, epoch, number, CROP))
 
     return crop
-
-
-def training_view(
-    augmentation: Augmentation, crop: CropConfig, preprocess: Preprocess, seed: int
-) -> TrainingView:
-    """What training sees of a film: what evaluation sees, random crops, or crops after RandAugment."""
-    if augmentation == "none":
-        return lambda film, epoch, number: preprocess.view(film)
-    crops = random_crops(preprocess.input_size, crop, seed)
-    if augmentation == "crop":
-        return crops
-    from evax.data.randaugment import augmented  # imports timm, which the command line does without
-
-    return augmented(crops, seed, fill=round(255 * float(np.mean(preprocess.mean))))

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TypeVar
 
 from evax.data.dicom import is_dicom
-from evax.data.radiograph import FILM_SUFFIXES, Radiograph, read_image
+from evax.data.pictures import read_image
+from evax.data.radiograph import FILM_SUFFIXES, Radiograph
 from evax.errors import DataError
 
 F = TypeVar("F")

@@ -1,4 +1,6 @@
-"""RandAugment of the paper's recipe on training crops: timm's operations, numbers drawn by us (facts 4.2)."""
+"""What training with labels sees of a film, and RandAugment as in the paper's recipe: timm's operations,
+numbers drawn by us (facts 4.2).
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,8 @@ from jaxtyping import UInt8
 from PIL import Image
 from timm.data.auto_augment import rand_augment_transform
 
-from evax.data.augment import AUGMENT, TrainingView, film_chance
+from evax.data.augment import AUGMENT, Augmentation, CropConfig, TrainingView, film_chance, random_crops
+from evax.data.preprocess import Preprocess
 
 RECIPE = "rand-m6-mstd0.5-inc1"  # 2 of 15 operations, each with chance 0.5 and a magnitude from N(6, 0.5)
 LARGEST_MAGNITUDE = 10.0
@@ -74,3 +77,15 @@ def augmented(view: TrainingView, seed: int, fill: int) -> TrainingView:
         return augment(view(film, epoch, number), film_chance(seed, epoch, number, AUGMENT))
 
     return augmented_view
+
+
+def training_view(
+    augmentation: Augmentation, crop: CropConfig, preprocess: Preprocess, seed: int
+) -> TrainingView:
+    """What training sees of a film: what evaluation sees, random crops, or crops after RandAugment."""
+    if augmentation == "none":
+        return lambda film, epoch, number: preprocess.view(film)
+    crops = random_crops(preprocess.input_size, crop, seed)
+    if augmentation == "crop":
+        return crops
+    return augmented(crops, seed, fill=round(255 * float(np.mean(preprocess.mean))))

@@ -16,8 +16,8 @@ from pathlib import Path
 from threading import Thread
 
 from evax.data.masks import Piece, stored_masks
+from evax.data.pictures import read_image
 from evax.data.preprocess import Preprocess
-from evax.data.radiograph import read_image
 from evax.errors import DataError
 
 IN_FLIGHT_PER_WORKER = 8

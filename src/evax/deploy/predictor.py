@@ -14,7 +14,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
-from evax.data.radiograph import Radiograph, read_image
+from evax.data.pictures import read_image
+from evax.data.radiograph import Radiograph
 from evax.deploy.bundle import Card, read_card
 from evax.errors import DataError, WeightsError, unknown_name
 from evax.models.classifier import Classifier, probabilities

@@ -295,9 +295,9 @@ def fit(
     """
     import torch
 
-    from evax.data.augment import training_view
     from evax.data.loader import Films, training_batches
     from evax.data.order import DrawnOrder
+    from evax.data.randaugment import training_view
     from evax.evaluation.classification import mean_auroc, top1_accuracy
     from evax.training.optim import create_optimizer, lr_at_step
     from evax.training.runtime import maybe_compile, seeded

@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from evax.data.radiograph import MAX_PIXELS, read_image
+from evax.data.pictures import read_image
+from evax.data.radiograph import MAX_PIXELS
 from evax.errors import DataError
 
 GREY = np.random.default_rng(0).integers(0, 256, (12, 10), dtype=np.uint8)
@@ -236,7 +237,7 @@ def test_damaged_bytes_end_in_a_film_or_a_data_error(tmp_path_factory, kind, fli
 def test_reading_a_png_loads_no_heavy_library(tmp_path):
     path = save(tmp_path / "a.png", GREY)
     code = (
-        "import sys, evax.data.preprocess, evax.data.radiograph as room; room.read_image(sys.argv[1]);"
+        "import sys, evax.data.preprocess, evax.data.pictures as room; room.read_image(sys.argv[1]);"
         "print([name for name in ('pydicom', 'pandas', 'torch', 'jaxtyping') if name in sys.modules])"
     )
     run = subprocess.run([sys.executable, "-c", code, path], capture_output=True, text=True, check=True)
