@@ -141,6 +141,36 @@ def data_fingerprint(store: ImageStore, table: Path | None) -> str:
 
 
 @dataclass(frozen=True, eq=False)
+class LearningFilms:
+    """A labelled store as one run learns from it, chooses by it and is tested on it."""
+
+    store: ImageStore
+    labels: Float[np.ndarray, "S K"]
+    """What scores are held against."""
+    taught: Float[np.ndarray, "S K"]
+    """What training is told, which may count uncertain labels otherwise."""
+    pool: Rows
+    """The films of the train split; an epoch has as many, whatever share of the labels is used."""
+    train: Rows
+    """Those whose labels are used."""
+    epochs: Sequence[Rows] | None
+    """Which of `train` each epoch shows; None: all."""
+    choosing: Rows
+    """What chooses the checkpoint."""
+    validation: Rows
+    test: Rows
+
+    @property
+    def findings(self) -> tuple[str, ...]:
+        return self.store.manifest.findings
+
+    @property
+    def exclusive(self) -> bool:
+        """Exactly one finding is true per film."""
+        return self.store.manifest.exclusive
+
+
+@dataclass(frozen=True, eq=False)
 class LabelShare:
     """Which training patients give their labels."""
 

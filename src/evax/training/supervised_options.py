@@ -1,0 +1,72 @@
+"""Options of learning with labels. No torch here: the command line reads them before it loads anything."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field, replace
+from typing import Literal, Self
+
+from evax.data.augment import Augmentation, CropConfig
+from evax.errors import ConfigError
+from evax.training.options import Compile, LabelledConfig, OptimizerConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class SupervisedConfig(LabelledConfig):
+    """How a classifier learns, whatever it starts from."""
+
+    protocol: Literal["clean", "paper"] = "clean"
+    """paper: the test films choose the checkpoint, as in the released code; not to be compared with clean."""
+    steps: int = 500
+    """Optimizer steps."""
+    epochs: float | None = None
+    """Passes over all training films of the store, instead of steps, whatever label_fraction."""
+    warmup_epochs: float | None = None
+    """Passes with rising learning rate, instead of optimizer.warmup; needs epochs."""
+    batch_size: int = 32
+    """Films per step."""
+    validate_every: int = 50
+    """Steps between looks at the validation films; each look costs their number of forward passes."""
+    augmentation: Augmentation = "crop"
+    """What training does to films: nothing; random crops; crops and timm's RandAugment m6-mstd0.5-inc1."""
+    crop: CropConfig = field(default_factory=lambda: CropConfig(area=(0.5, 1.0)))
+    """How training crops are cut; validation and test see whole films."""
+    optimizer: OptimizerConfig = field(
+        default_factory=lambda: OptimizerConfig(lr=1e-3, betas=(0.9, 0.999), eps=1e-8, clip_norm=0.0)
+    )
+    """AdamW and its schedule."""
+    layer_decay: float = 0.75
+    """Learning rate of each layer over that of the next one, in (0, 1]; a CNN has one rate."""
+    drop_path: float = 0.1
+    """Chance of skipping a block in training, rising linearly to this value, in [0, 1)."""
+    compile: Compile = "auto"
+    """torch.compile; auto: when the run is long enough to earn the compilation back."""
+    workers: int = 2
+    """Threads that cut crops."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 < self.layer_decay <= 1:
+            raise ConfigError(f"layer_decay must lie in (0, 1], got {self.layer_decay}.")
+        if not 0 <= self.drop_path < 1:
+            raise ConfigError(f"drop_path must lie in [0, 1), got {self.drop_path}.")
+        for name in ("steps", "batch_size", "validate_every", "workers", "epochs"):
+            if (value := getattr(self, name)) is not None and value <= 0:
+                raise ConfigError(f"{name} must be above 0, got {value}.")
+        if self.warmup_epochs is not None and not 0 <= self.warmup_epochs < (self.epochs or 0):
+            raise ConfigError(
+                f"warmup_epochs must lie in [0, epochs), got {self.warmup_epochs} of {self.epochs} epochs."
+            )
+
+    def in_steps(self, films: int) -> Self:
+        """The same with steps and optimizer.warmup instead of epochs. films: of an epoch."""
+        if self.epochs is None:
+            return self
+        share = self.optimizer.warmup if self.warmup_epochs is None else self.warmup_epochs / self.epochs
+        return replace(
+            self,
+            steps=math.ceil(self.epochs * films / self.batch_size),
+            optimizer=replace(self.optimizer, warmup=share),
+            epochs=None,
+            warmup_epochs=None,
+        )
