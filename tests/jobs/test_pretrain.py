@@ -69,6 +69,11 @@ def test_a_run_repeats_itself_and_every_option_reaches_it(tiny, tmp_path):
         assert losses(replace(tiny, out=tmp_path / str(number), **change)) != first, change
 
 
+def test_the_shares_of_stores_reach_the_run(tiny, tmp_path):
+    both = replace(tiny, stores=tiny.stores * 2, epochs=0.3)
+    assert losses(both) != losses(replace(both, out=tmp_path / "shares", store_shares=(1.0, 0.0)))
+
+
 def test_a_run_goes_on_from_an_encoder_at_another_resolution_and_its_card_tells_the_whole_chain(
     tiny, phantom_store, phantoms, tmp_path
 ):
