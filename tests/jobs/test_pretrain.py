@@ -16,13 +16,10 @@ from evax.data.preprocess import Preprocess
 from evax.data.unlabelled import common_preprocess, films_outside_tests
 from evax.errors import ConfigError, DataError, WeightsError
 from evax.jobs.pretrain import PretrainConfig, preprocess_of, pretrain
-from evax.models.encoders import EVA_X
 from evax.training.options import OptimizerConfig
 from evax.weights.released import RELEASED
 from official_files import write_mim
 from pretraining_runs import command_of, events, losses, tiny_run
-
-_, SMALL, _ = EVA_X
 
 
 @pytest.fixture
@@ -125,10 +122,9 @@ def test_a_run_from_published_weights_keeps_their_normalisation(tiny, tmp_path, 
     card = evax.open_bundle(pretrain(config)).card
     assert (card.preprocess.mean, card.preprocess.std) == (row.mean, row.std)
     assert card.training["before"] == {"weights": "eva_x_tiny_mim"}
-    chain = preprocess_of(
-        replace(config, weights=Path("eva02_small"), encoder=SMALL), [evax.open_store(tiny.stores[0])]
-    )
-    assert chain.mean == RELEASED["eva02_small"].mean  # EVA-02's, one per colour
+    store = evax.open_store(tiny.stores[0])
+    chain = preprocess_of(replace(config, weights=Path("eva02_tiny")), [store])
+    assert chain.mean == RELEASED["eva02_tiny"].mean  # EVA-02's, one per colour
 
 
 def test_pre_training_does_not_start_from_a_classifier(tiny, tmp_path):
