@@ -30,6 +30,6 @@ def command_of(config, *more):
     return [
         sys.executable, "-m", "evax", "pretrain", str(config.stores[0]), "--out", str(config.out),
         "--image-size", "64", "--batch-size", "8", "--epochs", str(config.epochs), "--workers", "1",
-        "--precision", config.precision, "--compile", "off",
+        "--precision", config.precision, "--compile", config.compile,
         "--checkpoint-every", str(config.checkpoint_every), *more,
     ]  # fmt: skip

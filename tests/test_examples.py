@@ -1,7 +1,11 @@
-"""What the documentation shows is run: the README's Python, and the notebook on phantoms."""
+"""What the documentation shows is run: the README's Python, and the notebook on phantoms; its commands are
+understood.
+"""
 
+import importlib
 import os
 import re
+import shlex
 import shutil
 from pathlib import Path
 
@@ -11,6 +15,8 @@ import pytest
 import torch
 from nbclient import NotebookClient
 
+from evax.cli import COMMANDS
+from evax.config import parse_command_line
 from evax.data.preprocess import Preprocess
 from evax.deploy.bundle import Card, save_bundle
 from evax.models.classifier import Classifier
@@ -18,6 +24,7 @@ from evax.models.encoders import build_encoder
 
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = sorted((ROOT / "docs" / "notebooks").glob("*.ipynb"))
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs" / "how-to").rglob("*.md"))]
 TINY = "eva_x_tiny_patch16_224"
 
 
@@ -52,6 +59,29 @@ def test_the_python_of_the_readme_runs_as_it_stands(project, monkeypatch, capsys
     assert names["grid"] == (14, 14)
     mean = names["patches"].mean(dim=1)[0].detach().numpy()
     assert np.allclose(mean, names["features"](names["film"]), atol=1e-5)
+
+
+def commands_of(page):
+    """(environment before, command, its words) of every evax command in the shell blocks of a page."""
+    blocks = "\n".join(re.findall(r"```bash\n(.*?)```", page.read_text(), re.DOTALL)).replace("\\\n", " ")
+    for line in blocks.splitlines():
+        found = re.search(rf"(?:^|\s)evax ({'|'.join(COMMANDS)})\b", line)
+        if found and "[--" not in line:  # a synopsis is no command
+            words = shlex.split(re.split(r" \$\(| &", line[found.end() :])[0], comments=True)
+            yield re.findall(r"(\w+)=(\S+)", line[: found.start()]), found[1], words
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_the_commands_of_a_page_are_understood(page, monkeypatch):
+    for environment, name, words in commands_of(page):
+        for variable, value in environment:
+            monkeypatch.setenv(variable, value)
+        job = importlib.import_module(f"evax.jobs.{name}")
+        parse_command_line(getattr(job, f"{name.capitalize()}Config"), words, f"evax {name}")
+
+
+def test_the_commands_of_the_pages_are_found():
+    assert len([command for page in PAGES for command in commands_of(page)]) > 50
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)

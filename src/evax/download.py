@@ -52,7 +52,7 @@ def fetch_file(remote: Remote, folder: Path, wrong: type[EvaxError], otherwise: 
 
     path = folder / remote.file
     if path.is_file():
-        _verify(path, remote, _recorded(folder).get(remote.file, {}).get("sha256", ""), wrong)
+        _verify(path, remote, recorded(folder).get(remote.file, {}).get("sha256", ""), wrong)
         return path
     part = folder / f".{remote.file}.part"
 
@@ -70,7 +70,7 @@ def fetch_file(remote: Remote, folder: Path, wrong: type[EvaxError], otherwise: 
         pooch.retrieve(remote.url, known_hash=None, fname=remote.file, path=folder, downloader=download)
         facts = {"sha256": _sha256(path), "bytes": path.stat().st_size, "url": remote.url}
         date = datetime.now(UTC).isoformat(timespec="seconds")
-        write_json(_recorded(folder) | {remote.file: facts | {"date": date}}, folder / CHECKSUMS)
+        write_json(recorded(folder) | {remote.file: facts | {"date": date}}, folder / CHECKSUMS)
     except (requests.RequestException, OSError) as error:
         raise wrong(
             f"{remote.url} could not be fetched: {error}. Run it again to go on where it stopped, "
@@ -142,7 +142,8 @@ def _verify(path: Path, remote: Remote, recorded: str, wrong: type[EvaxError]) -
         )
 
 
-def _recorded(folder: Path) -> dict[str, dict[str, Any]]:
+def recorded(folder: Path) -> dict[str, dict[str, Any]]:
+    """What was noted of each downloaded file when it first came: sha256, bytes, url, date."""
     path = folder / CHECKSUMS
     return read_json(path) if path.is_file() else {}
 

@@ -15,8 +15,9 @@ from evax.data.augment import CropConfig
 from evax.data.preprocess import Preprocess
 from evax.data.unlabelled import common_preprocess, films_outside_tests
 from evax.errors import ConfigError, DataError, WeightsError
-from evax.jobs.pretrain import PretrainConfig, pretrain
+from evax.jobs.pretrain import PretrainConfig, preprocess_of, pretrain
 from evax.training.options import OptimizerConfig
+from evax.weights.released import RELEASED
 from official_files import write_mim
 from pretraining_runs import command_of, events, losses, tiny_run
 
@@ -65,6 +66,11 @@ def test_a_run_repeats_itself_and_every_option_reaches_it(tiny, tmp_path):
         assert losses(replace(tiny, out=tmp_path / str(number), **change)) != first, change
 
 
+def test_the_shares_of_stores_reach_the_run(tiny, tmp_path):
+    both = replace(tiny, stores=tiny.stores * 2, epochs=0.3)
+    assert losses(both) != losses(replace(both, out=tmp_path / "shares", store_shares=(1.0, 0.0)))
+
+
 def test_a_run_goes_on_from_an_encoder_at_another_resolution_and_its_card_tells_the_whole_chain(
     tiny, phantom_store, phantoms, tmp_path
 ):
@@ -105,6 +111,20 @@ def test_a_run_from_a_foreign_file_names_it_and_claims_no_total(tiny, tmp_path):
     card = evax.open_bundle(pretrain(replace(tiny, epochs=0.3, weights=tmp_path / "mim.pt"))).card
     assert card.training["before"] == {"weights": "mim.pt"}
     assert card.training["images_total"] is None
+    assert card.preprocess.mean == common_preprocess([evax.open_store(tiny.stores[0])], 64).mean
+
+
+def test_a_run_from_published_weights_keeps_their_normalisation(tiny, tmp_path, monkeypatch):
+    monkeypatch.setenv("EVAX_WEIGHTS", str(tmp_path))
+    row = RELEASED["eva_x_tiny_mim"]
+    write_mim(tmp_path / row.file, tiny.encoder)
+    config = replace(tiny, epochs=0.3, weights=Path("eva_x_tiny_mim"))
+    card = evax.open_bundle(pretrain(config)).card
+    assert (card.preprocess.mean, card.preprocess.std) == (row.mean, row.std)
+    assert card.training["before"] == {"weights": "eva_x_tiny_mim"}
+    store = evax.open_store(tiny.stores[0])
+    chain = preprocess_of(replace(config, weights=Path("eva02_tiny")), [store])
+    assert chain.mean == RELEASED["eva02_tiny"].mean  # EVA-02's, one per colour
 
 
 def test_pre_training_does_not_start_from_a_classifier(tiny, tmp_path):

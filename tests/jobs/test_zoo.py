@@ -78,6 +78,20 @@ def test_list_shows_every_file_and_which_lie_here(tmp_path, monkeypatch, capsys)
     assert any("307.6 MB" in line and "MIT" in line and SMALL in line for line in lines)
 
 
+def test_list_of_one_name_tells_address_licence_normalisation_and_the_checksum_that_was_recorded(
+    tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setenv("EVAX_WEIGHTS", str(tmp_path))
+    row = RELEASED["resnet50_biovil"]
+    (tmp_path / "checksums.json").write_text(json.dumps({row.file: {"sha256": "abc"}}))
+    assert run(["zoo", "list", "resnet50_biovil"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    for line in (f"url: {row.url}", "licence: MIT", "mean: 0.0", "std: 1.0", "sha256_when_fetched: abc"):
+        assert line in lines
+    assert run(["zoo", "list", "resnet50_bio"]) == 1
+    assert "Did you mean 'resnet50_biovil'" in capsys.readouterr().err
+
+
 def test_a_published_480_pixel_classifier_becomes_a_bundle_that_predict_runs(tmp_path):
     film = tmp_path / "film.png"
     Image.fromarray(np.rint(make_phantom(seed=5, index=0).pixels * 255).astype(np.uint8)).save(film)
@@ -300,7 +314,7 @@ def test_a_file_that_would_run_code_is_one_line_with_status_1(tmp_path, monkeypa
     [
         ({"action": "fetch"}, "zoo fetch needs a name"),
         ({"action": "convert", "source": "x", "to": "timm"}, "needs --to .* and --out"),
-        ({"action": "list", "source": "x"}, "zoo list does not take source"),
+        ({"action": "list", "out": "x"}, "zoo list does not take out"),
         ({"action": "fetch", "source": "x", "like": "y"}, "zoo fetch does not take like"),
     ],
 )

@@ -105,7 +105,8 @@ def read_card(folder: Path) -> Card:
     path = folder / "card.json"
     if not path.is_file():
         raise DataError(
-            f"{folder} is not a bundle: it has no card.json. A bundle is written by pretrain and finetune."
+            f"{folder} is not a bundle: it has no card.json. A bundle is written by pretrain and finetune, "
+            "and of published weights by `evax zoo convert NAME --to bundle`."
         )
     content = read_json(path)
     try:

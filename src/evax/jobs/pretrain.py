@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -239,17 +239,20 @@ def refuse_uneven_parts(config: PretrainConfig, processes: int) -> None:
 
 
 def preprocess_of(config: PretrainConfig, stores: list[ImageStore]) -> Preprocess:
-    """The chain of the encoder bundle to start from, else one with the statistics of all stores.
+    """The chain of the encoder bundle to start from, else one with the normalisation of published weights or
+    the statistics of all stores.
 
     Raises DataError for stores of other sizes than each other's or the bundle's.
     """
     from evax.data.unlabelled import common_preprocess
     from evax.deploy.bundle import is_bundle, starting_preprocess
+    from evax.weights.normalisation import own_normalisation
 
     common = common_preprocess(stores, config.image_size)
     if is_bundle(config.weights):
         return starting_preprocess(config.encoder, config.weights, stores[0], config.image_size)
-    return common
+    own = own_normalisation(config.encoder, config.weights)
+    return common if own is None else replace(common, mean=own[0], std=own[1])
 
 
 def identity_of_run(

@@ -22,8 +22,8 @@ logger = logging.getLogger("evax")
 
 @dataclass(frozen=True, kw_only=True)
 class ZooConfig:
-    """Published weights, the paper's baselines included. list: what there is. fetch NAME: get a file.
-    convert SOURCE: give it another form.
+    """Published weights, the paper's baselines included. list: what there is; list NAME: all that is known of
+    one. fetch NAME: get a file. convert SOURCE: give it another form.
 
     Files lie in the folder EVAX_WEIGHTS (default: the user's cache), where those put by hand are used too;
     EVAX_WEIGHTS_MIRROR names another server than the authors' page.
@@ -32,7 +32,7 @@ class ZooConfig:
     action: tyro.conf.Positional[Literal["list", "fetch", "convert"]]
     """What to do."""
     source: tyro.conf.Positional[str | None] = None
-    """fetch: a name of the list. convert: a name, a file in the authors' layout, or a bundle."""
+    """list, fetch: a name of the list. convert: a name, a file in the authors' layout, or a bundle."""
     to: Literal["bundle", "official", "timm", "transformers"] | None = None
     """convert: a bundle for `evax predict`; the authors' file; a folder that timm and transformers open."""
     out: Path | None = None
@@ -47,14 +47,14 @@ class ZooConfig:
             raise ConfigError(f"zoo {self.action} needs a name or file after it; `evax zoo list` shows them.")
         if self.action == "convert" and (self.to is None or self.out is None):
             raise ConfigError("zoo convert needs --to bundle|official|timm|transformers and --out.")
-        allowed = {"list": (), "fetch": ("source", "out")}.get(self.action)
+        allowed = {"list": ("source",), "fetch": ("source", "out")}.get(self.action)
         given = [name for name in ("source", "to", "out", "like", "full_precision") if getattr(self, name)]
         if allowed is not None and (stray := [name for name in given if name not in allowed]):
             raise ConfigError(f"zoo {self.action} does not take {', '.join(stray)}.")
 
 
 def zoo(config: ZooConfig) -> Path | str:
-    """The table as text for list; the path of what was fetched or written otherwise.
+    """The table, or all about one file, as text for list; the path of what was fetched or written otherwise.
 
     Raises ConfigError for an unknown name or an --out that exists, WeightsError for a file that cannot be
     had, read or converted.
@@ -62,7 +62,7 @@ def zoo(config: ZooConfig) -> Path | str:
     from evax.weights.download import fetch_published
 
     if config.action == "list":
-        return table_of_released()
+        return facts_of_released(config.source) if config.source else table_of_released()
     if config.action == "fetch":
         return fetch_published(str(config.source), config.out)
     return convert(config)
@@ -103,6 +103,20 @@ def table_of_released() -> str:
     text = io.StringIO()
     Console(file=text, width=max(170, shutil.get_terminal_size().columns)).print(table)
     return text.getvalue().rstrip()
+
+
+def facts_of_released(name: str) -> str:
+    """All that is known of one published file, a line each, with its normalisation and checksum."""
+    from dataclasses import asdict
+
+    from evax.download import recorded
+    from evax.weights.download import weights_folder
+    from evax.weights.released import released
+
+    row, folder = released(name), weights_folder()
+    came = recorded(folder).get(row.file, {})
+    facts = asdict(row) | {"url": row.url, "folder": str(folder), "sha256_when_fetched": came.get("sha256")}
+    return "\n".join(f"{key}: {value}" for key, value in facts.items() if value not in ("", None, ()))
 
 
 def convert(config: ZooConfig) -> Path:

@@ -21,6 +21,8 @@ PANELS = (  # title, (event, value, name of the curve), logarithmic, chance
     ("learning rate", (("step", "lr", ""),), False, None),
     ("gradient norm before clipping", (("step", "grad_norm", ""),), True, None),
     ("spread of the predictions over the features'", (("step", "spread", ""),), False, None),
+    ("films per second", (("step", "images_per_s", ""),), False, None),
+    ("share of the speed of a plain matrix product", (("step", "matmul_share", ""),), False, None),
     (
         "mean AUC on the validation films",
         (("probe", "knn_auc", "20 nearest neighbours"), ("probe", "linear_auc", "linear probe")),

@@ -57,7 +57,8 @@ def learn(
         steps=steps,
         first=first,
     )
-    tokens = (steps - first) * config.batch_size * config.patches // fabric.world_size
+    # of the whole run: one that goes on must not find that compiling no longer pays, or its bits would differ
+    tokens = steps * config.batch_size * config.patches // fabric.world_size
     student, optimizer = fabric.setup(maybe_compile(model, config.compile, tokens, fabric.device), optimizer)
     teacher = maybe_compile(fabric.to_device(tokenizer), config.compile, tokens, fabric.device)
     log.write(

@@ -129,6 +129,14 @@ def _baseline(
     )  # fmt: skip
 
 
+def _eva02(encoder: str, size: str) -> Released:
+    file = f"eva02_{size}_pt_in21k_p14.pt"
+    return _baseline(
+        encoder, "mim", file, "ImageNet-21k, EVA-02", CLIP,
+        address=f"{_HUB}/Yuxin-CV/EVA-02/resolve/main/eva02/pt/{file}", licence="Apache-2.0",
+    )  # fmt: skip
+
+
 def _not_offered(purpose: str, encoder: str, licence: str, refused: str) -> Released:
     return Released(
         group="Not offered", file="", layout="other", encoder=encoder,
@@ -149,6 +157,7 @@ _BIOVIL = "biovil_image_resnet50_proj_size_128.pt"
 _VIT_S, _VIT_B = "vit_small_patch16_224", "vit_base_patch16_224"
 _STEM = "patch16_merged520k_mim"
 _CXR14, _CHEXPERT, _COVID = "ChestX-ray14, 14 findings", "CheXpert, 5 findings", "COVIDx, exclusive classes"
+
 
 RELEASED: dict[str, Released] = {
     "eva_x_tiny_mim": _mim(TINY, f"eva_x_tiny_{_STEM}.pt", 79_500_000),
@@ -212,10 +221,9 @@ RELEASED: dict[str, Released] = {
         "resnet50", "moco", "resnet50_imagenet_mocov2.pth", "ImageNet, MoCo v2", IMAGENET,
         page=f"{_DRIVE}/file/d/1GVSc3TOEhItliMToyY8Z4oHW_Kxf8cRj",
     ),
-    "eva02_small": _baseline(
-        SMALL, "mim", "eva02_S_pt_in21k_p14.pt", "ImageNet-21k, EVA-02", CLIP,
-        address=f"{_HUB}/Yuxin-CV/EVA-02/resolve/main/eva02/pt/eva02_S_pt_in21k_p14.pt", licence="Apache-2.0",
-    ),
+    "eva02_tiny": _eva02(TINY, "Ti"),
+    "eva02_small": _eva02(SMALL, "S"),
+    "eva02_base": _eva02(BASE, "B"),
     "resnet50_biovil": _baseline(
         "resnet50", "biovil", _BIOVIL, "films, reports: BioViL", (0.0, 1.0),
         address=f"{_HUB}/microsoft/BiomedVLP-CXR-BERT-specialized/resolve/v1.1/{_BIOVIL}", licence="MIT",
