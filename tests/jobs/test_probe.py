@@ -14,6 +14,7 @@ from evax.deploy.bundle import Card, save_bundle, save_films
 from evax.errors import ConfigError, DataError
 from evax.jobs.probe import ONE, ProbeConfig, probe
 from evax.models.encoders import build_encoder
+from study_pages import check_study_page
 
 
 @pytest.fixture
@@ -50,6 +51,10 @@ def test_the_report_holds_what_scikit_learn_computes_from_the_written_prediction
         report["linear"]["validation_mauc"].values()
     )
     assert report["protocol"]["test_scored"] == "once"
+    page = (config.out / "report.html").read_text()
+    assert f"evax probe {config.store}" in page
+    assert f"<b>{metrics['mauc']['value']:.3f}</b>" in page
+    assert "Frozen features and test" in page
 
 
 def test_every_option_reaches_the_run(config, tmp_path):
@@ -101,6 +106,10 @@ def test_a_sweep_encodes_every_film_once_and_a_run_of_it_is_a_probe_of_its_own(c
     assert few["runs"][1]["mauc"] == report["linear"]["test_metrics"]["mauc"]["value"]
     voted = json.loads((config.out / "knn.json").read_text())
     assert voted["points"][0]["runs"][1]["mauc"] == report["knn"]["test_metrics"]["mauc"]["value"]
+    means = [point["mauc"]["mean"] for point in (few, everything, *voted["points"])]
+    page = check_study_page(config, "probe", means, runs=6)
+    assert "linear probe, 4 patients" in page
+    assert "nearest neighbours, 100 %" in page
     drawn = (config.out / "probe.svg").read_text()
     assert "mine, linear probe" in drawn
     assert "mine, nearest neighbours" in drawn

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from evax.config import command_line
 from evax.errors import ConfigError
 from evax.jobs.studies import (
     RUNS,
@@ -96,6 +98,7 @@ def probe(config: ProbeConfig) -> Path:
     from evax.deploy.bundle import refuse_seen_films
     from evax.training.tracking import run_folder
 
+    start = time.perf_counter()
     store = with_findings(open_store(config.store), config.findings)
     labels = known_labels(store, config.uncertain, config.blank)
     pool, val, test = split_rows(store, config.split, config.split_by)
@@ -106,7 +109,7 @@ def probe(config: ProbeConfig) -> Path:
     share = LabelShare(config.label_fraction, config.label_count, labels if config.stratified else None)
     train = share.draw(store, pool, config.seed)
     with run_folder(config.out, config) as log:
-        measure(config, store, *encoded(config, store, labels, (train, val, test), log))
+        measure(config, store, *encoded(config, store, labels, (train, val, test), log), start=start)
     return config.out / "report.json"
 
 
@@ -127,7 +130,8 @@ def sweep(
     from evax.files import write_json
     from evax.reporting.few_labels import draw_few_labels
     from evax.reporting.protocol import study_card
-    from evax.training.tracking import run_folder
+    from evax.reporting.study_page import write_study_page
+    from evax.training.tracking import run_folder, start_run
 
     points = label_points(config, config.fractions, config.counts)
     reports: dict[LabelPoint, list[dict[str, Any]]] = {point: [] for point in points}
@@ -144,7 +148,8 @@ def sweep(
                 run = replace(config, **ONE, out=folder, seed=seed, **point.options())
                 share = LabelShare(point.fraction, point.count, stratify)
                 train = parts[0].only(share.draw(store, pool, seed))
-                reports[point].append(measure(run, store, train, *parts[1:]))
+                start_run(folder, run, resume=None)
+                reports[point].append(measure(run, store, train, *parts[1:], start=time.perf_counter()))
     fingerprint = data_fingerprint(store, config.split)
     for way in WAYS:
         rows = []
@@ -152,13 +157,15 @@ def sweep(
             runs = [row_of_probe(report, way) for report in reports[point]]
             rows.append({**asdict(point), **summary_of(runs), "runs": runs})
         card = study_card(
-            config, "probe", fingerprint, name=config.name, leaks=config.split_by == "film", way=way,
+            config, "probe", fingerprint, name=config.name, leaks=config.split_by == "film",
             spread=SPREAD.format("seeds"),
         )  # fmt: skip
-        card |= {"name": f"{card['name']}, {WAYS[way]}"}
+        card |= {"name": f"{card['name']}, {WAYS[way]}", "way": WAYS[way]}
         write_json(card | {"points": rows}, config.out / f"{way}.json")
         write_points(rows, config.out / f"{way}.csv")
-    draw_few_labels([config.out / f"{way}.json" for way in WAYS], config.out / "probe")
+    results = [config.out / f"{way}.json" for way in WAYS]
+    draw_few_labels(results, config.out / "probe")
+    write_study_page(results)
     return config.out / "linear.json"
 
 
@@ -192,12 +199,18 @@ def encoded(
     return [Part(part, share, labels[part]) for part, share in zip(rows, shares, strict=True)]
 
 
-def measure(config: ProbeConfig, store: ImageStore, train: Part, val: Part, test: Part) -> dict[str, Any]:
-    """Both probes on the same films; writes and returns the report of OUT."""
+def measure(
+    config: ProbeConfig, store: ImageStore, train: Part, val: Part, test: Part, *, start: float
+) -> dict[str, Any]:
+    """Both probes on the same films; writes report and page of OUT and returns the report.
+
+    start: of the clock that counts its seconds; within a sweep the encoding, which all runs share, is not in.
+    """
     from evax.evaluation.embedding import TEMPERATURE, knn_scores
     from evax.evaluation.linear import fit_linear_probe
     from evax.files import write_json
     from evax.reporting.protocol import protocol_card
+    from evax.reporting.run_page import write_run_page
 
     linear = fit_linear_probe(
         train.features, train.labels, val.features, val.labels, store.manifest.exclusive
@@ -228,8 +241,11 @@ def measure(config: ProbeConfig, store: ImageStore, train: Part, val: Part, test
             "temperature": TEMPERATURE,
             "test_metrics": score("knn", config, store, (val, vote(val)), (test, vote(test))),
         },
+        "command": command_line("probe", config),
+        "seconds": round(time.perf_counter() - start, 1),
     }  # fmt: skip
     write_json(report, config.out / "report.json")
+    write_run_page(config.out)
     return report
 
 
