@@ -213,6 +213,23 @@ def test_a_finding_that_is_constant_in_validation_is_refused_before_anything_is_
         assert not tiny.out.exists()
 
 
+def test_test_films_are_scored_by_source_where_a_table_tells_it(tiny, tmp_path):
+    table = open_store(tiny.store).manifest.table
+    north = table["patient"].rank(method="dense") % 2 == 0
+    sites = table[["patient"]].assign(source=np.where(north, "north", "south")).drop_duplicates()
+    sites.to_csv(tmp_path / "sites.csv", index=False)
+    finetune(replace(tiny, steps=1, sources=tmp_path / "sites.csv"))
+    report = json.loads((tiny.out / "report.json").read_text())
+    (by_source,) = [part for part in report["subgroups"] if part["attribute"] == "source"]
+    expected = north[table["split"] == "test"].map({True: "north", False: "south"}).value_counts().to_dict()
+    assert {group["group"]: group["films"] for group in by_source["groups"]} == expected
+    assert "north (" in (tiny.out / "report.html").read_text()  # too few films to be scored, but named
+    sites.rename(columns={"source": "site"}).to_csv(tmp_path / "sites.csv", index=False)
+    with pytest.raises(DataError, match="lacks the column source; it has patient, site"):
+        finetune(replace(tiny, out=tmp_path / "other", sources=tmp_path / "sites.csv"))
+    assert not (tmp_path / "other").exists()
+
+
 def test_seeds_are_runs_of_their_own_summed_up_and_continued(tiny):
     tiny = replace(tiny, steps=1, seeds=(0, 1))
     assert finetune(tiny) == tiny.out / "seeds.json"

@@ -77,10 +77,13 @@ class FinetuneConfig(LabelledConfig):
     """torch.compile; auto: when the run is long enough to earn the compilation back."""
     workers: int = 2
     """Threads that cut crops."""
+    sources: Path | None = None
+    """CSV table with the columns image or patient, and source (a hospital, a device): test films are scored
+    by source, too, as they are by sex, age and view."""
     subset: Subset = "fixed"
     """Of the labels, where not all are used. fixed: one draw of patients; redrawn: another at each epoch."""
     seeds: tuple[int, ...] = ()
-    """One run per seed in OUT/runs, and mean, sd and interval over them in OUT/seeds.json."""
+    """One run per seed, as 0-4, in OUT/runs, and mean, sd and interval over them in OUT/seeds.json."""
     resume: bool = False
     """Continue the runs of seeds in OUT: finished ones are not repeated."""
 
@@ -159,6 +162,7 @@ def learn_and_test(config: FinetuneConfig, checked_films: int) -> Path:
     from evax.data.labelled import (
         LabelShare,
         capped_rows,
+        column_of,
         known_labels,
         redrawn_epochs,
         split_rows,
@@ -198,6 +202,7 @@ def learn_and_test(config: FinetuneConfig, checked_films: int) -> Path:
     # no test film in the call of fit, unless the protocol is the paper's
     choosing = test if as_paper else capped_rows(store, val, config.validation_cap)
     refuse_one_sided(labels[choosing], f"{'test' if as_paper else 'validation'} split")
+    sources = None if config.sources is None else column_of(store, config.sources, "source")
     preprocess = replace(
         starting_preprocess(config.encoder, config.weights, store, config.image_size),
         resize_size=config.resize_size,
@@ -265,7 +270,7 @@ def learn_and_test(config: FinetuneConfig, checked_films: int) -> Path:
         "kind": "finetune",
         **protocol,
         "test_metrics": metrics,
-        **examine(store, validation, tested, thresholds, config.resamples, config.seed),
+        **examine(store, validation, tested, thresholds, config.resamples, config.seed, sources),
         "checks": checks,
         "model": model_facts(card, model, config.weights),
         "command": command_line("finetune", config),
