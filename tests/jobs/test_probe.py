@@ -115,6 +115,25 @@ def test_a_sweep_encodes_every_film_once_and_a_run_of_it_is_a_probe_of_its_own(c
     assert "mine, nearest neighbours" in drawn
 
 
+def test_a_sweep_that_was_killed_encodes_no_film_twice_repeats_no_probe_and_may_grow(config, imagenet):
+    config = replace(config, **imagenet, fractions=(0.5,), seeds=(0, 1))
+    result = probe(config)
+    before = json.loads(result.read_text())["points"]
+    result.unlink()
+    killed, kept = (config.out / f"runs/share-0.5-seed-{seed}/report.json" for seed in (1, 0))
+    killed.unlink()
+    written = kept.stat().st_mtime_ns
+    probe(replace(config, seeds=(2,), fractions=(), resume=True))
+    (point,) = json.loads(result.read_text())["points"]
+    assert point["runs"][:2] == before[0]["runs"]
+    assert [run["seed"] for run in point["runs"]] == [0, 1, 2]
+    assert kept.stat().st_mtime_ns == written
+    log = [json.loads(line) for line in (config.out / "log.jsonl").read_text().splitlines()]
+    assert [line["event"] for line in log] == ["features", "resume"]
+    with pytest.raises(ConfigError, match="--neighbours was 20, is 3. Choose another --out"):
+        probe(replace(config, neighbours=3, resume=True))
+
+
 def test_random_weights_are_drawn_anew_by_each_seed_of_a_sweep(config, tmp_path):
     config = replace(config, fractions=(1.0,), seeds=(0, 1))
     probe(config)
