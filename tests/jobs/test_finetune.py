@@ -255,6 +255,7 @@ def test_a_study_of_runs_that_the_test_films_chose_says_so(tiny):
     protocol = json.loads((tiny.out / "seeds.json").read_text())["protocol"]
     assert (protocol["name"], protocol["checkpoint_chosen_on"]) == ("paper", "test mAUC")
     assert "quirk_selection_on_test" in protocol
+    assert "Protocol paper, not clean." in (tiny.out / "report.html").read_text()
 
 
 def test_an_epoch_of_redrawn_labels_has_the_steps_of_all_training_films(tiny, phantom_store):
