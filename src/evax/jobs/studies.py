@@ -28,7 +28,7 @@ C = TypeVar("C", bound=LabelledConfig)
 
 RUNS = "runs"
 MAY_DIFFER = {  # where things lie, and how fast; the data have a fingerprint, folds are compared film by film
-    "out", "store", "split", "table", "workers",
+    "out", "store", "split", "table", "sources", "workers",
     "name", "bundles", "resume",  # of the call, not of what is learned
 }  # fmt: skip
 ALONE: dict[str, Any] = {"seeds": (), "resume": False}  # what makes a fine-tuning a single run
