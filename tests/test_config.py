@@ -7,6 +7,7 @@ import yaml
 from evax.config import command_line, parse_command_line, read_recipe, to_plain, write_recipe
 from evax.errors import ConfigError
 from evax.jobs.demo import DemoConfig
+from evax.jobs.fewshot import FewshotConfig
 from evax.jobs.finetune import FinetuneConfig
 from evax.jobs.pretrain import PretrainConfig
 
@@ -19,6 +20,18 @@ def recipe(folder, text):
     path = folder / "recipe.yaml"
     path.write_text(text)
     return path
+
+
+def test_a_range_of_seeds_is_spelled_out_and_nothing_else_is():
+    def seeds_of(*words):
+        return parse_command_line(FewshotConfig, ["s", "--out", "o", *words], "evax fewshot").seeds
+
+    assert seeds_of("--seeds", "0-4") == (0, 1, 2, 3, 4)
+    assert seeds_of("--seeds", "7", "1-2", "--name", "3-4") == (7, 1, 2)
+    assert parse_command_line(FewshotConfig, ["0-4", "--out", "1-2"], "evax fewshot").store == Path("0-4")
+    for slip in ("4-0", "0-999999999"):
+        with pytest.raises(SystemExit):
+            seeds_of("--seeds", slip)
 
 
 def test_the_command_line_beats_the_recipe_and_the_recipe_beats_the_defaults(tmp_path):

@@ -30,7 +30,7 @@ def parse_command_line(config_class: type[C], arguments: Sequence[str], program:
     Recipe and command line are merged before the dataclass is built, so its checks see the final values only.
     Raises ConfigError for a faulty recipe; wrong usage ends the process with status 2, as argparse does.
     """
-    arguments, recipe = _take_recipe(arguments)
+    arguments, recipe = _take_recipe(_spell_out_seeds(arguments))
     recipe = recipe or getattr(config_class, "default_recipe", None)
     values = read_recipe(recipe_path(recipe), config_class) if recipe else {}
     said = io.StringIO()
@@ -143,6 +143,17 @@ def to_plain(value: Any) -> Any:
 def write_recipe(config: Any, path: Path) -> None:
     """A finished run's config.yaml, itself a recipe of the same command."""
     path.write_text(yaml.safe_dump(to_plain(config), sort_keys=False, allow_unicode=True))
+
+
+def _spell_out_seeds(arguments: Sequence[str]) -> list[str]:
+    """`--seeds 0-4` as `--seeds 0 1 2 3 4`; of at most 1,000 seeds, so that a slip is no endless list."""
+    spelled, of_seeds = list[str](), False
+    for word in arguments:
+        of_seeds = word == "--seeds" or (of_seeds and not word.startswith("--"))
+        ends = re.fullmatch(r"(\d{1,9})-(\d{1,9})", word) if of_seeds else None
+        seeds = range(int(ends[1]), int(ends[2]) + 1) if ends else range(0)
+        spelled += map(str, seeds) if 0 < len(seeds) <= 1000 else [word]
+    return spelled
 
 
 def _take_recipe(arguments: Sequence[str]) -> tuple[list[str], str | None]:

@@ -21,6 +21,7 @@ from evax.jobs.crossvalidate import CrossvalidateConfig, crossvalidate
 from evax.jobs.finetune import FinetuneConfig, finetune
 from evax.jobs.predict import PredictConfig, predict
 from evax.models.encoders import build_encoder
+from study_pages import check_study_page
 
 
 def config_of(store, out, **changes):
@@ -109,6 +110,15 @@ def test_the_table_has_a_line_per_fold_and_the_figure_a_box_per_finding(study):
     assert (study.out / "crossvalidate.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_one_page_shows_the_spread_over_folds_how_to_repeat_it_and_where_each_fold_is(study):
+    result = result_of(study)
+    means = [spread["mean"] for spread in (result["mauc"], result["macc"], *result["findings"].values())]
+    page = check_study_page(study, "crossvalidate", means, runs=3)
+    assert "t-interval over folds" in page
+    assert f"together: mAUC {result['pooled']['mauc']['value']:.3f}" in page
+    assert "Size of the splits" in page  # a check that does not pass on so few films
+
+
 def test_a_fold_is_the_fine_tuning_of_its_config_file(study, tmp_path):
     recipe = [
         "--recipe",
@@ -192,6 +202,7 @@ def test_the_paper_s_folds_split_films_and_every_report_figure_and_prediction_sa
     protocol = result_of(config)["protocol"]
     assert (protocol["name"], "films were split, not patients" in protocol["leak"]) == ("split by film", True)
     assert "films were split, not patients" in (config.out / "crossvalidate.svg").read_text()
+    assert "Protocol split by film, not clean." in (config.out / "report.html").read_text()
     report = json.loads((config.out / "runs" / "fold-0" / "report.json").read_text())
     assert report["protocol"]["name"] == "split by film"
     assert report["protocol"]["patients_in_several_parts"] > 0

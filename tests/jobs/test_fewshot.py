@@ -19,6 +19,7 @@ from evax.jobs.finetune import FinetuneConfig, finetune
 from evax.jobs.studies import continued
 from evax.reporting.few_labels import draw_few_labels
 from evax.training.options import OptimizerConfig
+from study_pages import check_study_page
 
 
 def config_of(store, out, **changes):
@@ -104,6 +105,14 @@ def test_the_table_has_a_line_per_run_and_the_figure_is_drawn_twice(sweep):
     assert [float(row["mauc_low"]) for row in rows] == [run["mauc_patient_interval"][0] for run in listed]
     assert (sweep.out / "fewshot.png").read_bytes().startswith(b"\x89PNG")
     assert "30 %" in (sweep.out / "fewshot.svg").read_text()
+
+
+def test_one_page_shows_the_spread_over_seeds_how_to_repeat_it_and_where_each_run_is(sweep):
+    points = result_of(sweep)["points"]
+    means = [point[score]["mean"] for point in points for score in ("mauc", "macc")]
+    page = check_study_page(sweep, "fewshot", means, runs=4)
+    assert "none: fewer than 3 seeds" in page
+    assert all(f"<td>{point['lr']}</td>" in page for point in points)
 
 
 def test_an_interrupted_sweep_goes_on_without_repeating_finished_runs(sweep, copied):

@@ -23,6 +23,7 @@ from evax.jobs.probe import ProbeConfig, probe
 from evax.models.encoders import build_encoder
 from evax.published import IMAGENET_MEAN
 from evax.training.options import LabelledConfig, OptimizerConfig
+from study_pages import check_study_page
 
 
 @pytest.fixture
@@ -212,6 +213,23 @@ def test_a_finding_that_is_constant_in_validation_is_refused_before_anything_is_
         assert not tiny.out.exists()
 
 
+def test_test_films_are_scored_by_source_where_a_table_tells_it(tiny, tmp_path):
+    table = open_store(tiny.store).manifest.table
+    north = table["patient"].rank(method="dense") % 2 == 0
+    sites = table[["patient"]].assign(source=np.where(north, "north", "south")).drop_duplicates()
+    sites.to_csv(tmp_path / "sites.csv", index=False)
+    finetune(replace(tiny, steps=1, sources=tmp_path / "sites.csv"))
+    report = json.loads((tiny.out / "report.json").read_text())
+    (by_source,) = [part for part in report["subgroups"] if part["attribute"] == "source"]
+    expected = north[table["split"] == "test"].map({True: "north", False: "south"}).value_counts().to_dict()
+    assert {group["group"]: group["films"] for group in by_source["groups"]} == expected
+    assert "north (" in (tiny.out / "report.html").read_text()  # too few films to be scored, but named
+    sites.rename(columns={"source": "site"}).to_csv(tmp_path / "sites.csv", index=False)
+    with pytest.raises(DataError, match="lacks the column source; it has patient, site"):
+        finetune(replace(tiny, out=tmp_path / "other", sources=tmp_path / "sites.csv"))
+    assert not (tmp_path / "other").exists()
+
+
 def test_seeds_are_runs_of_their_own_summed_up_and_continued(tiny):
     tiny = replace(tiny, steps=1, seeds=(0, 1))
     assert finetune(tiny) == tiny.out / "seeds.json"
@@ -226,6 +244,7 @@ def test_seeds_are_runs_of_their_own_summed_up_and_continued(tiny):
     assert [run["mauc"] for run in result["runs"]] == values
     assert result["mauc"]["mean"] == pytest.approx(np.mean(values))
     assert result["mauc"]["interval_method"] == "t-interval over 3 seeds"
+    check_study_page(replace(tiny, seeds=(0, 1, 2)), "finetune", [result["mauc"]["mean"]], runs=3)
     assert all((tiny.out / f"runs/seed-{seed}/bundle/card.json").is_file() for seed in range(3))
     with pytest.raises(ConfigError, match="Only runs over seeds are continued"):
         finetune(replace(tiny, seeds=(), resume=True))
@@ -236,6 +255,7 @@ def test_a_study_of_runs_that_the_test_films_chose_says_so(tiny):
     protocol = json.loads((tiny.out / "seeds.json").read_text())["protocol"]
     assert (protocol["name"], protocol["checkpoint_chosen_on"]) == ("paper", "test mAUC")
     assert "quirk_selection_on_test" in protocol
+    assert "Protocol paper, not clean." in (tiny.out / "report.html").read_text()
 
 
 def test_an_epoch_of_redrawn_labels_has_the_steps_of_all_training_films(tiny, phantom_store):

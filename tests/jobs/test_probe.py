@@ -14,6 +14,7 @@ from evax.deploy.bundle import Card, save_bundle, save_films
 from evax.errors import ConfigError, DataError
 from evax.jobs.probe import ONE, ProbeConfig, probe
 from evax.models.encoders import build_encoder
+from study_pages import check_study_page
 
 
 @pytest.fixture
@@ -50,6 +51,10 @@ def test_the_report_holds_what_scikit_learn_computes_from_the_written_prediction
         report["linear"]["validation_mauc"].values()
     )
     assert report["protocol"]["test_scored"] == "once"
+    page = (config.out / "report.html").read_text()
+    assert f"evax probe {config.store}" in page
+    assert f"<b>{metrics['mauc']['value']:.3f}</b>" in page
+    assert "Frozen features and test" in page
 
 
 def test_every_option_reaches_the_run(config, tmp_path):
@@ -101,9 +106,32 @@ def test_a_sweep_encodes_every_film_once_and_a_run_of_it_is_a_probe_of_its_own(c
     assert few["runs"][1]["mauc"] == report["linear"]["test_metrics"]["mauc"]["value"]
     voted = json.loads((config.out / "knn.json").read_text())
     assert voted["points"][0]["runs"][1]["mauc"] == report["knn"]["test_metrics"]["mauc"]["value"]
+    means = [point["mauc"]["mean"] for point in (few, everything, *voted["points"])]
+    page = check_study_page(config, "probe", means, runs=6)
+    assert "linear probe, 4 patients" in page
+    assert "nearest neighbours, 100 %" in page
     drawn = (config.out / "probe.svg").read_text()
     assert "mine, linear probe" in drawn
     assert "mine, nearest neighbours" in drawn
+
+
+def test_a_sweep_that_was_killed_encodes_no_film_twice_repeats_no_probe_and_may_grow(config, imagenet):
+    config = replace(config, **imagenet, fractions=(0.5,), seeds=(0, 1))
+    result = probe(config)
+    before = json.loads(result.read_text())["points"]
+    result.unlink()
+    killed, kept = (config.out / f"runs/share-0.5-seed-{seed}/report.json" for seed in (1, 0))
+    killed.unlink()
+    written = kept.stat().st_mtime_ns
+    probe(replace(config, seeds=(2,), fractions=(), resume=True))
+    (point,) = json.loads(result.read_text())["points"]
+    assert point["runs"][:2] == before[0]["runs"]
+    assert [run["seed"] for run in point["runs"]] == [0, 1, 2]
+    assert kept.stat().st_mtime_ns == written
+    log = [json.loads(line) for line in (config.out / "log.jsonl").read_text().splitlines()]
+    assert [line["event"] for line in log] == ["features", "resume"]
+    with pytest.raises(ConfigError, match="--neighbours was 20, is 3. Choose another --out"):
+        probe(replace(config, neighbours=3, resume=True))
 
 
 def test_random_weights_are_drawn_anew_by_each_seed_of_a_sweep(config, tmp_path):

@@ -159,6 +159,8 @@ class LearningFilms:
     """What chooses the checkpoint."""
     validation: Rows
     test: Rows
+    sources: Sequence[str] | None
+    """Where each film of the store comes from, for scores by source; None: not known."""
 
     @property
     def findings(self) -> tuple[str, ...]:

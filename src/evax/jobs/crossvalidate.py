@@ -45,7 +45,7 @@ class CrossvalidateConfig(FinetuneConfig):
     """Fine-tune once per fold of the patients, or once per hospital left out; all else is as in finetune.
 
     All films of the store enter, whatever its split says. Each run is a folder OUT/runs/*; the results are
-    OUT/crossvalidate.json, crossvalidate.csv, crossvalidate.svg and crossvalidate.png.
+    OUT/report.html, crossvalidate.json, crossvalidate.csv, crossvalidate.svg and crossvalidate.png.
     """
 
     out: Path
@@ -107,6 +107,7 @@ def crossvalidate(config: CrossvalidateConfig) -> Path:
     from evax.data.store import open_store
     from evax.files import write_json
     from evax.reporting.folds import draw_folds
+    from evax.reporting.study_page import write_study_page
 
     config = continued(config, config.resume)
     store = with_findings(open_store(config.store), config.findings)
@@ -133,6 +134,7 @@ def crossvalidate(config: CrossvalidateConfig) -> Path:
     write_json(content, result)
     write_rows(rows, config.out / "crossvalidate.csv")
     draw_folds(result, config.out / "crossvalidate")
+    write_study_page([result])
     return result
 
 

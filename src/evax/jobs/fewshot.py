@@ -35,7 +35,7 @@ class FewshotConfig(FinetuneConfig):
     """Fine-tune on growing parts of the training patients, with several seeds; all else is as in finetune.
 
     A seed draws the patients, the head, the order and the crops. Each run is a folder OUT/runs/*; the results
-    are OUT/fewshot.json, fewshot.csv, fewshot.svg and fewshot.png.
+    are OUT/report.html, fewshot.json, fewshot.csv, fewshot.svg and fewshot.png.
     """
 
     out: Path
@@ -89,6 +89,7 @@ def fewshot(config: FewshotConfig) -> Path:
     from evax.data.store import open_store
     from evax.files import write_json
     from evax.reporting.few_labels import draw_few_labels
+    from evax.reporting.study_page import write_study_page
 
     fingerprint = data_fingerprint(open_store(config.store), config.split)
     config = continued(config, config.resume, grows=("fractions", "counts", "seeds"))
@@ -110,6 +111,7 @@ def fewshot(config: FewshotConfig) -> Path:
     write_json(card_of(config, fingerprint) | {"points": points}, result)
     write_points(points, config.out / "fewshot.csv")
     draw_few_labels([result], config.out / "fewshot")
+    write_study_page([result])
     return result
 
 

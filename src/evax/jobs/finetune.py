@@ -47,10 +47,13 @@ class FinetuneConfig(SupervisedConfig):
     """Resample the position table of another image size with antialias; the released loader does not."""
     freeze_patch_embed: bool = False
     """Leave the patch embedding as it is (stop_grad_conv1 of the released code)."""
+    sources: Path | None = None
+    """CSV table with the columns image or patient, and source (a hospital, a device): test films are scored
+    by source, too, as they are by sex, age and view."""
     subset: Subset = "fixed"
     """Of the labels, where not all are used. fixed: one draw of patients; redrawn: another at each epoch."""
     seeds: tuple[int, ...] = ()
-    """One run per seed in OUT/runs, and mean, sd and interval over them in OUT/seeds.json."""
+    """One run per seed, as 0-4, in OUT/runs, and mean, sd and interval over them in OUT/seeds.json."""
     resume: bool = False
     """Continue the runs of seeds in OUT: finished ones are not repeated."""
 
@@ -146,6 +149,7 @@ def films_of(config: FinetuneConfig) -> LearningFilms:
         LabelShare,
         LearningFilms,
         capped_rows,
+        column_of,
         known_labels,
         redrawn_epochs,
         split_rows,
@@ -178,6 +182,7 @@ def films_of(config: FinetuneConfig) -> LearningFilms:
         choosing=choosing,
         validation=validation,
         test=test,
+        sources=None if config.sources is None else column_of(store, config.sources, "source"),
     )
 
 
@@ -285,7 +290,7 @@ def write_results(
         "kind": "finetune",
         **protocol,
         "test_metrics": metrics,
-        **examine(store, validation, tested, thresholds, config.resamples, config.seed),
+        **examine(store, validation, tested, thresholds, config.resamples, config.seed, films.sources),
         "checks": run_checks(store, films.train, validation, tested, films.labels, features, config.out),
         "model": model_facts(card, model, config.weights),
         "command": command_line("finetune", config),

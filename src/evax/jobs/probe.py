@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from evax.config import command_line
 from evax.errors import ConfigError
 from evax.jobs.studies import (
     RUNS,
     SPREAD,
-    LabelPoint,
     check_draws,
+    continued,
     label_points,
     refuse_one_sided,
+    refuse_other_run,
+    report_of,
     scores_of,
+    study_folder,
     summary_of,
     write_points,
 )
@@ -27,7 +32,13 @@ if TYPE_CHECKING:
     from evax.training.tracking import RunLog
 
 SEEDS = (0, 1, 2, 3, 4)  # of a sweep that names none
-ONE: dict[str, Any] = {"fractions": (), "counts": (), "seeds": (), "name": ""}  # a probe of its own
+ONE: dict[str, Any] = {
+    "fractions": (),
+    "counts": (),
+    "seeds": (),
+    "name": "",
+    "resume": False,
+}  # a probe of its own
 WAYS = {"linear": "linear probe", "knn": "nearest neighbours"}
 
 
@@ -49,6 +60,9 @@ class ProbeConfig(LabelledConfig):
     """Of a sweep: one draw of patients per seed and share; 0 1 2 3 4 without it."""
     name: str = ""
     """Of the curves of a sweep in figures; empty: encoder and the end of the weights' path."""
+    resume: bool = False
+    """Continue the sweep in OUT: films that were encoded and probes that are finished are not repeated, new
+    shares, counts and seeds are added."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -62,7 +76,7 @@ class ProbeConfig(LabelledConfig):
                 )
             if self.seed != 0:
                 raise ConfigError(f"A sweep has seeds in place of seed, which is {self.seed}: leave it out.")
-        elif self.seeds or self.name:
+        elif (self.seeds or self.name) and not self.resume:
             raise ConfigError(
                 "seeds and name are those of a sweep: give fractions or counts, too (--fractions 1 for all "
                 "labels), or seed for one probe."
@@ -96,17 +110,19 @@ def probe(config: ProbeConfig) -> Path:
     from evax.deploy.bundle import refuse_seen_films
     from evax.training.tracking import run_folder
 
+    start = time.perf_counter()
     store = with_findings(open_store(config.store), config.findings)
     labels = known_labels(store, config.uncertain, config.blank)
     pool, val, test = split_rows(store, config.split, config.split_by)
     refuse_seen_films(config.weights, store, test)
     refuse_one_sided(labels[val], "validation split")
-    if config.fractions or config.counts:
+    if config.fractions or config.counts or config.resume:
+        config = continued(config, config.resume, grows=("fractions", "counts", "seeds"))
         return sweep(replace(config, seeds=config.seeds or SEEDS), store, labels, pool, val, test)
     share = LabelShare(config.label_fraction, config.label_count, labels if config.stratified else None)
     train = share.draw(store, pool, config.seed)
-    with run_folder(config.out, config) as log:
-        measure(config, store, *encoded(config, store, labels, (train, val, test), log))
+    with run_folder(config.out, config, resume=None) as log:
+        measure(config, store, *encoded(config, store, labels, (train, val, test), log), start=start)
     return config.out / "report.json"
 
 
@@ -120,45 +136,61 @@ def sweep(
 ) -> Path:
     """Probes on parts of the labels, OUT/runs/*; curves in linear.json and knn.json, as of evax fewshot.
 
-    The films are encoded once, but for random weights, which each seed draws anew. A seed only draws patients
-    otherwise, so on all labels there is one run.
+    The films are encoded once, into OUT/features-*.npy, but for random weights, which each seed draws anew. A
+    seed only draws patients otherwise, so on all labels there is one run.
     """
     from evax.data.labelled import LabelShare, data_fingerprint
     from evax.files import write_json
     from evax.reporting.few_labels import draw_few_labels
     from evax.reporting.protocol import study_card
-    from evax.training.tracking import run_folder
+    from evax.reporting.study_page import write_study_page
+    from evax.training.tracking import start_run
 
     points = label_points(config, config.fractions, config.counts)
-    reports: dict[LabelPoint, list[dict[str, Any]]] = {point: [] for point in points}
-    stratify = labels if config.stratified else None
-    with run_folder(config.out, config) as log:
-        for seed in config.seeds:
-            if seed == config.seeds[0] or config.weights is None:
-                encoder = replace(config, **ONE, seed=seed)
-                parts = encoded(encoder, store, labels, (pool, val, test), log)
-            for point in points:
-                if point.fraction == 1 and reports[point] and config.weights is not None:
-                    continue
-                folder = config.out / RUNS / f"{point.folder()}-seed-{seed}"
-                run = replace(config, **ONE, out=folder, seed=seed, **point.options())
-                share = LabelShare(point.fraction, point.count, stratify)
-                train = parts[0].only(share.draw(store, pool, seed))
-                reports[point].append(measure(run, store, train, *parts[1:]))
     fingerprint = data_fingerprint(store, config.split)
+    asked = {
+        point: [
+            replace(
+                config, **ONE, out=config.out / RUNS / f"{point.folder()}-seed-{seed}", seed=seed,
+                **point.options(),
+            )
+            for seed in (config.seeds[:1] if config.weights and point.fraction == 1 else config.seeds)
+        ]
+        for point in points
+    }  # fmt: skip
+    with study_folder(config, config.resume) as log:
+
+        def learn_and_test(run: ProbeConfig) -> Path:
+            start, drawn = time.perf_counter(), config.seeds[0] if config.weights else run.seed
+            cache = config.out / f"features-{fingerprint}-seed-{drawn}.npy"
+            pooled, *others = encoded(replace(run, seed=drawn), store, labels, (pool, val, test), log, cache)
+            share = LabelShare(run.label_fraction, run.label_count, labels if run.stratified else None)
+            start_run(run.out, run, resume=None)
+            measure(run, store, pooled.only(share.draw(store, pool, run.seed)), *others, start=start)
+            return run.out
+
+        for runs in asked.values():
+            for run in runs:
+                refuse_other_run(run, fingerprint, needs_bundle=False)
+        reports = {
+            point: [report_of(run, learn_and_test, keep_bundle=True) for run in runs]
+            for point, runs in asked.items()
+        }
     for way in WAYS:
         rows = []
         for point in points:
-            runs = [row_of_probe(report, way) for report in reports[point]]
-            rows.append({**asdict(point), **summary_of(runs), "runs": runs})
+            scored = [row_of_probe(report, way) for report in reports[point]]
+            rows.append({**asdict(point), **summary_of(scored), "runs": scored})
         card = study_card(
-            config, "probe", fingerprint, name=config.name, leaks=config.split_by == "film", way=way,
+            config, "probe", fingerprint, name=config.name, leaks=config.split_by == "film",
             spread=SPREAD.format("seeds"),
         )  # fmt: skip
-        card |= {"name": f"{card['name']}, {WAYS[way]}"}
+        card |= {"name": f"{card['name']}, {WAYS[way]}", "way": WAYS[way]}
         write_json(card | {"points": rows}, config.out / f"{way}.json")
         write_points(rows, config.out / f"{way}.csv")
-    draw_few_labels([config.out / f"{way}.json" for way in WAYS], config.out / "probe")
+    results = [config.out / f"{way}.json" for way in WAYS]
+    draw_few_labels(results, config.out / "probe")
+    write_study_page(results)
     return config.out / "linear.json"
 
 
@@ -168,36 +200,50 @@ def encoded(
     labels: np.ndarray[Any, Any],
     rows: tuple[np.ndarray[Any, Any], ...],
     log: RunLog,
+    cache: Path | None = None,
 ) -> list[Part]:
-    """One pass of the frozen encoder over the films of all parts."""
+    """One pass of the frozen encoder over the films of all parts. cache: a file that keeps what it gave."""
     import numpy as np
 
     from evax.deploy.bundle import starting_preprocess
+    from evax.files import replaced_whole
     from evax.training.probes import film_features
     from evax.training.runtime import seeded, start_fabric
     from evax.training.tracking import progress_bar
     from evax.weights.encoders import create_encoder
 
-    preprocess = starting_preprocess(config.encoder, config.weights, store, config.image_size)
-    with seeded(config.seed):
-        encoder = create_encoder(config.encoder, config.weights, img_size=config.image_size)
-    fabric = start_fabric(config.precision)
     films = np.concatenate(rows)
-    with progress_bar("features", len(films)) as advance:
-        features = film_features(
-            fabric.to_device(encoder), store, films, preprocess, fabric, on_film=lambda: advance("")
-        )
-    log.write("features", films=len(films), width=features.shape[1])
+    if cache and cache.is_file():
+        features = np.load(cache, allow_pickle=False)
+    else:
+        preprocess = starting_preprocess(config.encoder, config.weights, store, config.image_size)
+        with seeded(config.seed):
+            encoder = create_encoder(config.encoder, config.weights, img_size=config.image_size)
+        fabric = start_fabric(config.precision)
+        with progress_bar("features", len(films)) as advance:
+            features = film_features(
+                fabric.to_device(encoder), store, films, preprocess, fabric, on_film=lambda: advance("")
+            )
+        log.write("features", films=len(films), width=features.shape[1])
+        if cache:
+            with replaced_whole(cache) as unfinished, unfinished.open("wb") as file:
+                np.save(file, features)
     shares = np.split(features, np.cumsum([len(part) for part in rows[:-1]]))
     return [Part(part, share, labels[part]) for part, share in zip(rows, shares, strict=True)]
 
 
-def measure(config: ProbeConfig, store: ImageStore, train: Part, val: Part, test: Part) -> dict[str, Any]:
-    """Both probes on the same films; writes and returns the report of OUT."""
+def measure(
+    config: ProbeConfig, store: ImageStore, train: Part, val: Part, test: Part, *, start: float
+) -> dict[str, Any]:
+    """Both probes on the same films; writes report and page of OUT and returns the report.
+
+    start: of the clock that counts its seconds.
+    """
     from evax.evaluation.embedding import TEMPERATURE, knn_scores
     from evax.evaluation.linear import fit_linear_probe
     from evax.files import write_json
     from evax.reporting.protocol import protocol_card
+    from evax.reporting.run_page import write_run_page
 
     linear = fit_linear_probe(
         train.features, train.labels, val.features, val.labels, store.manifest.exclusive
@@ -228,8 +274,11 @@ def measure(config: ProbeConfig, store: ImageStore, train: Part, val: Part, test
             "temperature": TEMPERATURE,
             "test_metrics": score("knn", config, store, (val, vote(val)), (test, vote(test))),
         },
+        "command": command_line("probe", config),
+        "seconds": round(time.perf_counter() - start, 1),
     }  # fmt: skip
     write_json(report, config.out / "report.json")
+    write_run_page(config.out)
     return report
 
 

@@ -28,7 +28,7 @@ C = TypeVar("C", bound=LabelledConfig)
 
 RUNS = "runs"
 MAY_DIFFER = {  # where things lie, and how fast; the data have a fingerprint, folds are compared film by film
-    "out", "store", "split", "table", "workers",
+    "out", "store", "split", "table", "sources", "workers",
     "name", "bundles", "resume",  # of the call, not of what is learned
 }  # fmt: skip
 ALONE: dict[str, Any] = {"seeds": (), "resume": False}  # what makes a fine-tuning a single run
@@ -302,6 +302,7 @@ def over_seeds(config: C, job: Callable[[C], Path], seeds: Sequence[int], resume
     from evax.files import write_json
     from evax.reporting.paper import choices_of
     from evax.reporting.protocol import study_card
+    from evax.reporting.study_page import write_study_page
 
     fingerprint = data_fingerprint(open_store(config.store), config.split)
     runs = [
@@ -318,4 +319,5 @@ def over_seeds(config: C, job: Callable[[C], Path], seeds: Sequence[int], resume
     card["protocol"] |= choices_of(reports[0]["protocol"])
     write_json(card | summary_of(rows) | {"runs": rows}, config.out / "seeds.json")
     write_rows(rows, config.out / "seeds.csv")
+    write_study_page([config.out / "seeds.json"])
     return config.out / "seeds.json"

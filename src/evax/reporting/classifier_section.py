@@ -21,9 +21,32 @@ from evax.reporting.run_files import Facts, interval, numbers, read_facts, read_
 def fine_tuning(name: str, folder: Path, run: Path) -> dict[str, Any]:
     """The report of a fine-tuning run with its figures; predictions, where kept, give ROC and calibration."""
     report = read_facts(folder / "report.json")
+    return tested(name, report, folder / "predictions-test.csv") | {
+        "weights": start_of(report["weights"], run),
+        "curves": training_curves(name, read_log(folder / "log.jsonl"), report["best_step"]),
+        "protocol": protocol_in_full(report),
+    }
+
+
+def probing(folder: Path) -> list[dict[str, Any]]:
+    """Both probes of a run of evax probe, as two classifiers of the same films."""
+    report = read_facts(folder / "report.json")
+    views = []
+    for way, name, own in (
+        ("linear", "linear probe", "strength"),
+        ("knn", "nearest neighbours", "neighbours"),
+    ):
+        part = Facts(report | {"test_metrics": report[way]["test_metrics"]}, report.path)
+        view = tested(name, part, folder / f"predictions-{way}-test.csv")
+        views.append(view | {"protocol": {**report["protocol"], own: report[way][own]}})
+    return views
+
+
+def tested(name: str, report: Facts, predictions_file: Path) -> dict[str, Any]:
+    """What every classifier has: its scores on the test films, without curves of a training."""
     metrics = report["test_metrics"]
     predictions = read_predictions(
-        folder / "predictions-test.csv", [finding["name"] for finding in metrics["findings"]], metrics["n"]
+        predictions_file, [finding["name"] for finding in metrics["findings"]], metrics["n"]
     )
     defined = [finding for finding in metrics["findings"] if finding["auroc"] is not None]
     of_films: dict[str, Any] = {
@@ -32,12 +55,12 @@ def fine_tuning(name: str, folder: Path, run: Path) -> dict[str, Any]:
     return {
         "name": name,
         "report": report,
-        "weights": start_of(report["weights"], run),
+        "weights": start_of(report["weights"], predictions_file.parent),
         "metrics": metrics,
-        "curves": training_curves(name, read_log(folder / "log.jsonl"), report["best_step"]),
+        "curves": [],
         "forest": forest(name, defined) if defined else None,
         "protocol_name": report["protocol"]["name"],
-        "protocol": protocol_in_full(report),
+        "protocol": report["protocol"],
         "details": None,
         **(of_films if predictions is None else film_by_film(predictions, report)),
     }

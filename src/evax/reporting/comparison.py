@@ -23,7 +23,7 @@ from evax.evaluation.networks import (
 from evax.evaluation.report import plain
 from evax.reporting.runs import MAY_DIFFER, Entry, Runs
 
-PLACES = {"out", "store", "split"}  # of a recipe; the films and their split have a fingerprint
+PLACES = {"out", "store", "split", "sources"}  # of a recipe; the films and their split have a fingerprint
 
 
 def rows_of(

@@ -58,11 +58,18 @@ class Scored:
 
 
 def examine(
-    store: ImageStore, validation: Scored, test: Scored, thresholds: Reals, resamples: int, seed: int
+    store: ImageStore,
+    validation: Scored,
+    test: Scored,
+    thresholds: Reals,
+    resamples: int,
+    seed: int,
+    sources: Sequence[str] | None = None,
 ) -> dict[str, Any]:
     """Entries of report.json: source, validation_auroc, calibration, subgroups and errors.
 
-    thresholds: (K,), NaN where there is none. resamples, seed: of the intervals.
+    thresholds: (K,), NaN where there is none. resamples, seed: of the intervals. sources: where each film of
+    the store comes from, "" where that is not known; None: not asked.
     """
     findings, exclusive = store.manifest.findings, store.manifest.exclusive
     patients = store.manifest.table["patient"].to_numpy(dtype=str)[test.rows]
@@ -77,7 +84,7 @@ def examine(
                     resamples, seed,
                 )
             )
-            for attribute, groups in attributes(store).items()
+            for attribute, groups in attributes(store, sources).items()
         ],
         "errors": top1_errors(findings, test) if exclusive else threshold_errors(findings, test, thresholds),
     }  # fmt: skip
@@ -131,7 +138,7 @@ def tell(checks: Sequence[Mapping[str, Any]]) -> None:
             logger.warning("CHECK: %s\n  -> %s", check["message"], check["action"])
 
 
-def attributes(store: ImageStore) -> dict[str, Any]:
+def attributes(store: ImageStore, sources: Sequence[str] | None = None) -> dict[str, Any]:
     """What films can be grouped by: attribute -> (store,) names of groups, "" where it is not known."""
     table = store.manifest.table
     starts = (0, *AGES)
@@ -145,6 +152,7 @@ def attributes(store: ImageStore) -> dict[str, Any]:
         "sex": table["sex"].to_numpy(dtype=str),
         "age": of_age,
         "view": table["view"].to_numpy(dtype=str),
+        **({} if sources is None else {"source": np.array(sources)}),
     }
 
 

@@ -16,14 +16,16 @@ MEAN = "mean of findings"
 
 
 def draw_folds(result: Path, stem: Path) -> None:
-    """STEM.svg and STEM.png: how the AUROC of each finding, and their mean, spread over the folds.
+    """STEM.svg and STEM.png of a crossvalidate.json; see `folds_figure`."""
+    save_figure(folds_figure(result), stem)
 
-    result: crossvalidate.json.
-    """
+
+def folds_figure(result: Path) -> Figure:
+    """How the AUROC of each finding, and their mean, spread over the folds. result: crossvalidate.json."""
     content = read_json(result)
     scores = {name: [row[f"auroc:{name}"] for row in content["folds"]] for name in content["findings"]}
     scores[MEAN] = [row["mauc"] for row in content["folds"]]
-    save_figure(fold_boxes(scores, title=content["name"], warning=content["protocol"].get("leak", "")), stem)
+    return fold_boxes(scores, title=content["name"], warning=content["protocol"].get("leak", ""))
 
 
 def fold_boxes(scores: dict[str, list[float | None]], *, title: str, warning: str = "") -> Figure:

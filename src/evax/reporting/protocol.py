@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int64
 
-from evax.config import to_plain
+from evax.config import command_line, to_plain
 from evax.data.labelled import data_fingerprint, shared_patients, split_rows
 from evax.data.labels import blank_policy
 from evax.data.store import ImageStore
@@ -87,6 +88,7 @@ def study_card(
     and the end of the weights' path. leaks: its splits are of films. protocol: what CLEAN does not say.
     """
     start = "/".join(config.weights.parts[-2:]) if config.weights else "random weights"
+    anew = replace(config, resume=False) if hasattr(config, "resume") else config
     return {
         "kind": kind,
         "name": name or f"{config.encoder}, {start}",
@@ -100,6 +102,7 @@ def study_card(
             **protocol,
         },
         "recipe": to_plain(config),
+        "command": command_line("finetune" if kind == "seeds" else kind, anew),
     }
 
 

@@ -11,7 +11,7 @@ from evax.data.labelled import column_of, data_fingerprint
 from evax.data.store import ImageStore, open_store
 from evax.errors import DataError
 from evax.evaluation.subgroups import ENOUGH
-from evax.reporting.classifier_section import fine_tuning
+from evax.reporting.classifier_section import fine_tuning, probing
 from evax.reporting.data_sheet import data_sheet
 from evax.reporting.examine import ERRORS_PER_FINDING
 from evax.reporting.figures import interval_plot
@@ -24,7 +24,7 @@ SUSPICIOUS = 12  # pictures
 
 
 def write_run_page(folder: Path) -> Path:
-    """Reads the folder of a finished finetune, pretrain or localize and writes its report.html.
+    """Reads the folder of a finished finetune, probe, pretrain or localize and writes its report.html.
 
     Pictures need the store that the run was made of; without it the page says so and has none.
     Raises DataError naming a file that is missing, damaged or incomplete.
@@ -35,13 +35,14 @@ def write_run_page(folder: Path) -> Path:
         "folder": name, "path": folder,
     }  # fmt: skip
     sections: dict[str, Any]
-    if report["kind"] == "finetune":
+    if report["kind"] in ("finetune", "probe"):
         store = store_of(report)
-        view = fine_tuning(name, folder, folder)
-        sections = {
-            "runs": [view | {"details": details(report, folder, store)}],
-            "stores": [] if store is None else [data_sheet(store.path.name, store)],
-        }
+        if report["kind"] == "probe":
+            runs = probing(folder)
+        else:
+            runs = [fine_tuning(name, folder, folder) | {"details": details(report, folder, store)}]
+        stores = [] if store is None else [data_sheet(store.path.name, store)]
+        sections = {"runs": runs, "stores": stores}
     elif report["kind"] == "pretrain":
         sections = {"pretrainings": [pre_training(name, folder)]}
     else:
