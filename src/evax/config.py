@@ -9,7 +9,7 @@ import re
 import shlex
 import sys
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import redirect_stderr
 from pathlib import Path
 from typing import Any, TypeVar
@@ -143,6 +143,32 @@ def to_plain(value: Any) -> Any:
 def write_recipe(config: Any, path: Path) -> None:
     """A finished run's config.yaml, itself a recipe of the same command."""
     path.write_text(yaml.safe_dump(to_plain(config), sort_keys=False, allow_unicode=True))
+
+
+def changed_options(before: Mapping[str, Any], now: Mapping[str, Any], but: Iterable[str]) -> str:
+    """What differs between two configs as dictionaries, as "--steps was 2, is 3"; but: what may differ."""
+    was, is_now = flat_options(before), flat_options(now)
+    return "; ".join(
+        f"--{name.replace('_', '-')} was {shown_option(was.get(name))}, is {shown_option(value)}"
+        for name, value in is_now.items()
+        if name.partition(".")[0] not in but and was.get(name) != value
+    )
+
+
+def flat_options(options: Mapping[str, Any], inside: str = "") -> dict[str, Any]:
+    """Tables within tables under their names on the command line, as optimizer.lr."""
+    values: dict[str, Any] = {}
+    for name, value in options.items():
+        path = f"{inside}{name}"
+        values |= flat_options(value, f"{path}.") if isinstance(value, Mapping) else {path: value}
+    return values
+
+
+def shown_option(value: Any) -> str:
+    """The value of an option as it is given on the command line."""
+    if value is None:
+        return "not given"
+    return " ".join(map(str, value)) or "not given" if isinstance(value, list | tuple) else str(value)
 
 
 def _spell_out_seeds(arguments: Sequence[str]) -> list[str]:

@@ -18,9 +18,9 @@ from evax.evaluation.comparison import delong, holm
 from evax.files import write_json
 from evax.findings import CHESTXRAY14
 from evax.jobs.compare import CompareConfig, compare
-from evax.jobs.studies import row_of
 from evax.reporting.published import FINDINGS as OF_TABLE
 from evax.reporting.published import MARK, PUBLISHED
+from evax.reporting.study_rows import row_of
 from finished_runs import FINDINGS, change_json, write_run, write_sweep
 
 

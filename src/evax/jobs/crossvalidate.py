@@ -14,19 +14,14 @@ from evax.errors import ConfigError, DataError, unknown_name
 from evax.jobs.finetune import FinetuneConfig, finetune_in_study
 from evax.jobs.studies import (
     ALONE,
-    RUNS,
-    SPREAD,
     continued,
     refuse_one_sided,
     refuse_other_run,
     report_of,
-    row_of,
     run_of,
-    spread_of,
     study_folder,
-    summary_of,
-    write_rows,
 )
+from evax.reporting.study_rows import RUNS, SPREAD, row_of, spread_of, summary_of, write_rows
 
 if TYPE_CHECKING:
     import numpy as np

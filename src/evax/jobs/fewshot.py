@@ -12,20 +12,16 @@ from evax.errors import ConfigError
 from evax.jobs.finetune import FinetuneConfig, finetune_in_study
 from evax.jobs.studies import (
     ALONE,
-    RUNS,
-    SPREAD,
     LabelPoint,
     check_draws,
     continued,
     label_points,
     refuse_other_run,
     report_of,
-    row_of,
     run_of,
     study_folder,
-    summary_of,
-    write_points,
 )
+from evax.reporting.study_rows import RUNS, SPREAD, row_of, summary_of, write_points
 
 FRACTIONS = (0.01, 0.1, 1.0)  # of the paper's Fig. 3c
 

@@ -10,19 +10,15 @@ from typing import TYPE_CHECKING, Any
 from evax.config import command_line
 from evax.errors import ConfigError
 from evax.jobs.studies import (
-    RUNS,
-    SPREAD,
     check_draws,
     continued,
     label_points,
     refuse_one_sided,
     refuse_other_run,
     report_of,
-    scores_of,
     study_folder,
-    summary_of,
-    write_points,
 )
+from evax.reporting.study_rows import RUNS, SPREAD, scores_of, summary_of, write_points
 from evax.training.options import LabelledConfig
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""What jobs of many runs share: each run is done once, in a folder of its own, then the scores are summed up.
+"""What jobs of many runs share: each run is done once, in a folder of its own.
 
 A study that goes on keeps all it had: seeds, shares and counts are added to, other options must be as before.
 No job: it has no command, and takes the job that makes a run as an argument.
@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from evax.config import build, read_recipe, to_plain, write_recipe
+from evax.config import build, changed_options, read_recipe, shown_option, to_plain, write_recipe
 from evax.errors import ConfigError, DataError
+from evax.reporting.study_rows import RUNS, SPREAD, row_of, summary_of, write_rows
 from evax.training.options import LabelledConfig
 
 if TYPE_CHECKING:
@@ -26,16 +27,11 @@ if TYPE_CHECKING:
 logger = logging.getLogger("evax")
 C = TypeVar("C", bound=LabelledConfig)
 
-RUNS = "runs"
 MAY_DIFFER = {  # where things lie, and how fast; the data have a fingerprint, folds are compared film by film
     "out", "store", "split", "table", "sources", "workers",
     "name", "bundles", "resume",  # of the call, not of what is learned
 }  # fmt: skip
 ALONE: dict[str, Any] = {"seeds": (), "resume": False}  # what makes a fine-tuning a single run
-SPREAD = (
-    "mean, sd (n - 1) and 95 % t-interval over {}; *_patient_interval is the bootstrap over test patients of "
-    "one run"
-)
 
 
 def check_draws(fractions: Sequence[float], counts: Sequence[int], seeds: Sequence[int]) -> None:
@@ -121,34 +117,8 @@ def continued(config: C, resume: bool, grows: Sequence[str] = ()) -> C:
     }
     for name, values in whole.items():
         if values != getattr(config, name):
-            logger.info("%s goes on with --%s %s.", config.out, name, shown(values))
+            logger.info("%s goes on with --%s %s.", config.out, name, shown_option(values))
     return replace(config, **whole)
-
-
-def changed_options(before: Mapping[str, Any], now: Mapping[str, Any], but: Iterable[str]) -> str:
-    """What differs between two configs as dictionaries, as "--steps was 2, is 3"; but: what may differ."""
-    was, is_now = flat(before), flat(now)
-    return "; ".join(
-        f"--{name.replace('_', '-')} was {shown(was.get(name))}, is {shown(value)}"
-        for name, value in is_now.items()
-        if name.partition(".")[0] not in but and was.get(name) != value
-    )
-
-
-def flat(options: Mapping[str, Any], inside: str = "") -> dict[str, Any]:
-    """Tables within tables under their names on the command line, as optimizer.lr."""
-    values: dict[str, Any] = {}
-    for name, value in options.items():
-        path = f"{inside}{name}"
-        values |= flat(value, f"{path}.") if isinstance(value, Mapping) else {path: value}
-    return values
-
-
-def shown(value: Any) -> str:
-    """The value of an option as it is given on the command line."""
-    if value is None:
-        return "not given"
-    return " ".join(map(str, value)) or "not given" if isinstance(value, list | tuple) else str(value)
 
 
 @contextmanager
@@ -218,78 +188,6 @@ def report_of(run: C, job: Callable[[C], Path], keep_bundle: bool) -> dict[str, 
         write_run_page(run.out)
     report: dict[str, Any] = read_json(path)
     return report
-
-
-def row_of(report: Mapping[str, Any]) -> dict[str, Any]:
-    """What a study keeps of a run; the interval is the one over patients."""
-    return {
-        **scores_of(report, report["test_metrics"]),
-        "validation_mauc": report["validation_mauc"],
-        "best_step": report["best_step"],
-        "folder": f"{RUNS}/{Path(report['recipe']['out']).name}",
-    }
-
-
-def scores_of(report: Mapping[str, Any], metrics: Mapping[str, Any]) -> dict[str, Any]:
-    """Seed, training set and both scores with their intervals over patients. metrics: of the test films."""
-    return {
-        "seed": report["protocol"]["seed"],
-        "train_patients": report["train"]["patients"],
-        "train_films": report["train"]["films"],
-        "mauc": metrics["mauc"]["value"],
-        "mauc_patient_interval": metrics["mauc"]["interval"],
-        "findings_entered": metrics["mauc"]["findings_entered"],
-        "macc": metrics["macc"]["value"],
-        "macc_patient_interval": metrics["macc"]["interval"],
-        "macc_reading": metrics["macc"]["reading"],
-    }
-
-
-def summary_of(runs: Sequence[Mapping[str, Any]], over: str = "seeds") -> dict[str, Any]:
-    """Mean, sd and t-interval of mAUC and mAcc over runs."""
-    return {score: spread_of([run[score] for run in runs], over) for score in ("mauc", "macc")}
-
-
-def spread_of(values: Sequence[float | None], over: str) -> dict[str, Any]:
-    """Mean, sd and t-interval of one score over seeds or folds; None where undefined."""
-    import numpy as np
-
-    from evax.evaluation.intervals import seed_interval
-
-    numbers = np.array(values, dtype=np.float64)  # None becomes NaN
-    defined = numbers[~np.isnan(numbers)]
-    interval = seed_interval(numbers, over=over)
-    return {
-        "mean": float(defined.mean()) if len(defined) else None,
-        "sd": float(defined.std(ddof=1)) if len(defined) > 1 else None,
-        "entered": len(defined),
-        "interval": [None if np.isnan(end) else float(end) for end in (interval.low, interval.high)],
-        "interval_method": interval.method,
-    }
-
-
-def write_points(points: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """A study over shares of the labels, one line per run."""
-    own = [name for name in ("fraction", "count", "lr") if name in points[0]]
-    write_rows([{name: point[name] for name in own} | run for point in points for run in point["runs"]], path)
-
-
-def write_rows(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """One line per run; an interval becomes two columns."""
-    import csv
-
-    from evax.files import replaced_whole
-
-    lines = []
-    for row in rows:
-        line = dict(row)
-        for score in ("mauc", "macc"):
-            line[f"{score}_low"], line[f"{score}_high"] = line.pop(f"{score}_patient_interval")
-        lines.append(line)
-    with replaced_whole(path) as unfinished, unfinished.open("w", newline="") as file:
-        table = csv.DictWriter(file, list(lines[0]))
-        table.writeheader()
-        table.writerows(lines)
 
 
 def over_seeds(config: C, job: Callable[[C], Path], seeds: Sequence[int], resume: bool) -> Path:

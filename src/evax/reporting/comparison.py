@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from evax.config import flat_options
 from evax.evaluation.classification import operating_point, predictive_values
 from evax.evaluation.comparison import Difference, holm
 from evax.evaluation.intervals import LEAST_RUNS, Interval, seed_interval
@@ -65,21 +66,13 @@ def recipe_differences(entries: Sequence[Entry]) -> list[dict[str, Any]]:
     Each as {"entry": "optimizer.lr", "values": [per row: the distinct values of its trainings]}, None for
     what a recipe lacks.
     """
-    recipes = [[flat(training.report["recipe"]) for training in entry.trainings] for entry in entries]
+    recipes = [[flat_options(training.report["recipe"]) for training in entry.trainings] for entry in entries]
     names = list(dict.fromkeys(name for row in recipes for recipe in row for name in recipe))
     found = []
     for name in names:
         values = [distinct([recipe.get(name) for recipe in row]) for row in recipes]
         if name not in PLACES and any(each != values[0] for each in values):
             found.append({"entry": name, "values": values})
-    return found
-
-
-def flat(recipe: Mapping[str, Any], above: str = "") -> dict[str, Any]:
-    """Nested options under dotted names."""
-    found: dict[str, Any] = {}
-    for name, value in recipe.items():
-        found |= flat(value, f"{above}{name}.") if isinstance(value, Mapping) else {f"{above}{name}": value}
     return found
 
 
