@@ -29,6 +29,7 @@ SPELLINGS = {
     "age": ("age", "patient_age"),
     "split": ("split",),
 }
+SEXES = {"M": "M", "MALE": "M", "F": "F", "FEMALE": "F"}
 NAME_IT = "Name it with --table."
 EXPECTED = f"{LABEL_VALUES[:-1]}; a column of class names is --label-column."
 FOLDERS = ("", "images")
@@ -67,8 +68,8 @@ def read_csv(
     result["age"] = ages(written := _texts(rows, names["age"]))
     if unread := int((result["age"].isna() & (written != "")).sum()):
         logger.warning("%s: %d ages are no number of years and count as unknown.", path, unread)
-    result["sex"] = result["sex"].str.upper().str[:1]
-    result["view"] = [VIEWS.get(view, view) for view in result["view"].str.upper()]
+    result["sex"], result["view"] = result["sex"].map(sex_of), result["view"].map(view_of)
+    warn_of_unknown_words(path, {name: (_texts(rows, names[name]), result[name]) for name in ("view", "sex")})
 
     classes = label_column or (_column(rows, ("label",)) if findings is None else None)
     if classes:
@@ -105,6 +106,34 @@ def read_csv(
         boxes=read_boxes(raw, result),
         masks=read_masks_beside(raw, result, found),
     )
+
+
+def sex_of(text: str) -> str:
+    """M or F of a text such as male, 'f' or FEMALE; "" for any other."""
+    return SEXES.get(re.sub(r"[^A-Z]", "", text.upper()), "")
+
+
+def view_of(text: str) -> str:
+    """PA, AP or LATERAL of a text such as AP supine, 'pa' or left lateral; "" for none, or for two of them."""
+    if view := VIEWS.get(text.upper()):  # codes have digits
+        return view
+    words = re.findall(r"[A-Z]+", text.upper().replace("-", ""))
+    views = {VIEWS[word] for word in words if word in VIEWS}
+    return views.pop() if len(views) == 1 else ""
+
+
+def warn_of_unknown_words(path: Path, columns: dict[str, tuple[pd.Series, pd.Series]]) -> None:
+    """One warning of the values that are not understood. columns: name -> as written, as read."""
+    unread = {name: written[(read == "") & (written != "")] for name, (written, read) in columns.items()}
+    if counts := [
+        f"{len(values)} of {name} ({', '.join(values.unique()[:3])})"
+        for name, values in unread.items()
+        if len(values)
+    ]:
+        logger.warning(
+            "%s: %s are unknown and count as blank. Known: PA, AP, lateral; male, female.",
+            path, " and ".join(counts),
+        )  # fmt: skip
 
 
 def read_boxes(raw: Path, films: pd.DataFrame) -> pd.DataFrame:
