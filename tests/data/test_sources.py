@@ -115,6 +115,12 @@ def test_a_table_without_patients_is_warned_of(raw, caplog):
     assert "has no column 'patient': every film counts as a patient of its own" in caplog.text
 
 
+def test_columns_that_may_name_the_patient_are_named_and_how_to_say_so(raw, caplog):
+    from_csv(raw, "image_id,MRN,case_id,StudyID,side,Mass\na,1,2,3,left,1\n")
+    (warning,) = [record.getMessage() for record in caplog.records]
+    assert "Maybe it is MRN or case_id or StudyID: rename the column that is the same in all films" in warning
+
+
 def test_ages_in_dicom_s_form_are_read_and_others_are_counted(raw, caplog):
     table = from_csv(raw, "image,patient,age\na,1,063Y\nb,2,006M\nc,3,7.5\n").table
     np.testing.assert_array_equal(table["age"], [63, np.nan, 7.5])
@@ -126,7 +132,7 @@ def test_a_negative_age_is_unknown(raw):
 
 
 def test_a_row_of_more_fields_than_the_header_is_refused(raw):
-    with refused("is not a readable CSV table"):
+    with refused("a line has more columns than the header.* Texts that hold commas belong in quotes"):
         from_csv(raw, "image,Mass\na,1,left,upper\nb,0,,\n")
 
 
@@ -151,8 +157,12 @@ def test_a_table_without_a_column_of_films_says_what_it_has_and_what_is_accepted
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "labels.csv is not a readable CSV table"),
-        (b"image\n\xff\xfe\xfa\n", "labels.csv is not a readable CSV table"),
+        (b"", "labels.csv is empty. Name it with --table"),
+        ("image,note\na,schr\xe4g\n".encode("latin-1"), "is not text in UTF-8 .*: save it as 'CSV UTF-8', or conv"),
+        (b"image;Mass\na;0,5\n", "labels.csv separates its columns by semicolons, .*: save it as CSV with commas"),
+        (b"image\tMass\na\t1\n", "labels.csv separates its columns by tabs"),
+        (b"image,Mass\na,1\nb,1,left,upper\n", "line 3 has more columns than the header, or a quote that does"),
+        (b'image,Mass\na,"1\n', "a line has more columns than the header, or a quote that does not end"),
         (b"image,Mass\n", "the table has no films"),
         (b"image\na\nb\na\n", "the image images/a.png is listed twice"),
         (b"image,split\na,training\n", "the split 'training' is unknown; known: train, val, test or blank"),

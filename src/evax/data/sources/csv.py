@@ -33,6 +33,10 @@ SEXES = {"M": "M", "MALE": "M", "F": "F", "FEMALE": "F"}
 NAME_IT = "Name it with --table."
 EXPECTED = f"{LABEL_VALUES[:-1]}; a column of class names is --label-column."
 FOLDERS = ("", "images")
+# parts of the names of columns that may say who a film is of
+MAYBE_PATIENT = re.compile(
+    r"patient|subject|person|participant|pseudonym|case|mrn|pid|study|accession|(?:^|[\W_])id$", re.IGNORECASE
+)
 
 
 def read_csv(
@@ -59,10 +63,15 @@ def read_csv(
     result = pd.DataFrame({ours: _texts(rows, names[ours]) for ours in COLUMNS})
     result["image"] = existing(raw, result["image"])
     if names["patient"] is None:
+        maybe = [name for name in rows.columns if name != names["image"] and MAYBE_PATIENT.search(name)]
         logger.warning(
             "%s has no column 'patient': every film counts as a patient of its own, and films of one person "
-            "may be divided between training and test. Add the column if people have several films.",
+            "may be divided between training and test. %s",
             path,
+            f"Maybe it is {' or '.join(maybe)}: rename the column that is the same in all films of a person "
+            "to patient. The store keeps its values, so give pseudonyms."
+            if maybe
+            else "Add the column if people have several films.",
         )
     result["patient"] = result["patient"].where(result["patient"] != "", result["image"])
     result["age"] = ages(written := _texts(rows, names["age"]))
