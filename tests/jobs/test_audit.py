@@ -103,6 +103,7 @@ def test_a_store_of_unknown_patients_does_not_pass_without_a_word(phantoms, tmp_
     page = (tmp_path / "run" / "audit.html").read_text()
     assert "Unknown patients." in page
     assert "no patient of one" not in page
+    assert '<span class="tag">no, by pictures</span>' in page
     assert "the patients of 6 of 6 films are unknown" in caplog.text
 
 

@@ -70,6 +70,10 @@ def boxes(names: Sequence[str], values: Sequence[Float64[np.ndarray, " _"]], x_l
             boxprops={"facecolor": BLUE, "edgecolor": BLUE}, whiskerprops={"color": BLUE},
             capprops={"color": BLUE},
         )  # fmt: skip
+        quartiles = {number: np.percentile(values[number], (25, 50, 75)) for number in known}
+        if flat := {number: median for number, (low, median, high) in quartiles.items() if low == high}:
+            # a box without width is hidden by its white median
+            axes.plot(list(flat.values()), list(flat), "|", color=BLUE, ms=16, mew=4, zorder=4)
         axes.set_yticks(range(len(names)), names)
         axes.set_ylim(len(names) - 0.5, -0.5)
         axes.grid(axis="y", visible=False)
@@ -118,7 +122,7 @@ def together(store: dict[str, Any]) -> Figure:
             axes.text(column, row, f"{share:.0f}", ha="center", va="center", color=colour, fontsize=9)
         axes.set_xticks(range(len(findings)), findings, rotation=60, ha="right", rotation_mode="anchor")
         axes.set_yticks(range(len(findings)), findings)
-        axes.set_xlabel("% of the films with the row's finding that have this one too")
+        axes.set_xlabel("% of the row's films\nthat have this one, too")
         for side in ("left", "bottom"):
             axes.spines[side].set_visible(False)
     return figure
