@@ -54,6 +54,21 @@ def test_an_unknown_source_and_a_foreign_option_are_refused(tmp_path):
         read_source("folders", tmp_path, {"table": "a.csv"})
 
 
+def test_a_source_is_called_by_its_kind_and_public_set_and_never_by_the_folder_s_name(tmp_path):
+    raw = tmp_path / "Saint Mary, films of Ada Lovelace"
+    draw(raw / "a.png")
+    assert read_source("folders", raw, {}).source == "folders"
+    for content, source in [
+        ('{"name": "hannover_covid19", "finished": true}', "folders:hannover_covid19"),
+        ('{"name": "phantoms"}', "folders:phantoms"),
+        ('{"name": "Ada Lovelace"}', "folders"),
+        ('["phantoms"]', "folders"),
+        ('{"name": ["phantoms"]}', "folders"),
+    ]:
+        (raw / "fetched.json").write_text(content)
+        assert read_source("folders", raw, {}).source == source
+
+
 # --- csv: the films ---------------------------------------------------------------------------------
 
 
@@ -93,8 +108,9 @@ def test_the_column_of_patients_may_have_other_names(raw, header, caplog):
 @pytest.mark.parametrize(
     ("written", "view"),
     [
-        ("AP supine", "AP"), ("'pa'", "PA"), (" AP ", "AP"), ("ap_portable", "AP"), ("postero-anterior", "PA"),
-        ("left lateral", "LATERAL"), ("LL", "LATERAL"), ("R-10214", "PA"), ("PA and lateral", ""), ("map", ""),
+        ("AP supine", "AP"), ("'pa'", "PA"), (" AP ", "AP"), ("postero-anterior", "PA"),
+        ("left lateral", "LATERAL"), ("LL", "LATERAL"), ("R-10214", "PA"), ("PA and lateral", ""),
+        ("ap_portable", "AP"), ("map", ""),
     ],
 )  # fmt: skip
 def test_views_are_understood_in_any_case_and_with_further_words(raw, written, view):
@@ -158,10 +174,19 @@ def test_a_table_without_a_column_of_films_says_what_it_has_and_what_is_accepted
     ("content", "message"),
     [
         (b"", "labels.csv is empty. Name it with --table"),
-        ("image,note\na,schr\xe4g\n".encode("latin-1"), "is not text in UTF-8 .*: save it as 'CSV UTF-8', or conv"),
-        (b"image;Mass\na;0,5\n", "labels.csv separates its columns by semicolons, .*: save it as CSV with commas"),
+        (
+            "image,note\na,schr\xe4g\n".encode("latin-1"),
+            "is not text in UTF-8 .*: save it as 'CSV UTF-8', or conv",
+        ),
+        (
+            b"image;Mass\na;0,5\n",
+            "labels.csv separates its columns by semicolons, .*: save it as CSV with commas",
+        ),
         (b"image\tMass\na\t1\n", "labels.csv separates its columns by tabs"),
-        (b"image,Mass\na,1\nb,1,left,upper\n", "line 3 has more columns than the header, or a quote that does"),
+        (
+            b"image,Mass\na,1\nb,1,left,upper\n",
+            "line 3 has more columns than the header, or a quote that does",
+        ),
         (b'image,Mass\na,"1\n', "a line has more columns than the header, or a quote that does not end"),
         (b"image,Mass\n", "the table has no films"),
         (b"image\na\nb\na\n", "the image images/a.png is listed twice"),

@@ -348,12 +348,16 @@ def test_a_mistake_is_one_line_on_the_terminal_and_exit_status_1(config, tmp_pat
 def test_an_out_that_holds_other_films_is_left_alone(config):
     prepare(config)
     before = files_of(config.out)
-    with pytest.raises(DataError, match="else: size was 16, is 20; seed was 0, is 5. Choose another --out or"):
+    with pytest.raises(
+        DataError, match="else: size was 16, is 20; seed was 0, is 5. Choose another --out or"
+    ):
         prepare(replace(config, seed=5, size=20))
     with pytest.raises(DataError, match=r"else: patient_pattern was not given, is \(p\\d\). Choose"):
         prepare(replace(config, patient_pattern=r"(p\d)"))
     draw(config.raw / "p12.png")
-    with pytest.raises(DataError, match="else: number of films was 12, is 13. Choose another --out or delete"):
+    with pytest.raises(
+        DataError, match="else: number of films was 12, is 13. Choose another --out or delete"
+    ):
         prepare(config)
     (config.raw / "p12.png").rename(config.raw / "p0.png")
     (config.raw / "p1.png").rename(config.raw / "p99.png")

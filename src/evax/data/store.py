@@ -188,8 +188,8 @@ def build_store(
         before = read_json(plan_file) if plan_file.is_file() else None
         if not isinstance(before, dict) or any(before.get(name) != plan[name] for name in plan):
             raise DataError(
-                f"{out} already holds something else{_difference(before, options or {})}. Choose another --out "
-                "or delete it."
+                f"{out} already holds something else{_difference(before, options or {})}. Choose another "
+                "--out or delete it."
             )
         if (out / "store.json").is_file():
             logger.info("%s was finished before; delete it to read its films again.", out)
@@ -229,7 +229,7 @@ def build_store(
 
 
 def _difference(before: Any, options: Mapping[str, str]) -> str:
-    """In what a store that is there was made otherwise, as the middle of a sentence; "" where it is unknown."""
+    """How a store that is there was made otherwise, as the middle of a sentence; "" where it is unknown."""
     noted = before.get("options") if isinstance(before, dict) else None
     if not noted:
         return ""

@@ -176,8 +176,8 @@ def verify_release(config: PrepareConfig) -> None:
 def chosen_options(config: PrepareConfig, films: int) -> dict[str, str]:
     """What decides a store, for a sentence about another one; no names of the user's folders and tables."""
     names = (
-        "source", "size", "validation", "test", "seed", "label_column", "findings", "patient_pattern", "region",
-        "keep_burned_in",
+        "source", "size", "validation", "test", "seed", "label_column", "findings", "patient_pattern",
+        "region", "keep_burned_in",
     )  # fmt: skip
     options = {name: getattr(config, name) for name in names} | {"number of films": films}
     for name in ("lists", "tested"):  # of published experiments

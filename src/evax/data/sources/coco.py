@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from evax.data.manifest import BOX_COLUMNS, Manifest
+from evax.data.public_sets import source_name
 from evax.data.sources.csv import existing
 from evax.data.sources.folders import patient_of
 from evax.errors import DataError
@@ -49,7 +50,7 @@ def read_coco(raw: Path, *, table: str = "annotations.json", patient_pattern: st
         table=films,
         findings=findings,
         exclusive=False,
-        source=f"coco:{raw.name}",
+        source=source_name("coco", raw),
         root=raw,
         boxes=pd.DataFrame(boxes, columns=list(BOX_COLUMNS)).astype(dict.fromkeys(BOX_COLUMNS[2:], float)),
     )

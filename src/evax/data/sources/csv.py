@@ -11,6 +11,7 @@ import pandas as pd
 
 from evax.data.dicom_header import VIEWS
 from evax.data.manifest import BOX_COLUMNS, COLUMNS, Manifest, no_boxes, no_masks
+from evax.data.public_sets import source_name
 from evax.data.radiograph import FILM_SUFFIXES
 from evax.data.sources.mask_files import find_masks
 from evax.data.sources.tables import LABEL_VALUES, ages, numbers, read_table
@@ -110,7 +111,7 @@ def read_csv(
         table=result,
         findings=found,
         exclusive=bool(classes),
-        source=f"csv:{raw.name}",
+        source=source_name("csv", raw),
         root=raw,
         boxes=read_boxes(raw, result),
         masks=read_masks_beside(raw, result, found),
@@ -123,7 +124,7 @@ def sex_of(text: str) -> str:
 
 
 def view_of(text: str) -> str:
-    """PA, AP or LATERAL of a text such as AP supine, 'pa' or left lateral; "" for none, or for two of them."""
+    """PA, AP or LATERAL of a text such as AP supine, 'pa' or left lateral; "" for none, or for two."""
     if view := VIEWS.get(text.upper()):  # codes have digits
         return view
     words = re.findall(r"[A-Z]+", text.upper().replace("-", ""))

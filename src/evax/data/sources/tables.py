@@ -48,8 +48,8 @@ def read_table(path: Path, columns: Sequence[str] = (), next_step: str = PART_OF
             )
     except UnicodeDecodeError as error:
         raise DataError(
-            f"{file} is not text in UTF-8 (Latin-1, maybe, or no text): save it as 'CSV UTF-8', or convert it "
-            "with: iconv -f WINDOWS-1252 -t UTF-8 OLD > NEW."
+            f"{file} is not text in UTF-8 (Latin-1, maybe, or no text): save it as 'CSV UTF-8', or convert "
+            "it with: iconv -f WINDOWS-1252 -t UTF-8 OLD > NEW."
         ) from error
     except pd.errors.EmptyDataError as error:
         raise DataError(f"{file} is empty. {next_step}") from error
