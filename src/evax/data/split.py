@@ -64,7 +64,7 @@ def assign_splits(manifest: Manifest, validation: float, test: float, seed: int)
     if moved := int(((before != "") & (before != after) & strictest).sum()):
         logger.warning(
             "%s names several splits for one patient: %d films were moved so that nobody is in two.",
-            manifest.source, moved,
+            manifest.root, moved,
         )  # fmt: skip
     return replace(manifest, table=table)
 
@@ -93,7 +93,7 @@ def follow_lists(manifest: Manifest, folder: Path) -> Manifest:
             if before != split and (split != TRAIN_VAL or before == "test"):
                 raise DataError(f"{name} is in a {before} list and in a {split} list of {folder}.")
     if not split_at:
-        raise DataError(f"None of the {len(images)} films of {manifest.source} is in the lists of {folder}.")
+        raise DataError(f"None of the {len(images)} films of {manifest.root} is in the lists of {folder}.")
     logger.info("%s: %d of %d listed films found.", folder, len(split_at), len(listed_lines))
     rows = sorted(split_at)
     listed = np.zeros(len(images), bool)
