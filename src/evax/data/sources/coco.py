@@ -66,11 +66,17 @@ def _read(path: Path) -> dict[str, list[dict[str, Any]]]:
         "annotations": ("image_id", "category_id", "bbox"),
     }
     try:
-        content = json.loads(path.read_text())
+        content = json.loads(path.read_text(encoding="utf-8"))
         for name, keys in wanted.items():
             for row in content[name]:
                 if missing := [key for key in keys if key not in row]:
                     raise DataError(f"{path}: an entry of {name} lacks {', '.join(missing)}.")
-    except (ValueError, KeyError, TypeError) as error:
+        for row in (row for name in wanted for row in content[name]):
+            hash(tuple(row.get(key) for key in ("id", "image_id", "category_id")))  # TypeError for lists
+        if any(min(float(row["width"]), float(row["height"])) <= 0 for row in content["images"]):
+            raise DataError(f"{path}: an image has no width or no height.")
+        if any(len([float(number) for number in row["bbox"]]) != 4 for row in content["annotations"]):
+            raise DataError(f"{path}: a bbox is not x, y, width, height.")
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise DataError(f"{path} is not a COCO file with images, categories and annotations.") from error
     return {name: content[name] for name in wanted}
