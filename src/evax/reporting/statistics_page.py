@@ -27,9 +27,14 @@ def write_statistics_page(out: Path, content: dict[str, Any], stores: Sequence[I
     ages = [store.manifest.table["age"].dropna().to_numpy(np.float64) for store in stores]
     if any(len(values) for values in ages):
         drawn.append(("Age", boxes(names, ages, "age in years")))
-    heights = [of_films(store.manifest.table, "height") for store in stores]
-    if any(len(values) for values in heights):
-        drawn.append(("Height of a film", boxes(names, heights, "pixels, as read")))
+    for column, title, unit in (
+        ("height", "Height of a film", "pixels, as read"),
+        ("width", "Width of a film", "pixels, as read"),
+        ("spacing_mm", "Spacing of a film's pixels", "mm, as read"),
+    ):
+        of_stores = [of_films(store.manifest.table, column) for store in stores]
+        if any(len(values) for values in of_stores):
+            drawn.append((title, boxes(names, of_stores, unit)))
     pixels = [film_pixels(store, measured_rows(store)) for store in stores]
     drawn.append(
         ("Mean of a film's pixels", boxes(names, [values[:, 0] for values in pixels], "grey, 0 to 1"))
