@@ -23,7 +23,7 @@ def table(films=3, **columns):
 def manifest(table, findings=(), *, exclusive=False, boxes=()):
     options = {"boxes": pd.DataFrame(boxes, columns=list(BOX_COLUMNS))} if boxes else {}
     return Manifest(
-        table=table, findings=findings, exclusive=exclusive, source="mine", root=Path(), **options
+        table=table, findings=findings, exclusive=exclusive, source="mine", root=Path("mine"), **options
     )
 
 
@@ -102,6 +102,6 @@ def test_a_box_of_a_film_that_is_not_in_the_table_is_refused():
 def test_boxes_without_their_columns_are_refused():
     with pytest.raises(DataError, match="mine: the boxes lack the columns width, height"):
         Manifest(
-            table=table(), findings=(), exclusive=False, source="mine", root=Path(),
+            table=table(), findings=(), exclusive=False, source="mine", root=Path("mine"),
             boxes=pd.DataFrame({name: [0] for name in BOX_COLUMNS[:4]}),
         )  # fmt: skip

@@ -144,11 +144,13 @@ def changed(films, row, column, value):
 
 
 def test_a_mask_of_no_film_or_of_no_piece_is_refused(films):
-    with refused("mine: there is a mask for 7.png, which is not in the table"):
+    with refused(f"{films.root.name}: there is a mask for 7.png, which is not in the table"):
         changed(films, 0, "image", "7.png")
-    with refused("mine: a mask of 0.png must have either a file or run lengths, not both or none"):
+    with refused(
+        f"{films.root.name}: a mask of 0.png must have either a file or run lengths, not both or none"
+    ):
         changed(films, 0, "rle", "48 48 1")
-    with refused("mine: the masks lack the columns file, rle"):
+    with refused(f"{films.root.name}: the masks lack the columns file, rle"):
         Manifest(
             table=films.table, findings=(), exclusive=False, source="mine", root=films.root,
             masks=pd.DataFrame({"image": [], "finding": []}),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import re
 import time
@@ -12,14 +13,15 @@ import pandas as pd
 import pytest
 from PIL import Image
 from pydicom.data import get_testdata_file
-from tests.releases import dicom
+from tests.releases import RELEASES, dicom, written
 
 from evax.data.pictures import read_image
+from evax.data.sources import list_source
 from evax.data.sources.csv import read_csv
 from evax.errors import DataError
 from evax.jobs.prepare import PrepareConfig, prepare
 
-PICTURES, DICOMS, TABLES = 2000, 2000, 1000
+PICTURES, DICOMS, TABLES, RELEASE_TABLES = 2000, 2000, 1000, 100
 SECONDS_PER_FILE = 3.0
 STANDARD_FILES = (  # of pydicom's own test set: one per compression
     "JPEG2000.dcm",
@@ -157,3 +159,17 @@ def test_mutated_tables_are_read_or_refused_with_a_reason(tmp_path):
             assert re.search(rf"labels\.csv|\.png|{tmp_path.name}", str(error))  # noqa: PT017
         assert time.process_time() - start < SECONDS_PER_FILE
     assert 0.2 * TABLES < refused < TABLES
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", [name for name in RELEASES if name not in ("lungs", "masks", "merged_520k")])
+def test_a_release_with_a_mutated_table_is_listed_or_refused_with_a_reason(name, tmp_path):
+    rng, raw = np.random.default_rng(4), written(name, tmp_path)
+    tables = [path for path in sorted(raw.rglob("*")) if path.suffix in (".csv", ".txt", ".json", ".gz")]
+    for number in range(RELEASE_TABLES):
+        path = tables[number % len(tables)]
+        whole = path.read_bytes()
+        path.write_bytes(mutated(whole, rng))
+        with contextlib.suppress(DataError):
+            assert len(list_source(name, raw, {}).table)
+        path.write_bytes(whole)

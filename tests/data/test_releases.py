@@ -176,6 +176,33 @@ def united(manifest, image):
     return np.logical_or.reduce(pieces)
 
 
+def test_lists_and_boxes_that_are_none_are_refused_with_their_file(tmp_path):
+    raw = written("covidx9a", tmp_path / "covidx9a")
+    (raw / "test_COVIDx9A.txt").write_text("alone\n")
+    with refused("test_COVIDx9A.txt, line 1: expected 'patient filename class source'"):
+        read_source("covidx9a", raw, {})
+    (raw / "test_COVIDx9A.txt").write_bytes("1 ä.png normal rsna".encode("latin-1"))
+    with refused("The list .*test_COVIDx9A.txt cannot be read"):
+        read_source("covidx9a", raw, {})
+    raw = written("chestxray14", tmp_path / "chestxray14")
+    boxes = (raw / "BBox_List_2017.csv").read_text()
+    (raw / "BBox_List_2017.csv").write_text(boxes.replace("Image Index", "Name"))
+    with refused("BBox_List_2017.csv does not begin with the columns Image Index, Finding Label, Bbox"):
+        read_source("chestxray14", raw, {})
+    line = boxes.splitlines()[1].split(",")
+    (raw / "BBox_List_2017.csv").write_text(boxes.replace(line[2], "left", 1))
+    with refused("BBox_List_2017.csv: column 'Bbox .x', line 2 holds 'left', not a number. Boxes are in pix"):
+        read_source("chestxray14", raw, {})
+    (raw / "test_list.txt").write_bytes(b"\xff\xfe")
+    with refused("The list .*test_list.txt cannot be read"):
+        read_source("chestxray14", raw, {})
+
+
+def test_a_folder_of_lists_that_is_not_there_is_named(tmp_path):
+    with refused("There is no folder .*none. --lists names the folder of an experiment's lists"):
+        follow_lists(read("siim", tmp_path / "raw"), tmp_path / "none")
+
+
 def test_all_run_lengths_of_a_siim_film_are_kept(tmp_path):
     manifest = read("siim", tmp_path)
     table = manifest.table
@@ -309,6 +336,10 @@ def test_coco_boxes_become_fractions_and_labels(tmp_path):
         ('"bbox": [12,', '"bbox": [-40,', "a box of images/p0_1.png leaves the image"),
         ('"image_id": 2', '"image_id": 9', "annotation 3 is of an unknown image or category"),
         ('"width": 48, ', "", "an entry of images lacks width"),
+        ('"width": 48', '"width": 0', "an image has no width or no height"),
+        ('"width": 48', '"width": "48px"', "is not a COCO file"),
+        ('"image_id": 2', '"image_id": [2]', "is not a COCO file"),
+        ('"bbox": [12,', '"bbox": [12, 12,', "a bbox is not x, y, width, height"),
         (
             '"categories"',
             '"kinds"',
@@ -403,7 +434,7 @@ def test_lists_that_name_nothing_are_refused(tmp_path):
     with refused("holds no lists of films: train.*.txt, val.*.txt or test.*.txt"):
         follow_lists(manifest, tmp_path / "lists")
     (tmp_path / "lists" / "train.txt").write_text("1.2.3\n")
-    with refused("None of the 4 films of siim is in the lists of"):
+    with refused("None of the 4 films of .*raw is in the lists of"):
         follow_lists(manifest, tmp_path / "lists")
 
 

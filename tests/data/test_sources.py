@@ -54,6 +54,21 @@ def test_an_unknown_source_and_a_foreign_option_are_refused(tmp_path):
         read_source("folders", tmp_path, {"table": "a.csv"})
 
 
+def test_a_source_is_called_by_its_kind_and_public_set_and_never_by_the_folder_s_name(tmp_path):
+    raw = tmp_path / "Saint Mary, films of Ada Lovelace"
+    draw(raw / "a.png")
+    assert read_source("folders", raw, {}).source == "folders"
+    for content, source in [
+        ('{"name": "hannover_covid19", "finished": true}', "folders:hannover_covid19"),
+        ('{"name": "phantoms"}', "folders:phantoms"),
+        ('{"name": "Ada Lovelace"}', "folders"),
+        ('["phantoms"]', "folders"),
+        ('{"name": ["phantoms"]}', "folders"),
+    ]:
+        (raw / "fetched.json").write_text(content)
+        assert read_source("folders", raw, {}).source == source
+
+
 # --- csv: the films ---------------------------------------------------------------------------------
 
 
@@ -90,9 +105,36 @@ def test_the_column_of_patients_may_have_other_names(raw, header, caplog):
     assert "no column 'patient'" not in caplog.text
 
 
+@pytest.mark.parametrize(
+    ("written", "view"),
+    [
+        ("AP supine", "AP"), ("'pa'", "PA"), (" AP ", "AP"), ("postero-anterior", "PA"),
+        ("left lateral", "LATERAL"), ("LL", "LATERAL"), ("R-10214", "PA"), ("PA and lateral", ""),
+        ("ap_portable", "AP"), ("map", ""),
+    ],
+)  # fmt: skip
+def test_views_are_understood_in_any_case_and_with_further_words(raw, written, view):
+    assert list(from_csv(raw, f"image,patient,view\na,1,{written}\n").table["view"]) == [view]
+
+
+def test_sexes_are_understood_as_words_and_what_is_not_understood_is_counted_once(raw, caplog):
+    text = "image,patient,sex,view\na,1,male,PA\nb,2,FEMALE,oblique\nc,3,m,\n"
+    table = from_csv(raw, text + "d,4,,PA\ne,5,O,PA\nf,6,'f',swimmer\n").table
+    assert list(table["sex"]) == ["M", "F", "M", "", "", "F"]
+    assert list(table["view"]) == ["PA", "", "", "PA", "PA", ""]
+    (warning,) = [record.getMessage() for record in caplog.records]
+    assert "2 of view (oblique, swimmer) and 1 of sex (O) are unknown and count as blank" in warning
+
+
 def test_a_table_without_patients_is_warned_of(raw, caplog):
     from_csv(raw, "image,Mass\na,1\n")
     assert "has no column 'patient': every film counts as a patient of its own" in caplog.text
+
+
+def test_columns_that_may_name_the_patient_are_named_and_how_to_say_so(raw, caplog):
+    from_csv(raw, "image_id,MRN,case_id,StudyID,side,Mass\na,1,2,3,left,1\n")
+    (warning,) = [record.getMessage() for record in caplog.records]
+    assert "Maybe it is MRN or case_id or StudyID: rename the column that is the same in all films" in warning
 
 
 def test_ages_in_dicom_s_form_are_read_and_others_are_counted(raw, caplog):
@@ -106,7 +148,7 @@ def test_a_negative_age_is_unknown(raw):
 
 
 def test_a_row_of_more_fields_than_the_header_is_refused(raw):
-    with refused("is not a readable CSV table"):
+    with refused("a line has more columns than the header.* Texts that hold commas belong in quotes"):
         from_csv(raw, "image,Mass\na,1,left,upper\nb,0,,\n")
 
 
@@ -131,8 +173,21 @@ def test_a_table_without_a_column_of_films_says_what_it_has_and_what_is_accepted
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "labels.csv is not a readable CSV table"),
-        (b"image\n\xff\xfe\xfa\n", "labels.csv is not a readable CSV table"),
+        (b"", "labels.csv is empty. Name it with --table"),
+        (
+            "image,note\na,schr\xe4g\n".encode("latin-1"),
+            "is not text in UTF-8 .*: save it as 'CSV UTF-8', or conv",
+        ),
+        (
+            b"image;Mass\na;0,5\n",
+            "labels.csv separates its columns by semicolons, .*: save it as CSV with commas",
+        ),
+        (b"image\tMass\na\t1\n", "labels.csv separates its columns by tabs"),
+        (
+            b"image,Mass\na,1\nb,1,left,upper\n",
+            "line 3 has more columns than the header, or a quote that does",
+        ),
+        (b'image,Mass\na,"1\n', "a line has more columns than the header, or a quote that does not end"),
         (b"image,Mass\n", "the table has no films"),
         (b"image\na\nb\na\n", "the image images/a.png is listed twice"),
         (b"image,split\na,training\n", "the split 'training' is unknown; known: train, val, test or blank"),

@@ -103,14 +103,18 @@ def test_a_store_of_unknown_patients_does_not_pass_without_a_word(phantoms, tmp_
     page = (tmp_path / "run" / "audit.html").read_text()
     assert "Unknown patients." in page
     assert "no patient of one" not in page
+    assert '<span class="tag">no, by pictures</span>' in page
     assert "the patients of 6 of 6 films are unknown" in caplog.text
 
 
-def test_a_store_of_films_too_small_to_be_told_apart_is_refused_and_leaves_no_folder(phantoms, tmp_path):
+def test_a_store_of_films_too_small_to_be_told_apart_is_refused_before_anything_else(
+    phantoms, phantom_store, tmp_path, capsys
+):
     small = prepare(PrepareConfig(raw=phantoms, out=tmp_path / "small", size=64, workers=1))
     with pytest.raises(DataError, match="prepare it with --size"):
-        audit(AuditConfig(stores=(small,), out=tmp_path / "run"))
+        audit(AuditConfig(stores=(phantom_store, small), out=tmp_path / "run"))
     assert not (tmp_path / "run").exists()
+    assert "comparing" not in capsys.readouterr().err
 
 
 def test_values_that_make_no_sense_are_refused(tmp_path):

@@ -34,7 +34,13 @@ def test_the_table_the_page_and_the_figures_are_there(described):
     }
     tests = content["differences"]
     assert [test["p_holm"] for test in tests] == pytest.approx(holm([test["p"] for test in tests]))
-    for name in ("age", "share-of-films-with-a-finding", "mean-of-a-film-s-pixels"):
+    for name in (
+        "age",
+        "width-of-a-film",
+        "spacing-of-a-film-s-pixels",
+        "share-of-films-with-a-finding",
+        "mean-of-a-film-s-pixels",
+    ):
         assert Image.open(described / "figures" / f"{name}.png").width > 300
         assert "<svg" in (described / "figures" / f"{name}.svg").read_text()
 

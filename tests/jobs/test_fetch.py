@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import stat
 import tarfile
 import zipfile
 from pathlib import Path
@@ -170,6 +171,8 @@ def test_an_archive_that_changed_since_it_came_is_refused(server, tmp_path):
             "outside its folder: .* Delete the archive and fetch it",
         ),
         ({"zeros.png": bytes(100_000)}, "far above its size"),
+        ({"C:/outside.png": b"x"}, "outside its folder"),
+        ({f"{number}.png": b"x" for number in range(6)}, "holds more than 5 files: it is not used"),
     ],
 )
 @pytest.mark.parametrize("pack", [zipped, tarred])
@@ -177,13 +180,25 @@ def test_an_archive_that_would_write_elsewhere_or_grow_without_end_is_not_used(
     pack, files, message, tmp_path, monkeypatch
 ):
     monkeypatch.setattr("evax.data.unpack.MOST_MORE", 1000)
+    monkeypatch.setattr("evax.data.unpack.MOST_FILES", 5)
     (tmp_path / "archive").write_bytes(pack(files))
     with pytest.raises(DataError, match=message):
         unpack(tmp_path / "archive", tmp_path / "inside" / "folder")
     assert [path.name for path in tmp_path.rglob("*.png")] == []
 
 
+def test_of_a_zip_that_is_refused_no_byte_is_ever_written(tmp_path, monkeypatch):
+    monkeypatch.setattr("evax.data.unpack.replaced_whole", lambda path: pytest.fail(f"{path} is written"))
+    (tmp_path / "archive").write_bytes(zipped({"good.png": b"x", "../outside.png": b"x"}))
+    with pytest.raises(DataError, match="outside its folder"):
+        unpack(tmp_path / "archive", tmp_path / "out")
+
+
 def test_links_in_an_archive_are_passed_over(tmp_path):
+    link = zipfile.ZipInfo("passwords")
+    link.external_attr = (stat.S_IFLNK | 0o777) << 16
+    (tmp_path / "links.zip").write_bytes(zipped({link: "/etc/passwd"}))
+    assert unpack(tmp_path / "links.zip", tmp_path / "out") == 0
     file = io.BytesIO()
     with tarfile.open(fileobj=file, mode="w:gz") as packed:
         link = tarfile.TarInfo("passwords")

@@ -349,10 +349,30 @@ def test_an_out_that_holds_other_films_is_left_alone(config):
     prepare(config)
     before = files_of(config.out)
     with pytest.raises(
-        DataError, match="store already holds something else. Choose another --out or delete it"
+        DataError, match="else: size was 16, is 20; seed was 0, is 5. Choose another --out or"
     ):
-        prepare(replace(config, seed=5))
+        prepare(replace(config, seed=5, size=20))
+    with pytest.raises(DataError, match=r"else: patient_pattern was not given, is \(p\\d\). Choose"):
+        prepare(replace(config, patient_pattern=r"(p\d)"))
+    draw(config.raw / "p12.png")
+    with pytest.raises(
+        DataError, match="else: number of films was 12, is 13. Choose another --out or delete"
+    ):
+        prepare(config)
+    (config.raw / "p12.png").rename(config.raw / "p0.png")
+    (config.raw / "p1.png").rename(config.raw / "p99.png")
+    with pytest.raises(DataError, match="else: the same options, but the films or tables are others. Choose"):
+        prepare(config)
     assert files_of(config.out) == before
+
+
+def test_an_out_made_with_another_key_says_so(tmp_path, dicom_film):
+    write_dicom(dicom_film, tmp_path / "raw" / "1.dcm")
+    config = PrepareConfig(raw=tmp_path / "raw", out=tmp_path / "store", source="dicom", size=32, workers=1)
+    prepare(config)
+    prepare(config)
+    with pytest.raises(DataError, match=r"else: the key of the pseudonyms was [0-9a-f]{8}, is [0-9a-f]{8}\."):
+        prepare(replace(config, private=tmp_path / "other"))
 
 
 @pytest.mark.parametrize(

@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from pydicom import Dataset
 
 PREAMBLE = 128
-VIEWS = {
-    **dict.fromkeys(("PA", "272479007", "R-10214", "R-40888"), "PA"),  # with the codes of CID 4010 "DX View"
-    **dict.fromkeys(("AP", "399348003", "R-10206"), "AP"),
+VIEWS = {  # with the codes of CID 4010 "DX View"
+    **dict.fromkeys(("PA", "POSTEROANTERIOR", "272479007", "R-10214", "R-40888"), "PA"),
+    **dict.fromkeys(("AP", "ANTEROPOSTERIOR", "399348003", "R-10206"), "AP"),
     **dict.fromkeys(("LL", "RL", "LAT", "LATERAL", "399067008", "399173006", "399198007"), "LATERAL"),
     **dict.fromkeys(("R-102CD", "R-10232", "R-10236"), "LATERAL"),
     # decubitus: a frontal beam, but not the film a frontal model knows; who leaves out laterals leaves it out

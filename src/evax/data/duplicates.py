@@ -66,12 +66,7 @@ def compare_films(
     its memory by 1 kB per film.
     Raises DataError for a store whose films are too small to be compared.
     """
-    for store in stores:
-        if store.size < FINE:
-            raise DataError(
-                f"{store.path} keeps films at {store.size} pixels; films are told apart by details that need "
-                f"{FINE}: prepare it with --size {FINE} or more."
-            )
+    refuse_small(stores)
     places = [Place(number, row) for number, store in enumerate(stores) for row in range(len(store))]
     digests = np.concatenate([store.digests(np.arange(len(store))) for store in stores])
     _, first, number_of = np.unique(digests, return_index=True, return_inverse=True)
@@ -93,6 +88,16 @@ def compare_films(
             one, other = sorted((different[inner], different[outer]))
             pairs.append(Pair(one, other, "near", float(abs(value)), bool(value < 0)))
     return Comparison(pairs, len(likely), np.abs(similarities[np.isfinite(similarities)]))
+
+
+def refuse_small(stores: Sequence[ImageStore]) -> None:
+    """DataError for a store whose films are too small to be compared."""
+    for store in stores:
+        if store.size < FINE:
+            raise DataError(
+                f"{store.path} keeps films at {store.size} pixels; films are told apart by details that need "
+                f"{FINE}: prepare it with --size {FINE} or more."
+            )
 
 
 class Likely(NamedTuple):

@@ -67,37 +67,35 @@ class Manifest:
     def __post_init__(self) -> None:
         table = self.table
         if missing := [name for name in (*COLUMNS, *self.findings) if name not in table.columns]:
-            raise DataError(f"{self.source}: the table lacks the columns {', '.join(missing)}.")
+            raise DataError(f"{self.root}: the table lacks the columns {', '.join(missing)}.")
         if not len(table):
-            raise DataError(f"{self.source}: the table has no films.")
+            raise DataError(f"{self.root}: the table has no films.")
         if twice := [name for name in self.findings if self.findings.count(name) > 1]:
             raise DataError(
-                f"{self.source}: the finding {twice[0]} has two columns, maybe in two spellings: keep one."
+                f"{self.root}: the finding {twice[0]} has two columns, maybe in two spellings: keep one."
             )
         if taken := [name for name in self.findings if name in (*COLUMNS, *OPTIONAL, *NOTES)]:
             raise DataError(
-                f"{self.source}: a finding is called {taken[0]}, as a column of every store: rename it."
+                f"{self.root}: a finding is called {taken[0]}, as a column of every store: rename it."
             )
         if (repeated := table["image"].duplicated()).any():
-            raise DataError(
-                f"{self.source}: the image {table.loc[repeated, 'image'].iloc[0]} is listed twice."
-            )
+            raise DataError(f"{self.root}: the image {table.loc[repeated, 'image'].iloc[0]} is listed twice.")
         if unknown := sorted(set(table["split"]) - {"", *SPLITS}):
             raise DataError(
-                f"{self.source}: the split '{unknown[0]}' is unknown; known: {', '.join(SPLITS)} or blank."
+                f"{self.root}: the split '{unknown[0]}' is unknown; known: {', '.join(SPLITS)} or blank."
             )
         labels = self.labels()
         wrong = ~(np.isnan(labels) | np.isin(labels, LABELS))
         if wrong.any():
             row, column = np.argwhere(wrong)[0]
             raise DataError(
-                f"{self.source}: {self.findings[column]} of {table['image'].iloc[row]} "
+                f"{self.root}: {self.findings[column]} of {table['image'].iloc[row]} "
                 f"is {labels[row, column]:g}; "
                 "labels are 1 (present), 0 (absent), -1 (uncertain) or blank."
             )
         if self.exclusive and len(odd := np.flatnonzero((labels == 1).sum(axis=1) != 1)):
             raise DataError(
-                f"{self.source}: {table['image'].iloc[odd[0]]} "
+                f"{self.root}: {table['image'].iloc[odd[0]]} "
                 f"has {int((labels[odd[0]] == 1).sum())} findings; "
                 "a single-label table has exactly one per film."
             )
@@ -107,10 +105,10 @@ class Manifest:
     def _check_boxes(self) -> None:
         boxes = self.boxes
         if missing := [name for name in BOX_COLUMNS if name not in boxes.columns]:
-            raise DataError(f"{self.source}: the boxes lack the columns {', '.join(missing)}.")
+            raise DataError(f"{self.root}: the boxes lack the columns {', '.join(missing)}.")
         if len(stray := boxes[~self._of_films(boxes)]):
             raise DataError(
-                f"{self.source}: there is a box for {stray['image'].iloc[0]}, which is not in the table."
+                f"{self.root}: there is a box for {stray['image'].iloc[0]}, which is not in the table."
             )
         left, top = boxes["x"], boxes["y"]
         right, bottom = left + boxes["width"], top + boxes["height"]
@@ -118,21 +116,21 @@ class Manifest:
         inside &= (right > left) & (bottom > top)
         if not inside.all():
             raise DataError(
-                f"{self.source}: a box of {boxes.loc[~inside, 'image'].iloc[0]} leaves the image "
+                f"{self.root}: a box of {boxes.loc[~inside, 'image'].iloc[0]} leaves the image "
                 "or is empty; boxes are x, y, width, height in fractions of the image."
             )
 
     def _check_masks(self) -> None:
         masks = self.masks
         if missing := [name for name in MASK_COLUMNS if name not in masks.columns]:
-            raise DataError(f"{self.source}: the masks lack the columns {', '.join(missing)}.")
+            raise DataError(f"{self.root}: the masks lack the columns {', '.join(missing)}.")
         if len(stray := masks[~self._of_films(masks)]):
             raise DataError(
-                f"{self.source}: there is a mask for {stray['image'].iloc[0]}, which is not in the table."
+                f"{self.root}: there is a mask for {stray['image'].iloc[0]}, which is not in the table."
             )
         if (odd := (masks["file"] == "") == (masks["rle"] == "")).any():
             raise DataError(
-                f"{self.source}: a mask of {masks.loc[odd, 'image'].iloc[0]} must have either a file or run "
+                f"{self.root}: a mask of {masks.loc[odd, 'image'].iloc[0]} must have either a file or run "
                 "lengths, not both or none."
             )
 

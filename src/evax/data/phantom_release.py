@@ -17,6 +17,8 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import DigitalXRayImageStorageForPresentation, ExplicitVRLittleEndian, generate_uid
 
 from evax.data.phantom import FINDINGS, Phantom, make_phantom
+from evax.data.public_sets import PHANTOMS, RECORD
+from evax.files import write_json
 
 DICOM_SHARE = 2 / 3
 MONOCHROME1_SHARE = 1 / 3  # of the DICOM films
@@ -34,13 +36,14 @@ def write_phantoms(
     workers: int = 1,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> None:
-    """Writes films 0 .. films - 1 of a seed: images/, masks/, labels.csv and boxes.csv.
+    """Writes films 0 .. films - 1 of a seed: images/, masks/, labels.csv, boxes.csv and fetched.json.
 
     workers: processes that draw. on_progress(done, total). The same films and seed give the same files, byte
     for byte, whatever the workers; more films leave the earlier ones as they are.
     """
     (folder / "images").mkdir(parents=True, exist_ok=True)
     (folder / "masks").mkdir(exist_ok=True)
+    write_json({"name": PHANTOMS}, folder / RECORD)  # so that pages can say that a store is synthetic
     with (
         (folder / "labels.csv").open("w", newline="") as labels_file,
         (folder / "boxes.csv").open("w", newline="") as boxes_file,

@@ -7,9 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from evax.download import Remote
+from evax.files import read_json
 
+RECORD = "fetched.json"  # in the folder of a set: its name, its archives, and whether all are unpacked
+PHANTOMS = "phantoms"  # the set that is drawn, not fetched
 LARGEST = 8_000_000_000  # bytes; none of these archives is near it
 # ChestX-ray14's archives 1 to 12 on the NIH's file share
 _BOX = (
@@ -157,3 +161,14 @@ PUBLIC_SETS: dict[str, PublicSet] = {
         ask="sign in at Kaggle and choose version 6 on that page; the paper's own page says 9, its script 6",
     ),
 }
+
+
+def source_name(kind: str, raw: Path) -> str:
+    """What a store calls its source: the kind of folder and, after a colon, the set `evax fetch` put into it.
+
+    Never the folder's own name, which may be that of a person or a hospital.
+    """
+    record = raw / RECORD
+    content = read_json(record) if record.is_file() else None
+    name = content.get("name") if isinstance(content, dict) else None
+    return f"{kind}:{name}" if name in (PHANTOMS, *PUBLIC_SETS) else kind

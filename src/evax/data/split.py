@@ -6,6 +6,7 @@ import gzip
 import hashlib
 import logging
 import re
+import zlib
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
@@ -64,7 +65,7 @@ def assign_splits(manifest: Manifest, validation: float, test: float, seed: int)
     if moved := int(((before != "") & (before != after) & strictest).sum()):
         logger.warning(
             "%s names several splits for one patient: %d films were moved so that nobody is in two.",
-            manifest.source, moved,
+            manifest.root, moved,
         )  # fmt: skip
     return replace(manifest, table=table)
 
@@ -77,6 +78,8 @@ def follow_lists(manifest: Manifest, folder: Path) -> Manifest:
     list that no train or val list names are train films, of which the validation films are drawn.
     Raises DataError for a folder without lists, a film in two lists, and lists that name no film at all.
     """
+    if not folder.is_dir():
+        raise DataError(f"There is no folder {folder}. --lists names the folder of an experiment's lists.")
     lists = {path: split for path in sorted(folder.iterdir()) if (split := _split_of_list(path))}
     if not lists:
         raise DataError(f"{folder} holds no lists of films: train*.txt, val*.txt or test*.txt.")
@@ -93,7 +96,7 @@ def follow_lists(manifest: Manifest, folder: Path) -> Manifest:
             if before != split and (split != TRAIN_VAL or before == "test"):
                 raise DataError(f"{name} is in a {before} list and in a {split} list of {folder}.")
     if not split_at:
-        raise DataError(f"None of the {len(images)} films of {manifest.source} is in the lists of {folder}.")
+        raise DataError(f"None of the {len(images)} films of {manifest.root} is in the lists of {folder}.")
     logger.info("%s: %d of %d listed films found.", folder, len(split_at), len(listed_lines))
     rows = sorted(split_at)
     listed = np.zeros(len(images), bool)
@@ -127,12 +130,17 @@ def _split_of_list(path: Path) -> str:
 
 
 def lines_of(path: Path) -> list[str]:
-    """The lines of a list, maybe gzipped, that are not blank."""
+    """The lines of a list that are not blank; see all_lines."""
+    return [line for line in all_lines(path) if line]
+
+
+def all_lines(path: Path) -> list[str]:
+    """The lines of a text, maybe gzipped, without blanks at their ends. DataError where it is no UTF-8."""
     opener = gzip.open if path.suffix.lower() == ".gz" else open
     try:
-        with opener(path, "rt") as file:
-            return [text for line in file if (text := line.strip())]
-    except (OSError, UnicodeDecodeError) as error:
+        with opener(path, "rt", encoding="utf-8") as file:
+            return [line.strip() for line in file]
+    except (OSError, UnicodeDecodeError, EOFError, zlib.error) as error:
         raise DataError(f"The list {path} cannot be read: {error}.") from error
 
 

@@ -10,7 +10,7 @@ import logging
 import math
 import os
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -166,12 +166,13 @@ def build_store(
     size: int = 336,
     workers: int = 1,
     split_note: str = "",
+    options: Mapping[str, str] | None = None,
     on_progress: Progress = lambda done, total, rejected: None,
 ) -> ImageStore:
     """Reads every film of a manifest and keeps it at size x size, 8 bit, with its masks, 1 bit.
 
-    workers: processes that read. split_note: how the split was made, for the card. on_progress(done, total,
-    rejected).
+    workers: processes that read. split_note: how the split was made, for the card. options: what a person
+    chose, to say in what a store differs that is there already. on_progress(done, total, rejected).
     A film that cannot be read, or whose mask cannot, goes to rejected.csv with its reason. Shards are written
     whole: an interrupted build, started again, goes on after the last of them and ends in the same store.
     Memory does not grow with the films.
@@ -184,13 +185,17 @@ def build_store(
     }
     plan_file = out / "plan.json"
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        if not plan_file.is_file() or read_json(plan_file) != plan:
-            raise DataError(f"{out} already holds something else. Choose another --out or delete it.")
+        before = read_json(plan_file) if plan_file.is_file() else None
+        if not isinstance(before, dict) or any(before.get(name) != plan[name] for name in plan):
+            raise DataError(
+                f"{out} already holds something else{_difference(before, options or {})}. Choose another "
+                "--out or delete it."
+            )
         if (out / "store.json").is_file():
             logger.info("%s was finished before; delete it to read its films again.", out)
             return open_store(out)
     make_folder(out)
-    write_json(plan, plan_file)
+    write_json(plan | {"options": dict(options or {})}, plan_file)
     total, done, rejected = len(manifest.table), 0, 0
     starts = list(range(0, total, SHARD_FILMS))
     pieces = _pieces(manifest)
@@ -221,6 +226,19 @@ def build_store(
             on_progress(done, total, rejected)
     _finish(manifest, out, plan, len(starts), size, split_note)
     return open_store(out)
+
+
+def _difference(before: Any, options: Mapping[str, str]) -> str:
+    """How a store that is there was made otherwise, as the middle of a sentence; "" where it is unknown."""
+    noted = before.get("options") if isinstance(before, dict) else None
+    if not noted:
+        return ""
+    differing = [
+        f"{name} was {noted[name]}, is {value}"
+        for name, value in options.items()
+        if noted.get(name, value) != value
+    ]
+    return ": " + ("; ".join(differing) or "the same options, but the films or tables are others")
 
 
 def _identity(manifest: Manifest, size: int) -> str:

@@ -54,7 +54,7 @@ def audit(config: AuditConfig) -> Path:
 
     Raises DataError for a store that cannot be compared, and for leaks when fail_on_leaks is set.
     """
-    from evax.data.duplicates import SAME, compare_films
+    from evax.data.duplicates import SAME, compare_films, refuse_small
     from evax.data.leaks import (
         FORMAT,
         describe_store,
@@ -71,6 +71,7 @@ def audit(config: AuditConfig) -> Path:
     from evax.training.tracking import counting_bar, run_folder
 
     stores = [open_store(path) for path in config.stores]
+    refuse_small(stores)  # before a bar is drawn
     names = short_names(config.stores)
     with run_folder(config.out, config) as log, counting_bar("comparing", sum(map(len, stores))) as show:
         found = compare_films(

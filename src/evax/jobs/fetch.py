@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 
 import tyro
 
-from evax.data.public_sets import PUBLIC_SETS
+from evax.data.public_sets import PUBLIC_SETS, RECORD
 from evax.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
 FOLDER_VARIABLE = "EVAX_DATA"
 MIRROR_VARIABLE = "EVAX_DATA_MIRROR"
-RECORD = "fetched.json"  # in the folder of a set: its archives, and whether all are unpacked
 SetName = Literal[
     "phantoms", "hannover_covid19", "montgomery", "shenzhen", "chestxray14", "lungs", "chexpert", "mimic_cxr",
     "rsna", "siim", "covidx9a", "covidx_cxr4",

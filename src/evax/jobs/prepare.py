@@ -106,6 +106,7 @@ def prepare(config: PrepareConfig) -> Path:
             size=config.size,
             workers=config.workers or os.cpu_count() or 1,
             split_note=note,
+            options=chosen_options(config, len(manifest.table)),
             on_progress=lambda done, total, rejected: show(done, f"{rejected} rejected"),
         )
     for name, share in (("train", 1.0), ("val", config.validation), ("test", config.test)):
@@ -170,6 +171,23 @@ def verify_release(config: PrepareConfig) -> None:
         listing = "\n  ".join(faults)
         raise DataError(f"{config.raw} differs from {config.source} in {len(faults)} ways:\n  {listing}")
     logger.info("%s: all %d films of %s are there and whole.", config.raw, len(manifest.table), config.source)
+
+
+def chosen_options(config: PrepareConfig, films: int) -> dict[str, str]:
+    """What decides a store, for a sentence about another one; no names of the user's folders and tables."""
+    names = (
+        "source", "size", "validation", "test", "seed", "label_column", "findings", "patient_pattern",
+        "region", "keep_burned_in",
+    )  # fmt: skip
+    options = {name: getattr(config, name) for name in names} | {"number of films": films}
+    for name in ("lists", "tested"):  # of published experiments
+        folder = getattr(config, name)
+        options[name] = folder and folder.name
+    if config.source == "dicom":
+        from evax.data.sources.dicom import name_of_key
+
+        options["the key of the pseudonyms"] = name_of_key(source_options(config)["private"])
+    return {name: "not given" if value is None else str(value) for name, value in options.items()}
 
 
 def source_options(config: PrepareConfig) -> dict[str, Any]:

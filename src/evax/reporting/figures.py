@@ -11,7 +11,7 @@ import matplotlib
 import numpy as np
 from jaxtyping import Float
 from matplotlib.axes import Axes
-from matplotlib.ticker import EngFormatter, MaxNLocator, ScalarFormatter
+from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator, ScalarFormatter
 
 from evax.evaluation.calibration import ReliabilityCurve
 from evax.evaluation.classification import Floats
@@ -199,7 +199,11 @@ def score_histogram(
         axes.hist(scores, bins=np.linspace(0, 1, 51).tolist(), color=BLUE, alpha=0.75)
         axes.axvline(threshold, color=VERMILLION, linestyle="--", linewidth=1.5)
         axes.set_yscale("log")
+        axes.yaxis.set_major_locator(LogLocator(10, subs=(1, 2, 5) if len(scores) < 1000 else (1,)))
+        axes.yaxis.set_major_formatter(EngFormatter(sep=""))
+        axes.minorticks_off()
         axes.set(xlabel=x_label, ylabel=y_label, xlim=(0, 1.005))
+        axes.set_ylim(bottom=0.7)  # a bar of one pair is seen
         return svg_of(figure, label)
 
 

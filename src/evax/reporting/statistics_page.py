@@ -27,9 +27,14 @@ def write_statistics_page(out: Path, content: dict[str, Any], stores: Sequence[I
     ages = [store.manifest.table["age"].dropna().to_numpy(np.float64) for store in stores]
     if any(len(values) for values in ages):
         drawn.append(("Age", boxes(names, ages, "age in years")))
-    heights = [of_films(store.manifest.table, "height") for store in stores]
-    if any(len(values) for values in heights):
-        drawn.append(("Height of a film", boxes(names, heights, "pixels, as read")))
+    for column, title, unit in (
+        ("height", "Height of a film", "pixels, as read"),
+        ("width", "Width of a film", "pixels, as read"),
+        ("spacing_mm", "Spacing of a film's pixels", "mm, as read"),
+    ):
+        of_stores = [of_films(store.manifest.table, column) for store in stores]
+        if any(len(values) for values in of_stores):
+            drawn.append((title, boxes(names, of_stores, unit)))
     pixels = [film_pixels(store, measured_rows(store)) for store in stores]
     drawn.append(
         ("Mean of a film's pixels", boxes(names, [values[:, 0] for values in pixels], "grey, 0 to 1"))
@@ -70,6 +75,10 @@ def boxes(names: Sequence[str], values: Sequence[Float64[np.ndarray, " _"]], x_l
             boxprops={"facecolor": BLUE, "edgecolor": BLUE}, whiskerprops={"color": BLUE},
             capprops={"color": BLUE},
         )  # fmt: skip
+        quartiles = {number: np.percentile(values[number], (25, 50, 75)) for number in known}
+        if flat := {number: median for number, (low, median, high) in quartiles.items() if low == high}:
+            # a box without width is hidden by its white median
+            axes.plot(list(flat.values()), list(flat), "|", color=BLUE, ms=16, mew=4, zorder=4)
         axes.set_yticks(range(len(names)), names)
         axes.set_ylim(len(names) - 0.5, -0.5)
         axes.grid(axis="y", visible=False)
@@ -118,7 +127,7 @@ def together(store: dict[str, Any]) -> Figure:
             axes.text(column, row, f"{share:.0f}", ha="center", va="center", color=colour, fontsize=9)
         axes.set_xticks(range(len(findings)), findings, rotation=60, ha="right", rotation_mode="anchor")
         axes.set_yticks(range(len(findings)), findings)
-        axes.set_xlabel("% of the films with the row's finding that have this one too")
+        axes.set_xlabel("% of the row's films\nthat have this one, too")
         for side in ("left", "bottom"):
             axes.spines[side].set_visible(False)
     return figure

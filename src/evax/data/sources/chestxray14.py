@@ -9,7 +9,8 @@ import numpy as np
 import pandas as pd
 
 from evax.data.manifest import Manifest, no_boxes
-from evax.data.sources.tables import ages, read_table
+from evax.data.sources.tables import ages, numbers, read_table
+from evax.data.split import lines_of
 from evax.errors import DataError
 from evax.findings import CHESTXRAY14, canonical
 
@@ -67,7 +68,7 @@ def _places(raw: Path) -> dict[str, str]:
 def _lines(path: Path) -> set[str]:
     if not path.is_file():
         raise DataError(f"{path} is missing: the official release has train_val_list.txt and test_list.txt.")
-    return set(path.read_text().split())
+    return set(lines_of(path))
 
 
 def _boxes(raw: Path, image_of: dict[str, str]) -> pd.DataFrame:
@@ -75,13 +76,17 @@ def _boxes(raw: Path, image_of: dict[str, str]) -> pd.DataFrame:
     if not path.is_file():
         return no_boxes()
     rows = read_table(path)
-    rows = rows[[name in image_of for name in rows["Image Index"]]]
-    # the headers are, literally: Image Index, Finding Label, Bbox [x, y, w, h]
-    numbers = rows.iloc[:, 2:6].astype(float) / BOX_SIDE
-    return pd.DataFrame(
+    if list(rows.columns[:2]) != ["Image Index", "Finding Label"] or len(rows.columns) < 6:
+        raise DataError(
+            f"{path} does not begin with the columns Image Index, Finding Label, Bbox [x, y, w, h]."
+        )
+    # the headers of the numbers are, literally: Bbox [x, y, w, h]
+    sides = [numbers(path, rows.iloc[:, column], "Boxes are in pixels.") / BOX_SIDE for column in range(2, 6)]
+    boxes = pd.DataFrame(
         {
             "image": rows["Image Index"].map(image_of),
             "finding": rows["Finding Label"].map(canonical),
-            **{name: numbers.iloc[:, column] for column, name in enumerate(("x", "y", "width", "height"))},
+            **dict(zip(("x", "y", "width", "height"), sides, strict=True)),
         }
-    ).reset_index(drop=True)
+    )
+    return boxes[boxes["image"].notna()].reset_index(drop=True)

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from evax.data.manifest import BOX_COLUMNS, Manifest
+from evax.data.public_sets import source_name
 from evax.data.sources.csv import existing
 from evax.data.sources.folders import patient_of
 from evax.errors import DataError
@@ -49,7 +50,7 @@ def read_coco(raw: Path, *, table: str = "annotations.json", patient_pattern: st
         table=films,
         findings=findings,
         exclusive=False,
-        source=f"coco:{raw.name}",
+        source=source_name("coco", raw),
         root=raw,
         boxes=pd.DataFrame(boxes, columns=list(BOX_COLUMNS)).astype(dict.fromkeys(BOX_COLUMNS[2:], float)),
     )
@@ -65,11 +66,17 @@ def _read(path: Path) -> dict[str, list[dict[str, Any]]]:
         "annotations": ("image_id", "category_id", "bbox"),
     }
     try:
-        content = json.loads(path.read_text())
+        content = json.loads(path.read_text(encoding="utf-8"))
         for name, keys in wanted.items():
             for row in content[name]:
                 if missing := [key for key in keys if key not in row]:
                     raise DataError(f"{path}: an entry of {name} lacks {', '.join(missing)}.")
-    except (ValueError, KeyError, TypeError) as error:
+        for row in (row for name in wanted for row in content[name]):
+            hash(tuple(row.get(key) for key in ("id", "image_id", "category_id")))  # TypeError for lists
+        if any(min(float(row["width"]), float(row["height"])) <= 0 for row in content["images"]):
+            raise DataError(f"{path}: an image has no width or no height.")
+        if any(len([float(number) for number in row["bbox"]]) != 4 for row in content["annotations"]):
+            raise DataError(f"{path}: a bbox is not x, y, width, height.")
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise DataError(f"{path} is not a COCO file with images, categories and annotations.") from error
     return {name: content[name] for name in wanted}

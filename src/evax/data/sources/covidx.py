@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from evax.data.manifest import Manifest
+from evax.data.split import all_lines
 from evax.errors import DataError
 
 # file of the list, folder of its films and split
@@ -46,11 +47,11 @@ def _list(path: Path, split: str, classes: dict[str, str]) -> pd.DataFrame:
     if not path.is_file():
         raise DataError(f"There is no list {path}: --raw names the folder that holds it and {split}/.")
     rows = []
-    for number, line in enumerate(path.read_text().splitlines(), 1):
-        if not line.strip():
+    for number, line in enumerate(all_lines(path), 1):
+        if not line:
             continue
-        patient, _, rest = line.strip().partition(" ")
-        name, *ending = rest.rsplit(maxsplit=2)
+        patient, _, rest = line.partition(" ")
+        name, *ending = rest.rsplit(maxsplit=2) or ("",)
         if len(ending) != 2 or ending[0] not in classes:
             raise DataError(
                 f"{path}, line {number}: expected 'patient filename class source' with a class of "

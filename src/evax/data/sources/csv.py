@@ -11,6 +11,7 @@ import pandas as pd
 
 from evax.data.dicom_header import VIEWS
 from evax.data.manifest import BOX_COLUMNS, COLUMNS, Manifest, no_boxes, no_masks
+from evax.data.public_sets import source_name
 from evax.data.radiograph import FILM_SUFFIXES
 from evax.data.sources.mask_files import find_masks
 from evax.data.sources.tables import LABEL_VALUES, ages, numbers, read_table
@@ -29,9 +30,14 @@ SPELLINGS = {
     "age": ("age", "patient_age"),
     "split": ("split",),
 }
+SEXES = {"M": "M", "MALE": "M", "F": "F", "FEMALE": "F"}
 NAME_IT = "Name it with --table."
 EXPECTED = f"{LABEL_VALUES[:-1]}; a column of class names is --label-column."
 FOLDERS = ("", "images")
+# parts of the names of columns that may say who a film is of
+MAYBE_PATIENT = re.compile(
+    r"patient|subject|person|participant|pseudonym|case|mrn|pid|study|accession|(?:^|[\W_])id$", re.IGNORECASE
+)
 
 
 def read_csv(
@@ -58,17 +64,22 @@ def read_csv(
     result = pd.DataFrame({ours: _texts(rows, names[ours]) for ours in COLUMNS})
     result["image"] = existing(raw, result["image"])
     if names["patient"] is None:
+        maybe = [name for name in rows.columns if name != names["image"] and MAYBE_PATIENT.search(name)]
         logger.warning(
             "%s has no column 'patient': every film counts as a patient of its own, and films of one person "
-            "may be divided between training and test. Add the column if people have several films.",
+            "may be divided between training and test. %s",
             path,
+            f"Maybe it is {' or '.join(maybe)}: rename the column that is the same in all films of a person "
+            "to patient. The store keeps its values, so give pseudonyms."
+            if maybe
+            else "Add the column if people have several films.",
         )
     result["patient"] = result["patient"].where(result["patient"] != "", result["image"])
     result["age"] = ages(written := _texts(rows, names["age"]))
     if unread := int((result["age"].isna() & (written != "")).sum()):
         logger.warning("%s: %d ages are no number of years and count as unknown.", path, unread)
-    result["sex"] = result["sex"].str.upper().str[:1]
-    result["view"] = [VIEWS.get(view, view) for view in result["view"].str.upper()]
+    result["sex"], result["view"] = result["sex"].map(sex_of), result["view"].map(view_of)
+    warn_of_unknown_words(path, {name: (_texts(rows, names[name]), result[name]) for name in ("view", "sex")})
 
     classes = label_column or (_column(rows, ("label",)) if findings is None else None)
     if classes:
@@ -100,11 +111,39 @@ def read_csv(
         table=result,
         findings=found,
         exclusive=bool(classes),
-        source=f"csv:{raw.name}",
+        source=source_name("csv", raw),
         root=raw,
         boxes=read_boxes(raw, result),
         masks=read_masks_beside(raw, result, found),
     )
+
+
+def sex_of(text: str) -> str:
+    """M or F of a text such as male, 'f' or FEMALE; "" for any other."""
+    return SEXES.get(re.sub(r"[^A-Z]", "", text.upper()), "")
+
+
+def view_of(text: str) -> str:
+    """PA, AP or LATERAL of a text such as AP supine, 'pa' or left lateral; "" for none, or for two."""
+    if view := VIEWS.get(text.upper()):  # codes have digits
+        return view
+    words = re.findall(r"[A-Z]+", text.upper().replace("-", ""))
+    views = {VIEWS[word] for word in words if word in VIEWS}
+    return views.pop() if len(views) == 1 else ""
+
+
+def warn_of_unknown_words(path: Path, columns: dict[str, tuple[pd.Series, pd.Series]]) -> None:
+    """One warning of the values that are not understood. columns: name -> as written, as read."""
+    unread = {name: written[(read == "") & (written != "")] for name, (written, read) in columns.items()}
+    if counts := [
+        f"{len(values)} of {name} ({', '.join(values.unique()[:3])})"
+        for name, values in unread.items()
+        if len(values)
+    ]:
+        logger.warning(
+            "%s: %s are unknown and count as blank. Known: PA, AP, lateral; male, female.",
+            path, " and ".join(counts),
+        )  # fmt: skip
 
 
 def read_boxes(raw: Path, films: pd.DataFrame) -> pd.DataFrame:

@@ -118,6 +118,11 @@ def _pseudonym(key: bytes, kind: str, value: str) -> str:
     return hashlib.blake2b(f"{kind}:{value}".encode(), key=key, digest_size=10).hexdigest()
 
 
+def name_of_key(private: Path) -> str:
+    """Tells one key from another; nothing else can be learned of it."""
+    return _pseudonym(_key(private / "pseudonyms.key"), "key", "")[:8]
+
+
 def _key(path: Path) -> bytes:
     if not path.is_file():
         with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:

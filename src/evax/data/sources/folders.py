@@ -13,6 +13,7 @@ import pandas as pd
 
 from evax.data.films import films_and_others
 from evax.data.manifest import Manifest
+from evax.data.public_sets import source_name
 from evax.data.radiograph import FILM_SUFFIXES
 from evax.data.split import without_suffix
 from evax.errors import ConfigError, DataError
@@ -69,7 +70,7 @@ def read_folders(raw: Path, *, patient_pattern: str = "") -> Manifest:
     for name in classes:
         table[name] = np.array([given == name for given in names], dtype=np.float32)
     return Manifest(
-        table=table, findings=classes, exclusive=bool(classes), source=f"folders:{raw.name}", root=raw
+        table=table, findings=classes, exclusive=bool(classes), source=source_name("folders", raw), root=raw
     )
 
 

@@ -9,6 +9,7 @@ import pandas as pd
 
 from evax.data.films import films_and_others
 from evax.data.manifest import Manifest
+from evax.data.public_sets import source_name
 from evax.data.sources.folders import patient_of, warn_of_unknown_patients
 from evax.data.sources.mask_files import find_masks
 from evax.errors import DataError
@@ -29,7 +30,7 @@ def read_masks(raw: Path, *, region: str = "Region", patient_pattern: str = "") 
         table=table,
         findings=(),
         exclusive=False,
-        source=f"masks:{raw.name}",
+        source=source_name("masks", raw),
         root=raw,
         masks=find_masks(raw, masks[-1], table["image"], region),
     )

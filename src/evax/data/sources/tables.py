@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
+import re
 import warnings
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,6 +16,7 @@ from evax.errors import DataError
 from evax.findings import canonical
 
 LABEL_VALUES = "Labels are 1 (present), 0 (absent), -1 (uncertain) or blank."
+LONGEST_HEADER = 1 << 20  # bytes
 PART_OF_RELEASE = "It is part of the release; --raw names the folder that holds it."
 
 
@@ -28,6 +32,11 @@ def read_table(path: Path, columns: Sequence[str] = (), next_step: str = PART_OF
         raise DataError(f"There is no table {path}. {next_step}")
     wanted = set(columns)
     try:
+        if separator := _other_separator(file):
+            raise DataError(
+                f"{file} separates its columns by {separator}, as spreadsheets of some languages do: save it "
+                "as CSV with commas between the columns and points in the numbers."
+            )
         with warnings.catch_warnings():
             warnings.simplefilter("error", pd.errors.ParserWarning)  # a row of more fields than the header
             table = pd.read_csv(
@@ -37,17 +46,37 @@ def read_table(path: Path, columns: Sequence[str] = (), next_step: str = PART_OF
                 index_col=False,
                 usecols=(lambda name: name.strip() in wanted) if columns else None,
             )
-    except (
-        pd.errors.ParserError, pd.errors.ParserWarning, pd.errors.EmptyDataError, UnicodeDecodeError, OSError,
-        EOFError,
-    ) as error:  # fmt: skip
-        raise DataError(f"{file} is not a readable CSV table: {error}.") from error
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"{file} is not text in UTF-8 (Latin-1, maybe, or no text): save it as 'CSV UTF-8', or convert "
+            "it with: iconv -f WINDOWS-1252 -t UTF-8 OLD > NEW."
+        ) from error
+    except pd.errors.EmptyDataError as error:
+        raise DataError(f"{file} is empty. {next_step}") from error
+    except (pd.errors.ParserError, pd.errors.ParserWarning) as error:
+        line = re.search(r"line (\d+)", str(error))
+        where = f"line {line[1]}" if line else "a line"
+        raise DataError(
+            f"{file} is not a readable CSV table: {where} has more columns than the header, or a quote that "
+            "does not end. Texts that hold commas belong in quotes."
+        ) from error
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(f"{file} cannot be read: {error}. Copy it again.") from error
     if not columns:
         return table
     table.columns = table.columns.str.strip()  # SIIM-ACR writes ' EncodedPixels'
     if missing := [name for name in columns if name not in table.columns]:
         raise DataError(f"{file} lacks the columns {', '.join(missing)}.")
     return table
+
+
+def _other_separator(file: Path) -> str:
+    """What stands between the columns of the header instead of commas; "" for commas, and for one column."""
+    with gzip.open(file) if file.suffix == ".gz" else file.open("rb") as lines:
+        header = lines.readline(LONGEST_HEADER)
+    names = {b";": "semicolons", b"\t": "tabs", b"|": "bars"}
+    mark = max(names, key=header.count)
+    return names[mark] if header.count(mark) > header.count(b",") else ""
 
 
 def numbers(path: Path, column: pd.Series, expected: str) -> pd.Series:
