@@ -31,12 +31,12 @@ from torchvision.transforms import v2
 
 from circumstances import keep
 from evax.data.augment import CropConfig
+from evax.data.building import build_store
 from evax.data.loader import Films, training_batches
 from evax.data.manifest import Manifest
 from evax.data.phantom import make_phantom
 from evax.data.pictures import read_image
 from evax.data.preprocess import Preprocess
-from evax.data.store import build_store
 
 FILMS, CROPS, ROUNDS = 8, 1200, 3
 KINDS = ("png", "dicom", "dicom-jpeg2000")

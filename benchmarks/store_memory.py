@@ -18,10 +18,10 @@ import numpy as np
 import pyarrow as pa
 
 from circumstances import keep
+from evax.data.building import SHARD_FILMS, build_store
 from evax.data.phantom_release import write_phantoms
 from evax.data.sources import read_source
 from evax.data.split import assign_splits
-from evax.data.store import SHARD_FILMS, build_store
 
 SHARDS = (2, 16)
 ENCODER = "eva_x_tiny_patch16_224"

@@ -46,9 +46,9 @@ def phantoms(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def phantom_store(phantoms, tmp_path_factory) -> Path:
     """The phantoms as a store of 96-pixel films with all three splits."""
+    from evax.data.building import build_store
     from evax.data.sources import read_source
     from evax.data.split import assign_splits
-    from evax.data.store import build_store
 
     out = tmp_path_factory.mktemp("stores") / "phantoms"
     manifest = assign_splits(read_source("csv", phantoms, {}), validation=0.25, test=0.25, seed=0)

@@ -10,11 +10,12 @@ import pytest
 from PIL import Image
 
 from evax.data.alignment import aligned_correlations
+from evax.data.building import build_store
 from evax.data.duplicates import compare_films
 from evax.data.manifest import Manifest
 from evax.data.sources import read_source
 from evax.data.split import assign_splits
-from evax.data.store import ImageStore, build_store, open_store
+from evax.data.store import ImageStore, open_store
 from evax.errors import DataError
 
 FILMS = 10  # of the phantoms that get a copy

@@ -9,12 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from evax.data.building import build_store
 from evax.data.manifest import MASK_COLUMNS, Manifest
 from evax.data.masks import box_rle, decode_rle, read_mask, stored_masks, unpack
 from evax.data.pictures import read_image
 from evax.data.preprocess import Preprocess
 from evax.data.sources import read_source
-from evax.data.store import build_store, open_store
+from evax.data.store import open_store
 from evax.errors import DataError
 from releases import film, mask
 

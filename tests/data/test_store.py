@@ -17,13 +17,14 @@ from PIL import Image
 import dicoms
 from evax.data import store as store_module
 from evax.data.augment import CropConfig
+from evax.data.building import build_store
 from evax.data.loader import Films, training_batches
 from evax.data.manifest import BOX_COLUMNS, NOTES, Manifest, no_boxes
 from evax.data.pictures import read_image
 from evax.data.preprocess import Preprocess
 from evax.data.sources import read_source
 from evax.data.split import assign_splits
-from evax.data.store import build_store, open_store
+from evax.data.store import open_store
 from evax.errors import DataError
 
 

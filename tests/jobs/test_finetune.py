@@ -13,9 +13,10 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 import evax
 from baseline_files import densenet121, mae, old_densenet, vit
 from evax.cli import run
+from evax.data.building import build_store
 from evax.data.labelled import LabelShare, capped_rows, split_rows
 from evax.data.manifest import Manifest
-from evax.data.store import build_store, open_store
+from evax.data.store import open_store
 from evax.deploy.bundle import Card, read_card, save_bundle
 from evax.errors import ConfigError, DataError
 from evax.jobs.finetune import FinetuneConfig, finetune

@@ -62,7 +62,7 @@ def test_a_picture_per_finding_shows_film_and_map_side_by_side(config):
 
 
 def test_a_finding_that_one_patient_has_is_scored_without_an_interval(config, phantoms, tmp_path):
-    from evax.data.store import build_store
+    from evax.data.building import build_store
 
     manifest = evax.open_store(config.store).manifest
     store = build_store(
@@ -75,7 +75,7 @@ def test_a_finding_that_one_patient_has_is_scored_without_an_interval(config, ph
 
 
 def test_a_store_of_films_at_another_size_is_refused(config, phantoms, tmp_path):
-    from evax.data.store import build_store
+    from evax.data.building import build_store
 
     manifest = replace(evax.open_store(config.store).manifest, root=phantoms)
     build_store(manifest, tmp_path / "small", size=80)
@@ -90,8 +90,8 @@ def test_the_layer_of_the_map_is_said_and_changes_it(config, tmp_path):
 
 
 def test_a_store_without_boxes_and_an_encoder_bundle_are_refused(config, phantom_store, phantoms, tmp_path):
+    from evax.data.building import build_store
     from evax.data.manifest import Manifest
-    from evax.data.store import build_store
 
     manifest = evax.open_store(phantom_store).manifest
     without = Manifest(

@@ -74,8 +74,8 @@ def test_the_shares_of_stores_reach_the_run(tiny, tmp_path):
 def test_a_run_goes_on_from_an_encoder_at_another_resolution_and_its_card_tells_the_whole_chain(
     tiny, phantom_store, phantoms, tmp_path
 ):
+    from evax.data.building import build_store
     from evax.data.manifest import no_boxes
-    from evax.data.store import build_store
     from evax.deploy.bundle import read_card, read_films
 
     manifest = evax.open_store(phantom_store).manifest
@@ -219,7 +219,7 @@ def test_a_loss_that_is_no_number_ends_the_run_before_anything_is_learned_from_i
 def test_a_probe_store_that_cannot_probe_is_refused_before_anything_is_written(
     tiny, phantom_store, phantoms, tmp_path
 ):
-    from evax.data.store import build_store
+    from evax.data.building import build_store
 
     manifest = evax.open_store(phantom_store).manifest
     only_train = replace(manifest, table=manifest.table.assign(split="train"), root=phantoms)
@@ -256,9 +256,9 @@ def test_films_of_the_test_split_are_never_trained_on(phantom_store):
 
 
 def test_films_are_normalised_with_the_common_statistics_of_all_stores(phantom_store, phantoms, tmp_path):
+    from evax.data.building import build_store
     from evax.data.manifest import Manifest
     from evax.data.sources import read_source
-    from evax.data.store import build_store
 
     whole = read_source("csv", phantoms, {})
     bright = Manifest(

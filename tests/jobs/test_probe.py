@@ -7,9 +7,10 @@ import pandas as pd
 import pytest
 from sklearn.metrics import average_precision_score, roc_auc_score
 
+from evax.data.building import build_store
 from evax.data.manifest import Manifest
 from evax.data.preprocess import Preprocess
-from evax.data.store import build_store, open_store
+from evax.data.store import open_store
 from evax.deploy.bundle import Card, save_bundle, save_films
 from evax.errors import ConfigError, DataError
 from evax.jobs.probe import ONE, ProbeConfig, probe

@@ -10,9 +10,9 @@ import pytest
 from safetensors.numpy import load_file
 
 from evax.config import parse_command_line, recipe_path, shipped_recipes
+from evax.data.building import build_store
 from evax.data.sources import read_source
 from evax.data.split import assign_splits
-from evax.data.store import build_store
 from evax.errors import ConfigError
 from evax.findings import CHESTXRAY14, CHEXPERT5
 from evax.jobs.fewshot import FewshotConfig

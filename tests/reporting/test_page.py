@@ -14,8 +14,9 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from evax.data.building import build_store
 from evax.data.manifest import Manifest
-from evax.data.store import build_store, open_store
+from evax.data.store import open_store
 from evax.errors import DataError
 from evax.evaluation.report import evaluate_classifier
 from evax.explain.overlay import overlay

@@ -12,9 +12,10 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from evax.data.building import build_store
 from evax.data.labelled import data_fingerprint
 from evax.data.manifest import Manifest
-from evax.data.store import build_store, open_store
+from evax.data.store import open_store
 from evax.errors import DataError
 from evax.evaluation.classification import choose_thresholds
 from evax.evaluation.report import evaluate_classifier

@@ -84,9 +84,9 @@ def prepare(config: PrepareConfig) -> Path:
     Raises DataError for a folder that is not what the source says, that does not pass --verify, or that holds
     no readable film.
     """
+    from evax.data.building import build_store
     from evax.data.sources import read_source
     from evax.data.split import assign_splits, follow_lists
-    from evax.data.store import build_store
     from evax.training.tracking import counting_bar
 
     if config.verify:
