@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 import dicoms
-from evax.data import store as store_module
+from evax.data import building as store_module
 from evax.data.augment import CropConfig
 from evax.data.building import build_store
 from evax.data.loader import Films, training_batches
