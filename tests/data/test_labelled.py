@@ -145,6 +145,15 @@ def test_findings_that_cannot_be_chosen_are_refused(doubtful):
         with_findings(doubtful, ("Effusion",))
 
 
+def test_uncertain_labels_of_single_findings_can_count_as_present(doubtful):
+    findings = doubtful.manifest.findings
+    labels = known_labels(doubtful, "zeros", None, ones=("effusion",))[:6]
+    assert (labels[:, findings.index("Effusion")] == 1).all()
+    assert not (known_labels(doubtful, "zeros", None)[:6, findings.index("Effusion")] == 1).any()
+    with pytest.raises(ConfigError, match="Efusion"):
+        known_labels(doubtful, "zeros", None, ones=("Efusion",))
+
+
 def test_soft_labels_of_a_store_depend_on_the_seed_alone(doubtful):
     column = doubtful.manifest.findings.index("Effusion")
     soft = known_labels(doubtful, "smooth", None, seed=3)[:6, column]

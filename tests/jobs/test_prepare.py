@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import csv
+import json
 import logging
 import os
 import signal
@@ -221,6 +222,13 @@ def test_films_that_should_not_be_in_a_store_are_warned_of(caplog):
     assert not caplog.text
     say_issues(issues, "csv")
     assert "2 lateral, 1 body_part_HAND, 3 burned_in_annotation (column issues)" in caplog.text
+
+
+def test_a_store_is_described_when_it_is_made(config):
+    store = prepare(replace(config, statistics=True))
+    (described,) = json.loads((store / "statistics" / "statistics.json").read_text())["stores"]
+    assert described["films"] == len(evax.open_store(store))
+    assert "<svg" in (store / "statistics" / "statistics.html").read_text()
 
 
 def test_an_empty_split_is_warned_of(config, caplog):

@@ -45,17 +45,26 @@ def with_findings(store: ImageStore, findings: Sequence[str]) -> ImageStore:
 
 
 def known_labels(
-    store: ImageStore, uncertain: TrainingUncertain, blank: Blank | None, seed: int = 0
+    store: ImageStore,
+    uncertain: TrainingUncertain,
+    blank: Blank | None,
+    ones: Sequence[str] = (),
+    seed: int = 0,
 ) -> Float[np.ndarray, "S K"]:
-    """Labels after the policies for uncertain and blank. seed: of the policy "smooth".
+    """Labels after the policies for uncertain and blank.
 
-    Raises DataError for a store without findings.
+    ones: findings whose uncertain labels count as present. seed: of the policy "smooth".
+    Raises DataError for a store without findings, ConfigError for one of ones that it does not have.
     """
     if not store.manifest.findings:
         raise DataError(f"The store {store.path} has no labels: prepare it from a source with findings.")
     policy = blank_policy(store.manifest.source, blank)
-    findings = store.manifest.findings
-    return resolve_labels(store.manifest.labels(), uncertain, policy, findings=findings, seed=seed)
+    findings, present = store.manifest.findings, [canonical(name) for name in ones]
+    if unknown := [name for name in present if name not in findings]:
+        raise unknown_name(f"finding of {store.path}", unknown[0], findings)
+    return resolve_labels(
+        store.manifest.labels(), uncertain, policy, findings=findings, ones=present, seed=seed
+    )
 
 
 def split_rows(

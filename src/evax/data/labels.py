@@ -36,12 +36,14 @@ def resolve_labels(
     blank: Blank,
     *,
     findings: Sequence[str] = (),
+    ones: Sequence[str] = (),
     seed: int = 0,
 ) -> Float[np.ndarray, "S K"]:
     """1 present, 0 absent, NaN left out of loss and metrics; with "smooth" also values between.
 
     labels: 1, 0, -1 (uncertain as the source wrote it) or NaN (blank).
-    findings: of the columns, K of them; needed by the two policies that depend on the finding.
+    findings: of the columns, K of them; needed by what depends on the finding. ones: of them, those whose
+    uncertain labels count as present, whatever the policy of the others.
     seed: of smooth; the same seed gives the same labels in every process.
 
     mixed: 1 for Atelectasis and Edema, 0 for the others. smooth: the same, softened; every uncertain label is
@@ -62,4 +64,6 @@ def resolve_labels(
         resolved[doubtful] = guess[doubtful]
     else:
         resolved[doubtful] = {"ones": 1.0, "zeros": 0.0, "ignore": np.nan}[uncertain]
+    if ones:
+        resolved[doubtful & np.isin(findings, ones)] = 1.0
     return resolved

@@ -106,7 +106,7 @@ def crossvalidate(config: CrossvalidateConfig) -> Path:
 
     config = continued(config, config.resume)
     store = with_findings(open_store(config.store), config.findings)
-    labels = known_labels(store, config.uncertain, config.blank)
+    labels = known_labels(store, config.uncertain, config.blank, config.uncertain_ones)
     only_train = only_training(config, store)
     folds = folds_of(config, store, labels, only_train)
     for fold in folds:

@@ -161,7 +161,7 @@ def films_of(config: FinetuneConfig) -> LearningFilms:
 
     as_paper = config.protocol == "paper"
     store = with_findings(open_store(config.store), config.findings)
-    labels = known_labels(store, config.uncertain, config.blank)
+    labels = known_labels(store, config.uncertain, config.blank, config.uncertain_ones)
     pool, validation, test = split_rows(store, config.split, config.split_by, needs_validation=not as_paper)
     share = LabelShare(config.label_fraction, config.label_count, labels if config.stratified else None)
     train, epochs = share.draw(store, pool, config.seed), None
@@ -175,7 +175,13 @@ def films_of(config: FinetuneConfig) -> LearningFilms:
     return LearningFilms(
         store=store,
         labels=labels,
-        taught=known_labels(store, config.train_uncertain or config.uncertain, config.blank, config.seed),
+        taught=known_labels(
+            store,
+            config.train_uncertain or config.uncertain,
+            config.blank,
+            () if config.train_uncertain else config.uncertain_ones,
+            config.seed,
+        ),
         pool=pool,
         train=train,
         epochs=epochs,

@@ -44,6 +44,8 @@ class PrepareConfig:
     """Folder of train, val and test lists of film names, as of a published experiment: only these films."""
     verify: bool = False
     """First compare tables, published counts and disk, without decoding; a difference ends the work."""
+    statistics: bool = False
+    """Then write what the store is made of to OUT/statistics: table, figures and page, as evax describe."""
     table: str | None = None
     """csv: the table in RAW, labels.csv without it; coco: its JSON file, annotations.json without it."""
     label_column: str | None = None
@@ -123,6 +125,11 @@ def prepare(config: PrepareConfig) -> Path:
     )
     logger.info("Pixels: mean %.8f, standard deviation %.8f%s.", store.mean, store.std, published)
     say_issues(store.card.get("issues", {}), config.source)
+    if config.statistics:
+        from evax.reporting.statistics_files import write_statistics
+
+        write_statistics(config.out / "statistics", [config.out])
+        logger.info("What it is made of: %s.", config.out / "statistics" / "statistics.html")
     return config.out
 
 

@@ -108,7 +108,7 @@ def probe(config: ProbeConfig) -> Path:
 
     start = time.perf_counter()
     store = with_findings(open_store(config.store), config.findings)
-    labels = known_labels(store, config.uncertain, config.blank)
+    labels = known_labels(store, config.uncertain, config.blank, config.uncertain_ones)
     pool, val, test = split_rows(store, config.split, config.split_by)
     refuse_seen_films(config.weights, store, test)
     refuse_one_sided(labels[val], "validation split")

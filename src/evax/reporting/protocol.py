@@ -64,6 +64,7 @@ def protocol_card(
             "seed": config.seed,
             "interval": f"patient-clustered bootstrap, percentile, {config.resamples} resamples",
             "uncertain": config.uncertain,
+            **({"uncertain_ones": ", ".join(config.uncertain_ones)} if config.uncertain_ones else {}),
             "blank": blank_policy(store.manifest.source, config.blank),
         },
         "recipe": to_plain(config),

@@ -78,6 +78,8 @@ class LabelledConfig:
     """film: the table may put a patient's films into several splits, a leak that every report then says."""
     uncertain: Uncertain = "ignore"
     """What a label -1 counts as."""
+    uncertain_ones: tuple[str, ...] = ()
+    """Findings whose -1 counts as 1, whatever uncertain says of the others."""
     blank: Blank | None = None
     """What an empty label counts as; without it absent in CheXpert and MIMIC-CXR, unknown elsewhere."""
     thresholds: str = "youden"

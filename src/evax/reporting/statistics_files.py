@@ -1,0 +1,62 @@
+"""Stores -> statistics.json, statistics.csv, statistics.html and figures: what they are made of, and whether
+they differ.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from evax.data import statistics
+from evax.data.manifest import OF_FILM
+from evax.data.store import open_store, short_names
+from evax.evaluation.comparison import holm
+from evax.files import make_folder, replaced_whole, write_json
+from evax.reporting.statistics_page import write_statistics_page
+
+
+def write_statistics(out: Path, paths: Sequence[Path]) -> Path:
+    """Writes the table, the figures and the page; returns the path of statistics.json. paths: of stores."""
+    stores, names = [open_store(path) for path in paths], short_names(paths)
+    differences = statistics.differences(stores, names)
+    adjusted = holm([each["p"] for each in differences]).tolist()
+    content = {
+        "kind": "statistics",
+        "stores": [statistics.describe(name, store) for name, store in zip(names, stores, strict=True)],
+        "differences": [each | {"p_holm": p} for each, p in zip(differences, adjusted, strict=True)],
+    }
+    write_json(content, make_folder(out) / "statistics.json")
+    path = out / "statistics.csv"
+    with replaced_whole(path) as unfinished, unfinished.open("w", newline="") as file:
+        csv.writer(file).writerows([("store", "variable", "value", "number", "of"), *lines(content)])
+    write_statistics_page(out, content, stores)
+    return out / "statistics.json"
+
+
+def lines(content: dict[str, Any]) -> Iterator[tuple[Any, ...]]:
+    """The table in long form: store, variable, value, number, and of how many."""
+    for store in content["stores"]:
+        name, films = store["name"], store["films"]
+        yield name, "films", "", films, ""
+        yield name, "patients", "", store["patients"], ""
+        for variable in ("splits", "sex", "view"):
+            for value, count in store[variable].items():
+                yield name, variable, value, count, films
+        for finding, counts in store["findings"].items():
+            yield name, "finding", finding, counts["present"], counts["known"]
+        for row, (first, together) in enumerate(zip(store["findings"], store["together"], strict=True)):
+            for second, count in list(zip(store["findings"], together, strict=True))[row + 1 :]:
+                yield name, "findings together", f"{first} + {second}", count, films
+        for variable in ("age", "films_per_patient", *OF_FILM, "film_mean", "film_std"):
+            spread = store[variable]
+            if spread["n"]:
+                for value, number in zip(
+                    ("quartile 1", "median", "quartile 3"), spread["quartiles"], strict=True
+                ):
+                    yield name, variable, value, f"{number:.6g}", spread["n"]
+                yield name, variable, "mean", f"{spread['mean']:.6g}", spread["n"]
+        yield name, "stored size", "pixels", store["stored_size"], ""
+        yield name, "pixels", "mean", f"{store['pixel_mean']:.6g}", films
+        yield name, "pixels", "standard deviation", f"{store['pixel_std']:.6g}", films
