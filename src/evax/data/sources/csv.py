@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from evax.data.dicom_header import VIEWS
+from evax.data.dicom.header import VIEWS
 from evax.data.manifest import BOX_COLUMNS, COLUMNS, Manifest, no_boxes, no_masks
 from evax.data.public_sets import source_name
 from evax.data.radiograph import FILM_SUFFIXES

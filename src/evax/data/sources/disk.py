@@ -11,7 +11,7 @@ from typing import BinaryIO, Literal
 import numpy as np
 import pandas as pd
 
-from evax.data.dicom_header import is_dicom, opened_dicom, read_dataset
+from evax.data.dicom.header import is_dicom, opened_dicom, read_dataset
 from evax.data.manifest import Manifest
 from evax.data.radiograph import FILM_SUFFIXES
 from evax.data.sources.counts import PUBLISHED, counted

@@ -14,8 +14,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from evax.data.dicom_codes import codes_and_values
-from evax.data.dicom_header import numbers, text
+from evax.data.dicom.codes import codes_and_values
+from evax.data.dicom.header import numbers, text
 from evax.data.radiograph import luminance
 
 if TYPE_CHECKING:

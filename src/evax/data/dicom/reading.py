@@ -1,30 +1,25 @@
-"""DICOM -> Radiograph: the door to the three modules beside this one (header, decode, render)."""
+"""A DICOM file -> a Radiograph: its header, then the stored values, then what a workstation shows of them."""
 
 from __future__ import annotations
 
 import os
 from typing import TYPE_CHECKING
 
-from evax.data.dicom_decode import decode, name_transfer_syntax
-from evax.data.dicom_header import (
-    DicomHeader,
+from evax.data.dicom.decode import decode, name_transfer_syntax
+from evax.data.dicom.header import (
     describe,
     header_issues,
-    is_dicom,
     opened_dicom,
     read_dataset,
-    read_header,
     text,
 )
-from evax.data.dicom_render import grey, grey_from_colour
+from evax.data.dicom.render import grey, grey_from_colour
 from evax.data.orientation import orientation_issues
 from evax.data.radiograph import Radiograph, refuse_huge
 from evax.errors import DataError
 
 if TYPE_CHECKING:
     from pydicom import Dataset
-
-__all__ = ["DicomHeader", "is_dicom", "read_dicom", "read_header"]
 
 PHOTOMETRIC = {  # samples per pixel: the meanings of their values that are known
     1: ("MONOCHROME1", "MONOCHROME2", "PALETTE COLOR"),
