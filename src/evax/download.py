@@ -68,7 +68,7 @@ def fetch_file(remote: Remote, folder: Path, wrong: type[EvaxError], otherwise: 
     pooch.get_logger().setLevel(logging.WARNING)  # the bar says what pooch would say
     try:
         pooch.retrieve(remote.url, known_hash=None, fname=remote.file, path=folder, downloader=download)
-        facts = {"sha256": _sha256(path), "bytes": path.stat().st_size, "url": remote.url}
+        facts = {"sha256": sha256_of(path), "bytes": path.stat().st_size, "url": remote.url}
         date = datetime.now(UTC).isoformat(timespec="seconds")
         write_json(recorded(folder) | {remote.file: facts | {"date": date}}, folder / CHECKSUMS)
     except (requests.RequestException, OSError) as error:
@@ -133,7 +133,7 @@ def _verify(path: Path, remote: Remote, recorded: str, wrong: type[EvaxError]) -
     expected = remote.sha256 or recorded
     if not expected:
         return
-    found = _sha256(path)
+    found = sha256_of(path)
     start, _, end = expected.partition("…")
     if not (found.startswith(start) and found.endswith(end)):
         raise wrong(
@@ -148,6 +148,7 @@ def recorded(folder: Path) -> dict[str, dict[str, Any]]:
     return read_json(path) if path.is_file() else {}
 
 
-def _sha256(path: Path) -> str:
+def sha256_of(path: Path) -> str:
+    """Of a file of any size, in constant memory."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -222,7 +222,8 @@ def test_values_that_make_no_sense_are_refused(phantom_store, tmp_path):
         ({"table": Path("sites.csv")}, "give --by, as --by site"),
         ({"by": "site"}, "No way to divide films is called 'site'.* as --table sites.csv"),
         ({"by": "split"}, "Known: film, patient, sex, view"),
-        ({"seeds": (1, 2)}, "makes its own splits"),
+        ({"seeds": (1, 1)}, "seeds must be different values"),
+        ({"seeds": (1, 2), "seed": 3}, "seeds take the place of seed, which is 3"),
         ({"split": Path("s.csv")}, "makes its own splits"),
         ({"label_count": 3, "label_fraction": 0.5}, "takes the place of label_fraction"),
     ):

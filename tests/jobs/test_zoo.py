@@ -4,7 +4,6 @@ import csv
 import json
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,8 +18,9 @@ from evax.data.phantom import make_phantom
 from evax.data.preprocess import Preprocess
 from evax.data.radiograph import Radiograph
 from evax.deploy.bundle import Card, read_card, save_bundle
+from evax.deploy.published import Published
 from evax.errors import ConfigError, WeightsError
-from evax.jobs.zoo import ZooConfig, card_of, zoo
+from evax.jobs.zoo import ZooConfig, zoo
 from evax.models.classifier import Classifier
 from evax.models.encoders import EVA_X, build_encoder
 from evax.published import IMAGENET_MEAN, IMAGENET_STD
@@ -232,9 +232,9 @@ def test_timm_and_transformers_open_the_converted_classifier_and_agree(tmp_path,
 )
 def test_a_fine_tuned_file_gets_the_central_crop_it_was_tuned_with(name, resized, side):
     row = RELEASED[name]
-    chain = card_of(row, Path("x"), False).preprocess
+    chain = Published(name, None).card().preprocess
     assert chain == Preprocess(resized, side, row.mean, row.std, resize_size=resized)
-    assert card_of(RELEASED["eva_x_tiny_mim"], Path("x"), False).preprocess == Preprocess()
+    assert Published("eva_x_tiny_mim", None).card().preprocess == Preprocess()
 
 
 def test_timm_is_told_the_central_crop(tmp_path, classifier):

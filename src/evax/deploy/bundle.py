@@ -104,9 +104,10 @@ def read_card(folder: Path) -> Card:
     """The card of a bundle. Raises DataError when the folder is none or its card is not understood."""
     path = folder / "card.json"
     if not path.is_file():
+        wrong = "is not a bundle: it has no card.json" if folder.exists() else "does not exist"
         raise DataError(
-            f"{folder} is not a bundle: it has no card.json. A bundle is written by pretrain and finetune, "
-            "and of published weights by `evax zoo convert NAME --to bundle`."
+            f"{folder} {wrong}. A bundle is written by pretrain and finetune, and of published weights by "
+            "`evax zoo convert NAME --to bundle`."
         )
     content = read_json(path)
     try:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +16,7 @@ from torch import nn
 from evax.data.pictures import read_image
 from evax.data.radiograph import Radiograph
 from evax.deploy.bundle import Card, read_card
+from evax.deploy.published import bundle_of
 from evax.errors import DataError, WeightsError, unknown_name
 from evax.models.classifier import Classifier, probabilities
 from evax.models.encoders import build_encoder
@@ -64,14 +64,16 @@ class Predictor:
 
 
 def open_bundle(path: str | os.PathLike[str], runtime: str = "torch") -> Predictor:
-    """A predictor from a bundle folder.
+    """A predictor from a bundle folder, or from a published file, converted once (see deploy.published).
 
-    runtime: "torch". Raises DataError for a folder that is no bundle, WeightsError for weights that do not
-    fit its card.
+    path: a bundle folder, a published file under its official file name, or the name of one (`evax zoo
+    list`), fetched when it is not on this machine. An existing path goes before a name.
+    runtime: "torch". Raises DataError for a folder that is no bundle, ConfigError for an unknown name,
+    WeightsError for weights that cannot be had or do not fit their card.
     """
     if runtime not in RUNTIMES:
         raise unknown_name("runtime", runtime, RUNTIMES)
-    folder = Path(path)
+    folder = bundle_of(path)
     card = read_card(folder)
     weights = folder / "model.safetensors"
     if not weights.is_file():

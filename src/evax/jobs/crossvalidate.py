@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
@@ -15,18 +15,27 @@ from evax.jobs.finetune import FinetuneConfig, finetune_in_study
 from evax.jobs.studies import (
     ALONE,
     continued,
+    over_seeds,
     refuse_one_sided,
     refuse_other_run,
     report_of,
     run_of,
     study_folder,
 )
-from evax.reporting.study_rows import RUNS, SPREAD, row_of, spread_of, summary_of, write_rows
+from evax.reporting.study_rows import (
+    RUNS,
+    SPREAD,
+    auroc_of_each,
+    row_of,
+    row_of_study,
+    summary_of,
+    write_rows,
+)
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from evax.data.folds import Fold
+    from evax.data.folds import Divider, Fold
     from evax.data.store import ImageStore
 
 PATIENT: Final = "patient"
@@ -40,7 +49,8 @@ class CrossvalidateConfig(FinetuneConfig):
     """Fine-tune once per fold of the patients, or once per hospital left out; all else is as in finetune.
 
     All films of the store enter, whatever its split says. Each run is a folder OUT/runs/*; the results are
-    OUT/report.html, crossvalidate.json, crossvalidate.csv, crossvalidate.svg and crossvalidate.png.
+    OUT/report.html, crossvalidate.json, crossvalidate.csv, crossvalidate.svg and crossvalidate.png. With
+    seeds, each is such a study in OUT/runs/seed-*; OUT/report.html, seeds.json and seeds.csv sum them up.
     """
 
     out: Path
@@ -69,13 +79,13 @@ class CrossvalidateConfig(FinetuneConfig):
     """Of every fold; its validation films choose the checkpoint."""
     split_by: Annotated[SplitBy, tyro.conf.Suppress] = PATIENT
     """Set by `by`."""
-    seeds: Annotated[tuple[int, ...], tyro.conf.Suppress] = ()
-    """One seed: it draws the folds, heads, orders and crops."""
+    seeds: tuple[int, ...] = ()
+    """The study once per seed, as 0-4: each draws folds, heads, orders and crops of its own, as seed does."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.split is not None or self.split_by != PATIENT or self.seeds:
-            raise ConfigError("crossvalidate makes its own splits: give folds or by, and one seed.")
+        if self.split is not None or self.split_by != PATIENT:
+            raise ConfigError("crossvalidate makes its own splits: give folds or by.")
         if self.protocol != "clean":
             raise ConfigError(
                 "crossvalidate has the clean protocol only: leave protocol out. For the paper's folds of "
@@ -93,36 +103,82 @@ class CrossvalidateConfig(FinetuneConfig):
 
 
 def crossvalidate(config: CrossvalidateConfig) -> Path:
-    """Runs the folds that are not finished yet and returns the path of crossvalidate.json.
+    """Runs the folds that are not finished yet and returns the path of crossvalidate.json, or of seeds.json.
 
     Raises DataError for films that the encoder has seen (see `seen`) and data that cannot be divided,
     ConfigError when OUT was begun otherwise, and whatever finetune raises.
     """
+    if config.seeds:
+        return crossvalidate_over_seeds(config)
+    config = continued(config, config.resume)
+    return one_study(config, films_of(config))
+
+
+def crossvalidate_over_seeds(config: CrossvalidateConfig) -> Path:
+    """One study per seed, OUT/runs/seed-*: each draws folds, heads, orders and crops of its own."""
+    from evax.files import read_json
+
+    config = continued(config, config.resume, grows=("seeds",))
+    films = films_of(config)
+
+    def refuse(study: CrossvalidateConfig) -> None:
+        folds = folds_of(study, films)
+        if (study.out / "config.yaml").is_file():  # begun: its folds must be these
+            runs_of(study, films.store, folds)
+
+    def made(study: CrossvalidateConfig) -> dict[str, Any]:
+        if not (study.out / "report.html").is_file():  # which is written last
+            one_study(replace(study, resume=(study.out / "config.yaml").is_file()), films)
+        result: dict[str, Any] = read_json(study.out / "crossvalidate.json")
+        return result
+
+    return over_seeds(
+        config, config.seeds, config.resume,
+        refuse=refuse, made=made, row=row_of_study,
+        spread=SPREAD.format("seeds, of means over folds"),
+        shared_films="all seeds test and learn from the same films, so the interval over seeds says how far "
+        "the mean depends on the draw of folds, heads, orders and crops, and nothing of other patients",
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, eq=False)
+class StudyFilms:
+    """All films of a store, of which every seed makes its folds."""
+
+    store: ImageStore
+    labels: np.ndarray[Any, Any]
+    """(S, K), 1, 0 or NaN."""
+    only_train: np.ndarray[Any, Any]
+    """(S,), see only_training."""
+
+
+def films_of(config: CrossvalidateConfig) -> StudyFilms:
+    """Raises DataError for films that the encoder has seen (see `seen`)."""
     from evax.data.labelled import known_labels, with_findings
     from evax.data.store import open_store
+
+    store = with_findings(open_store(config.store), config.findings)
+    labels = known_labels(store, config.uncertain, config.blank, config.uncertain_ones)
+    return StudyFilms(store, labels, only_training(config, store))
+
+
+def one_study(config: CrossvalidateConfig, films: StudyFilms) -> Path:
+    """The folds of one seed; returns the path of crossvalidate.json."""
     from evax.files import write_json
     from evax.reporting.folds import draw_folds
     from evax.reporting.study_page import write_study_page
 
-    config = continued(config, config.resume)
-    store = with_findings(open_store(config.store), config.findings)
-    labels = known_labels(store, config.uncertain, config.blank, config.uncertain_ones)
-    only_train = only_training(config, store)
-    folds = folds_of(config, store, labels, only_train)
-    for fold in folds:
-        refuse_one_sided(labels[fold.validation], f"validation films of fold {fold.name}")
+    store, folds = films.store, folds_of(config, films)
     with study_folder(config, config.resume) as log:
         runs = runs_of(config, store, folds)
         rows = []
         for fold, run in zip(folds, runs, strict=True):
             report = report_of(run, finetune_in_study, keep_bundle=config.bundles)
-            rows.append({"fold": fold.name, **row_of(report), **findings_of(report)})
+            rows.append({"fold": fold.name, **row_of(report), **auroc_of_each(report)})
             log.write("fold", fold=fold.name, mauc=rows[-1]["mauc"])
     result = config.out / "crossvalidate.json"
-    findings = store.manifest.findings
-    content = card_of(config, store, folds, only_train) | {
+    content = card_of(config, store, folds, films.only_train) | {
         **summary_of(rows, over="folds"),
-        "findings": {name: spread_of([row[f"auroc:{name}"] for row in rows], "folds") for name in findings},
         "pooled": pooled(config, store, [run.out for run in runs]),
         "folds": rows,
     }
@@ -183,35 +239,37 @@ def only_training(config: CrossvalidateConfig, store: ImageStore) -> np.ndarray[
     return theirs
 
 
-def folds_of(
-    config: CrossvalidateConfig,
-    store: ImageStore,
-    labels: np.ndarray[Any, Any],
-    only_train: np.ndarray[Any, Any],
-) -> list[Fold]:
-    """The folds that the options ask for."""
-    from evax.data.folds import Divider
-    from evax.data.labelled import column_of, strata_of
+def folds_of(config: CrossvalidateConfig, films: StudyFilms) -> list[Fold]:
+    """The folds that the options ask for. Raises DataError when one of them could not choose a checkpoint."""
+    from evax.data.labelled import column_of
 
-    table = store.manifest.table
+    table = films.store.manifest.table
+    divider = divider_of(config, films)
+    if config.by in (PATIENT, FILM):
+        folds = divider.equal_folds(config.folds)
+    elif config.table is not None:
+        folds = divider.folds_by_value(column_of(films.store, config.table, config.by), config.by)
+    else:
+        folds = divider.folds_by_value(table[config.by].astype(str).tolist(), config.by)
+    for fold in folds:
+        where = f"validation films of fold {fold.name}, seed {config.seed}"
+        refuse_one_sided(films.labels[fold.validation], where)
+    return folds
+
+
+def divider_of(config: CrossvalidateConfig, films: StudyFilms) -> Divider:
+    """What is kept together, and in which strata."""
+    from evax.data.folds import Divider
+    from evax.data.labelled import strata_of
+
     unit = "image" if config.by == FILM else PATIENT
-    divider = Divider(
-        units=table[unit].to_numpy(dtype=str),
-        strata=None if config.by == FILM else strata_of(labels),
-        divided=~only_train,
+    return Divider(
+        units=films.store.manifest.table[unit].to_numpy(dtype=str),
+        strata=None if config.by == FILM else strata_of(films.labels),
+        divided=~films.only_train,
         validation=config.validation,
         seed=config.seed,
     )
-    if config.by in (PATIENT, FILM):
-        return divider.equal_folds(config.folds)
-    if config.table is not None:
-        return divider.folds_by_value(column_of(store, config.table, config.by), config.by)
-    return divider.folds_by_value(table[config.by].astype(str).tolist(), config.by)
-
-
-def findings_of(report: dict[str, Any]) -> dict[str, Any]:
-    """AUROC of each finding on the test films of a fold."""
-    return {f"auroc:{row['name']}": row["auroc"] for row in report["test_metrics"]["findings"]}
 
 
 def pooled(config: CrossvalidateConfig, store: ImageStore, runs: list[Path]) -> dict[str, Any]:

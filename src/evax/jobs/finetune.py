@@ -80,17 +80,32 @@ def finetune(config: FinetuneConfig) -> Path:
     Raises DataError for a store without labels or an empty split, WeightsError for weights that do not fit.
     """
     from evax.files import read_json
-    from evax.jobs.studies import continued, over_seeds
     from evax.reporting.examine import CHECKED_FILMS, tell
 
     if config.seeds:
-        study = continued(config, config.resume, grows=("seeds",))
-        return over_seeds(study, finetune_in_study, study.seeds, study.resume)
+        return finetune_over_seeds(config)
     if config.resume:
         raise ConfigError("Only runs over seeds are continued: give --seeds, or leave --resume out.")
     bundle = learn_and_test(config, CHECKED_FILMS)
     tell(read_json(config.out / "report.json")["checks"])
     return bundle
+
+
+def finetune_over_seeds(config: FinetuneConfig) -> Path:
+    """One run per seed, whose classifiers are kept; returns the path of seeds.json."""
+    from evax.data.labelled import data_fingerprint
+    from evax.data.store import open_store
+    from evax.jobs.studies import continued, over_seeds, refuse_other_run, report_of
+    from evax.reporting.study_rows import row_of
+
+    study = continued(config, config.resume, grows=("seeds",))
+    fingerprint = data_fingerprint(open_store(study.store), study.split)
+    return over_seeds(
+        study, study.seeds, study.resume,
+        refuse=lambda run: refuse_other_run(run, fingerprint, needs_bundle=False),
+        made=lambda run: report_of(run, finetune_in_study, keep_bundle=True),
+        row=row_of,
+    )  # fmt: skip
 
 
 def finetune_in_study(config: FinetuneConfig) -> Path:

@@ -22,7 +22,7 @@ class LocalizeConfig:
     """Pointing game: how often the map's peak lies in a true box, per finding, on films that have one."""
 
     bundle: tyro.conf.Positional[Path]
-    """Classifier bundle written by `evax finetune`."""
+    """Classifier bundle written by `evax finetune`, or a published classifier, as in `evax predict`."""
     store: Path
     """Store whose films have boxes."""
     out: Path

@@ -24,10 +24,11 @@ logger = logging.getLogger("evax")
 
 @dataclass(frozen=True, kw_only=True)
 class PredictConfig:
-    """Score films with a classifier bundle; any number of films in constant memory."""
+    """Score films with a classifier, a bundle or a published one; any number of films in constant memory."""
 
     bundle: tyro.conf.Positional[Path]
-    """Classifier bundle."""
+    """Classifier bundle; or the name of a published classifier (`evax zoo list`), or its file under the
+    official file name: fetched if need be, and converted once into the folder EVAX_WEIGHTS."""
     films: tyro.conf.Positional[tuple[Path, ...]]
     """Films, or folders that are searched for films."""
     out: Path
@@ -47,18 +48,19 @@ class PredictConfig:
 def predict(config: PredictConfig) -> Path:
     """Writes the table and returns its path; a film that cannot be read gets a line with the reason.
 
-    Raises DataError when a named file or folder does not exist, no film is found, or none could be read.
+    Raises DataError when a named file or folder does not exist, no film is found, or none could be read, and
+    as open_bundle does.
     """
     import csv
 
     import numpy as np
 
     from evax.deploy.predictor import open_bundle
+    from evax.deploy.published import card_of
     from evax.files import make_folder, replaced_whole
     from evax.training.tracking import progress_bar
 
-    predictor = open_bundle(config.bundle)
-    card = predictor.card
+    card = card_of(config.bundle)  # before a file of an encoder is fetched for nothing
     if card.kind != "classifier":
         raise ConfigError(
             f"{config.bundle} holds an encoder; predict needs a classifier bundle. Fine-tune it first."
@@ -67,6 +69,7 @@ def predict(config: PredictConfig) -> Path:
     if reason := protocol.get("warning") or protocol.get("leak"):
         logger.warning("%s has optimistic test results: %s.", config.bundle, reason)
     total = count_films(config.films)
+    predictor = open_bundle(config.bundle)
     if config.heatmaps:
         make_folder(config.heatmaps)
     header = ["file", *card.findings, *(f"{finding}:present" for finding in card.findings), "notes", "error"]

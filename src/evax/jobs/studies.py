@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from evax.config import build, changed_options, read_recipe, shown_option, to_plain, write_recipe
 from evax.errors import ConfigError, DataError
-from evax.reporting.study_rows import RUNS, SPREAD, row_of, summary_of, write_rows
+from evax.reporting.study_rows import RUNS, SPREAD, summary_of, write_rows
 from evax.training.options import LabelledConfig
 
 if TYPE_CHECKING:
@@ -190,31 +190,43 @@ def report_of(run: C, job: Callable[[C], Path], keep_bundle: bool) -> dict[str, 
     return report
 
 
-def over_seeds(config: C, job: Callable[[C], Path], seeds: Sequence[int], resume: bool) -> Path:
-    """The same run with each seed, OUT/runs/seed-*; returns the path of OUT/seeds.json.
+def over_seeds(
+    config: C,
+    seeds: Sequence[int],
+    resume: bool,
+    *,
+    refuse: Callable[[C], None],
+    made: Callable[[C], dict[str, Any]],
+    row: Callable[[dict[str, Any]], dict[str, Any]],
+    **protocol: str,
+) -> Path:
+    """The same run, or study, with each seed, OUT/runs/seed-*; returns the path of OUT/seeds.json.
 
-    config, seeds: of the whole study, see continued.
+    config, seeds: of the whole study, see continued. refuse: called for all before anything is made; raises
+    ConfigError when a finished run was made otherwise. made: the report of one, which is made unless it is
+    there. row: what is kept of a report. protocol: entries in place of those that all reports agree on.
     """
-    from evax.data.labelled import data_fingerprint
-    from evax.data.store import open_store
     from evax.files import write_json
-    from evax.reporting.paper import choices_of
-    from evax.reporting.protocol import study_card
+    from evax.reporting.protocol import agreed, study_card
     from evax.reporting.study_page import write_study_page
 
-    fingerprint = data_fingerprint(open_store(config.store), config.split)
     runs = [
         run_of(type(config), config, out=config.out / RUNS / f"seed-{seed}", seed=seed, **ALONE)
         for seed in seeds
     ]
-    with study_folder(config, resume):
+    reports, rows = [], []
+    with study_folder(config, resume) as log:
         for run in runs:
-            refuse_other_run(run, fingerprint, needs_bundle=False)
-        reports = [report_of(run, job, keep_bundle=True) for run in runs]
-    rows = [row_of(report) for report in reports]
-    leaks = config.split_by == "film"
-    card = study_card(config, "seeds", fingerprint, name="", leaks=leaks, spread=SPREAD.format("seeds"))
-    card["protocol"] |= choices_of(reports[0]["protocol"])
+            refuse(run)
+        for run in runs:
+            reports.append(made(run))
+            rows.append(row(reports[-1]))
+            log.write("seed", seed=run.seed, mauc=rows[-1]["mauc"])
+    same, first = agreed([report["protocol"] for report in reports]), reports[0]
+    card = study_card(
+        config, "seeds", first["data_fingerprint"], name=first.get("name", ""), leaks="leak" in same
+    )
+    card["protocol"] |= same | {"spread": SPREAD.format("seeds")} | protocol
     write_json(card | summary_of(rows) | {"runs": rows}, config.out / "seeds.json")
     write_rows(rows, config.out / "seeds.csv")
     write_study_page([config.out / "seeds.json"])

@@ -5,17 +5,16 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import tyro
 
-from evax.errors import ConfigError, WeightsError
+from evax.errors import ConfigError
 
 if TYPE_CHECKING:
     from evax.deploy.bundle import Card
     from evax.models.classifier import Classifier
     from evax.models.encoders import Encoder
-    from evax.weights.released import Released
 
 logger = logging.getLogger("evax")
 
@@ -140,12 +139,9 @@ def convert(config: ZooConfig) -> Path:
 def read_source(config: ZooConfig) -> tuple[Card, Encoder | Classifier]:
     """A bundle as it is; a published file by its name, its official file name, or --like."""
     from evax.deploy.predictor import open_bundle
-    from evax.weights.download import fetch_published
-    from evax.weights.encoders import create_published
-    from evax.weights.released import RELEASED, name_of_file, released
+    from evax.deploy.published import in_words, published
 
-    text = str(config.source)
-    path = Path(text)
+    path = Path(str(config.source))
     if path.is_dir():
         if config.to == "bundle" or config.like or config.full_precision:
             raise ConfigError(
@@ -154,59 +150,7 @@ def read_source(config: ZooConfig) -> tuple[Card, Encoder | Classifier]:
             )
         predictor = open_bundle(path)
         return predictor.card, predictor.network  # type: ignore[return-value]
-    is_name = not path.exists() and path.name == text
-    if is_name and config.like:
-        raise ConfigError(f"There is no file {path}; like describes a file that is there.")
-    name = text if is_name else config.like or name_of_file(path.name)
-    if not name:
-        names = ", ".join(key for key, row in RELEASED.items() if row.loadable)
-        raise ConfigError(
-            f"{path} has not the name of a published file, so its outputs and input size are unknown. Say "
-            f"which it is with --like: {names}."
-        )
-    row = released(name)
-    if not row.loadable:
-        raise WeightsError(
-            f"{row.file} has the layout of {row.layout}, which evax does not convert. "
-            f"`evax zoo fetch {name}` gives it as it is."
-            if not row.refused
-            else f"{name} is not offered: {row.refused}."
-        )
-    path = fetch_published(name) if is_name else path
-    network = create_published(row, path, config.full_precision)
-    if row.findings:
-        logger.info(
-            "No thresholds were published: `evax predict` gives probabilities and leaves present empty."
-        )
-    return card_of(row, path, config.full_precision), network
-
-
-def card_of(row: Released, path: Path, full_precision: bool) -> Card:
-    """What the table knows, as a card; nothing that was not published is filled in.
-
-    The store size of fine-tuned files is that of their films before the central crop, as they were tuned on
-    films resized once; the films of EVA-X's pre-training were kept at 336 pixels, as are those of other
-    encoders that see no more.
-    """
-    from evax.data.preprocess import Preprocess
-    from evax.deploy.bundle import Card
-
-    kept = row.resize_size or max(Preprocess().store_size, row.input_size)
-    preprocess = Preprocess(kept, row.input_size, row.mean, row.std, row.resize_size)
-    training: dict[str, Any] = {
-        "published": row.file,
-        "source": row.url or row.by_hand,
-        "read_from": path.name,
-    }
-    if row.layout == "mim":
-        training["precision"] = "float32" if full_precision else "float16"
-    return Card(
-        kind="classifier" if row.findings else "encoder",
-        encoder=row.encoder,
-        preprocess=preprocess,
-        findings=row.findings,
-        exclusive=row.exclusive,
-        thresholds=dict.fromkeys(row.findings),
-        training=training,
-        licence=f"{row.licence} (the published weights); the terms of the films they learned from hold too.",
-    )
+    meant = published(str(config.source), config.like)
+    card, network = meant.card(config.full_precision), meant.network(config.full_precision)
+    logger.info("%s", in_words(card))
+    return card, network

@@ -25,13 +25,40 @@ def folds_figure(result: Path) -> Figure:
     content = read_json(result)
     scores = {name: [row[f"auroc:{name}"] for row in content["folds"]] for name in content["findings"]}
     scores[MEAN] = [row["mauc"] for row in content["folds"]]
-    return fold_boxes(scores, title=content["name"], warning=content["protocol"].get("leak", ""))
+    return fold_boxes(
+        scores,
+        title=content["name"],
+        x_label="AUROC on the test films of each fold",
+        warning=content["protocol"].get("leak", ""),
+    )
 
 
-def fold_boxes(scores: dict[str, list[float | None]], *, title: str, warning: str = "") -> Figure:
-    """One box per row, from quartile to quartile, with every fold as a dot and mean and sd as text.
+def seeds_of_folds_figure(result: Path) -> Figure:
+    """How the mAUC spreads over the folds of each seed, and over the seeds' means.
 
-    scores: name -> one score per fold, None where undefined. warning: written above the boxes.
+    result: seeds.json of a cross-validation, whose studies lie beside it.
+    """
+    content = read_json(result)
+    scores = {}
+    for run in content["runs"]:
+        study = read_json(result.parent / run["folder"] / "crossvalidate.json")
+        scores[f"folds of seed {run['seed']}"] = [row["mauc"] for row in study["folds"]]
+    scores["means of the seeds"] = [run["mauc"] for run in content["runs"]]
+    return fold_boxes(
+        scores,
+        title=content["name"],
+        x_label="mAUC on the test films of each fold, and mean of a seed",
+        warning=content["protocol"].get("leak", ""),
+    )
+
+
+def fold_boxes(
+    scores: dict[str, list[float | None]], *, title: str, x_label: str, warning: str = ""
+) -> Figure:
+    """One box per row, from quartile to quartile, with every value as a dot and mean and sd as text.
+
+    scores: name -> one score per fold, None where undefined; the last row, of means, stands apart. warning:
+    written above the boxes.
     """
     with matplotlib.rc_context(STYLE):
         height = 96 + 34 * len(scores) + (22 if warning else 0)
@@ -56,7 +83,7 @@ def fold_boxes(scores: dict[str, list[float | None]], *, title: str, warning: st
         axes.grid(axis="y", visible=False)
         axes.tick_params(length=0)
         axes.xaxis.set_major_locator(MaxNLocator(6))
-        axes.set(xlabel="AUROC on the test films of each fold")
+        axes.set(xlabel=x_label)
         axes.set_title(title, loc="left", fontsize=12, pad=28 if warning else 10)
         if warning:
             axes.text(0, 1.02, warning, transform=axes.transAxes, color=VERMILLION, fontsize=10)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 PAPER = {  # in place of the entries of CLEAN; each quirk below says what it does to the number
@@ -41,11 +41,6 @@ def paper_entries(config: Any, exclusive: bool) -> dict[str, str]:
         ),
     }  # fmt: skip
     return PAPER | {f"quirk_{name}": text for name, (acted, text) in quirks.items() if acted}
-
-
-def choices_of(protocol: Mapping[str, Any]) -> dict[str, Any]:
-    """Of a run's protocol card what chose its numbers, as a study of such runs must say too."""
-    return {key: value for key, value in protocol.items() if key in PAPER or key.startswith("quirk_")}
 
 
 def best_of_the_looks(looks: Sequence[dict[str, Any]], exclusive: bool) -> dict[str, Any]:

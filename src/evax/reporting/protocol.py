@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -103,8 +104,17 @@ def study_card(
             **protocol,
         },
         "recipe": to_plain(config),
-        "command": command_line("finetune" if kind == "seeds" else kind, anew),
+        # command and config class share a name, whatever the kind of the study
+        "command": command_line(type(config).__name__.removesuffix("Config").lower(), anew),
     }
+
+
+def agreed(protocols: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The entries that the protocols of several runs have in common, but for the seed of a single one."""
+    first, *others = protocols
+    same = {key: value for key, value in first.items() if all(other.get(key) == value for other in others)}
+    same.pop("seed", None)
+    return same
 
 
 def write_predictions(

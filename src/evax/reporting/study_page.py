@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 from evax.reporting.drawing import svg_of
 from evax.reporting.few_labels import few_labels_figure
 from evax.reporting.figures import interval_plot
-from evax.reporting.folds import MEAN, folds_figure
+from evax.reporting.folds import MEAN, folds_figure, seeds_of_folds_figure
 from evax.reporting.run_files import Facts, interval, read_facts
 from evax.reporting.template import write_page
 
@@ -30,11 +31,17 @@ def write_study_page(results: Sequence[Path]) -> Path:
         study=first,
         names=[study["name"] for study in studies],
         over="folds" if first["kind"] == "crossvalidate" else "seeds",
+        of_folds=repeats_folds(first),
         spreads=[spread for name, group, _ in groups for spread in spreads_of(name, group)],
         runs=[run_row(name, run, folder) for name, _, runs in groups for run in runs],
         picture=picture(results, first),
         environment=read_facts(folder / "environment.json"),
     )
+
+
+def repeats_folds(study: Facts) -> bool:
+    """Whether each run of this study is a cross-validation."""
+    return study["kind"] == "seeds" and "folds" in study["runs"][0]
 
 
 def groups_of(study: Facts) -> list[tuple[str, Facts, list[Facts]]]:
@@ -62,20 +69,33 @@ def spreads_of(name: str, group: Facts) -> list[dict[str, Any]]:
 def run_row(group: str, run: Facts, folder: Path) -> dict[str, Any]:
     """A line of the table of runs, with where its own page is and which of its checks did not pass."""
     own = folder / run["folder"]
-    report = read_facts(own / "report.json")
     page = "report.html" if (own / "report.html").is_file() else "report.json"
     return {
         "name": run["folder"].partition("/")[2],
         "group": group,
         "link": f"{run['folder']}/{page}",
         "of": run["fold"] if "fold" in run else run["seed"],
-        "failed": [check["name"] for check in report.get("checks", []) if check["passed"] is False],
+        "failed": failed_checks(own),
         "facts": run,
     }
 
 
+def failed_checks(run: Path) -> list[str]:
+    """Names of the checks that a run did not pass; of a cross-validation with the number of its folds."""
+    if (run / "report.json").is_file():
+        checks = read_facts(run / "report.json").get("checks", [])
+        return [check["name"] for check in checks if check["passed"] is False]
+    folds = read_facts(run / "crossvalidate.json")["folds"]
+    counts = Counter(name for fold in folds for name in failed_checks(run / fold["folder"]))
+    return [f"{name} ({count} of {len(folds)} folds)" for name, count in counts.items()]
+
+
 def picture(results: Sequence[Path], study: Facts) -> tuple[str, list[str], str]:
     """Title, notes and figure: boxes of folds, score against labels, or the seeds one by one."""
+    if repeats_folds(study):
+        title = "mAUC over folds and seeds"
+        notes = ["a dot per fold, and below the line a dot per seed; box: quartiles"]
+        return title, notes, svg_of(seeds_of_folds_figure(results[0]), title)
     if study["kind"] == "crossvalidate":
         title = "AUROC over folds"
         return title, ["a dot per fold; box: quartiles"], svg_of(folds_figure(results[0]), title)

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 RUNS = "runs"  # folder of the runs in that of the study
+INTERVAL = "_patient_interval"
+AUROC = "auroc:"  # a column per finding, where a study keeps them
 SPREAD = (
     "mean, sd (n - 1) and 95 % t-interval over {}; *_patient_interval is the bootstrap over test patients of "
     "one run"
@@ -20,6 +22,31 @@ def row_of(report: Mapping[str, Any]) -> dict[str, Any]:
         "validation_mauc": report["validation_mauc"],
         "best_step": report["best_step"],
         "folder": f"{RUNS}/{Path(report['recipe']['out']).name}",
+    }
+
+
+def auroc_of_each(report: Mapping[str, Any]) -> dict[str, Any]:
+    """AUROC of each finding on the test films of a run."""
+    return {f"{AUROC}{row['name']}": row["auroc"] for row in report["test_metrics"]["findings"]}
+
+
+def row_of_study(study: Mapping[str, Any]) -> dict[str, Any]:
+    """What a study over seeds keeps of one seed's cross-validation: means and sds over its folds, and the
+    score of all its tested films together with the interval over patients.
+    """
+    folds, pooled = study["folds"], study["pooled"]
+    return {
+        "seed": study["protocol"]["seed"],
+        "folds": len(folds),
+        "mauc": study["mauc"]["mean"],
+        "mauc_sd": study["mauc"]["sd"],
+        "macc": study["macc"]["mean"],
+        "macc_sd": study["macc"]["sd"],
+        "macc_reading": folds[0]["macc_reading"],
+        "pooled_mauc": pooled["mauc"]["value"],
+        "pooled_mauc_patient_interval": pooled["mauc"]["interval"],
+        "folder": f"{RUNS}/{Path(study['recipe']['out']).name}",
+        **{f"{AUROC}{name}": spread["mean"] for name, spread in study["findings"].items()},
     }
 
 
@@ -39,8 +66,15 @@ def scores_of(report: Mapping[str, Any], metrics: Mapping[str, Any]) -> dict[str
 
 
 def summary_of(runs: Sequence[Mapping[str, Any]], over: str = "seeds") -> dict[str, Any]:
-    """Mean, sd and t-interval of mAUC and mAcc over runs."""
-    return {score: spread_of([run[score] for run in runs], over) for score in ("mauc", "macc")}
+    """Mean, sd and t-interval of mAUC and mAcc over runs, and of the AUROC of each finding where kept."""
+    summary: dict[str, Any] = {
+        score: spread_of([run[score] for run in runs], over) for score in ("mauc", "macc")
+    }
+    if columns := [column for column in runs[0] if column.startswith(AUROC)]:
+        summary["findings"] = {
+            column.removeprefix(AUROC): spread_of([run[column] for run in runs], over) for column in columns
+        }
+    return summary
 
 
 def spread_of(values: Sequence[float | None], over: str) -> dict[str, Any]:
@@ -76,8 +110,9 @@ def write_rows(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
     lines = []
     for row in rows:
         line = dict(row)
-        for score in ("mauc", "macc"):
-            line[f"{score}_low"], line[f"{score}_high"] = line.pop(f"{score}_patient_interval")
+        for column in [name for name in row if name.endswith(INTERVAL)]:
+            score = column.removesuffix(INTERVAL)
+            line[f"{score}_low"], line[f"{score}_high"] = line.pop(column)
         lines.append(line)
     with replaced_whole(path) as unfinished, unfinished.open("w", newline="") as file:
         table = csv.DictWriter(file, list(lines[0]))

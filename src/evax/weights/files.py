@@ -91,6 +91,8 @@ def _read_pickle(path: Path) -> Any:
         mapped = zipfile.is_zipfile(path)  # the layout since torch 1.6
         if mapped:
             _check_archive(path)
+        else:
+            _check_beginning(path)
         with torch.serialization.safe_globals(HARMLESS_CLASSES):
             # mapped, so that the optimizer's share of a file (12 of 14 bytes) takes no memory
             return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
@@ -104,6 +106,16 @@ def _read_pickle(path: Path) -> Any:
         ) from error
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise WeightsError(f"{path} cannot be read as a PyTorch file: {error}. Copy it again.") from error
+
+
+def _check_beginning(path: Path) -> None:
+    """Of a page saved in place of the file torch says that it may hold code, and how to run that."""
+    with path.open("rb") as file:
+        if (start := file.read(16))[:1] != b"\x80":  # with which every pickle of torch begins
+            raise WeightsError(
+                f"{path} cannot be read as a PyTorch file: it begins with {start!r}. Is it cut off, or a "
+                "page that was saved in its place? Copy it again."
+            )
 
 
 def _check_archive(path: Path) -> None:
