@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 RUNS = "runs"  # folder of the runs in that of the study
+WAYS = {"linear": "linear probe", "knn": "nearest neighbours"}  # of a probe, each with scores of its own
 SPREAD = (
     "mean, sd (n - 1) and 95 % t-interval over {}; *_patient_interval is the bootstrap over test patients of "
     "one run"
@@ -21,6 +22,12 @@ def row_of(report: Mapping[str, Any]) -> dict[str, Any]:
         "best_step": report["best_step"],
         "folder": f"{RUNS}/{Path(report['recipe']['out']).name}",
     }
+
+
+def row_of_probe(report: Mapping[str, Any], way: str) -> dict[str, Any]:
+    """What a sweep keeps of a probe, for one of its WAYS."""
+    folder = f"{RUNS}/{Path(report['recipe']['out']).name}"
+    return {**scores_of(report, report[way]["test_metrics"]), "folder": folder}
 
 
 def scores_of(report: Mapping[str, Any], metrics: Mapping[str, Any]) -> dict[str, Any]:
