@@ -323,7 +323,7 @@ def test_every_published_number_says_where_it_stands_and_how_it_was_measured():
         ({"protocol__name": "paper"}, "protocols: name is 'clean' in the first and 'paper' in the second"),
         ({"protocol__uncertain": "ones"}, "uncertain is 'ignore' .* 'ones' .*again as the other"),
         ({"protocol__split": "another"}, "split is 'by patient' .* and 'another'"),
-        ({"kind": "probe"}, "is a run of probe; compare takes runs of finetune and fewshot"),
+        ({"kind": "pretrain"}, "is a run of pretrain; compare takes runs of finetune, fewshot and probe"),
     ],
 )  # fmt: skip
 def test_runs_on_other_ground_are_refused_with_what_to_do(runs, tmp_path, changes, message):
@@ -357,7 +357,7 @@ def test_folders_without_a_finished_run_and_names_that_do_not_fit_are_refused(ru
         (
             [runs[0], tmp_path / "begun"],
             {},
-            "none of report.json, seeds.json and fewshot.json. Give the folder that --out",
+            "none of report.json, seeds.json, fewshot.json and linear.json. Give the folder that --out",
         ),
         (runs, {"names": ("a",)}, "1 names for 2 runs"),
         (runs, {"names": ("a", "a")}, "a name of its own"),
@@ -372,19 +372,10 @@ def test_folders_without_a_finished_run_and_names_that_do_not_fit_are_refused(ru
         done([runs[0], bare], tmp_path / "out")
 
 
-@pytest.mark.parametrize(
-    ("file", "message"),
-    [
-        ("crossvalidate.json", "is a cross-validation, .*Give the same fold of each, as .*other/runs/fold-0"),
-        (
-            "linear.json",
-            "is a sweep of evax probe, .*in linear.csv.*Give runs of finetune or fewshot",
-        ),
-    ],
-)
-def test_finished_studies_of_other_kinds_are_called_what_they_are(runs, tmp_path, file, message):
+def test_a_cross_validation_is_called_what_it_is(runs, tmp_path):
     (tmp_path / "other").mkdir()
-    write_json({}, tmp_path / "other" / file)
+    write_json({}, tmp_path / "other" / "crossvalidate.json")
+    message = "is a cross-validation, .*Give the same fold of each, as .*other/runs/fold-0"
     with pytest.raises(DataError, match=message):
         done([runs[0], tmp_path / "other"], tmp_path / "out")
 

@@ -13,6 +13,7 @@ from evax.data.preprocess import Preprocess
 from evax.data.store import open_store
 from evax.deploy.bundle import Card, save_bundle, save_films
 from evax.errors import ConfigError, DataError
+from evax.evaluation.classification import choose_thresholds
 from evax.jobs.probe import ONE, ProbeConfig, probe
 from evax.models.encoders import build_encoder
 from study_pages import check_study_page
@@ -36,6 +37,12 @@ def test_the_report_holds_what_scikit_learn_computes_from_the_written_prediction
     metrics = report[way]["test_metrics"]
     table = pd.read_csv(config.out / f"predictions-{way}-test.csv")
     assert len(table) == metrics["n"] == report["test"]["films"]
+    chosen = pd.read_csv(config.out / f"predictions-{way}-val.csv")
+    assert len(chosen) == report["validation"]["films"]
+    assert not set(chosen["image"]) & set(table["image"])
+    scores, labels = (chosen.filter(like=f"{kind}:").to_numpy() for kind in ("probability", "label"))
+    thresholds = [row["threshold"] for row in metrics["findings"]]
+    assert thresholds == pytest.approx(choose_thresholds(scores, labels).tolist(), nan_ok=True)
     aurocs = []
     for row in metrics["findings"]:
         labels, scores = table[f"label:{row['name']}"], table[f"probability:{row['name']}"]

@@ -21,12 +21,13 @@ FORMAT = 1
 
 @dataclass(frozen=True, kw_only=True)
 class CompareConfig:
-    """Compare runs of finetune, one by one or over seeds, and sweeps of fewshot that were tested on the same
-    films, film by film.
+    """Compare runs of finetune, one by one or over seeds, runs of probe, and sweeps of fewshot and probe that
+    were tested on the same films, film by film.
     """
 
     runs: tyro.conf.Positional[tuple[Path, ...]]
-    """Run folders of finetune or fewshot, two or more; a single sweep compares its shares."""
+    """Run folders of finetune, fewshot or probe, two or more; a single sweep compares its shares, a single
+    probe its two ways."""
     out: Path
     """Folder for compare.json, compare.html, tables (CSV) and figures (SVG, PNG, CSV)."""
     names: tuple[str, ...] = ()
@@ -116,7 +117,8 @@ def refuse_too_few_or_many(runs: Runs) -> None:
 
     if not 2 <= len(runs.entries) <= MOST:
         raise ConfigError(
-            f"These runs make {len(runs.entries)} rows (a sweep makes one per share of the labels); "
+            f"These runs make {len(runs.entries)} rows (a sweep makes one per share of the labels, a probe "
+            "two in place of one); "
             f"compare takes 2 to {MOST}."
         )
 
@@ -124,7 +126,8 @@ def refuse_too_few_or_many(runs: Runs) -> None:
 def references_of(entries: Sequence[Entry], name: str) -> list[int | None]:
     """For each row, the number of the row it is compared with; None for the reference and rows without one.
 
-    A sweep as reference is compared share by share; within it, its smaller shares with its largest.
+    A sweep as reference is compared share by share, a probe way by way (a fine-tuning with its linear probe);
+    within it, its smaller shares with its largest, nearest neighbours with the linear probe.
     Raises ConfigError for a name that no run has.
     """
     from evax.errors import unknown_name
@@ -133,30 +136,45 @@ def references_of(entries: Sequence[Entry], name: str) -> list[int | None]:
     if name and name not in names:
         raise unknown_name("run", name, names)
     mine = [number for number, entry in enumerate(entries) if entry.run == (name or names[0])]
-    largest = max(mine, key=lambda number: entries[number].fraction)
+    first = [number for number in mine if entries[number].way == entries[mine[0]].way]
+    largest = max(first, key=lambda number: entries[number].fraction)
     found: list[int | None] = []
     for number, entry in enumerate(entries):
-        if number in mine:
-            # among other runs the shares of the reference are rows of their own, not rivals of each other
-            found.append(largest if number != largest and len(names) == 1 else None)
+        if number in mine and len(names) > 1:
+            found.append(None)  # rows of their own among other runs, not rivals of each other
+        elif number in first:
+            found.append(largest if number != largest else None)
         else:
-            same = [other for other in mine if entries[other].fraction == entry.fraction]
-            found.append(same[0] if same else mine[0] if len(mine) == 1 else None)
+            alike = [] if number in mine else [other for other in mine if entries[other].way == entry.way]
+            rivals = alike or first
+            same = [other for other in rivals if entries[other].fraction == entry.fraction]
+            found.append(same[0] if same else rivals[0] if len(rivals) == 1 else None)
     return found
 
 
 def costs_of(runs: Runs, repeats: int, threads: int) -> list[dict[str, Any]]:
     """Parameters, multiply-adds and time of each row's classifier; rows of one kind are timed once.
 
+    Of nearest neighbours the encoder's: what a vote costs is a matter of the films that vote. Their time is
+    that of the linear probe on the same encoder, which two clocks would set apart for no reason.
     The time is None with no repeats.
     """
-    from evax.models.cost import Kind, milliseconds_per_film, size_of
+    from evax.models.cost import Head, Kind, milliseconds_per_film, size_of
 
+    heads: dict[str | None, Head] = {None: "norm, linear", "linear": "linear", "knn": "none"}
     kinds = [
-        Kind(entry.report["encoder"], entry.report["recipe"]["image_size"], len(runs.findings))
+        Kind(
+            entry.report["encoder"],
+            entry.report["recipe"]["image_size"],
+            len(runs.findings),
+            heads[entry.way],
+        )
         for entry in runs.entries
     ]
-    distinct = list(dict.fromkeys(kinds))
-    sizes = {kind: size_of(kind) for kind in distinct}
-    times = milliseconds_per_film(distinct, repeats, threads) if repeats else {}
-    return [sizes[kind]._asdict() | {"cpu_ms_per_film": times.get(kind)} for kind in kinds]
+    sizes = {kind: size_of(kind) for kind in dict.fromkeys(kinds)}
+    timed = [kind._replace(head="linear") if kind.head == "none" else kind for kind in kinds]
+    times = milliseconds_per_film(list(dict.fromkeys(timed)), repeats, threads) if repeats else {}
+    return [
+        sizes[kind]._asdict() | {"cpu_ms_per_film": times.get(clock)}
+        for kind, clock in zip(kinds, timed, strict=True)
+    ]

@@ -18,13 +18,14 @@ from evax.jobs.studies import (
     report_of,
     study_folder,
 )
-from evax.reporting.study_rows import RUNS, SPREAD, scores_of, summary_of, write_points
+from evax.reporting.study_rows import RUNS, SPREAD, WAYS, row_of_probe, summary_of, write_points
 from evax.training.options import LabelledConfig
 
 if TYPE_CHECKING:
     import numpy as np
 
     from evax.data.store import ImageStore
+    from evax.training.probes import EncodedFilms
     from evax.training.tracking import RunLog
 
 SEEDS = (0, 1, 2, 3, 4)  # of a sweep that names none
@@ -35,7 +36,6 @@ ONE: dict[str, Any] = {
     "name": "",
     "resume": False,
 }  # a probe of its own
-WAYS = {"linear": "linear probe", "knn": "nearest neighbours"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,22 +77,6 @@ class ProbeConfig(LabelledConfig):
                 "seeds and name are those of a sweep: give fractions or counts, too (--fractions 1 for all "
                 "labels), or seed for one probe."
             )
-
-
-@dataclass(frozen=True, eq=False)
-class Part:
-    """Films of a split with what the encoder makes of them."""
-
-    rows: np.ndarray[Any, Any]
-    features: np.ndarray[Any, Any]
-    labels: np.ndarray[Any, Any]
-
-    def only(self, rows: np.ndarray[Any, Any]) -> Part:
-        """The part's films among these rows."""
-        import numpy as np
-
-        kept = np.isin(self.rows, rows)
-        return Part(self.rows[kept], self.features[kept], self.labels[kept])
 
 
 def probe(config: ProbeConfig) -> Path:
@@ -197,13 +181,13 @@ def encoded(
     rows: tuple[np.ndarray[Any, Any], ...],
     log: RunLog,
     cache: Path | None = None,
-) -> list[Part]:
+) -> list[EncodedFilms]:
     """One pass of the frozen encoder over the films of all parts. cache: a file that keeps what it gave."""
     import numpy as np
 
     from evax.deploy.bundle import starting_preprocess
     from evax.files import replaced_whole
-    from evax.training.probes import film_features
+    from evax.training.probes import EncodedFilms, film_features
     from evax.training.runtime import seeded, start_fabric
     from evax.training.tracking import progress_bar
     from evax.weights.encoders import create_encoder
@@ -225,11 +209,17 @@ def encoded(
             with replaced_whole(cache) as unfinished, unfinished.open("wb") as file:
                 np.save(file, features)
     shares = np.split(features, np.cumsum([len(part) for part in rows[:-1]]))
-    return [Part(part, share, labels[part]) for part, share in zip(rows, shares, strict=True)]
+    return [EncodedFilms(part, share, labels[part]) for part, share in zip(rows, shares, strict=True)]
 
 
 def measure(
-    config: ProbeConfig, store: ImageStore, train: Part, val: Part, test: Part, *, start: float
+    config: ProbeConfig,
+    store: ImageStore,
+    train: EncodedFilms,
+    val: EncodedFilms,
+    test: EncodedFilms,
+    *,
+    start: float,
 ) -> dict[str, Any]:
     """Both probes on the same films; writes report and page of OUT and returns the report.
 
@@ -245,7 +235,7 @@ def measure(
         train.features, train.labels, val.features, val.labels, store.manifest.exclusive
     )
 
-    def vote(part: Part) -> np.ndarray[Any, Any]:
+    def vote(part: EncodedFilms) -> np.ndarray[Any, Any]:
         return knn_scores(train.features, train.labels, part.features, config.neighbours, TEMPERATURE)
 
     protocol = protocol_card(
@@ -278,20 +268,14 @@ def measure(
     return report
 
 
-def row_of_probe(report: dict[str, Any], way: str) -> dict[str, Any]:
-    """What a sweep keeps of a run, for one of its two probes."""
-    folder = f"{RUNS}/{Path(report['recipe']['out']).name}"
-    return {**scores_of(report, report[way]["test_metrics"]), "folder": folder}
-
-
 def score(
     name: str,
     config: ProbeConfig,
     store: ImageStore,
-    validation: tuple[Part, np.ndarray[Any, Any]],
-    test: tuple[Part, np.ndarray[Any, Any]],
+    validation: tuple[EncodedFilms, np.ndarray[Any, Any]],
+    test: tuple[EncodedFilms, np.ndarray[Any, Any]],
 ) -> dict[str, Any]:
-    """Thresholds from validation, every number of test, and predictions-NAME-test.csv.
+    """Thresholds from validation, every number of test, and predictions-NAME-val.csv and -test.csv.
 
     validation, test: films and their probabilities. A finding known on no training film is undefined.
     """
@@ -301,13 +285,14 @@ def score(
     from evax.evaluation.thresholds import ThresholdRule
     from evax.reporting.protocol import write_predictions
 
-    rule = ThresholdRule.of(config.thresholds)
-    thresholds = choose_thresholds(*answered(validation[1], validation[0].labels), rule)
-    rows = test[0].rows
-    probabilities, truth = answered(test[1], test[0].labels)
-    patients = store.manifest.table["patient"].to_numpy(dtype=str)[rows]
-    write_predictions(config.out / f"predictions-{name}-test.csv", store, rows, truth, probabilities)
+    known = {}
+    for split, (films, scores) in (("val", validation), ("test", test)):
+        probabilities, truth = known[split] = answered(scores, films.labels)
+        path = config.out / f"predictions-{name}-{split}.csv"
+        write_predictions(path, store, films.rows, truth, probabilities)
+    thresholds = choose_thresholds(*known["val"], ThresholdRule.of(config.thresholds))
+    patients = store.manifest.table["patient"].to_numpy(dtype=str)[test[0].rows]
     return evaluate_classifier(
-        probabilities, truth, store.manifest.findings, patients, thresholds, store.manifest.exclusive,
+        *known["test"], store.manifest.findings, patients, thresholds, store.manifest.exclusive,
         resamples=config.resamples, seed=config.seed,
     ).to_json()  # fmt: skip

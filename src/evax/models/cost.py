@@ -5,14 +5,17 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
+from jaxtyping import Float
+from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from evax.models.classifier import Classifier
-from evax.models.encoders import build_encoder
+from evax.models.encoders import Encoder, build_encoder
 
+Head = Literal["norm, linear", "linear", "none"]
 WARM_UP = 3  # films before the clock counts: the first ones set up kernels and memory
 
 
@@ -25,14 +28,31 @@ class Kind(NamedTuple):
     """Side of the input in pixels."""
     findings: int
     """Outputs, K."""
+    head: Head = "norm, linear"
+    """What acts on the mean of the patches: of a fine-tuned classifier, of a linear probe, or nothing."""
 
-    def build(self) -> Classifier:
+    def build(self) -> nn.Module:
         """The network, with random weights."""
-        return Classifier(build_encoder(self.encoder, img_size=self.image_size), self.findings)
+        encoder = build_encoder(self.encoder, img_size=self.image_size)
+        if self.head != "norm, linear":
+            encoder.fc_norm = nn.Identity()
+        return PooledEncoder(encoder) if self.head == "none" else Classifier(encoder, self.findings)
+
+
+class PooledEncoder(nn.Module):
+    """The mean of an encoder's patches."""
+
+    def __init__(self, encoder: Encoder) -> None:
+        super().__init__()
+        self.encoder = encoder
+
+    def forward(self, images: Float[Tensor, "B C H W"]) -> Float[Tensor, "B D"]:
+        """images: normalised."""
+        return self.encoder.encode(images).patches.mean(dim=1)
 
 
 class Size(NamedTuple):
-    """Of a whole classifier, for one film."""
+    """Of a whole network, for one film."""
 
     parameters: int
     multiply_adds: int
@@ -56,7 +76,7 @@ def size_of(kind: Kind) -> Size:
 
 
 def milliseconds_per_film(kinds: Sequence[Kind], repeats: int, threads: int) -> dict[Kind, float]:
-    """Median time of one film in float32 on the CPU, from normalised pixels to probabilities' logits.
+    """Median time of one film in float32 on the CPU, from normalised pixels to what `Kind.build` gives.
 
     repeats: timed films, at least 1. threads: torch's, while this runs. The kinds are timed in turn, film by
     film, so that a busy minute of the machine falls on all of them.

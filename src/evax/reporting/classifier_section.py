@@ -15,7 +15,16 @@ from evax.evaluation.classification import roc_curve
 from evax.evaluation.recalibration import with_temperatures
 from evax.evaluation.report import TOP1
 from evax.reporting import figures
-from evax.reporting.run_files import Facts, interval, numbers, read_facts, read_log, read_predictions
+from evax.reporting.run_files import (
+    Facts,
+    interval,
+    numbers,
+    of_way,
+    read_facts,
+    read_log,
+    read_predictions,
+)
+from evax.reporting.study_rows import WAYS
 
 
 def fine_tuning(name: str, folder: Path, run: Path) -> dict[str, Any]:
@@ -32,13 +41,10 @@ def probing(folder: Path) -> list[dict[str, Any]]:
     """Both probes of a run of evax probe, as two classifiers of the same films."""
     report = read_facts(folder / "report.json")
     views = []
-    for way, name, own in (
-        ("linear", "linear probe", "strength"),
-        ("knn", "nearest neighbours", "neighbours"),
-    ):
-        part = Facts(report | {"test_metrics": report[way]["test_metrics"]}, report.path)
-        view = tested(name, part, folder / f"predictions-{way}-test.csv")
-        views.append(view | {"protocol": {**report["protocol"], own: report[way][own]}})
+    for way, own in (("linear", "strength"), ("knn", "neighbours")):
+        part = of_way(report, way)
+        view = tested(WAYS[way], part, folder / f"predictions-{way}-test.csv")
+        views.append(view | {"protocol": {**part["protocol"], own: report[way][own]}})
     return views
 
 

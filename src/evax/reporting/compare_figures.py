@@ -15,6 +15,7 @@ from evax.reporting.drawing import CURVES, GRID, INK, QUIET, STYLE, add_legend, 
 from evax.reporting.published import MARK, Published
 
 PLOT_HEIGHT = 260  # px, about, of the plot of scores against size without legend and key
+NEARLY = 0.01  # two sizes that the axis cannot show apart
 MOST = 2 * len(CURVES)  # colours and markers, filled and then open
 
 
@@ -68,12 +69,13 @@ def score_against_parameters(rows: Sequence[SizedScore], published: Sequence[Pub
     published: drawn grey, open and numbered; those without a known size are left out of the figure.
     """
     quoted = [(row.name, row.parameters, row) for row in published if row.parameters is not None]
-    sizes = [row.parameters for row in rows]
+    sizes, beside = [row.parameters for row in rows], False
     with matplotlib.rc_context(STYLE):
         figure, axes = new_panel((480, PLOT_HEIGHT + 60 + 20 * len(rows) + 7 * len(quoted)))
         for number, row in enumerate(rows):
-            # runs of one encoder have one size: they stand beside each other
-            twins = [other for other, size in enumerate(sizes) if size == row.parameters]
+            # runs of one encoder have one size, or nearly (another head): they stand beside each other
+            twins = [other for other, size in enumerate(sizes) if abs(size / row.parameters - 1) < NEARLY]
+            beside = beside or len(twins) > 1
             place = row.parameters * 1.05 ** (twins.index(number) - (len(twins) - 1) / 2)
             _bars(axes, [place], [row.mauc.value], [row.mauc], number, row.name, horizontal=False)
         for number, (_, size, other) in enumerate(quoted):
@@ -88,8 +90,8 @@ def score_against_parameters(rows: Sequence[SizedScore], published: Sequence[Pub
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value / 1e6:g} M"))
         axes.xaxis.set_minor_formatter(NullFormatter())
         axes.yaxis.set_major_formatter(ScalarFormatter(useOffset=False))  # digits from the tick step
-        beside = " (equal ones side by side)" if len(set(sizes[: len(rows)])) < len(rows) else ""
-        axes.set(xlabel=f"parameters of the classifier{beside}", ylabel="mAUC, 95 % interval over patients")
+        said = " (equal ones side by side)" if beside else ""
+        axes.set(xlabel=f"parameters of the classifier{said}", ylabel="mAUC, 95 % interval over patients")
         _numbers(axes, [(size, other.mauc / 100) for _, size, other in quoted])
         handles, labels = axes.get_legend_handles_labels()
         order = sorted(range(len(labels)), key=lambda place: labels[place] == MARK)  # ours first

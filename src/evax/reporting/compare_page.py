@@ -77,7 +77,7 @@ def write_tables(content: Mapping[str, Any], out: Path) -> None:
 def summary_line(row: Mapping[str, Any]) -> dict[str, Any]:
     """One row of compare.csv."""
     line = {key: row[key] for key in ("name", "encoder", "weights", "label_fraction")}
-    line |= {"trainings": len(row["seeds"])}
+    line |= {"learned_by": row["learned_by"], "trainings": len(row["seeds"])}
     line |= dict(zip(("train_films_least", "train_films_most"), row["train"]["films"], strict=True))
     for mean in MEANS:
         low, high = row[mean]["interval"]
@@ -100,7 +100,7 @@ def draw_figures(
 ) -> dict[str, Figure]:
     """The figures, each with its files in `out`; title -> figure.
 
-    sweeps: name and fewshot.json.
+    sweeps: name of its curve and result of each.
     """
     rows, findings = content["rows"], content["findings"]
     means = [bar(row["mauc"]["value"], row["mauc"]["interval"]) for row in rows]
@@ -133,10 +133,10 @@ def draw_figures(
         runs, results = zip(*sweeps, strict=True)
         curves = few_labels_figure(results, names=runs)
         points = [
-            {"name": row["run"], "share": row["label_fraction"], "trainings": len(row["seeds"])}
+            {"name": row["curve"], "share": row["label_fraction"], "trainings": len(row["seeds"])}
             | {"mauc": row["mauc"]["value"], "sd": (row["spread_over_seeds"] or NO_SPREAD)["mauc"]["sd"]}
             for row in rows
-            if row["run"] in runs
+            if row["curve"] in runs
         ]
         write_figure(curves, points, out / "few-labels")
         drawn["mAUC against the share of labels"] = curves

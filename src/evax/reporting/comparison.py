@@ -22,7 +22,7 @@ from evax.evaluation.networks import (
     wins,
 )
 from evax.evaluation.report import plain
-from evax.reporting.runs import MAY_DIFFER, Entry, Runs
+from evax.reporting.runs import MAY_DIFFER, OF_SOME, Entry, Runs, protocol_entry
 
 PLACES = {"out", "store", "split", "sources"}  # of a recipe; the films and their split have a fingerprint
 
@@ -43,6 +43,8 @@ def rows_of(
         {
             "name": entry.name,
             "run": entry.run,
+            "learned_by": entry.learned_by,
+            "curve": entry.curve,
             "folders": [str(training.folder) for training in entry.trainings],
             "encoder": entry.report["encoder"],
             "weights": entry.report["weights"],
@@ -64,16 +66,33 @@ def recipe_differences(entries: Sequence[Entry]) -> list[dict[str, Any]]:
     """The entries of the recipes in which the rows differ.
 
     Each as {"entry": "optimizer.lr", "values": [per row: the distinct values of its trainings]}, None for
-    what a recipe lacks.
+    what a recipe lacks. What only the recipes of one command have is compared among its own rows.
     """
+    kinds = [entry.report["kind"] for entry in entries]
     recipes = [[flat_options(training.report["recipe"]) for training in entry.trainings] for entry in entries]
     names = list(dict.fromkeys(name for row in recipes for recipe in row for name in recipe))
     found = []
     for name in names:
         values = [distinct([recipe.get(name) for recipe in row]) for row in recipes]
-        if name not in PLACES and any(each != values[0] for each in values):
+        asked = {kind for kind, row in zip(kinds, recipes, strict=True) if any(name in one for one in row)}
+        compared = [value for kind, value in zip(kinds, values, strict=True) if kind in asked]
+        if name not in PLACES and any(each != compared[0] for each in compared):
             found.append({"entry": name, "values": values})
     return found
+
+
+def protocol_of(entries: Sequence[Entry]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """What the protocols of all rows say, and what only some of them have to say, see OF_SOME.
+
+    The latter each as {"entry": "checkpoint_chosen_on", "values": [per row, None where it has none]}.
+    """
+    first, cards = entries[0].trainings[0], [entry.report["protocol"] for entry in entries]
+    names = [
+        name for name in dict.fromkeys(name for card in cards for name in card) if name not in MAY_DIFFER
+    ]
+    apart = [name for name in names if name in OF_SOME and not all(name in card for card in cards)]
+    shared = {name: protocol_entry(first, name) for name in names if name not in apart}
+    return shared, [{"entry": name, "values": [card.get(name) for card in cards]} for name in apart]
 
 
 def distinct(values: Sequence[Any]) -> list[Any]:
@@ -211,7 +230,7 @@ def ground_in_words(runs: Runs, references: Sequence[int | None], ground: Ground
         why = "for rows of one training only: it compares two curves, not means over seeds"
     else:
         why = "used per finding: each patient has one test film"
-    chosen = {key: value for key, value in report["protocol"].items() if key not in MAY_DIFFER}
+    shared, apart = protocol_of(runs.entries)
     reading = report["test_metrics"]["macc"]["reading"]
     without = [entry.name for entry, other in zip(runs.entries, references, strict=True) if other is None]
     return {
@@ -220,7 +239,8 @@ def ground_in_words(runs: Runs, references: Sequence[int | None], ground: Ground
         "test": {"films": films, "patients": ground.people},
         "validation": report["validation"],
         "recipe_differs": recipe_differences(runs.entries),
-        "protocol": chosen,
+        "protocol": shared,
+        "protocol_of_some": apart,
         "statistics": {
             "interval": f"patient-clustered bootstrap, percentile, {ground.resamples} resamples, 95 %",
             "difference": "the same resampled patients for both rows; p is the level at which the interval "

@@ -40,6 +40,14 @@ def _as_facts(value: Any, path: Path) -> Any:
     return [_as_facts(item, path) for item in value] if isinstance(value, list) else value
 
 
+def of_way(report: Facts, way: str) -> Facts:
+    """A report of evax probe as that of one of its two classifiers, linear or knn."""
+    others = {"strength_chosen_on"} if way == "knn" else set()
+    protocol = {key: value for key, value in report["protocol"].items() if key not in others}
+    own = {"protocol": Facts(protocol, report.path), "test_metrics": report[way]["test_metrics"]}
+    return Facts(report | own, report.path)
+
+
 def read_log(path: Path) -> dict[str, pd.DataFrame]:
     """The lines of a log.jsonl per kind of event, in order; empty without the file.
 
@@ -72,7 +80,7 @@ def read_predictions(path: Path, findings: Sequence[str], films: int) -> pd.Data
     table = _read_table(path, dtype={"image": str, "patient": str}, na_values=[""])
     wanted = [f"{kind}:{finding}" for finding in findings for kind in ("label", "probability")]
     if missing := [column for column in ("image", "patient", *wanted) if column not in table]:
-        raise DataError(f"{path} lacks the column '{missing[0]}': run that fine-tuning again.")
+        raise DataError(f"{path} lacks the column '{missing[0]}': run it again.")
     if len(table) != films:
         raise DataError(f"{path} has {len(table)} films, its report {films}: they are of different runs.")
     return table

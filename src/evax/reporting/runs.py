@@ -13,15 +13,18 @@ import pandas as pd
 
 from evax.errors import ConfigError, DataError
 from evax.evaluation.report import TOP1
-from evax.reporting.run_files import Facts, read_facts, read_predictions
+from evax.reporting.run_files import Facts, of_way, read_facts, read_predictions
+from evax.reporting.study_rows import RUNS, WAYS
 
 # of a protocol: what a comparison may be about, and what follows from the share of the labels
 MAY_DIFFER = {"label_fraction", "label_count", "patients_in_several_parts", "seed", "interval"}
+# what a fine-tuning has to say and a probe has not, or the other way round; those who say it must agree
+OF_SOME = ("checkpoint_chosen_on", "strength_chosen_on", "features")
+UNSAID = {"subset": "fixed", "stratified": False}  # of probes, and of runs before there was a choice
+SWEEPS = {"fewshot.json": None, "linear.json": "linear", "knn.json": "knn"}  # result -> way of the probes
 INSTEAD = {  # a result that is no run -> what it is, and what to give
     "crossvalidate.json": "a cross-validation, whose folds are tested on different films. Give the same "
     "fold of each, as {folder}/runs/fold-0",
-    "linear.json": "a sweep of evax probe, which fine-tunes nothing; its scores stand in linear.csv and "
-    "knn.csv beside it. Give runs of finetune or fewshot",
 }
 
 
@@ -33,12 +36,12 @@ class Answers:
     patients: Any
     labels: Any
     probabilities: Any
-    """float32, as the network gave them: thresholds lie between these very numbers."""
+    """In the precision that they were given in: thresholds lie between these very numbers."""
 
 
 @dataclass(frozen=True, eq=False)
 class Training:
-    """One fine-tuning: its report and its answers."""
+    """One fine-tuning, or one of the two classifiers of a probe: its report and its answers."""
 
     folder: Path
     report: Facts
@@ -54,13 +57,25 @@ class Training:
 
 @dataclass(frozen=True, eq=False)
 class Entry:
-    """A row of the comparison: one fine-tuning, its seeds, or those of a sweep at one share of the labels."""
+    """A row of the comparison: one training, its seeds, or those of a sweep at one share of the labels."""
 
     name: str
     run: str
     """Name of the run or sweep it belongs to."""
+    way: str | None
+    """One of WAYS for a probe, None for a fine-tuning."""
     fraction: float
     trainings: tuple[Training, ...]
+
+    @property
+    def curve(self) -> str:
+        """Name of all rows of its run that were learned in its way."""
+        return curve_name(self.run, self.way)
+
+    @property
+    def learned_by(self) -> str:
+        """The way in words."""
+        return "fine-tuning" if self.way is None else WAYS[self.way]
 
     @property
     def report(self) -> Facts:
@@ -84,7 +99,7 @@ class Runs:
 
     entries: tuple[Entry, ...]
     sweeps: tuple[tuple[str, Path], ...]
-    """Name and fewshot.json of each sweep."""
+    """Name of its curve and result of each sweep, see SWEEPS."""
     findings: tuple[str, ...]
     exclusive: bool
 
@@ -95,7 +110,7 @@ class Runs:
 
 
 def read_runs(folders: Sequence[Path], names: Sequence[str]) -> Runs:
-    """Reads finished runs of finetune, one by one or over seeds, and of fewshot.
+    """Reads finished runs of finetune, one by one or over seeds, of fewshot, and of probe, single or sweeps.
 
     names: one per folder, or none: then the folders' own, with as many parents as tell them apart.
     Raises DataError for a folder that holds no finished run, and for runs that must not be compared.
@@ -105,27 +120,52 @@ def read_runs(folders: Sequence[Path], names: Sequence[str]) -> Runs:
     entries: list[Entry] = []
     sweeps: list[tuple[str, Path]] = []
     for folder, name in zip(folders, names or distinct_names(folders), strict=True):
-        if (folder / "fewshot.json").is_file():
-            sweeps.append((name, folder / "fewshot.json"))
-            for point in read_facts(folder / "fewshot.json")["points"]:
-                count = point.get("count")
-                amount = f"{count} patients" if count else f"{100 * point['fraction']:g} %"
-                trainings = read_trainings(folder, point["runs"])
-                entries.append(Entry(f"{name}, {amount}", name, point["fraction"], trainings))
-        elif (folder / "seeds.json").is_file():
-            trainings = read_trainings(folder, read_facts(folder / "seeds.json")["runs"])
-            fraction = trainings[0].report["protocol"]["label_fraction"]
-            entries.append(Entry(name, name, fraction, trainings))
-        else:
-            training = read_training(folder)
-            fraction = training.report["protocol"]["label_fraction"]
-            entries.append(Entry(name, name, fraction, (training,)))
-    first, *others = [training for entry in entries for training in entry.trainings]
+        results = [(folder / file, way) for file, way in SWEEPS.items() if (folder / file).is_file()]
+        for result, way in results:
+            sweeps.append((curve_name(name, way), result))
+            entries += sweep_entries(name, result, way)
+        if not results:
+            entries += run_entries(name, folder)
+    first, *others = trainings = [training for entry in entries for training in entry.trainings]
     for other in others:
-        refuse_other_ground(first, other)
+        refuse_other_films(first, other)
+    refuse_other_protocols(trainings)
+    for other in others:
+        refuse_other_labels(first, other)
     metrics = first.report["test_metrics"]
     findings = tuple(row["name"] for row in metrics["findings"])
     return Runs(tuple(entries), tuple(sweeps), findings, metrics["macc"]["reading"] == TOP1)
+
+
+def curve_name(run: str, way: str | None) -> str:
+    """What the rows of a run are called that were learned in one way."""
+    return run if way is None else f"{run}, {way}"
+
+
+def sweep_entries(name: str, result: Path, way: str | None) -> list[Entry]:
+    """A row per share of the labels or number of patients. result, way: see SWEEPS."""
+    entries = []
+    for point in read_facts(result)["points"]:
+        count = point.get("count")
+        amount = f"{count} patients" if count else f"{100 * point['fraction']:g} %"
+        trainings = read_trainings(result.parent, point["runs"], way)
+        entries.append(Entry(f"{curve_name(name, way)}, {amount}", name, way, point["fraction"], trainings))
+    return entries
+
+
+def run_entries(name: str, folder: Path) -> list[Entry]:
+    """The row of a fine-tuning or of its seeds, or the two of a probe."""
+    rows: dict[str | None, tuple[Training, ...]]
+    if (folder / "seeds.json").is_file():
+        rows = {None: read_trainings(folder, read_facts(folder / "seeds.json")["runs"], None)}
+    else:
+        report = read_report(folder)
+        ways: Sequence[str | None] = (*WAYS,) if report["kind"] == "probe" else (None,)
+        rows = {way: (read_training(folder, report, way),) for way in ways}
+    return [
+        Entry(curve_name(name, way), name, way, row[0].report["protocol"]["label_fraction"], row)
+        for way, row in rows.items()
+    ]
 
 
 def distinct_names(folders: Sequence[Path]) -> list[str]:
@@ -139,36 +179,50 @@ def distinct_names(folders: Sequence[Path]) -> list[str]:
     return names
 
 
-def read_trainings(folder: Path, runs: Sequence[Facts]) -> tuple[Training, ...]:
-    """The fine-tunings of a study that lie in its folder."""
-    return tuple(read_training(folder / "runs" / Path(run["folder"]).name) for run in runs)
+def read_trainings(folder: Path, runs: Sequence[Facts], way: str | None) -> tuple[Training, ...]:
+    """The runs of a study that lie in its folder. way: of probes."""
+    places = [folder / RUNS / Path(run["folder"]).name for run in runs]
+    return tuple(read_training(place, read_report(place), way) for place in places)
 
 
-def read_training(folder: Path) -> Training:
-    """A finished fine-tuning. Raises DataError, saying what is missing, for anything else."""
+def read_report(folder: Path) -> Facts:
+    """Of a finished fine-tuning or probe. Raises DataError, saying what is missing, for anything else."""
     for name, instead in INSTEAD.items():
         if (folder / name).is_file():
             raise DataError(f"{folder} is {instead.format(folder=folder)}.")
     if not (folder / "report.json").is_file():
         raise DataError(
-            f"{folder} holds no finished run: it has none of report.json, seeds.json and fewshot.json. Give "
-            "the folder that --out of finetune or fewshot named, once that run is done."
+            f"{folder} holds no finished run: it has none of report.json, seeds.json, fewshot.json and "
+            "linear.json. Give the folder that --out of finetune, fewshot or probe named, once that run is "
+            "done."
         )
     report = read_facts(folder / "report.json")
-    if report["kind"] != "finetune":
-        raise DataError(f"{folder} is a run of {report['kind']}; compare takes runs of finetune and fewshot.")
+    if report["kind"] not in ("finetune", "probe"):
+        raise DataError(
+            f"{folder} is a run of {report['kind']}; compare takes runs of finetune, fewshot and probe."
+        )
+    return report
+
+
+def read_training(folder: Path, report: Facts, way: str | None) -> Training:
+    """A fine-tuning, or the classifier of a probe that was learned in this way, with its answers.
+
+    Raises DataError when its answers for the test films are missing.
+    """
+    report = report if way is None else of_way(report, way)
     metrics = report["test_metrics"]
     findings = [row["name"] for row in metrics["findings"]]
-    test = read_answers(folder / "predictions-test.csv", findings, metrics["n"])
+    stem, precision = ("predictions", np.float32) if way is None else (f"predictions-{way}", np.float64)
+    test = read_answers(folder / f"{stem}-test.csv", findings, metrics["n"], precision)
     if test is None:
-        raise DataError(f"{folder} has no predictions-test.csv, which every comparison needs: run it again.")
+        raise DataError(f"{folder} has no {stem}-test.csv, which every comparison needs: run it again.")
     films = report["validation"]["films"]  # protocol paper needs none
-    validation = read_answers(folder / "predictions-val.csv", findings, films) if films else None
+    validation = read_answers(folder / f"{stem}-val.csv", findings, films, precision) if films else None
     return Training(folder, report, test, validation)
 
 
-def read_answers(path: Path, findings: Sequence[str], films: int) -> Answers | None:
-    """A table of predictions, None where it was not kept."""
+def read_answers(path: Path, findings: Sequence[str], films: int, precision: type) -> Answers | None:
+    """A table of predictions, None where it was not kept. precision: of the probabilities."""
     table = read_predictions(path, findings, films)
     if table is None:
         return None
@@ -180,12 +234,12 @@ def read_answers(path: Path, findings: Sequence[str], films: int) -> Answers | N
         images=table["image"].to_numpy(dtype=str),
         patients=table["patient"].to_numpy(dtype=str),
         labels=columns("label").to_numpy(dtype=np.float64),
-        probabilities=columns("probability").to_numpy(dtype=np.float32),
+        probabilities=columns("probability").to_numpy(dtype=precision),
     )
 
 
-def refuse_other_ground(first: Training, other: Training) -> None:
-    """Raises DataError unless both numbers are about the same films, labels and choices."""
+def refuse_other_films(first: Training, other: Training) -> None:
+    """Raises DataError unless both numbers are about the same findings on the same films."""
     where = f"{first.folder} and {other.folder}"
     ours, theirs = first.report, other.report
     if ours["data_fingerprint"] != theirs["data_fingerprint"]:
@@ -206,14 +260,39 @@ def refuse_other_ground(first: Training, other: Training) -> None:
             f"{where} were not tested on the same films: {apart} films are in one test split only. "
             "Run both on one store with one split."
         )
-    mine, yours = ours["protocol"], theirs["protocol"]
-    for key in sorted((set(mine) | set(yours)) - MAY_DIFFER):
-        if mine.get(key) != yours.get(key):
-            raise DataError(
-                f"{where} were run under different protocols: {key.replace('_', ' ')} is "
-                f"'{mine.get(key)}' in the first and '{yours.get(key)}' in the second. "
-                "Run one of them again as the other."
-            )
+
+
+def protocol_entry(training: Training, key: str) -> Any:
+    """Of its protocol; what older runs and probes do not say is what it then was."""
+    return training.report["protocol"].get(key, UNSAID.get(key))
+
+
+def refuse_other_protocols(trainings: Sequence[Training]) -> None:
+    """Raises DataError unless all trainings agree in whatever chose and scored them."""
+    for key in sorted({key for training in trainings for key in training.report["protocol"]} - MAY_DIFFER):
+        bound = [each for each in trainings if key not in OF_SOME or key in each.report["protocol"]]
+        for other in bound[1:]:
+            mine, yours = (protocol_entry(each, key) for each in (bound[0], other))
+            if mine != yours:
+                raise DataError(
+                    f"{bound[0].folder} and {other.folder} were run under different protocols: "
+                    f"{key.replace('_', ' ')} is '{mine}' in the first and '{yours}' in the second. "
+                    "Run one of them again as the other."
+                )
+
+
+def refuse_other_labels(first: Training, other: Training) -> None:
+    """Raises DataError unless both were held against the same labels."""
+    where = f"{first.folder} and {other.folder}"
+    silent = [np.isnan(each.test.labels).all(axis=0) for each in (first, other)]
+    if (apart := np.flatnonzero(silent[0] != silent[1])).size:
+        quiet = other if silent[1][apart[0]] else first
+        name = first.report["test_metrics"]["findings"][apart[0]]["name"]
+        raise DataError(
+            f"{where} cannot be compared: no training film of {quiet.folder} knows {name}, so that its mean "
+            "is over fewer findings. Run both with --findings that all their training films know, or compare "
+            "larger shares."
+        )
     if not np.array_equal(first.test.labels, other.test.labels, equal_nan=True):
         raise DataError(
             f"{where} have other labels for the same test films: one table was changed. Run it again."

@@ -9,6 +9,7 @@ from typing import Any
 RUNS = "runs"  # folder of the runs in that of the study
 INTERVAL = "_patient_interval"
 AUROC = "auroc:"  # a column per finding, where a study keeps them
+WAYS = {"linear": "linear probe", "knn": "nearest neighbours"}  # of a probe, each with scores of its own
 SPREAD = (
     "mean, sd (n - 1) and 95 % t-interval over {}; *_patient_interval is the bootstrap over test patients of "
     "one run"
@@ -48,6 +49,12 @@ def row_of_study(study: Mapping[str, Any]) -> dict[str, Any]:
         "folder": f"{RUNS}/{Path(study['recipe']['out']).name}",
         **{f"{AUROC}{name}": spread["mean"] for name, spread in study["findings"].items()},
     }
+
+
+def row_of_probe(report: Mapping[str, Any], way: str) -> dict[str, Any]:
+    """What a sweep keeps of a probe, for one of its WAYS."""
+    folder = f"{RUNS}/{Path(report['recipe']['out']).name}"
+    return {**scores_of(report, report[way]["test_metrics"]), "folder": folder}
 
 
 def scores_of(report: Mapping[str, Any], metrics: Mapping[str, Any]) -> dict[str, Any]:

@@ -49,6 +49,22 @@ class ProbeResult:
         }
 
 
+@dataclass(frozen=True, eq=False)
+class EncodedFilms:
+    """Films of a split, S of a store, with what a frozen encoder makes of them."""
+
+    rows: Int64[np.ndarray, " S"]
+    """Of the store."""
+    features: Float[np.ndarray, "S D"]
+    labels: Float[np.ndarray, "S K"]
+    """1, 0 or NaN."""
+
+    def only(self, rows: Int64[np.ndarray, " _"]) -> EncodedFilms:
+        """Those of the films that are among these rows."""
+        kept = np.isin(self.rows, rows)
+        return EncodedFilms(self.rows[kept], self.features[kept], self.labels[kept])
+
+
 def open_probe_store(path: Path) -> ImageStore:
     """A store whose train films can vote on its validation films."""
     store = open_store(path)
