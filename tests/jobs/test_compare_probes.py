@@ -10,9 +10,10 @@ import pandas as pd
 import pytest
 from sklearn.metrics import roc_auc_score
 
+from evax.data.building import build_store
 from evax.data.labelled import LabelShare
 from evax.data.manifest import Manifest
-from evax.data.store import build_store, open_store
+from evax.data.store import open_store
 from evax.errors import DataError
 from evax.jobs.compare import CompareConfig, compare, references_of
 from evax.jobs.finetune import FinetuneConfig, finetune
