@@ -423,7 +423,7 @@ def test_a_jpeg_capture_in_colour_space_ybr_is_grey(tmp_path):
         ),
         (lambda p: write(p, film(shape=(4, 4)), Rows=2, NumberOfFrames=2), "2 frames"),
         (lambda p: write(p, film(shape=(4, 4)), Rows=20000, Columns=20000), "100 megapixels"),
-        (lambda p: write(p, film(), Rows=400), "less than expected"),
+        (lambda p: write(p, film(), Rows=400), "its pixels cannot be decoded as its header describes them"),
         (lambda p: write(p, film(), BitsAllocated=32, BitsStored=32), "32 bits"),
         (lambda p: write(p, film(), remove=["PhotometricInterpretation"]), "which of its values is white"),
         (
@@ -431,10 +431,10 @@ def test_a_jpeg_capture_in_colour_space_ybr_is_grey(tmp_path):
             "which of its values is white",
         ),
         (lambda p: write(p, film(), PhotometricInterpretation="RGB"), "which of its values is white"),
-        (lambda p: write(p, film(8), HEVCMP51, PixelData=encapsulate([b"abcd"])), "transfer syntax HEVC"),
+        (lambda p: write(p, film(8), HEVCMP51, PixelData=encapsulate([b"abcd"])), r"transfer syntax that cannot be decoded here \(HEVC"),
         (
             lambda p: write(p, film(8), pydicom.uid.UID("1.2.3.99"), PixelData=b"ab"),
-            "transfer syntax 1.2.3.99",
+            r"transfer syntax that cannot be decoded here \(unknown\)",
         ),
         (lambda p: write(p, film(8), JPEGBaseline8Bit, PixelData=encapsulate([b"abcd"])), "damaged"),
         (lambda p: p.write_bytes(b"no film at all, but long enough to look inside" * 9), "not a DICOM file"),
@@ -724,3 +724,39 @@ def test_the_tag_decides_the_polarity_and_that_the_pixels_contradict_it_is_said(
     assert right.pixels[:, 448:576].mean() > right.pixels[300:600, 200:350].mean()  # mediastinum, right lung
     assert "looks_inverted" in wrong.issues
     assert "looks_inverted" not in right.issues
+
+
+@pytest.mark.parametrize(
+    ("keyword", "vr"),
+    [("SOPClassUID", "UI"), ("HighBit", "LO"), ("PixelRepresentation", "LO"), ("Rows", "IS")],
+)
+def test_no_refusal_and_no_warning_quotes_a_text_of_the_header(tmp_path, capfd, caplog, recwarn, keyword, vr):
+    path = write(tmp_path / "a.dcm", film())
+    with pydicom.config.disable_value_validation():
+        odd = pydicom.dcmread(path)
+        tag = odd[keyword].tag
+        del odd[keyword]
+        if keyword == "SOPClassUID":
+            del odd["Rows"]
+        # as bytes, which are written as they are
+        odd[tag] = pydicom.dataelem.RawDataElement(
+            pydicom.tag.Tag(tag), vr, len(SECRET), SECRET.encode(), 0, False, True
+        )
+        odd[(8, 5)] = pydicom.dataelem.RawDataElement(
+            pydicom.tag.Tag(8, 5), "CS", len(SECRET), SECRET.encode(), 0, False, True
+        )
+        odd.save_as(path)
+    assert SECRET.encode() in path.read_bytes()
+    capfd.readouterr(), recwarn.clear()
+    with pytest.raises(DataError) as refusal:
+        read_image(path)
+    said = capfd.readouterr()
+    assert SECRET not in str(refusal.value) + said.out + said.err + caplog.text
+    assert not [warning for warning in recwarn if SECRET in str(warning.message)]
+
+
+def test_a_compressed_film_whose_end_is_cut_off_is_called_so(tmp_path):
+    path = write(tmp_path / "a.dcm", film(), JPEG2000Lossless)
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(DataError, match="lacks its pixel data, or their end"):
+        read_image(path)

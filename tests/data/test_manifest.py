@@ -105,3 +105,11 @@ def test_boxes_without_their_columns_are_refused():
             table=table(), findings=(), exclusive=False, source="mine", root=Path("mine"),
             boxes=pd.DataFrame({name: [0] for name in BOX_COLUMNS[:4]}),
         )  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["patient", "issues", "pixels", "masks"])
+def test_a_finding_with_the_name_of_a_store_s_column_is_refused(name):
+    films = table()
+    films[name] = 1.0
+    with pytest.raises(DataError, match=f"a finding is called {name}, as a column of every store"):
+        manifest(films, (name,))

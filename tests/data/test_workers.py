@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
+import time
 
 import pytest
 
 from evax.data import workers
+from evax.data.preprocess import Preprocess
 
 
 @pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="this system has no processor timers")
@@ -23,3 +26,15 @@ def test_the_limit_ends_with_the_film():
     with workers._time_limit(5):
         pass
     assert signal.getitimer(signal.ITIMER_PROF) == (0.0, 0.0)
+
+
+def test_a_worker_that_is_killed_between_two_reads_costs_nothing(phantoms):
+    film = workers.FilmFiles(next(phantoms.glob("images/*.png")), phantoms)
+    with workers.FilmReaders(1, Preprocess(store_size=32, input_size=32)) as readers:
+        (before,) = readers.read([film])
+        os.kill(next(iter(readers._pool._processes)), signal.SIGKILL)  # as where memory runs out
+        deadline = time.monotonic() + 30
+        while not readers._pool._broken and time.monotonic() < deadline:
+            time.sleep(0.01)
+        (after,) = readers.read([film])
+    assert before.pixels == after.pixels

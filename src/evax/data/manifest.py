@@ -17,6 +17,7 @@ OPTIONAL = ("study_day",)  # numbers that only some sources know, NaN where unkn
 ISSUES = "issues"
 OF_FILM = ("height", "width", "spacing_mm")
 NOTES = (ISSUES, *OF_FILM)  # what only a store knows: it has read the films
+IN_STORE = (*COLUMNS, *OPTIONAL, *NOTES, "pixels", "boxes", "masks")  # columns of a store beside the findings
 BOX_COLUMNS = ("image", "finding", "x", "y", "width", "height")
 MASK_COLUMNS = ("image", "finding", "file", "rle")
 SPLITS = ("train", "val", "test")
@@ -74,7 +75,7 @@ class Manifest:
             raise DataError(
                 f"{self.root}: the finding {twice[0]} has two columns, maybe in two spellings: keep one."
             )
-        if taken := [name for name in self.findings if name in (*COLUMNS, *OPTIONAL, *NOTES)]:
+        if taken := [name for name in self.findings if name in IN_STORE]:
             raise DataError(
                 f"{self.root}: a finding is called {taken[0]}, as a column of every store: rename it."
             )

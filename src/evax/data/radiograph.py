@@ -78,7 +78,7 @@ def opened(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
         raise damaged(path, error) from error
 
 
-def damaged(path: str | os.PathLike[str], error: Exception) -> DataError:
+def damaged(path: str | os.PathLike[str], error: Exception | str) -> DataError:
     """The DataError for a file that a decoder could not read, with the decoder's reason on one line."""
     reason = " ".join(str(error).split())[:200].rstrip(".:") or type(error).__name__
     return DataError(f"{path} is damaged or of an unsupported kind: {reason}. Copy it again from its source.")

@@ -90,7 +90,11 @@ class FilmReaders:
                     yield self._read_alone(other)
 
     def _submit(self, film: FilmFiles) -> Future[StoredFilm | str]:
-        return self._pool.submit(_stored_film, film, self._preprocess)
+        try:
+            return self._pool.submit(_stored_film, film, self._preprocess)
+        except BrokenProcessPool:  # a worker ended since the last film, killed for its memory for example
+            self._pool = self._new_pool()
+            return self._pool.submit(_stored_film, film, self._preprocess)
 
     def _read_alone(self, film: FilmFiles) -> StoredFilm | str:
         self._pool.shutdown(cancel_futures=True)

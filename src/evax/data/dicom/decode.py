@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from evax.data.radiograph import damaged
+from evax.data.dicom.header import Unfit, known_name
 from evax.errors import DataError
 
 if TYPE_CHECKING:
@@ -35,13 +35,11 @@ def decode(dataset: Dataset, path: str | os.PathLike[str]) -> npt.NDArray[Any]:
     """Stored values (H, W), or (H, W, 3) in RGB, as the transfer syntax holds them.
 
     Native, deflated, RLE, JPEG (baseline, extended, lossless), JPEG-LS, JPEG 2000 and HTJ2K. Raises DataError
-    for any other syntax, and for pixels that do not fit their header.
+    for any other syntax; Unfit for pixels that are not as their header says.
     """
     from pydicom.pixels import get_decoder, pixel_array
     from pydicom.uid import JPEGLSTransferSyntaxes, JPEGTransferSyntaxes
 
-    if "PixelData" not in dataset:
-        raise DataError(f"{path} lacks its pixel data, or their end: copy it again from its source.")
     syntax = dataset.file_meta.TransferSyntaxUID
     try:
         supported = get_decoder(syntax).is_available
@@ -49,30 +47,30 @@ def decode(dataset: Dataset, path: str | os.PathLike[str]) -> npt.NDArray[Any]:
         supported = False
     if not supported:
         raise DataError(
-            f"{path} uses the transfer syntax {syntax.name}, which cannot be decoded here: "
+            f"{path} uses a transfer syntax that cannot be decoded here ({known_name(syntax) or 'unknown'}): "
             "export it uncompressed or as JPEG 2000, for example with gdcmconv --raw."
         )
     if dataset["PixelData"].is_undefined_length and not syntax.is_encapsulated:
         raise DataError(f"{path} is compressed but does not name its transfer syntax: export it again.")
+    plugin = ""
+    if syntax in JPEGTransferSyntaxes + JPEGLSTransferSyntaxes:
+        plugin = _checked_jpeg(dataset)
+    if plugin == TWELVE_BITS:
+        return _decode_12_bits(dataset)
     try:
-        plugin = ""
-        if syntax in JPEGTransferSyntaxes + JPEGLSTransferSyntaxes:
-            plugin = _checked_jpeg(dataset)
-        if plugin == TWELVE_BITS:
-            return _decode_12_bits(dataset)
-        # unused bits are seen to in dicom_codes; a view is enough, because nothing writes into it
+        # unused bits are seen to in codes.py; a view is enough, because nothing writes into it
         stored: npt.NDArray[Any] = pixel_array(
             dataset, view_only=True, correct_unused_bits=False, decoding_plugin=plugin
         )
-    except Exception as error:  # codecs raise anything on damaged bytes
-        raise damaged(path, error) from error
+    except Exception as error:  # codecs raise anything on damaged bytes, and quote what they like
+        raise Unfit("its pixels cannot be decoded as its header describes them") from error
     return stored
 
 
 def _checked_jpeg(dataset: Dataset) -> str:
     """Who decodes a JPEG frame: a plugin of pydicom, "" for its first choice, or TWELVE_BITS.
 
-    Raises ValueError unless the frame is of the size the data set says: gdcm's codecs believe the frame,
+    Raises Unfit unless the frame is of the size the data set says: gdcm's codecs believe the frame,
     write past the memory reserved for the data set's size, and may end the whole process.
     """
     from pydicom.uid import JPEGBaseline8Bit, JPEGExtended12Bit
@@ -81,15 +79,15 @@ def _checked_jpeg(dataset: Dataset) -> str:
     position = 2
     while (marker := frame[position + 1]) not in START_OF_FRAME:
         if frame[position] != 0xFF:
-            raise ValueError("its JPEG frame has a broken marker")
+            raise Unfit("its JPEG frame has a broken marker")
         # one segment on, or one fill byte
         position += 1 if marker == 0xFF else 2 + int.from_bytes(frame[position + 2 : position + 4], "big")
     precision, *found = struct.unpack_from(">BHHB", frame, position + 4)
-    expected = [dataset.Rows, dataset.Columns, dataset.SamplesPerPixel]
+    expected = [int(dataset.Rows), int(dataset.Columns), int(dataset.SamplesPerPixel)]
     if found != expected or not 2 <= precision <= dataset.BitsAllocated:
-        raise ValueError(
+        raise Unfit(
             f"its JPEG frame holds {found} rows, columns and samples of {precision} bits, "
-            f"its header announces {expected} of at most {dataset.BitsAllocated}"
+            f"its header announces {expected} of at most {int(dataset.BitsAllocated)}"
         )
     if dataset.file_meta.TransferSyntaxUID == JPEGExtended12Bit and precision == 12:
         return TWELVE_BITS
@@ -103,7 +101,7 @@ def _decode_12_bits(dataset: Dataset) -> npt.NDArray[np.uint16]:
     import gdcm
 
     if dataset.PixelRepresentation == 1 or dataset.SamplesPerPixel != 1 or dataset.BitsAllocated != 16:
-        raise ValueError("12-bit JPEG holds grey values without sign in 16 bits, its header says otherwise")
+        raise Unfit("12-bit JPEG holds grey values without sign in 16 bits, its header says otherwise")
     fragment, fragments = gdcm.Fragment(), gdcm.SequenceOfFragments.New()
     fragment.SetByteStringValue(_frame(dataset))
     fragments.AddFragment(fragment)

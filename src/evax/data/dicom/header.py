@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import datetime
+import logging
 import math
 import os
 import re
 import struct
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -14,8 +16,8 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
-from evax.data.radiograph import opened
-from evax.errors import DataError
+from evax.data.radiograph import damaged, opened
+from evax.errors import DataError, EvaxError
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -168,11 +170,34 @@ def _starts_as_dicom(file: BinaryIO) -> bool:
 
 @contextmanager
 def opened_dicom(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
-    """A film file, open, while pydicom does not validate values: its warnings quote them into logs."""
+    """A film file, open, while pydicom says nothing: its warnings and errors quote file and header into logs.
+
+    Whatever the bytes make pydicom or a codec raise inside leaves as a DataError without the text of it.
+    """
     from pydicom.config import disable_value_validation
 
-    with disable_value_validation(), opened(path) as file:
-        yield file
+    logging.getLogger("pydicom").setLevel(logging.CRITICAL)
+    with disable_value_validation(), warnings.catch_warnings(), opened(path) as file:
+        warnings.simplefilter("ignore")
+        try:
+            yield file
+        except EvaxError:
+            raise
+        except Exception as error:
+            if isinstance(error, OSError) and error.errno is not None:
+                raise  # from the file system
+            reason = str(error) if isinstance(error, Unfit) else type(error).__name__
+            raise damaged(path, reason) from error
+
+
+class Unfit(ValueError):
+    """Pixels that do not fit their header; its text quotes numbers only."""
+
+
+def known_name(uid: Any) -> str:
+    """The name of a UID in the standard's dictionary, or ""; an unknown one is a text of the file."""
+    name = str(getattr(uid, "name", ""))
+    return "" if name == str(uid) else name
 
 
 def read_dataset(file: BinaryIO, path: str | os.PathLike[str], **options: Any) -> Dataset:

@@ -9,6 +9,7 @@ from evax.data.dicom.decode import decode, name_transfer_syntax
 from evax.data.dicom.header import (
     describe,
     header_issues,
+    known_name,
     opened_dicom,
     read_dataset,
     text,
@@ -54,6 +55,8 @@ def read_dicom(path: str | os.PathLike[str]) -> Radiograph:
         _refuse_unsuitable(read_dataset(file, path, stop_before_pixels=True), path)
         file.seek(0)
         dataset = read_dataset(file, path)
+        if "PixelData" not in dataset:
+            raise DataError(f"{path} lacks its pixel data, or their end: copy it again from its source.")
         issues = ["no_transfer_syntax"] if name_transfer_syntax(dataset) else []
         photometric = _photometric(dataset, path)
         stored = decode(dataset, path)
@@ -70,7 +73,7 @@ def read_dicom(path: str | os.PathLike[str]) -> Radiograph:
 
 def _refuse_unsuitable(header: Dataset, path: str | os.PathLike[str]) -> None:
     if "Rows" not in header or "Columns" not in header:
-        kind = getattr(header.get("SOPClassUID"), "name", "") or "DICOM object"
+        kind = known_name(header.get("SOPClassUID")) or "DICOM object"
         raise DataError(f"{path} has no pixel data, it is a {kind}: leave it out.")
     refuse_huge(path, int(header.Columns), int(header.Rows))
     if (frames := header.get("NumberOfFrames") or 1) > 1:
