@@ -431,7 +431,10 @@ def test_a_jpeg_capture_in_colour_space_ybr_is_grey(tmp_path):
             "which of its values is white",
         ),
         (lambda p: write(p, film(), PhotometricInterpretation="RGB"), "which of its values is white"),
-        (lambda p: write(p, film(8), HEVCMP51, PixelData=encapsulate([b"abcd"])), r"transfer syntax that cannot be decoded here \(HEVC"),
+        (
+            lambda p: write(p, film(8), HEVCMP51, PixelData=encapsulate([b"abcd"])),
+            r"transfer syntax that cannot be decoded here \(HEVC",
+        ),
         (
             lambda p: write(p, film(8), pydicom.uid.UID("1.2.3.99"), PixelData=b"ab"),
             r"transfer syntax that cannot be decoded here \(unknown\)",
