@@ -146,12 +146,16 @@ def write_recipe(config: Any, path: Path) -> None:
 
 
 def changed_options(before: Mapping[str, Any], now: Mapping[str, Any], but: Iterable[str]) -> str:
-    """What differs between two configs as dictionaries, as "--steps was 2, is 3"; but: what may differ."""
+    """What differs between two configs as dictionaries, as "--steps was 2, is 3".
+
+    but: what may differ, where it is given in both or in neither.
+    """
     was, is_now = flat_options(before), flat_options(now)
     return "; ".join(
         f"--{name.replace('_', '-')} was {shown_option(was.get(name))}, is {shown_option(value)}"
         for name, value in is_now.items()
-        if name.partition(".")[0] not in but and was.get(name) != value
+        if was.get(name) != value
+        and (name.partition(".")[0] not in but or (was.get(name) is None) != (value is None))
     )
 
 

@@ -225,7 +225,7 @@ def test_values_that_make_no_sense_are_refused(phantom_store, tmp_path):
         ({"seeds": (1, 1)}, "seeds must be different values"),
         ({"seeds": (1, 2), "seed": 3}, "seeds take the place of seed, which is 3"),
         ({"split": Path("s.csv")}, "makes its own splits"),
-        ({"label_count": 3, "label_fraction": 0.5}, "takes the place of label_fraction"),
+        ({"label_count": 3, "label_fraction": 0.5}, "Give label_count, 3, or label_fraction, 0.5, not both"),
     ):
         with pytest.raises(ConfigError, match=message):
             config_of(phantom_store, tmp_path, **change)

@@ -58,7 +58,7 @@ class CrossvalidateConfig(FinetuneConfig):
     name: str = ""
     """Of the study in its figure; empty: encoder and the end of the weights' path."""
     folds: int = 5
-    """Number of folds of patients or films, at least 2."""
+    """Number of folds of patients or films, at least 2; by anything else there are as many as values."""
     by: str = PATIENT
     """patient; film: folds of films drawn by chance, as in the paper's real-world study, so that a patient's
     films may train and be tested, which every report then says; or view, sex or a column of the table, whose
@@ -127,9 +127,9 @@ def crossvalidate_over_seeds(config: CrossvalidateConfig) -> Path:
             runs_of(study, films.store, folds)
 
     def made(study: CrossvalidateConfig) -> dict[str, Any]:
-        if not (study.out / "report.html").is_file():  # which is written last
-            one_study(replace(study, resume=(study.out / "config.yaml").is_file()), films)
-        result: dict[str, Any] = read_json(study.out / "crossvalidate.json")
+        # also where it is finished: a fold that was deleted since is made again
+        path = one_study(replace(study, resume=(study.out / "config.yaml").is_file()), films)
+        result: dict[str, Any] = read_json(path)
         return result
 
     return over_seeds(

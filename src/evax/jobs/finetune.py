@@ -35,7 +35,7 @@ class FinetuneConfig(SupervisedConfig):
     out: Path
     """Run folder; the classifier is written to OUT/bundle."""
     train_uncertain: TrainingUncertain | None = None
-    """What -1 counts as in training, where not as in uncertain; mixed and smooth go by finding."""
+    """What -1 counts as in training, for uncertain and uncertain_ones; mixed and smooth go by finding."""
     validation_cap: int | None = None
     """At most so many validation films choose the checkpoint; all of them choose the thresholds."""
     resize_size: int | None = None

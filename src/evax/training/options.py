@@ -98,10 +98,11 @@ class LabelledConfig:
         if not 0 < self.label_fraction <= 1:
             raise ConfigError(f"label_fraction must lie in (0, 1], got {self.label_fraction}.")
         ThresholdRule.of(self.thresholds)  # says what is wrong with it
-        if self.label_count is not None and (self.label_count <= 0 or self.label_fraction != 1):
+        if self.label_count is not None and self.label_count <= 0:
+            raise ConfigError(f"label_count must be above 0, got {self.label_count}.")
+        if self.label_count is not None and self.label_fraction != 1:
             raise ConfigError(
-                f"label_count must be above 0 and takes the place of label_fraction, got {self.label_count} "
-                f"and {self.label_fraction}."
+                f"Give label_count, {self.label_count}, or label_fraction, {self.label_fraction}, not both."
             )
         if self.split_by == "film" and self.split is None:
             raise ConfigError("split_by film needs a split: the store's own keeps patients together.")
