@@ -34,9 +34,9 @@ def study(phantom_store, tmp_path_factory):
 
 
 def times_of(config):
-    """When the results of the seeds were written; tables of folds are written when they are compared, too."""
+    """When the results of the folds were written; what sums them up is written anew."""
     results = (".json", ".html", ".safetensors")
-    files = [path for path in config.out.glob("runs/**/*") if path.suffix in results]
+    files = [path for path in config.out.glob("runs/*/runs/**/*") if path.suffix in results]
     return {path: path.stat().st_mtime_ns for path in files}
 
 
