@@ -348,8 +348,45 @@ def test_dicoms_of_any_name_are_films_and_what_is_none_is_counted(tmp_path, dico
         (tmp_path / "normal" / name).write_bytes(b"no film")
     table = read_source("folders", tmp_path, {}).table
     assert list(table["image"]) == ["normal/a.png", "sick/1.2.840.10", "sick/1.2.840.11"]
-    assert table["patient"].nunique() == 3
+    assert list(table["patient"]) == ["normal/a", "sick/1.2.840.10", "sick/1.2.840.10"]  # as headers say
     assert "3 files are no films and are passed over: 2 .webp, 1 no suffix" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("source", "places"), [("folders", ("sick", "well")), ("masks", ("images", "images"))]
+)
+def test_dicoms_of_one_patient_id_are_one_patient_whose_id_is_kept_nowhere(
+    tmp_path, dicom_film, caplog, source, places
+):
+    if source == "masks":
+        (tmp_path / "masks").mkdir()
+    first, second = (tmp_path / place for place in places)
+    for path, name in [
+        (first / "a.dcm", "ADA1"), (first / "b", "BOB2"), (first / "c", ""), (second / "d.dcm", "ADA1"),
+    ]:  # fmt: skip
+        write_dicom(dicom_film, path, PatientID=name)
+    draw(second / "e.png")
+    caplog.set_level(logging.INFO, "evax")
+    table = read_source(source, tmp_path, {}).table
+    patients = dict(zip(table["image"].str[-5:].str.strip("/"), table["patient"], strict=True))
+    assert patients["d.dcm"] == patients["a.dcm"] == f"{places[0]}/a"
+    assert table["patient"].nunique() == 4
+    assert "the headers of 3 of 5 films name a patient, 2 patients in all" in caplog.text
+    assert "2 of 5 films name no patient: each counts as a patient of its own" in caplog.text
+    assert caplog.text.count("a store keeps the names of files as they are") == 1
+    assert not any(name in table.to_csv() + caplog.text for name in ("ADA1", "BOB2"))
+
+
+def test_a_pattern_of_patients_goes_before_headers_and_a_broken_header_names_nobody(
+    tmp_path, dicom_film, caplog
+):
+    for name in ("x1_a.dcm", "x2_a.dcm", "x3_a.dcm"):
+        write_dicom(dicom_film, tmp_path / name, PatientID="ADA1")
+    (tmp_path / "x3_a.dcm").write_bytes(bytes(128) + b"DICM" + b"\x02\x00")
+    named = read_source("folders", tmp_path, {"patient_pattern": r"(x\d)"}).table
+    assert list(named["patient"]) == ["x1", "x2", "x3"]
+    assert "a store keeps the names of files as they are" in caplog.text
+    assert list(read_source("folders", tmp_path, {}).table["patient"]) == ["x1_a", "x1_a", "x3_a"]
 
 
 @pytest.mark.parametrize("split", ["", "train"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import logging
 import re
 import warnings
 import zlib
@@ -17,7 +18,13 @@ from evax.findings import canonical
 
 LABEL_VALUES = "Labels are 1 (present), 0 (absent), -1 (uncertain) or blank."
 LONGEST_HEADER = 1 << 20  # bytes
+FEW_FILMS = 20  # of fewer, one patient may well have more than half
+ALONE = (
+    "each counts as a patient of its own, and films of one person may be divided between training and test."
+)
 PART_OF_RELEASE = "It is part of the release; --raw names the folder that holds it."
+
+logger = logging.getLogger("evax")
 
 
 def read_table(path: Path, columns: Sequence[str] = (), next_step: str = PART_OF_RELEASE) -> pd.DataFrame:
@@ -104,6 +111,23 @@ def label_columns(path: Path, rows: pd.DataFrame, findings: Sequence[str]) -> pd
             for finding in findings
         }
     )
+
+
+def warn_of_doubtful_patients(where: Path, patients: pd.Series, unnamed: str) -> None:
+    """Says how many films name no patient, and where one patient has more than half of the films; never who.
+
+    patients: as the source names them, "" for none. unnamed: what becomes of films without a patient.
+    """
+    counts = patients[patients != ""].value_counts()
+    if missing := len(patients) - int(counts.sum()):
+        logger.warning("%s: %d of %d films name no patient: %s", where, missing, len(patients), unnamed)
+    most = int(counts.max()) if len(counts) else 0
+    if len(patients) >= FEW_FILMS and most > len(patients) / 2:
+        logger.warning(
+            "%s: one Patient ID holds %d of %d films, as where an anonymiser gave everybody the same: they "
+            "count as one patient and are in one split. Give each person an ID of its own.",
+            where, most, len(patients),
+        )  # fmt: skip
 
 
 def ages(texts: pd.Series) -> pd.Series:
