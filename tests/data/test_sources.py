@@ -157,9 +157,18 @@ def test_some_words_among_the_labels_of_an_unknown_finding_are_refused_and_not_l
         from_csv(raw, "image,Rib_Fracture\na,1\nb,0\nc,yes\n")
 
 
-def test_a_film_without_a_patient_is_a_patient_of_its_own(raw):
+def test_a_film_without_a_patient_is_a_patient_of_its_own_and_counted(raw, caplog):
     table = from_csv(raw, "image,patient\na,\nb,\nc,p\n").table
     assert list(table["patient"]) == ["images/a.png", "images/b.png", "p"]
+    assert "2 of 3 films name no patient: each counts as a patient of its own" in caplog.text
+
+
+@pytest.mark.parametrize(("films", "warned"), [(11, True), (10, False)])
+def test_one_patient_of_a_table_with_most_of_the_films_is_warned_of(raw, caplog, films, warned):
+    names = ["unknown" if number < films else f"p{number}" for number in range(20)]
+    from_csv(raw, "image,patient\n" + "".join(f"{number},{name}\n" for number, name in enumerate(names)))
+    assert ("one Patient ID holds 11 of 20 films" in caplog.text) == warned
+    assert "unknown" not in caplog.text
 
 
 def test_a_table_without_a_column_of_films_says_what_it_has_and_what_is_accepted(raw):

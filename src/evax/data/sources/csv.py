@@ -14,7 +14,7 @@ from evax.data.manifest import BOX_COLUMNS, COLUMNS, Manifest, no_boxes, no_mask
 from evax.data.public_sets import source_name
 from evax.data.radiograph import FILM_SUFFIXES
 from evax.data.sources.mask_files import find_masks
-from evax.data.sources.tables import LABEL_VALUES, ages, numbers, read_table
+from evax.data.sources.tables import ALONE, LABEL_VALUES, ages, numbers, read_table, warn_of_doubtful_patients
 from evax.errors import DataError
 from evax.findings import SYNONYMS, canonical
 
@@ -74,6 +74,8 @@ def read_csv(
             if maybe
             else "Add the column if people have several films.",
         )
+    else:
+        warn_of_doubtful_patients(path, result["patient"], ALONE)
     result["patient"] = result["patient"].where(result["patient"] != "", result["image"])
     result["age"] = ages(written := _texts(rows, names["age"]))
     if unread := int((result["age"].isna() & (written != "")).sum()):
