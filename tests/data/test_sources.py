@@ -143,6 +143,37 @@ def test_ages_in_dicom_s_form_are_read_and_others_are_counted(raw, caplog):
     assert "1 ages are no number of years" in caplog.text
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "1e2",
+        "12/05/50",
+        "12 05 50",
+        "<1",
+        ">89",
+        "40-49",
+        "18+",
+        "58.5.1",
+        "6M",
+        "born 50",
+        "1,5",
+        "121",
+        "٥٨",
+    ],
+)
+def test_an_age_that_is_no_plain_number_of_years_is_blank_and_counted(raw, caplog, text):
+    table = from_csv(raw, f'image,patient,age\na,1,"{text}"\nb,2,58\n').table
+    np.testing.assert_array_equal(table["age"], [np.nan, 58])
+    assert "1 ages are no number of years" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("text", "age"), [("058Y", 58), ("58.5", 58.5), ("39 yrs", 39), ("7 Years old", 7), ("90+", 90)]
+)
+def test_ages_are_understood_with_their_unit_and_over_89_as_90(raw, text, age):
+    assert from_csv(raw, f"image,age\na,{text}\n").table["age"].tolist() == [age]
+
+
 def test_a_negative_age_is_unknown(raw):
     assert from_csv(raw, "image,age\na,-3\nb,3\n").table["age"].isna().tolist() == [True, False]
 

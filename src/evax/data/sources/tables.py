@@ -131,10 +131,9 @@ def warn_of_doubtful_patients(where: Path, patients: pd.Series, unnamed: str) ->
 
 
 def ages(texts: pd.Series) -> pd.Series:
-    """Years from texts such as 57, 63.5, 057Y or "male 39yrs"; NaN where there are none, as in months (006M),
-    or more than a life has.
+    """Years from texts such as 57, 63.5, 057Y or 39 yrs, 90 from "90+"; NaN for any other, as months (006M),
+    dates, ranges and bounds (<1), and for more than a life has.
     """
-    years = pd.to_numeric(
-        texts.str.extract(r"(?<![-.\d])(?<!\d,)(\d+(?:\.\d+)?)\s*(?:[Yy]|$)")[0], errors="coerce"
-    ).astype(float)
-    return years.where(years <= 120)  # ChestX-ray14 has ages such as 411
+    plain = texts.str.strip().replace("90+", "90")
+    years = plain.str.extract(r"(?ai)^(\d+(?:\.\d+)?)\s*(?:y(?:ears?|rs?)?\.?(?: old)?)?$")[0]
+    return years.astype(float).where(lambda numbers: numbers <= 120)  # ChestX-ray14 has ages such as 411
