@@ -72,9 +72,14 @@ def test_a_source_is_called_by_its_kind_and_public_set_and_never_by_the_folder_s
 # --- csv: the films ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("written", ["images/a.png", "a.png", "a", "images/a"])
+@pytest.mark.parametrize("written", ["images/a.png", "a.png", "a", "images/a", r"images\a.png"])
 def test_a_film_is_found_as_written_in_images_and_by_its_stem(raw, written):
     assert list(from_csv(raw, f"image\n{written}\n").table["image"]) == ["images/a.png"]
+
+
+def test_splits_of_a_table_are_the_words_that_folders_may_have_in_any_case(raw):
+    text = "image,patient,split\na,1,Train\nb,2,TEST\nc,3,validation\nd,4,valid\ne,5,\n"
+    assert list(from_csv(raw, text).table["split"]) == ["train", "test", "val", "val", ""]
 
 
 def test_every_film_is_looked_for_by_itself(raw):
@@ -230,7 +235,7 @@ def test_a_table_without_a_column_of_films_says_what_it_has_and_what_is_accepted
         (b'image,Mass\na,"1\n', "a line has more columns than the header, or a quote that does not end"),
         (b"image,Mass\n", "the table has no films"),
         (b"image\na\nb\na\n", "the image images/a.png is listed twice"),
-        (b"image,split\na,training\n", "the split 'training' is unknown; known: train, val, test or blank"),
+        (b"image,split\na,fold3\n", "the split 'fold3' is unknown; known: train, val, test or blank"),
     ],
 )
 def test_a_table_that_is_none_is_refused(raw, content, message):

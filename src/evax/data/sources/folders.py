@@ -16,16 +16,11 @@ from evax.data.manifest import Manifest
 from evax.data.public_sets import source_name
 from evax.data.radiograph import FILM_SUFFIXES
 from evax.data.sources.tables import ALONE, warn_of_doubtful_patients
-from evax.data.split import without_suffix
+from evax.data.split import SPLIT_WORDS, without_suffix
 from evax.errors import ConfigError, DataError
 from evax.findings import canonical
 
 logger = logging.getLogger("evax")
-
-SPLIT_FOLDERS = {
-    "train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test",
-    "testing": "test",
-}  # fmt: skip
 
 
 def read_folders(raw: Path, *, patient_pattern: str = "") -> Manifest:
@@ -48,7 +43,7 @@ def read_folders(raw: Path, *, patient_pattern: str = "") -> Manifest:
             f"{raw} holds both images ({loose[0]}) and folders of images: "
             "move the loose images into a class folder."
         )
-    splits = [SPLIT_FOLDERS.get(film.parts[0].lower(), "") for film in films]
+    splits = [SPLIT_WORDS.get(film.parts[0].lower(), "") for film in films]
     has_splits = all(splits) and all(len(film.parts) > 2 for film in films)
     if any(splits) and not has_splits and not loose:
         named = next(film.parts[0] for film, split in zip(films, splits, strict=True) if split)
