@@ -72,9 +72,14 @@ def test_a_source_is_called_by_its_kind_and_public_set_and_never_by_the_folder_s
 # --- csv: the films ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("written", ["images/a.png", "a.png", "a", "images/a"])
+@pytest.mark.parametrize("written", ["images/a.png", "a.png", "a", "images/a", r"images\a.png"])
 def test_a_film_is_found_as_written_in_images_and_by_its_stem(raw, written):
     assert list(from_csv(raw, f"image\n{written}\n").table["image"]) == ["images/a.png"]
+
+
+def test_splits_of_a_table_are_the_words_that_folders_may_have_in_any_case(raw):
+    text = "image,patient,split\na,1,Train\nb,2,TEST\nc,3,validation\nd,4,valid\ne,5,\n"
+    assert list(from_csv(raw, text).table["split"]) == ["train", "test", "val", "val", ""]
 
 
 def test_every_film_is_looked_for_by_itself(raw):
@@ -143,6 +148,37 @@ def test_ages_in_dicom_s_form_are_read_and_others_are_counted(raw, caplog):
     assert "1 ages are no number of years" in caplog.text
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "1e2",
+        "12/05/50",
+        "12 05 50",
+        "<1",
+        ">89",
+        "40-49",
+        "18+",
+        "58.5.1",
+        "6M",
+        "born 50",
+        "1,5",
+        "121",
+        "٥٨",
+    ],
+)
+def test_an_age_that_is_no_plain_number_of_years_is_blank_and_counted(raw, caplog, text):
+    table = from_csv(raw, f'image,patient,age\na,1,"{text}"\nb,2,58\n').table
+    np.testing.assert_array_equal(table["age"], [np.nan, 58])
+    assert "1 ages are no number of years" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("text", "age"), [("058Y", 58), ("58.5", 58.5), ("39 yrs", 39), ("7 Years old", 7), ("90+", 90)]
+)
+def test_ages_are_understood_with_their_unit_and_over_89_as_90(raw, text, age):
+    assert from_csv(raw, f"image,age\na,{text}\n").table["age"].tolist() == [age]
+
+
 def test_a_negative_age_is_unknown(raw):
     assert from_csv(raw, "image,age\na,-3\nb,3\n").table["age"].isna().tolist() == [True, False]
 
@@ -157,9 +193,18 @@ def test_some_words_among_the_labels_of_an_unknown_finding_are_refused_and_not_l
         from_csv(raw, "image,Rib_Fracture\na,1\nb,0\nc,yes\n")
 
 
-def test_a_film_without_a_patient_is_a_patient_of_its_own(raw):
+def test_a_film_without_a_patient_is_a_patient_of_its_own_and_counted(raw, caplog):
     table = from_csv(raw, "image,patient\na,\nb,\nc,p\n").table
     assert list(table["patient"]) == ["images/a.png", "images/b.png", "p"]
+    assert "2 of 3 films name no patient: each counts as a patient of its own" in caplog.text
+
+
+@pytest.mark.parametrize(("films", "warned"), [(11, True), (10, False)])
+def test_one_patient_of_a_table_with_most_of_the_films_is_warned_of(raw, caplog, films, warned):
+    names = ["unknown" if number < films else f"p{number}" for number in range(20)]
+    from_csv(raw, "image,patient\n" + "".join(f"{number},{name}\n" for number, name in enumerate(names)))
+    assert ("one Patient ID holds 11 of 20 films" in caplog.text) == warned
+    assert "unknown" not in caplog.text
 
 
 def test_a_table_without_a_column_of_films_says_what_it_has_and_what_is_accepted(raw):
@@ -190,7 +235,7 @@ def test_a_table_without_a_column_of_films_says_what_it_has_and_what_is_accepted
         (b'image,Mass\na,"1\n', "a line has more columns than the header, or a quote that does not end"),
         (b"image,Mass\n", "the table has no films"),
         (b"image\na\nb\na\n", "the image images/a.png is listed twice"),
-        (b"image,split\na,training\n", "the split 'training' is unknown; known: train, val, test or blank"),
+        (b"image,split\na,fold3\n", "the split 'fold3' is unknown; known: train, val, test or blank"),
     ],
 )
 def test_a_table_that_is_none_is_refused(raw, content, message):
@@ -348,8 +393,45 @@ def test_dicoms_of_any_name_are_films_and_what_is_none_is_counted(tmp_path, dico
         (tmp_path / "normal" / name).write_bytes(b"no film")
     table = read_source("folders", tmp_path, {}).table
     assert list(table["image"]) == ["normal/a.png", "sick/1.2.840.10", "sick/1.2.840.11"]
-    assert table["patient"].nunique() == 3
+    assert list(table["patient"]) == ["normal/a", "sick/1.2.840.10", "sick/1.2.840.10"]  # as headers say
     assert "3 files are no films and are passed over: 2 .webp, 1 no suffix" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("source", "places"), [("folders", ("sick", "well")), ("masks", ("images", "images"))]
+)
+def test_dicoms_of_one_patient_id_are_one_patient_whose_id_is_kept_nowhere(
+    tmp_path, dicom_film, caplog, source, places
+):
+    if source == "masks":
+        (tmp_path / "masks").mkdir()
+    first, second = (tmp_path / place for place in places)
+    for path, name in [
+        (first / "a.dcm", "ADA1"), (first / "b", "BOB2"), (first / "c", ""), (second / "d.dcm", "ADA1"),
+    ]:  # fmt: skip
+        write_dicom(dicom_film, path, PatientID=name)
+    draw(second / "e.png")
+    caplog.set_level(logging.INFO, "evax")
+    table = read_source(source, tmp_path, {}).table
+    patients = dict(zip(table["image"].str[-5:].str.strip("/"), table["patient"], strict=True))
+    assert patients["d.dcm"] == patients["a.dcm"] == f"{places[0]}/a"
+    assert table["patient"].nunique() == 4
+    assert "the headers of 3 of 5 films name a patient, 2 patients in all" in caplog.text
+    assert "2 of 5 films name no patient: each counts as a patient of its own" in caplog.text
+    assert caplog.text.count("a store keeps the names of files as they are") == 1
+    assert not any(name in table.to_csv() + caplog.text for name in ("ADA1", "BOB2"))
+
+
+def test_a_pattern_of_patients_goes_before_headers_and_a_broken_header_names_nobody(
+    tmp_path, dicom_film, caplog
+):
+    for name in ("x1_a.dcm", "x2_a.dcm", "x3_a.dcm"):
+        write_dicom(dicom_film, tmp_path / name, PatientID="ADA1")
+    (tmp_path / "x3_a.dcm").write_bytes(bytes(128) + b"DICM" + b"\x02\x00")
+    named = read_source("folders", tmp_path, {"patient_pattern": r"(x\d)"}).table
+    assert list(named["patient"]) == ["x1", "x2", "x3"]
+    assert "a store keeps the names of files as they are" in caplog.text
+    assert list(read_source("folders", tmp_path, {}).table["patient"]) == ["x1_a", "x1_a", "x3_a"]
 
 
 @pytest.mark.parametrize("split", ["", "train"])

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import TypeVar
 
-from evax.data.dicom import is_dicom
+from evax.data.dicom import is_dicom, read_header
 from evax.data.pictures import read_image
 from evax.data.radiograph import FILM_SUFFIXES, Radiograph
 from evax.errors import DataError
@@ -49,6 +49,21 @@ def films_and_others(folder: Path) -> tuple[list[Path], list[Path]]:
         if path.is_file() and not any(part.startswith((".", "__MACOSX")) for part in inside.parts):
             (films if looks_like_a_film(path) else others).append(inside)
     return films, others
+
+
+def header_patients(folder: Path, films: Sequence[Path]) -> dict[Path, str]:
+    """The Patient ID in the header of each film, relative to the folder, that is a DICOM; "" where it names
+    none or cannot be read. An ID is an identifier: it tells people apart and goes into no store and no log.
+    """
+    patients: dict[Path, str] = {}
+    for film in films:
+        try:
+            if is_dicom(folder / film):
+                patients[film] = ""
+                patients[film] = read_header(folder / film).patient_id
+        except DataError:  # it is refused with its reason when the store is built
+            continue
+    return patients
 
 
 def count_films(places: tuple[Path, ...]) -> int:

@@ -19,6 +19,10 @@ from evax.data.manifest import Manifest
 from evax.data.radiograph import FILM_SUFFIXES
 from evax.errors import ConfigError, DataError
 
+SPLIT_WORDS = {  # what folders and tables call a split, in lower case -> its name here
+    "train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test",
+    "testing": "test",
+}  # fmt: skip
 TRAIN_VAL = "train_val"  # a list of both, as ChestX-ray14's
 LIST_SUFFIX = r"\.txt(\.gz)?$"  # of a name in lower case
 LABEL_WORDS = ("0", "1", "-1", "0.0", "1.0", "-1.0")

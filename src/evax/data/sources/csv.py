@@ -14,7 +14,8 @@ from evax.data.manifest import BOX_COLUMNS, COLUMNS, Manifest, no_boxes, no_mask
 from evax.data.public_sets import source_name
 from evax.data.radiograph import FILM_SUFFIXES
 from evax.data.sources.mask_files import find_masks
-from evax.data.sources.tables import LABEL_VALUES, ages, numbers, read_table
+from evax.data.sources.tables import ALONE, LABEL_VALUES, ages, numbers, read_table, warn_of_doubtful_patients
+from evax.data.split import SPLIT_WORDS
 from evax.errors import DataError
 from evax.findings import SYNONYMS, canonical
 
@@ -63,6 +64,7 @@ def read_csv(
         )
     result = pd.DataFrame({ours: _texts(rows, names[ours]) for ours in COLUMNS})
     result["image"] = existing(raw, result["image"])
+    result["split"] = result["split"].map(lambda word: SPLIT_WORDS.get(word.lower(), word))
     if names["patient"] is None:
         maybe = [name for name in rows.columns if name != names["image"] and MAYBE_PATIENT.search(name)]
         logger.warning(
@@ -74,6 +76,8 @@ def read_csv(
             if maybe
             else "Add the column if people have several films.",
         )
+    else:
+        warn_of_doubtful_patients(path, result["patient"], ALONE)
     result["patient"] = result["patient"].where(result["patient"] != "", result["image"])
     result["age"] = ages(written := _texts(rows, names["age"]))
     if unread := int((result["age"].isna() & (written != "")).sum()):
@@ -185,12 +189,17 @@ def _texts(rows: pd.DataFrame, name: str | None) -> pd.Series:
 
 
 def existing(raw: Path, images: pd.Series) -> pd.Series:
-    """Each name as a path under raw: as written, in images/, with a usual suffix; a name that fits nowhere
-    stays.
+    """Each name as a path under raw: as written, in images/, with a usual suffix; where that fits nowhere,
+    the same with slashes for the backslashes of Windows; else the name stays.
     """
 
     def place(name: str) -> str:
-        places = (Path(folder) / f"{name}{suffix}" for folder in FOLDERS for suffix in ("", *FILM_SUFFIXES))
+        places = (
+            Path(folder) / f"{spelling}{suffix}"
+            for spelling in dict.fromkeys((name, name.replace("\\", "/")))
+            for folder in FOLDERS
+            for suffix in ("", *FILM_SUFFIXES)
+        )
         return next((str(path) for path in places if (raw / path).is_file()), name)
 
     return images.map(place)

@@ -14,12 +14,11 @@ import pandas as pd
 
 from evax.data.dicom import DicomHeader, is_dicom, read_header
 from evax.data.manifest import Manifest
+from evax.data.sources.tables import warn_of_doubtful_patients
 from evax.errors import DataError
 from evax.files import make_folder, replaced_whole
 
 logger = logging.getLogger("evax")
-
-FEW_FILMS = 20  # of fewer, one patient may well have more than half
 
 
 def read_dicom(raw: Path, *, private: Path, keep_burned_in: bool = False) -> Manifest:
@@ -38,7 +37,6 @@ def read_dicom(raw: Path, *, private: Path, keep_burned_in: bool = False) -> Man
     make_folder(private, mode=0o700)
     key = _key(private / "pseudonyms.key")
     rows, crosswalk, left_out = [], {}, Counter({"lateral films": 0, "other files": 0})
-    unnamed = 0
     for path in sorted(item for item in raw.rglob("*") if item.is_file()):
         name = path.relative_to(raw).as_posix()
         try:
@@ -55,7 +53,6 @@ def read_dicom(raw: Path, *, private: Path, keep_burned_in: bool = False) -> Man
         image = _pseudonym(key, "image", f"{header.image_uid if header else ''}:{name}")
         crosswalk[image] = str(path.resolve())
         patient = header.patient_id if header else ""
-        unnamed += header is not None and not patient
         rows.append(
             {
                 "image": image,
@@ -75,18 +72,11 @@ def read_dicom(raw: Path, *, private: Path, keep_burned_in: bool = False) -> Man
     logger.info("%s: %d films; left out: %s.", raw, len(rows), counts)
     _write_private(private / "crosswalk.csv", crosswalk)
     table = pd.DataFrame(rows)
-    if unnamed:
-        logger.warning(
-            "%s: %d of %d films name no patient: films of one study are kept together, but one person's "
-            "studies may be divided between training and test.", raw, unnamed, len(table),
-        )  # fmt: skip
-    most = int(table["patient"].value_counts().drop("", errors="ignore").max()) if unnamed < len(table) else 0
-    if len(table) >= FEW_FILMS and most > len(table) / 2:
-        logger.warning(
-            "%s: one Patient ID holds %d of %d films, as where an anonymiser gave everybody the same: they "
-            "count as one patient and are in one split. Give each person an ID of its own.",
-            raw, most, len(table),
-        )  # fmt: skip
+    warn_of_doubtful_patients(
+        raw, table["patient"],
+        "films of one study are kept together, but one person's studies may be divided between training and "
+        "test.",
+    )  # fmt: skip
     table["patient"] = _patients(table)
     table["study_day"] -= table.groupby("patient")["study_day"].transform("min")
     return Manifest(table=table, findings=(), exclusive=False, source="dicom", root=raw)

@@ -11,20 +11,16 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from evax.data.films import films_and_others
+from evax.data.films import films_and_others, header_patients
 from evax.data.manifest import Manifest
 from evax.data.public_sets import source_name
 from evax.data.radiograph import FILM_SUFFIXES
-from evax.data.split import without_suffix
+from evax.data.sources.tables import ALONE, warn_of_doubtful_patients
+from evax.data.split import SPLIT_WORDS, without_suffix
 from evax.errors import ConfigError, DataError
 from evax.findings import canonical
 
 logger = logging.getLogger("evax")
-
-SPLIT_FOLDERS = {
-    "train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test",
-    "testing": "test",
-}  # fmt: skip
 
 
 def read_folders(raw: Path, *, patient_pattern: str = "") -> Manifest:
@@ -33,7 +29,7 @@ def read_folders(raw: Path, *, patient_pattern: str = "") -> Manifest:
     what else is no film.
 
     patient_pattern: regular expression whose first group, found at the start of a file name, is the patient;
-    without it every film is a patient of its own.
+    without it DICOM films of one Patient ID are one patient, and every other film is one of its own.
     """
     films, others = films_and_others(raw)
     if not films:
@@ -47,7 +43,7 @@ def read_folders(raw: Path, *, patient_pattern: str = "") -> Manifest:
             f"{raw} holds both images ({loose[0]}) and folders of images: "
             "move the loose images into a class folder."
         )
-    splits = [SPLIT_FOLDERS.get(film.parts[0].lower(), "") for film in films]
+    splits = [SPLIT_WORDS.get(film.parts[0].lower(), "") for film in films]
     has_splits = all(splits) and all(len(film.parts) > 2 for film in films)
     if any(splits) and not has_splits and not loose:
         named = next(film.parts[0] for film, split in zip(films, splits, strict=True) if split)
@@ -58,11 +54,10 @@ def read_folders(raw: Path, *, patient_pattern: str = "") -> Manifest:
     if not loose:
         refuse_empty_classes(raw, films, others, 1 + has_splits)
     warn_of_other_files(raw, others)
-    warn_of_unknown_patients(raw, patient_pattern)
     names = [canonical(film.parts[has_splits]) for film in films]
     classes = () if loose else tuple(sorted(set(names)))
     table = pd.DataFrame({"image": [film.as_posix() for film in films]})
-    table["patient"] = [patient_of(film, patient_pattern) for film in films]
+    table["patient"] = patients_of(raw, films, patient_pattern)
     for name in ("study", "view", "sex"):
         table[name] = ""
     table["split"] = splits if has_splits else ""
@@ -95,14 +90,38 @@ def warn_of_other_files(raw: Path, others: Sequence[Path]) -> None:
     )  # fmt: skip
 
 
-def warn_of_unknown_patients(raw: Path, patient_pattern: str) -> None:
-    """Says it where no pattern finds the patients."""
-    if not patient_pattern:
+def patients_of(raw: Path, films: Sequence[Path], pattern: str) -> list[str]:
+    """Who each film, relative to raw, is of: see patient_of; without a pattern, films whose headers have one
+    Patient ID are of one patient, called after the first of them, because an ID must not get into a store.
+    """
+    in_headers = header_patients(raw, films)
+    if in_headers:
+        logger.warning(
+            "%s: a store keeps the names of files as they are: rename DICOM files that are called after "
+            "people or numbers of patients, or prepare them with --source dicom, which gives pseudonyms.",
+            raw,
+        )
+    patients = [patient_of(film, pattern) for film in films]
+    if pattern:
+        return patients
+    ids = [in_headers.get(film, "") for film in films]
+    if not any(ids):
         logger.warning(
             "%s names no patients: every film counts as a patient of its own, and films of one person may be "
             "divided between training and test. --patient-pattern finds them in the file names.",
             raw,
         )
+        return patients
+    logger.info(
+        "%s: the headers of %d of %d films name a patient, %d patients in all; each is called after the "
+        "first film.", raw, sum(map(bool, ids)), len(films), len(set(ids) - {""}),
+    )  # fmt: skip
+    warn_of_doubtful_patients(raw, pd.Series(ids), ALONE)
+    first_of: dict[str, str] = {}
+    return [
+        first_of.setdefault(identifier, patient) if identifier else patient
+        for identifier, patient in zip(ids, patients, strict=True)
+    ]
 
 
 def patient_of(film: Path, pattern: str) -> str:

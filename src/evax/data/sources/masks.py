@@ -10,8 +10,9 @@ import pandas as pd
 from evax.data.films import films_and_others
 from evax.data.manifest import Manifest
 from evax.data.public_sets import source_name
-from evax.data.sources.folders import patient_of, warn_of_unknown_patients
+from evax.data.sources.folders import patients_of
 from evax.data.sources.mask_files import find_masks
+from evax.data.split import without_suffix
 from evax.errors import DataError
 
 
@@ -24,8 +25,8 @@ def read_masks(raw: Path, *, region: str = "Region", patient_pattern: str = "") 
     masks = sorted(path.name for path in raw.iterdir() if path.is_dir() and path.name.lower() == "masks")
     if not masks:
         raise DataError(f"There is no folder {raw / 'masks'}: it holds the masks of the films in images/.")
-    table = films_of(raw, "images", patient_pattern)
-    warn_of_unknown_patients(raw, patient_pattern)
+    table = films_of(raw, "images")
+    table["patient"] = patients_of(raw, [Path(image) for image in table["image"]], patient_pattern)
     return Manifest(
         table=table,
         findings=(),
@@ -36,11 +37,11 @@ def read_masks(raw: Path, *, region: str = "Region", patient_pattern: str = "") 
     )
 
 
-def films_of(raw: Path, folder: str, patient_pattern: str = "") -> pd.DataFrame:
-    """A table of the films of a folder, without facts about them."""
+def films_of(raw: Path, folder: str) -> pd.DataFrame:
+    """A table of the films of a folder, without facts about them; each is a patient of its own."""
     films = [Path(folder) / film for film in films_and_others(raw / folder)[0]]
     if not films:
         raise DataError(f"There are no films in {raw / folder}.")
     table = pd.DataFrame({"image": [film.as_posix() for film in films]})
-    table["patient"] = [patient_of(film, patient_pattern) for film in films]
+    table["patient"] = table["image"].map(without_suffix)
     return table.assign(study="", view="", sex="", age=np.nan, split="")

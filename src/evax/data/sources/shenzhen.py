@@ -38,7 +38,8 @@ def read_shenzhen(raw: Path) -> Manifest:
     readings = pd.Series([_reading(raw, Path(image).stem) for image in table["image"]]).str.lower()
     sex = readings.str.extract(r"\b(male|female)\b")[0]
     table["sex"] = sex.map({"male": "M", "female": "F"}).fillna("")
-    table["age"] = ages(readings)
+    found = readings.str.extract(r"(?<![-.\d])(?<!\d,)(\d+(?:\.\d+)?\s*(?:y|$))")  # as in male 39yrs
+    table["age"] = ages(found[0].fillna(""))
     table[TUBERCULOSIS] = np.array([name[2] == "1" for name in names if name], dtype=np.float32)
     return Manifest(
         table=table,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import logging
 import re
 import warnings
 import zlib
@@ -17,7 +18,13 @@ from evax.findings import canonical
 
 LABEL_VALUES = "Labels are 1 (present), 0 (absent), -1 (uncertain) or blank."
 LONGEST_HEADER = 1 << 20  # bytes
+FEW_FILMS = 20  # of fewer, one patient may well have more than half
+ALONE = (
+    "each counts as a patient of its own, and films of one person may be divided between training and test."
+)
 PART_OF_RELEASE = "It is part of the release; --raw names the folder that holds it."
+
+logger = logging.getLogger("evax")
 
 
 def read_table(path: Path, columns: Sequence[str] = (), next_step: str = PART_OF_RELEASE) -> pd.DataFrame:
@@ -106,11 +113,27 @@ def label_columns(path: Path, rows: pd.DataFrame, findings: Sequence[str]) -> pd
     )
 
 
-def ages(texts: pd.Series) -> pd.Series:
-    """Years from texts such as 57, 63.5, 057Y or "male 39yrs"; NaN where there are none, as in months (006M),
-    or more than a life has.
+def warn_of_doubtful_patients(where: Path, patients: pd.Series, unnamed: str) -> None:
+    """Says how many films name no patient, and where one patient has more than half of the films; never who.
+
+    patients: as the source names them, "" for none. unnamed: what becomes of films without a patient.
     """
-    years = pd.to_numeric(
-        texts.str.extract(r"(?<![-.\d])(?<!\d,)(\d+(?:\.\d+)?)\s*(?:[Yy]|$)")[0], errors="coerce"
-    ).astype(float)
-    return years.where(years <= 120)  # ChestX-ray14 has ages such as 411
+    counts = patients[patients != ""].value_counts()
+    if missing := len(patients) - int(counts.sum()):
+        logger.warning("%s: %d of %d films name no patient: %s", where, missing, len(patients), unnamed)
+    most = int(counts.max()) if len(counts) else 0
+    if len(patients) >= FEW_FILMS and most > len(patients) / 2:
+        logger.warning(
+            "%s: one Patient ID holds %d of %d films, as where an anonymiser gave everybody the same: they "
+            "count as one patient and are in one split. Give each person an ID of its own.",
+            where, most, len(patients),
+        )  # fmt: skip
+
+
+def ages(texts: pd.Series) -> pd.Series:
+    """Years from texts such as 57, 63.5, 057Y or 39 yrs, 90 from "90+"; NaN for any other, as months (006M),
+    dates, ranges and bounds (<1), and for more than a life has.
+    """
+    plain = texts.str.strip().replace("90+", "90")
+    years = plain.str.extract(r"(?ai)^(\d+(?:\.\d+)?)\s*(?:y(?:ears?|rs?)?\.?(?: old)?)?$")[0]
+    return years.astype(float).where(lambda numbers: numbers <= 120)  # ChestX-ray14 has ages such as 411
