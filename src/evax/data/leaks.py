@@ -169,6 +169,12 @@ def unknown_patients(store: ImageStore) -> Bool[np.ndarray, " films"]:
     return result
 
 
+def unnamed_patients(store: ImageStore) -> int:
+    """How many patients of a store are films or studies that name nobody."""
+    patients = store.manifest.table.loc[unknown_patients(store), "patient"]
+    return int(patients[patients != ""].nunique())
+
+
 def describe_store(name: str, store: ImageStore, number: int, found: list[dict[str, Any]]) -> dict[str, Any]:
     """What the audit keeps of a store; passed: none of its train or val films is tested anywhere, as far as
     patients are known.
