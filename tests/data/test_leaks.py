@@ -16,6 +16,8 @@ from evax.data.leaks import (
     film_table,
     leaking_exposures,
     leaks,
+    linked_leaks,
+    links_between,
     require_audit,
     shared_patients,
 )
@@ -58,6 +60,19 @@ def test_duplicates_of_duplicates_belong_together():
     films = film_table(stores, [near((0, 0), (0, 1)), near((0, 1), (1, 0))])
     assert films["exposure"].nunique() == 1
     assert leaks(films, same_patients=False)[0]["films_by_exposure"] == 1
+
+
+def test_a_leak_that_no_pair_shows_names_the_films_it_goes_through():
+    stores = [Store("test/a", "test/b"), Store("train/c", "val/d"), Store("/e", "train/f")]
+    pairs = [near((0, 0), (2, 0)), near((1, 0), (2, 0)), near((0, 1), (1, 1)), near((1, 1), (2, 1))]
+    films = film_table(stores, pairs)
+    links = linked_leaks(films, pairs)
+    assert links == [
+        (Place(0, 0), Place(1, 0), (Place(2, 0),)),
+        (Place(0, 1), Place(2, 1), (Place(1, 1),)),
+    ]
+    for leak, linked in zip(leaks(films, same_patients=False), ([1, 2], [1, 1]), strict=True):
+        assert list(links_between(links, leak).values()) == [linked[0], [linked[1]]]
 
 
 def test_duplicates_within_test_or_within_train_leak_nothing():

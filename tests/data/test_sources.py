@@ -9,8 +9,10 @@ import numpy as np
 import pydicom
 import pytest
 from PIL import Image
+from pydicom.uid import BasicTextSRStorage, EncapsulatedPDFStorage, RTPlanStorage
 
 from evax.data.sources import read_source
+from evax.data.sources.disk import check_disk
 from evax.errors import ConfigError, DataError
 from evax.findings import CHESTXRAY14
 
@@ -578,6 +580,31 @@ def test_an_unreadable_file_in_the_tree_does_not_stop_the_others(tree):
     (tree / "empty.dcm").write_bytes(b"")
     (tree / "cut.dcm").write_bytes((tree / "BOB2" / "1.dcm").read_bytes()[:300])
     assert {"empty.dcm", "cut.dcm", "BOB2/1.dcm"} <= set(from_dicom(tree).table["file"])
+
+
+@pytest.mark.parametrize("modality", ["SR", "RTPLAN", "DX"])  # documents have the modality of their study
+def test_an_object_without_pictures_is_another_file_and_a_film_without_its_pixels_is_a_damaged_film(
+    tree, caplog, modality
+):
+    caplog.set_level(logging.INFO, "evax")
+    film = pydicom.dcmread(tree / "BOB2" / "1.dcm")
+    del film.PixelData
+    film.save_as(tree / "BOB2" / "3.dcm")
+    del film.Rows, film.Columns
+    film.save_as(tree / "BOB2" / "4.dcm")
+    film.Modality = modality
+    film.file_meta.MediaStorageSOPClassUID = film.SOPClassUID = {
+        "SR": BasicTextSRStorage, "RTPLAN": RTPlanStorage, "DX": EncapsulatedPDFStorage,
+    }[modality]  # fmt: skip
+    film.save_as(tree / "BOB2" / "document.dcm")
+    manifest = from_dicom(tree)
+    assert "6 films; left out: 1 lateral films, 3 other files." in caplog.text
+    files = manifest.table.set_index("image")["file"]
+    assert "BOB2/document.dcm" not in set(files)
+    (fault,) = check_disk(manifest)
+    for name in ("BOB2/3.dcm", "BOB2/4.dcm"):
+        assert f"{files.index[files == name][0]} (no pixels)" in fault
+    assert fault.startswith("unreadable: 2 files: ")
 
 
 def test_a_tree_without_frontal_films_says_what_it_found(tree):

@@ -117,6 +117,36 @@ def test_a_store_of_films_too_small_to_be_told_apart_is_refused_before_anything_
     assert "comparing" not in capsys.readouterr().err
 
 
+def test_a_leak_through_a_third_store_can_be_located(phantoms, tmp_path, caplog):
+    pictures = sorted((phantoms / "images").glob("*.png"))[:3]
+    stores = []
+    for name, split in (("tested", "test"), ("between", "test"), ("trained", "train")):
+        (raw := tmp_path / name).mkdir()
+        for path in pictures:
+            shutil.copy(path, raw / path.name)
+        lines = [f"{path.name},{name}-{path.stem},{split}" for path in pictures]
+        (raw / "labels.csv").write_text("\n".join(["image,patient,split", *lines]))
+        store = prepare(PrepareConfig(raw=raw, out=raw / "store", size=112, workers=1))
+        stores.append(store)
+    order = (stores[1], stores[0], stores[2])  # identical films are pairs with the first store's only
+    content = json.loads(audit(AuditConfig(stores=order, out=tmp_path / "run")).read_text())
+    direct, leak = content["leaks"]
+    assert direct["linked"] == {"films": 0, "via": []}
+    between, tested, trained = [store["name"] for store in content["stores"]]
+    assert (leak["tested"], leak["trained"]) == (1, 2)
+    count = leak["films_by_exposure"]
+    assert leak["linked"] == {"films": count, "via": [0]}
+    rows = list(csv.DictReader((tmp_path / "run" / "duplicates.csv").open()))
+    linked = [row for row in rows if row["kind"] == "linked"]
+    assert len(linked) == count > 0
+    for row in linked:
+        assert (row["store"], row["split"]) == (tested, "test")
+        assert (row["other_store"], row["other_split"]) == (trained, "train")
+        assert row["via"] == f"{between} {row['row']}"
+    assert f"{count} of them only via films of {between}" in caplog.text
+    assert f"{count} only via {between}" in (tmp_path / "run" / "audit.html").read_text()
+
+
 def test_values_that_make_no_sense_are_refused(tmp_path):
     with pytest.raises(ConfigError, match="audit needs stores"):
         AuditConfig(stores=(), out=tmp_path)

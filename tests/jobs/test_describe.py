@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 
 import pytest
 from PIL import Image
 
+import evax
 from evax.cli import run
 from evax.errors import ConfigError
 from evax.evaluation.comparison import holm
 from evax.jobs.describe import DescribeConfig
+from evax.jobs.prepare import PrepareConfig, prepare
+from evax.reporting.data_sheet import data_sheet
 
 
 @pytest.fixture(scope="module")
@@ -58,6 +62,26 @@ def test_the_page_stands_alone_and_names_no_patient(described):
     assert "Do the stores differ?" in page
     assert "http" not in page.replace("http://www.w3.org", "")
     assert "PH000" not in page
+
+
+def test_one_store_has_its_own_heading_its_splits_in_order_and_says_whose_films_name_nobody(
+    phantoms, tmp_path, described
+):
+    (raw := tmp_path / "raw").mkdir()
+    for number, path in enumerate(sorted((phantoms / "images").glob("*.png"))[:6]):
+        shutil.copy(path, raw / f"{number}.png")
+    store = prepare(PrepareConfig(raw=raw, out=tmp_path / "store", source="folders", size=64, workers=1))
+    assert run(["describe", str(store), "--out", str(tmp_path / "run")]) == 0
+    page = (tmp_path / "run" / "statistics.html").read_text()
+    assert "6 of them films or studies that name nobody" in page
+    assert data_sheet("store", evax.open_store(store))["unnamed"] == 6
+    assert "The store in numbers" in page
+    assert "Side by side" not in page
+    whole = (described / "statistics.html").read_text()
+    assert "Side by side" in whole
+    assert "name nobody" not in whole
+    (numbers, _) = json.loads((described / "statistics.json").read_text())["stores"]
+    assert list(numbers["splits"]) == ["train", "val", "test"]
 
 
 def test_without_stores_the_next_step_is_named(tmp_path):

@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import json
 import stat
+import subprocess
+import sys
 import tarfile
 import zipfile
 from pathlib import Path
@@ -236,6 +238,27 @@ def test_a_folder_that_holds_something_else_is_left_alone(server, tmp_path):
     fetch(FetchConfig(name="hannover_covid19", out=tmp_path / "other"))
     with pytest.raises(ConfigError, match="other holds hannover_covid19. Choose another --out"):
         fetch(FetchConfig(name="montgomery", out=tmp_path / "other"))
+
+
+def test_an_interrupted_drawing_of_phantoms_is_drawn_anew_by_the_same_command(tmp_path, caplog):
+    raw, whole = tmp_path / "raw", tmp_path / "whole"
+    code = (
+        "import os, sys; from pathlib import Path; from evax.data.phantom_release import write_phantoms\n"
+        "write_phantoms(Path(sys.argv[1]), 9, 1, 1, lambda done, _: done < 2 or os.kill(os.getpid(), 9))"
+    )
+    assert subprocess.run([sys.executable, "-c", code, str(raw)], check=False).returncode == -9
+    assert not (raw / "labels.csv").exists()
+    with caplog.at_level("INFO"):
+        fetch(FetchConfig(name="phantoms", out=raw, films=1, workers=1))
+    assert f"Next: evax prepare --source csv --raw {raw} --out STORE" in caplog.text
+    fetch(FetchConfig(name="phantoms", out=whole, films=1, workers=1))
+    one, other = (
+        {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+        for folder in (raw, whole)
+    )
+    assert one == other
+    with pytest.raises(ConfigError, match="The folder .*raw is not empty"):
+        fetch(FetchConfig(name="phantoms", out=raw, films=1, workers=1))
 
 
 def test_options_that_mean_nothing_for_a_set_are_refused():

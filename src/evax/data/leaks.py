@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from itertools import combinations, product
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -76,6 +76,46 @@ def leaking_exposures(films: pd.DataFrame) -> set[int]:
     return tested & set(films.loc[films["split"].isin(("train", "val")), "exposure"])
 
 
+class Link(NamedTuple):
+    """A test film and one of train or val that are one exposure through other films; no pair has both."""
+
+    tested: Place
+    trained: Place
+    via: tuple[Place, ...]
+    """The films in between, from the tested to the trained one."""
+
+
+def linked_leaks(films: pd.DataFrame, pairs: Iterable[Pair]) -> list[Link]:
+    """Of each test film, per store that trains on its exposure, the nearest such film if it is no pair."""
+    facts, leaky = film_facts(films), leaking_exposures(films)
+    beside: defaultdict[Place, list[Place]] = defaultdict(list)
+    for pair in pairs:
+        if facts[pair.first][1] in leaky:
+            beside[pair.first].append(pair.second)
+            beside[pair.second].append(pair.first)
+    links = []
+    for tested in sorted(place for place in beside if facts[place][0] == "test"):
+        chains: dict[Place, tuple[Place, ...]] = {tested: ()}  # the films before each, in order of distance
+        queue, stores = [tested], set()
+        for place in queue:
+            if facts[place][0] in ("train", "val") and place.store not in stores:
+                stores.add(place.store)
+                if via := chains[place][1:]:
+                    links.append(Link(tested, place, via))
+            for other in beside[place]:
+                if other not in chains:
+                    chains[other] = (*chains[place], place)
+                    queue.append(other)
+    return links
+
+
+def links_between(links: Iterable[Link], leak: dict[str, Any]) -> dict[str, Any]:
+    """films: how many test films of a leak are linked only; via: numbers of the stores they are linked by."""
+    ends = leak["tested"], leak["trained"]
+    own = [link for link in links if (link.tested.store, link.trained.store) == ends]
+    return {"films": len(own), "via": sorted({place.store for link in own for place in link.via})}
+
+
 def shared_patients(films: pd.DataFrame) -> list[dict[str, Any]]:
     """Per two splits, of one store or of two, how many patient names they have in common, where any."""
     people = [
@@ -127,6 +167,12 @@ def unknown_patients(store: ImageStore) -> Bool[np.ndarray, " films"]:
         unknown |= table["patient"] == table["study"]
     result: Bool[np.ndarray, " films"] = unknown.to_numpy(dtype=bool)
     return result
+
+
+def unnamed_patients(store: ImageStore) -> int:
+    """How many patients of a store are films or studies that name nobody."""
+    patients = store.manifest.table.loc[unknown_patients(store), "patient"]
+    return int(patients[patients != ""].nunique())
 
 
 def describe_store(name: str, store: ImageStore, number: int, found: list[dict[str, Any]]) -> dict[str, Any]:

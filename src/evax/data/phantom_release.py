@@ -18,7 +18,7 @@ from pydicom.uid import DigitalXRayImageStorageForPresentation, ExplicitVRLittle
 
 from evax.data.phantom import FINDINGS, Phantom, make_phantom
 from evax.data.public_sets import PHANTOMS, RECORD
-from evax.files import write_json
+from evax.files import make_folder, replaced_whole, write_json
 
 DICOM_SHARE = 2 / 3
 MONOCHROME1_SHARE = 1 / 3  # of the DICOM films
@@ -38,15 +38,18 @@ def write_phantoms(
 ) -> None:
     """Writes films 0 .. films - 1 of a seed: images/, masks/, labels.csv, boxes.csv and fetched.json.
 
+    labels.csv is there once all films are.
     workers: processes that draw. on_progress(done, total). The same films and seed give the same files, byte
     for byte, whatever the workers; more films leave the earlier ones as they are.
     """
-    (folder / "images").mkdir(parents=True, exist_ok=True)
-    (folder / "masks").mkdir(exist_ok=True)
-    write_json({"name": PHANTOMS}, folder / RECORD)  # so that pages can say that a store is synthetic
+    write_json({"name": PHANTOMS, "finished": False}, make_folder(folder) / RECORD)
+    for name in ("images", "masks"):
+        make_folder(folder / name)
     with (
-        (folder / "labels.csv").open("w", newline="") as labels_file,
-        (folder / "boxes.csv").open("w", newline="") as boxes_file,
+        replaced_whole(folder / "labels.csv") as labels_path,
+        replaced_whole(folder / "boxes.csv") as boxes_path,
+        labels_path.open("w", newline="") as labels_file,
+        boxes_path.open("w", newline="") as boxes_file,
     ):
         labels, boxes = csv.writer(labels_file), csv.writer(boxes_file)
         labels.writerow(["image", "patient", "view", "sex", "age", *FINDINGS])
@@ -55,6 +58,8 @@ def write_phantoms(
             labels.writerow(label_row)
             boxes.writerows(box_rows)
             on_progress(done, films)
+    # so that pages can say that a store is synthetic
+    write_json({"name": PHANTOMS, "finished": True}, folder / RECORD)
 
 
 def _drawn(folder: Path, films: int, seed: int, workers: int) -> Iterable[Row]:

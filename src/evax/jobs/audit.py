@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import logging
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,12 +17,13 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from evax.data.duplicates import Pair
+    from evax.data.leaks import Link
 
 logger = logging.getLogger("evax")
 
 COLUMNS = (
     "store", "row", "split", "other_store", "other_row", "other_split",
-    "kind", "similarity", "inverted", "tested_and_trained",
+    "kind", "similarity", "inverted", "tested_and_trained", "via",
 )  # fmt: skip
 
 
@@ -62,6 +64,8 @@ def audit(config: AuditConfig) -> Path:
         film_table,
         leaking_exposures,
         leaks,
+        linked_leaks,
+        links_between,
         shared_patients,
         unknown_patients,
     )
@@ -79,7 +83,8 @@ def audit(config: AuditConfig) -> Path:
         )
     log.write("compared", films=sum(map(len, stores)), candidates=found.candidates)
     films = film_table(stores, found.pairs)
-    leaking = leaks(films, config.same_patients)
+    links = linked_leaks(films, found.pairs)
+    leaking = [leak | {"linked": links_between(links, leak)} for leak in leaks(films, config.same_patients)]
     content = {
         "kind": "audit",
         "format": FORMAT,
@@ -99,7 +104,7 @@ def audit(config: AuditConfig) -> Path:
     }
     write_json(content, config.out / "audit.json")
     leaky = leaking_exposures(films)
-    write_duplicates(config.out / "duplicates.csv", names, films, found.pairs, leaky)
+    write_duplicates(config.out / "duplicates.csv", names, films, found.pairs, leaky, links)
     write_audit_page(config.out / "audit.html", content, stores, films, found, leaky, config.pictures)
     say(content, names, config.out)
     if leaking and config.fail_on_leaks:
@@ -108,9 +113,16 @@ def audit(config: AuditConfig) -> Path:
 
 
 def write_duplicates(
-    path: Path, names: list[str], films: pd.DataFrame, pairs: list[Pair], leaky: set[int]
+    path: Path,
+    names: list[str],
+    films: pd.DataFrame,
+    pairs: list[Pair],
+    leaky: set[int],
+    links: list[Link],
 ) -> None:
-    """One line per pair, by store and row number: no names of films, which may be names of patients."""
+    """One line per pair, then one per leak that only other films link ("linked", by the films of `via`); by
+    store and row number: no names of films, which may be names of patients.
+    """
     from evax.data.leaks import film_facts
     from evax.files import replaced_whole
 
@@ -122,7 +134,11 @@ def write_duplicates(
             (split, exposure), (other_split, _) = known[first], known[second]
             where = names[first.store], first.row, split, names[second.store], second.row, other_split
             leaks = int(exposure in leaky)
-            table.writerow([*where, kind, f"{similarity:.3f}", int(inverted), leaks])
+            table.writerow([*where, kind, f"{similarity:.3f}", int(inverted), leaks, ""])
+        for tested, trained, via in links:
+            ends = ((names[place.store], place.row, known[place][0]) for place in (tested, trained))
+            through = "; ".join(f"{names[place.store]} {place.row}" for place in via)
+            table.writerow([*chain.from_iterable(ends), "linked", "", "", 1, through])
 
 
 def say(content: dict[str, Any], names: list[str], out: Path) -> None:
@@ -132,9 +148,9 @@ def say(content: dict[str, Any], names: list[str], out: Path) -> None:
     for leak in content["leaks"]:
         logger.warning(
             "LEAK: of %d test films of %s, %d are also in train or val of %s as pictures, %d by patient "
-            "(%d patients).",
+            "(%d patients).%s",
             leak["test_films"], names[leak["tested"]], leak["films_by_exposure"], names[leak["trained"]],
-            leak["films_by_patient"], leak["patients"],
+            leak["films_by_patient"], leak["patients"], said_links(leak["linked"], names),
         )  # fmt: skip
     for store in content["stores"]:
         if unknown := store["films_of_unknown_patients"]:
@@ -147,3 +163,11 @@ def say(content: dict[str, Any], names: list[str], out: Path) -> None:
             "No test film%s is in a train or val split of these stores.",
             ", and no patient of one," if content["patients_checked"] else ", as a picture,",
         )
+
+
+def said_links(linked: dict[str, Any], names: list[str]) -> str:
+    """How films are linked that are no pair; "" where all are pairs."""
+    if not linked["films"]:
+        return ""
+    stores = ", ".join(names[number] for number in linked["via"])
+    return f" {linked['films']} of them only via films of {stores}: kind linked in duplicates.csv."

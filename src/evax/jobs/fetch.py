@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -76,15 +77,23 @@ def fetch(config: FetchConfig) -> Path | str:
 
 
 def draw_phantoms(config: FetchConfig, out: Path) -> Path:
-    """images/, labels.csv, boxes.csv and masks/ of synthetic films."""
+    """images/, labels.csv, boxes.csv and masks/ of synthetic films; what was interrupted is drawn anew."""
     from evax.data.phantom_release import write_phantoms
+    from evax.files import read_json
     from evax.training.tracking import progress_bar
 
-    if out.exists() and any(out.iterdir()):
+    record = out / RECORD
+    known = read_json(record) if record.is_file() else None
+    begun = isinstance(known, dict) and known.get("name") == "phantoms" and known.get("finished") is False
+    if not begun and out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ConfigError(f"The folder {out} is not empty. Choose another --out or delete it.")
+    if begun:
+        for name in ("images", "masks"):
+            shutil.rmtree(out / name, ignore_errors=True)  # they may hold films of another seed
     workers = config.workers or os.cpu_count() or 1
     with progress_bar("drawing phantoms", config.films) as advance:
         write_phantoms(out, config.films, config.seed, workers, lambda done, total: advance(""))
+    logger.info("Next: evax prepare --source csv --raw %s --out STORE", out)
     return out
 
 

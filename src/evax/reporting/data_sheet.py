@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from evax.data.leaks import unnamed_patients
 from evax.data.manifest import SPLITS
 from evax.data.store import ImageStore
 from evax.reporting.figures import age_histogram
@@ -28,6 +29,7 @@ def data_sheet(name: str, store: ImageStore) -> dict[str, Any]:
         "name": name,
         "store": store,
         "patients": people(table),
+        "unnamed": unnamed_patients(store),
         "splits": [
             (split or "no split", len(part), people(part))
             for split in splits

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from evax.data import statistics
-from evax.data.manifest import OF_FILM
-from evax.data.store import open_store, short_names
+from evax.data.leaks import unnamed_patients
+from evax.data.manifest import OF_FILM, SPLITS
+from evax.data.store import ImageStore, open_store, short_names
 from evax.evaluation.comparison import holm
 from evax.files import make_folder, replaced_whole, write_json
 from evax.reporting.statistics_page import write_statistics_page
@@ -24,7 +25,7 @@ def write_statistics(out: Path, paths: Sequence[Path]) -> Path:
     adjusted = holm([each["p"] for each in differences]).tolist()
     content = {
         "kind": "statistics",
-        "stores": [statistics.describe(name, store) for name, store in zip(names, stores, strict=True)],
+        "stores": [described(name, store) for name, store in zip(names, stores, strict=True)],
         "differences": [each | {"p_holm": p} for each, p in zip(differences, adjusted, strict=True)],
     }
     write_json(content, make_folder(out) / "statistics.json")
@@ -35,12 +36,27 @@ def write_statistics(out: Path, paths: Sequence[Path]) -> Path:
     return out / "statistics.json"
 
 
+def described(name: str, store: ImageStore) -> dict[str, Any]:
+    """The numbers of one store; splits in their order, and how many patients are none by name."""
+    numbers = statistics.describe(name, store)
+    order = (*SPLITS, statistics.NOT_STATED)
+    numbers["splits"] = {split: numbers["splits"][split] for split in order if split in numbers["splits"]}
+    return numbers | {"unnamed_patients": unnamed_patients(store)}
+
+
 def lines(content: dict[str, Any]) -> Iterator[tuple[Any, ...]]:
     """The table in long form: store, variable, value, number, and of how many."""
     for store in content["stores"]:
         name, films = store["name"], store["films"]
         yield name, "films", "", films, ""
         yield name, "patients", "", store["patients"], ""
+        yield (
+            name,
+            "patients",
+            "films or studies that name nobody",
+            store["unnamed_patients"],
+            store["patients"],
+        )
         for variable in ("splits", "sex", "view"):
             for value, count in store[variable].items():
                 yield name, variable, value, count, films

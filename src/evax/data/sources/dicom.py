@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from evax.data.dicom import DicomHeader, is_dicom, read_header
+from evax.data.dicom.header import opened_dicom, read_dataset, text
 from evax.data.manifest import Manifest
 from evax.data.sources.tables import warn_of_doubtful_patients
 from evax.errors import DataError
@@ -31,7 +32,8 @@ def read_dicom(raw: Path, *, private: Path, keep_burned_in: bool = False) -> Man
     a patient the same pseudonym in every store.
     A film that names no patient belongs to the patient of the other films of its study, else its study is a
     patient, and a film without both is a patient of its own; such films are counted in a warning, and so is a
-    patient with more than half of the films ("ANONYMOUS"). Files that are no DICOM are skipped and counted.
+    patient with more than half of the films ("ANONYMOUS"). Files that are no DICOM or hold no pictures, as
+    reports and plans, are skipped and counted.
     Of dates, only the days since the patient's first study in this tree are kept (`study_day`).
     """
     make_folder(private, mode=0o700)
@@ -44,6 +46,9 @@ def read_dicom(raw: Path, *, private: Path, keep_burned_in: bool = False) -> Man
                 left_out["other files"] += 1
                 continue
             header = read_header(path)
+            if not header.frames and not _calls_itself_image(path):
+                left_out["other files"] += 1
+                continue
         except DataError:  # it is refused with its reason when the store is built
             header = None
         if header is not None and (other := _unwanted(header, keep_burned_in)):
@@ -89,6 +94,17 @@ def _patients(table: pd.DataFrame) -> pd.Series:
     fallback = table["study"].map(lambda study: of_study.get(study, study))
     fallback = fallback.where(fallback != "", table["image"])
     return table["patient"].where(table["patient"] != "", fallback)
+
+
+def _calls_itself_image(path: Path) -> bool:
+    """Whether an object without rows is of a class of images, or of none: then it is a film that was cut off,
+    and no report, plan or document.
+    """
+    from pydicom.uid import UID
+
+    with opened_dicom(path) as file:
+        name = UID(text(read_dataset(file, path, specific_tags=["SOPClassUID"]), "SOPClassUID")).name
+    return not name or "Image Storage" in name
 
 
 def _unwanted(header: DicomHeader, keep_burned_in: bool) -> str:
