@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
@@ -19,13 +20,27 @@ def find_films(places: tuple[Path, ...]) -> Iterator[Path]:
     """Files as named; of folders, in a fixed order, what has a film's suffix or is a DICOM by its content."""
     for place in places:
         if place.is_dir():
-            for path in sorted(place.rglob("*")):
-                if path.is_file() and not path.name.startswith(".") and looks_like_a_film(path):
+            for path in files_below(place):
+                if not path.name.startswith(".") and looks_like_a_film(path):
                     yield path
         elif place.exists():
             yield place
         else:
             raise DataError(f"There is no file or folder {place}.")
+
+
+def files_below(folder: Path) -> list[Path]:
+    """All files below a folder, sorted; those of linked folders, too, but of no folder twice."""
+    files: list[Path] = []
+    seen: set[str] = set()
+    for place, folders, names in os.walk(folder, followlinks=True):
+        folders.sort()
+        if (real := os.path.realpath(place)) in seen:  # a link to a folder above would lead round for ever
+            folders.clear()
+            continue
+        seen.add(real)
+        files += (path for name in names if (path := Path(place, name)).is_file())
+    return sorted(files)
 
 
 def looks_like_a_film(path: Path) -> bool:
@@ -44,9 +59,9 @@ def films_and_others(folder: Path) -> tuple[list[Path], list[Path]]:
     """
     films: list[Path] = []
     others: list[Path] = []
-    for path in sorted(folder.rglob("*")):
+    for path in files_below(folder):
         inside = path.relative_to(folder)
-        if path.is_file() and not any(part.startswith((".", "__MACOSX")) for part in inside.parts):
+        if not any(part.startswith((".", "__MACOSX")) for part in inside.parts):
             (films if looks_like_a_film(path) else others).append(inside)
     return films, others
 

@@ -14,6 +14,7 @@ import pandas as pd
 
 from evax.data.dicom import DicomHeader, is_dicom, read_header
 from evax.data.dicom.header import opened_dicom, read_dataset, text
+from evax.data.films import files_below
 from evax.data.manifest import Manifest
 from evax.data.sources.tables import warn_of_doubtful_patients
 from evax.errors import DataError
@@ -39,7 +40,7 @@ def read_dicom(raw: Path, *, private: Path, keep_burned_in: bool = False) -> Man
     make_folder(private, mode=0o700)
     key = _key(private / "pseudonyms.key")
     rows, crosswalk, left_out = [], {}, Counter({"lateral films": 0, "other files": 0})
-    for path in sorted(item for item in raw.rglob("*") if item.is_file()):
+    for path in files_below(raw):
         name = path.relative_to(raw).as_posix()
         try:
             if path.name == "DICOMDIR" or not is_dicom(path):
