@@ -78,7 +78,7 @@ def test_a_wrong_tokenizer_is_one_sentence_before_anything_is_written(tiny, caps
     assert "needs its weights: --tokenizer-weights FILE" in capsys.readouterr().err
     (tmp_path / "text.pt").write_text("no weights")
     assert run([*arguments, "--tokenizer", VIT, "--tokenizer-weights", str(tmp_path / "text.pt")]) == 1
-    assert "text.pt holds more than weights" in capsys.readouterr().err
+    assert "text.pt cannot be read as a PyTorch file" in capsys.readouterr().err
     assert not tiny.out.exists()
     with pytest.raises(ConfigError, match="tokenizer_view must lie between 32 and 2048 pixels, got 7"):
         replace(tiny, tokenizer_view=7)

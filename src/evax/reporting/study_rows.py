@@ -11,8 +11,8 @@ INTERVAL = "_patient_interval"
 AUROC = "auroc:"  # a column per finding, where a study keeps them
 WAYS = {"linear": "linear probe", "knn": "nearest neighbours"}  # of a probe, each with scores of its own
 SPREAD = (
-    "mean, sd (n - 1) and 95 % t-interval over {}; *_patient_interval is the bootstrap over test patients of "
-    "one run"
+    "mean, sd (n - 1) and 95 % t-interval over {}; the interval of one run is a bootstrap over its test "
+    "patients"
 )
 
 
