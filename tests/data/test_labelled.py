@@ -61,6 +61,13 @@ def test_a_table_may_name_patients_instead_of_films(store, table, tmp_path):
     assert column_of(store, path, "split") == table["split"].tolist()
 
 
+def test_a_table_may_call_the_splits_as_people_do(store, table, tmp_path):
+    words = {"train": "Training", "val": "validation", "test": "TEST"}
+    path = written(table.assign(split=table["split"].map(words)), tmp_path / "split.csv")
+    for rows, as_written in zip(split_rows(store, path), split_rows(store), strict=True):
+        np.testing.assert_array_equal(rows, as_written)
+
+
 def test_a_table_that_does_not_fit_says_what_is_wrong(store, table, tmp_path):
     path = tmp_path / "split.csv"
     for change, message in (

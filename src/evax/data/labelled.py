@@ -16,7 +16,7 @@ from jaxtyping import Float, Int64
 
 from evax.data.labels import Blank, SplitBy, TrainingUncertain, blank_policy, resolve_labels
 from evax.data.manifest import SPLITS
-from evax.data.split import split_position
+from evax.data.split import SPLIT_WORDS, split_position
 from evax.data.store import ImageStore
 from evax.errors import ConfigError, DataError, unknown_name
 from evax.findings import canonical
@@ -85,7 +85,7 @@ def split_rows(
     if table is None:
         named = store.manifest.table["split"].to_numpy(dtype=str)
     else:
-        named = np.array(column_of(store, table, "split"))
+        named = np.array([SPLIT_WORDS.get(word.lower(), word) for word in column_of(store, table, "split")])
         if unknown := sorted(set(named.tolist()) - {"", *SPLITS}):
             raise DataError(f"{table} has the split '{unknown[0]}'; known: {', '.join(SPLITS)}.")
     train, val, test = (np.flatnonzero(named == name) for name in SPLITS)

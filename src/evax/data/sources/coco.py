@@ -12,7 +12,7 @@ import pandas as pd
 from evax.data.manifest import BOX_COLUMNS, Manifest
 from evax.data.public_sets import source_name
 from evax.data.sources.csv import existing
-from evax.data.sources.folders import patient_of
+from evax.data.sources.folders import patients_of
 from evax.errors import DataError
 from evax.findings import canonical
 
@@ -42,7 +42,7 @@ def read_coco(raw: Path, *, table: str = "annotations.json", patient_pattern: st
     findings = tuple(names.values())
     present = {(image, finding) for image, finding, *_ in boxes}
     films = pd.DataFrame({"image": list(files.values())})
-    films["patient"] = [patient_of(Path(image), patient_pattern) for image in films["image"]]
+    films["patient"] = patients_of(raw, [Path(image) for image in films["image"]], patient_pattern)
     films = films.assign(study="", view="", sex="", age=np.nan, split="")
     for finding in findings:
         films[finding] = np.array([(image, finding) in present for image in films["image"]], dtype=np.float32)
