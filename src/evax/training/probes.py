@@ -20,6 +20,7 @@ from evax.errors import DataError
 from evax.evaluation.embedding import knn_auroc, rank_me
 from evax.evaluation.linear import fit_linear_probe
 from evax.models.encoders import Encoded, Encoder
+from evax.training.runtime import uncompiled
 
 BATCH = 64
 STRENGTH = 1e-2  # of the linear probe: in the middle of those that evax probe tries
@@ -83,7 +84,7 @@ def encode_films(
 ) -> Encoded:
     """What the encoder makes of films at its input size, normalised here."""
     images = fabric.to_device(torch.from_numpy(films)).float() / 255
-    with fabric.autocast():
+    with fabric.autocast(), uncompiled():
         return encoder.encode(preprocess.normalise(images))
 
 

@@ -13,6 +13,7 @@ from evax.data.loader import whole_batches
 from evax.data.preprocess import Preprocess
 from evax.data.store import ImageStore
 from evax.models.classifier import Classifier, probabilities
+from evax.training.runtime import uncompiled
 
 BATCH = 64
 
@@ -34,7 +35,7 @@ def predict_rows(
     """
     model.eval()
     results = [np.empty((0, model.head.out_features), np.float32)]  # no rows, no batches
-    with torch.inference_mode():
+    with torch.inference_mode(), uncompiled():
         for batch in whole_batches(store.pixels, rows, batch_size=BATCH, preprocess=preprocess):
             films = fabric.to_device(torch.from_numpy(batch)).float() / 255
             with fabric.autocast() if quick else nullcontext():
