@@ -12,6 +12,7 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 
 import torch
 
@@ -24,15 +25,20 @@ SIZE, STEPS = 224, 3
 BATCHES = {"eva_x_tiny_patch16_224": 64, "eva_x_small_patch16_224": 32, "eva_x_base_patch16_224": 8}
 
 
-def product_rate() -> float:
-    """Floating-point operations per second of processor time; the best of five products."""
-    left = torch.ones(1024, 1024, dtype=torch.bfloat16)
+def seconds_of(work: Callable[[], object]) -> float:
+    """Of processor time; the best of five."""
     seconds = []
     for _ in range(5):
         start = time.process_time()
-        _ = left @ left
+        work()
         seconds.append(time.process_time() - start)
-    return 2 * 1024**3 / min(seconds)
+    return min(seconds)
+
+
+def product_rate() -> float:
+    """Floating-point operations per second of processor time in a square product."""
+    left = torch.ones(1024, 1024, dtype=torch.bfloat16)
+    return 2 * 1024**3 / seconds_of(lambda: left @ left)
 
 
 def learning_state_mib(model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> int:

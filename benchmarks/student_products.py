@@ -1,63 +1,69 @@
-"""Question: how much of a student's forward and backward pass are matrix products?
+"""Question: how fast could a student's pass be if it were matrix products only?
 
-Every product of one EVA-X-Ti block at 128 pixels, batch 128, bfloat16, one core, alone and in processor time:
-the four linear layers with their two gradients, and attention's two products with their four. What
-`pretrain_profile.py` measures beyond them are the loops between them. Start it with OMP_NUM_THREADS=1.
+Every product of one block of EVA-X-Ti, S and B at 224 pixels, batch 32, bfloat16, one core, alone and in
+processor time: the linear layers with their two gradients each, and attention's two products with their four.
+Their share of the rate of a square product is what a pass would reach if norms, softmax, SwiGLU, rotary
+positions and copies took no time at all. Start it with OMP_NUM_THREADS=1.
 """
 
 from __future__ import annotations
 
-import json
-import time
-
 import torch
 
-from circumstances import RESULTS, keep
+from circumstances import keep
+from evax.models.encoders import build_encoder
+from pretrain_sizes import product_rate, seconds_of
 
-TOKENS, HEADS = 128 * 65, 128 * 3
-LINEAR = {"qkv": (192, 576), "proj": (192, 192), "fc1": (192, 1024), "fc2": (512, 192)}
+BATCH, SIZE = 32, 224
+STUDENTS = ("eva_x_tiny_patch16_224", "eva_x_small_patch16_224", "eva_x_base_patch16_224")
 
 
-def seconds_of(left: tuple[int, ...], right: tuple[int, ...], transposed: bool = False) -> float:
-    """The best of five; transposed: the left factor lies the other way round in memory, as in a gradient."""
-    first = torch.randn(*left, dtype=torch.bfloat16)
-    second = torch.randn(*right, dtype=torch.bfloat16)
+def product(left: tuple[int, ...], right: tuple[int, ...], transposed: bool = False) -> tuple[float, int]:
+    """Seconds of a product and its operations; transposed: the left factor lies in memory the other way
+    round, as in a gradient of weights.
+    """
+    first, second = torch.randn(*left, dtype=torch.bfloat16), torch.randn(*right, dtype=torch.bfloat16)
     if transposed:
         first = first.transpose(-1, -2).contiguous().transpose(-1, -2)
-    times = []
-    for _ in range(6):
-        start = time.process_time()
-        _ = first @ second
-        times.append(time.process_time() - start)
-    return min(times[1:])
+    return seconds_of(lambda: first @ second), 2 * first.numel() * right[-1]
+
+
+def products_of(name: str) -> dict[str, list[tuple[float, int]]]:
+    """All products of one block, forward and backward, by kind."""
+    encoder = build_encoder(name, img_size=SIZE, depth=1)
+    length = encoder.patch_embed.num_patches + 1
+    tokens, groups = BATCH * length, BATCH * encoder.blocks[0].attn.num_heads
+    kinds: dict[str, list[tuple[float, int]]] = {"layers": [], "gradients of inputs": [], "of weights": []}
+    for layer in encoder.blocks[0].modules():
+        if isinstance(layer, torch.nn.Linear):
+            outputs, inputs = layer.weight.shape
+            kinds["layers"].append(product((tokens, inputs), (inputs, outputs)))
+            kinds["gradients of inputs"].append(product((tokens, outputs), (outputs, inputs)))
+            kinds["of weights"].append(product((outputs, tokens), (tokens, inputs), transposed=True))
+    scores = product((groups, length, 64), (groups, 64, length))
+    values = product((groups, length, length), (groups, length, 64))
+    return kinds | {"attention": 2 * [scores] + 4 * [values]}
 
 
 def main() -> None:
-    seconds = {}
-    for name, (inputs, outputs) in LINEAR.items():
-        seconds[f"{name} forward"] = seconds_of((TOKENS, inputs), (inputs, outputs))
-        seconds[f"{name} gradient of inputs"] = seconds_of((TOKENS, outputs), (outputs, inputs))
-        seconds[f"{name} gradient of weights"] = seconds_of((outputs, TOKENS), (TOKENS, inputs), True)
-    scores = seconds_of((HEADS, 65, 64), (HEADS, 64, 65))
-    values = seconds_of((HEADS, 65, 65), (HEADS, 65, 64))
-    seconds |= {"attention scores, 2 of them": 2 * scores, "attention values, 4 of them": 4 * values}
-    profile = json.loads((RESULTS / "pretrain_profile.json").read_text())
-    embedding = json.loads((RESULTS / "patch_embedding.json").read_text())["seconds"]["convolution"]
-    whole, blocks = profile["seconds"]["whole batch"], profile["blocks"]
-    products = sum(seconds.values())
-    keep(
-        "student_products",
-        __doc__.split("\n")[0].removeprefix("Question: "),
-        {
-            "seconds_per_block": {name: round(time_, 5) for name, time_ in seconds.items()},
-            "products_per_block_s": round(products, 4),
-            "share_of_pass": {
-                "products of the blocks": round(blocks * products / whole, 2),
-                "patch embedding": round(embedding / whole, 2),
-                "loops and the rest": round(1 - (blocks * products + embedding) / whole, 2),
+    if torch.get_num_threads() != 1:
+        raise SystemExit("OMP_NUM_THREADS=1 is needed: processor time of several threads is no duration.")
+    students = {}
+    for name in STUDENTS:
+        rate, kinds = product_rate(), products_of(name)
+        rate = max(rate, product_rate())
+        kinds["all"] = [each for kind in kinds.values() for each in kind]
+        students[name] = {
+            "square_product_gflops": round(rate / 1e9),
+            "milliseconds_per_block": {
+                kind: round(1e3 * sum(seconds for seconds, _ in each), 2) for kind, each in kinds.items()
             },
-        },
-    )
+            "share_of_the_square_product's_rate": {
+                kind: round(sum(count for _, count in each) / sum(seconds for seconds, _ in each) / rate, 2)
+                for kind, each in kinds.items()
+            },
+        }
+    keep("student_products", __doc__.split("\n")[0].removeprefix("Question: "), {"students": students})
 
 
 if __name__ == "__main__":
