@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+import torch
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
@@ -80,3 +81,32 @@ def test_strengths_and_labels_that_make_no_sense_are_refused(cases):
     train_labels[0, 0] = -1
     with pytest.raises(DataError, match="labelled -1"):
         fit_linear_probe(train, train_labels, val, val_labels, exclusive=False)
+
+
+@pytest.mark.parametrize("exclusive", [True, False])
+@pytest.mark.parametrize("findings", [2, 3])
+def test_as_a_layer_it_answers_the_same(exclusive, findings):
+    chance = np.random.default_rng(findings)
+    features = chance.normal(3, 2, (60, 5))
+    labels = np.eye(findings)[chance.integers(0, findings, 60)]
+    probe = fit_linear_probe(features, labels, features, labels, exclusive)
+    weights, bias = probe.as_layer(5, 60)
+    logits = torch.from_numpy(features @ weights.T + bias)
+    answers = torch.softmax(logits, 1) if exclusive else torch.sigmoid(logits)
+    assert answers.numpy() == pytest.approx(probe.probabilities(features), abs=1e-9)
+
+
+def test_as_a_layer_a_finding_that_no_training_film_has_is_rare_and_one_that_nobody_knows_is_open():
+    chance = np.random.default_rng(0)
+    features = chance.normal(size=(20, 4))
+    labels = np.stack([np.arange(20) % 2, np.zeros(20), np.full(20, np.nan), np.ones(20)], axis=1)
+    probe = fit_linear_probe(features, labels, features, labels, exclusive=False)
+    weights, bias = probe.as_layer(4, 20)
+    assert not weights[1:].any()
+    odds = np.exp(bias[1:])
+    assert odds == pytest.approx([1 / 21, 1, 21])
+    classes = np.eye(3)[np.arange(20) % 2]  # nobody is of the third class
+    probe = fit_linear_probe(features, classes, features, classes, exclusive=True)
+    weights, bias = probe.as_layer(4, 20)
+    assert bias[2] == pytest.approx(-np.log(21))
+    assert not weights[2].any()

@@ -357,3 +357,17 @@ def test_a_capped_look_at_the_validation_films_keeps_patients_whole_and_is_the_s
     report = json.loads((tiny.out / "report.json").read_text())
     assert report["validation_films_per_look"] == len(few)
     assert report["validation"]["films"] == len(val) == len(pd.read_csv(tiny.out / "predictions-val.csv"))
+
+
+def test_a_head_that_starts_from_a_probe_answers_like_it_before_anything_is_learned(tiny):
+    finetune(replace(tiny, head="probe", steps=1, optimizer=OptimizerConfig(lr=1e-12)))
+    events = [json.loads(line) for line in (tiny.out / "log.jsonl").read_text().splitlines()]
+    probed, looked = (
+        next(event for event in events if event["event"] == kind) for kind in ("head", "validation")
+    )
+    assert looked["mauc"] == pytest.approx(probed["validation_mauc"], abs=1e-6)
+
+
+def test_a_head_from_a_probe_is_no_part_of_the_paper_s_protocol(tiny):
+    with pytest.raises(ConfigError, match="head probe is no part of the paper's protocol"):
+        replace(tiny, head="probe", protocol="paper")

@@ -41,6 +41,29 @@ class LinearProbe:
         """features: (M, D). Returns (M, K), NaN for a finding that is known on no training film."""
         return _probabilities(self.models, features, self.findings, self.exclusive)
 
+    def as_layer(self, width: int, films: int) -> tuple[Floats, Floats]:
+        """Weights (K, D) and bias (K,) of the linear layer whose softmax or sigmoids are `probabilities`.
+
+        width: D. films: N. A finding of which the training films showed one side only gets no weights, and
+        odds of one in N + 1 for the other side; one that is known on none, a probability of a half.
+        """
+        weights, bias = np.zeros((self.findings, width)), np.zeros(self.findings)
+        rare = -math.log(films + 1)
+        if self.exclusive:
+            bias[:] = rare
+        for k, model in enumerate(self.models):
+            if isinstance(model, DummyClassifier):
+                bias[int(model.classes_[0]) if self.exclusive else k] = -rare if model.classes_[0] else rare
+            elif model is not None:
+                scaler, regression = model[0], model[1]
+                slopes = regression.coef_ / scaler.scale_
+                start = regression.intercept_ - slopes @ scaler.mean_
+                if self.exclusive and len(slopes) == 1:  # of two classes scikit-learn keeps one
+                    slopes, start = np.vstack([-slopes, slopes]) / 2, np.concatenate([-start, start]) / 2
+                rows = regression.classes_ if self.exclusive else [k]
+                weights[rows], bias[rows] = slopes, start
+        return weights, bias
+
 
 def fit_linear_probe(
     train_features: Reals,

@@ -124,6 +124,7 @@ def learn_and_test(config: FinetuneConfig, checked_films: int) -> Path:
     from evax.models.classifier import Classifier
     from evax.reporting.examine import Scored
     from evax.training.fit import fit
+    from evax.training.head import start_from_probe
     from evax.training.runtime import seeded, start_fabric
     from evax.training.scoring import predict_rows
     from evax.training.tracking import start_run
@@ -140,6 +141,8 @@ def learn_and_test(config: FinetuneConfig, checked_films: int) -> Path:
         model = Classifier(starting_encoder(config), len(films.findings))
     fabric = start_fabric(config.precision)
     log = start_run(config.out, config, resume=None)
+    if config.head == "probe":
+        log.write("head", validation_mauc=start_from_probe(model, films, preprocess, fabric))
     best_step = fit(model, films, preprocess, in_steps, fabric, log)
     softmax = films.exclusive and config.protocol == "clean"
     validation, tested = (

@@ -35,6 +35,8 @@ class SupervisedConfig(LabelledConfig):
         default_factory=lambda: OptimizerConfig(lr=1e-3, betas=(0.9, 0.999), eps=1e-8, clip_norm=0.0)
     )
     """AdamW and its schedule."""
+    head: Literal["zero", "probe"] = "zero"
+    """What the head starts from: nearly zero, as in the paper; or a linear probe of the training films."""
     layer_decay: float = 0.75
     """Learning rate of each layer over that of the next one, in (0, 1]; a CNN has one rate."""
     drop_path: float = 0.1
@@ -46,6 +48,8 @@ class SupervisedConfig(LabelledConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.head == "probe" and self.protocol == "paper":
+            raise ConfigError("head probe is no part of the paper's protocol: leave one of them out.")
         if not 0 < self.layer_decay <= 1:
             raise ConfigError(f"layer_decay must lie in (0, 1], got {self.layer_decay}.")
         if not 0 <= self.drop_path < 1:
