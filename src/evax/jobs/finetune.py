@@ -104,7 +104,7 @@ def finetune_over_seeds(config: FinetuneConfig) -> Path:
     """One run per seed, whose classifiers are kept; returns the path of seeds.json."""
     from evax.data.labelled import data_fingerprint
     from evax.data.store import open_store
-    from evax.reporting.study_rows import row_of
+    from evax.reporting.study_rows import auroc_of_each, row_of
 
     study = continued(config, config.resume, grows=("seeds",))
     fingerprint = data_fingerprint(open_store(study.store), study.split)
@@ -112,7 +112,7 @@ def finetune_over_seeds(config: FinetuneConfig) -> Path:
         study, study.seeds, study.resume,
         refuse=lambda run: refuse_other_run(run, fingerprint, needs_bundle=False),
         made=lambda run: report_of(run, finetune_in_study, keep_bundle=True),
-        row=row_of,
+        row=lambda report: {**row_of(report), **auroc_of_each(report)},
     )  # fmt: skip
 
 
@@ -139,7 +139,6 @@ def learn_and_test(config: FinetuneConfig, checked_films: int) -> Path:
     from evax.training.tracking import start_run
     from evax.weights.start import starting_encoder
 
-    in_steps = config.in_steps(len(films.pool))
     preprocess = replace(
         starting_preprocess(config.encoder, config.weights, films.store, config.image_size),
         resize_size=config.resize_size,
@@ -148,7 +147,7 @@ def learn_and_test(config: FinetuneConfig, checked_films: int) -> Path:
         model = Classifier(starting_encoder(config), len(films.findings))
     fabric = start_fabric(config.precision)
     log = start_run(config.out, config, resume=None)
-    best_step = fit(model, films, preprocess, in_steps, fabric, log)
+    best_step = fit(model, films, preprocess, config, fabric, log)
     softmax = films.exclusive and config.protocol == "clean"
     validation, tested = (
         Scored(rows, films.labels[rows], predict_rows(model, films.store, rows, preprocess, softmax, fabric))
@@ -156,7 +155,7 @@ def learn_and_test(config: FinetuneConfig, checked_films: int) -> Path:
     )
     thresholds = thresholds_of(config, films, validation)
     protocol = protocol_of(config, films, validation, fabric, log)
-    protocol |= {"best_step": best_step, "steps": in_steps.steps}
+    protocol |= {"best_step": best_step, "steps": config.in_steps(len(films.pool))[0]}
     features = features_of(films, model, preprocess, fabric, checked_films)
     write_results(config, films, model, preprocess, validation, tested, thresholds, protocol, features, start)
     return config.out / "bundle"
@@ -187,7 +186,7 @@ def films_of(config: FinetuneConfig) -> LearningFilms:
     share = LabelShare(config.label_fraction, config.label_count, labels if config.stratified else None)
     train, epochs = share.draw(store, pool, config.seed), None
     if config.subset == "redrawn":
-        shown = config.in_steps(len(pool)).steps * config.batch_size
+        shown = config.in_steps(len(pool))[0] * config.batch_size
         train, epochs = redrawn_epochs(store, pool, share, config.seed, shown)
     from evax.deploy.bundle import refuse_seen_films  # torch only now
 
