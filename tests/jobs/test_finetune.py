@@ -108,7 +108,8 @@ def test_every_option_reaches_the_run(tiny, tmp_path):
     changes = [
         {"seed": 1}, {"label_fraction": 0.5}, {"label_count": 3}, {"steps": 5}, {"batch_size": 4},
         {"layer_decay": 0.5}, {"drop_path": 0.9}, {"optimizer": OptimizerConfig(lr=1e-2)},
-        {"precision": "bf16"}, {"augmentation": "none"}, {"augmentation": "randaugment"}, {"epochs": 0.3},
+        {"precision": "bf16"}, {"augmentation": "none"}, {"augmentation": "randaugment"},
+        {"steps": None, "epochs": 0.3},
         {"optimizer": replace(tiny.optimizer, schedule="constant")},
     ]  # fmt: skip
     for number, change in enumerate(changes):
