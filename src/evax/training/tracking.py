@@ -62,14 +62,9 @@ def start_run(out: Path, config: Any, resume: bool | None, mirrors: Sequence[Mir
 
     resume: None where this run cannot be continued though its config has the option.
     mirrors: are begun here and told what the log is told, while it is open as a context.
-    Raises ConfigError when the folder already holds something and resume is not asked for, or the other way
-    round.
+    Raises as refuse_used_folder does.
     """
-    if out.exists() and (not out.is_dir() or _is_begun(out)) and not resume:
-        ways = "continue with --resume, or" if resume is not None and hasattr(config, "resume") else "or"
-        raise ConfigError(f"The run folder {out} exists. Choose another --out, {ways} delete it.")
-    if resume and not (out / "config.yaml").is_file():
-        raise ConfigError(f"There is no run to resume in {out}. Leave --resume out to start it.")
+    refuse_used_folder(out, config, resume)
     make_folder(out)
     for mirror in mirrors:
         mirror.begin(out, config, bool(resume))
@@ -81,6 +76,17 @@ def start_run(out: Path, config: Any, resume: bool | None, mirrors: Sequence[Mir
         with replaced_whole(out / "config.yaml") as unfinished:  # last: with it there is a run to resume
             write_recipe(config, unfinished)
     return log
+
+
+def refuse_used_folder(out: Path, config: Any, resume: bool | None) -> None:
+    """Raises ConfigError when the folder already holds something and resume is not asked for, or the other
+    way round. Arguments as for start_run.
+    """
+    if out.exists() and (not out.is_dir() or _is_begun(out)) and not resume:
+        ways = "continue with --resume, or" if resume is not None and hasattr(config, "resume") else "or"
+        raise ConfigError(f"The run folder {out} exists. Choose another --out, {ways} delete it.")
+    if resume and not (out / "config.yaml").is_file():
+        raise ConfigError(f"There is no run to resume in {out}. Leave --resume out to start it.")
 
 
 @contextmanager
