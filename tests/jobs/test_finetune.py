@@ -108,7 +108,8 @@ def test_every_option_reaches_the_run(tiny, tmp_path):
     changes = [
         {"seed": 1}, {"label_fraction": 0.5}, {"label_count": 3}, {"steps": 5}, {"batch_size": 4},
         {"layer_decay": 0.5}, {"drop_path": 0.9}, {"optimizer": OptimizerConfig(lr=1e-2)},
-        {"precision": "bf16"}, {"augmentation": "none"}, {"augmentation": "randaugment"}, {"epochs": 0.3},
+        {"precision": "bf16"}, {"augmentation": "none"}, {"augmentation": "randaugment"},
+        {"steps": None, "epochs": 0.3},
         {"optimizer": replace(tiny.optimizer, schedule="constant")},
     ]  # fmt: skip
     for number, change in enumerate(changes):
@@ -247,7 +248,14 @@ def test_seeds_are_runs_of_their_own_summed_up_and_continued(tiny):
     assert [run["mauc"] for run in result["runs"]] == values
     assert result["mauc"]["mean"] == pytest.approx(np.mean(values))
     assert result["mauc"]["interval_method"] == "t-interval over 3 seeds"
-    check_study_page(replace(tiny, seeds=(0, 1, 2)), "finetune", [result["mauc"]["mean"]], runs=3)
+    of_each = result["findings"]
+    assert list(of_each) == list(open_store(tiny.store).manifest.findings)
+    for name, spread in of_each.items():
+        found = [run[f"auroc:{name}"] for run in result["runs"] if run[f"auroc:{name}"] is not None]
+        assert spread["entered"] == len(found)
+        assert spread["mean"] is None or spread["mean"] == pytest.approx(np.mean(found))
+    means = [result["mauc"]["mean"], *(spread["mean"] for spread in of_each.values() if spread["entered"])]
+    check_study_page(replace(tiny, seeds=(0, 1, 2)), "finetune", means, runs=3)
     assert all((tiny.out / f"runs/seed-{seed}/bundle/card.json").is_file() for seed in range(3))
     with pytest.raises(ConfigError, match="Only runs over seeds are continued"):
         finetune(replace(tiny, seeds=(), resume=True))
@@ -263,7 +271,7 @@ def test_a_study_of_runs_that_the_test_films_chose_says_so(tiny):
 
 def test_an_epoch_of_redrawn_labels_has_the_steps_of_all_training_films(tiny, phantom_store):
     train = len(open_store(phantom_store).rows("train"))
-    finetune(replace(tiny, epochs=1.0, label_count=2, subset="redrawn"))
+    finetune(replace(tiny, steps=None, epochs=1.0, label_count=2, subset="redrawn"))
     report = json.loads((tiny.out / "report.json").read_text())
     assert report["steps"] == math.ceil(train / tiny.batch_size)
     assert report["train"]["patients"] > 2

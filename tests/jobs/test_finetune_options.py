@@ -42,14 +42,15 @@ def test_epochs_and_warm_up_epochs_become_steps():
     """The released schedule: 45 epochs of 75,312 films, 1,024 at a time, 5 of them warming up."""
     optimizer = OptimizerConfig(lr=1e-3, schedule="constant")
     config = config_of(epochs=45, warmup_epochs=5, batch_size=1024, optimizer=optimizer)
-    steps = config.in_steps(75_312)
-    assert steps.steps == math.ceil(45 * 75_312 / 1024) == 3310
-    rates = [lr_at_step(step, steps.steps, steps.optimizer) for step in range(steps.steps)]
+    steps, schedule = config.in_steps(75_312)
+    assert steps == math.ceil(45 * 75_312 / 1024) == 3310
+    rates = [lr_at_step(step, steps, schedule) for step in range(steps)]
     per_epoch = 75_312 / 1024
     assert rates.index(1e-3) == pytest.approx(5 * per_epoch, abs=1)
     assert rates[int(2.5 * per_epoch)] == pytest.approx(0.5e-3, rel=0.01)
     assert set(rates[round(5 * per_epoch) :]) == {1e-3}
-    assert config_of(steps=7).in_steps(75_312) == config_of(steps=7)
+    assert config_of(steps=7).in_steps(75_312) == (7, config_of().optimizer)
+    assert config_of().in_steps(75_312)[0] == 500
 
 
 def test_the_final_norm_is_the_one_of_the_weights_or_a_new_one(bundle):
@@ -115,6 +116,7 @@ def test_what_a_cnn_does_not_have_is_refused():
         ({"warmup_epochs": 1.0}, r"warmup_epochs must lie in \[0, epochs\), got 1.0 of None epochs"),
         ({"warmup_epochs": 3.0, "epochs": 2.0}, r"got 3.0 of 2.0 epochs"),
         ({"epochs": 0.0}, "epochs must be above 0, got 0.0"),
+        ({"epochs": 2.0, "steps": 500}, r"Give steps, 500, or epochs, 2, not both \(--epochs None"),
         ({"resize_size": 31}, "resize_size must be at least image_size, 32, got 31"),
     ],
 )

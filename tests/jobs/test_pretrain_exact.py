@@ -85,7 +85,7 @@ def test_a_run_that_goes_on_weighs_compiling_for_all_its_steps(tiny, monkeypatch
 )
 def test_kills_at_random_moments_change_no_bit(tiny, tmp_path, precision, compiled, most):
     config = replace(tiny, epochs=12.0, checkpoint_every=3, precision=precision, compile=compiled)
-    # all in processes of their own: what torch compiled before in this one would be compiled otherwise
+    # all in processes of their own: shape checks, as in this one, are compiled along and give other bits
     subprocess.run(command_of(replace(config, out=tmp_path / "whole")), check=True, capture_output=True)
     chance = np.random.default_rng(7)
     kills = 0
@@ -103,6 +103,18 @@ def test_kills_at_random_moments_change_no_bit(tiny, tmp_path, precision, compil
     assert kills >= min(2, most)
     subprocess.run(command_of(config, "--resume"), check=True, capture_output=True)
     assert same_encoder(config.out, tmp_path / "whole")
+
+
+@pytest.mark.long
+def test_a_second_compiled_run_in_one_process_has_the_bits_of_the_first(tiny, tmp_path):
+    config = replace(tiny, precision="bf16", compile="on")
+    runs = [tmp_path / "first", tmp_path / "second"]
+    commands = [command_of(replace(config, out=out))[3:] for out in runs]
+    program = f"from evax.cli import run; print([run(words) for words in {commands!r}])"
+    # in a process without shape checks
+    done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
+    assert done.stdout.endswith("[0, 0]\n")
+    assert same_encoder(*runs)
 
 
 def wait_for_steps(out, process, steps):

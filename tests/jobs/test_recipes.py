@@ -20,6 +20,7 @@ from evax.jobs.finetune import FinetuneConfig, finetune
 from evax.jobs.predict import PredictConfig, predict
 from evax.jobs.prepare import PrepareConfig
 from evax.jobs.recipes import RecipesConfig, header, recipes
+from evax.reporting.paper import paper_entries
 from releases import CHEXPERT_LABELS, film
 
 EXPERIMENTS = [name for name in shipped_recipes() if name.startswith("finetune/")]
@@ -192,6 +193,39 @@ def test_a_quirk_is_named_only_where_it_acted(store_of, tmp_path):
     assert not quirks & {"quirk_sigmoid_scores", "quirk_constant_lr", "quirk_positions_without_antialias"}
     assert report["test_metrics"]["macc"]["value"] is None  # the released code has no thresholds
     assert "top1_macc" not in report["paper_protocol"]
+
+
+# what the released script of each recipe does besides choosing on test and leaving validation unused
+EVA_X = {"constant_lr", "new_final_norm"}
+COVIDX = EVA_X | {"positions_without_antialias", "sigmoid_scores", "top1_as_macc"}
+QUIRKS = {
+    "chestxray14-tiny": EVA_X | {"central_crop"},
+    "chestxray14-small": EVA_X | {"central_crop"},
+    "chestxray14-base": EVA_X | {"central_crop"},
+    "chexpert-tiny": EVA_X | {"guessed_labels"},  # 224 of 224 pixels
+    "chexpert-small": EVA_X | {"guessed_labels", "central_crop"},
+    "covidx9a-small": COVIDX,
+    "covidx-cxr4-small": COVIDX,
+    "chestxray14-densenet121": {"central_crop"},
+    "chestxray14-resnet50": {"central_crop"},
+    "chestxray14-vit-small": {"new_final_norm", "central_crop"},
+}
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_the_paper_s_protocol_of_every_recipe_names_its_quirks_one_by_one(name):
+    config = parsed(name, "--protocol", "paper", "--precision", "fp16")
+    entries = paper_entries(config, exclusive="covidx" in name)
+    assert (entries["name"], entries["checkpoint_chosen_on"]) == ("paper", "test mAUC")
+    named = {key.removeprefix("quirk_") for key in entries if key.startswith("quirk_")}
+    assert named == QUIRKS[name.removeprefix("finetune/")] | {"selection_on_test", "validation_unused"}
+
+
+def test_steps_beside_the_epochs_of_a_recipe_are_refused_and_may_take_their_place():
+    with pytest.raises(ConfigError, match="Give steps, 500, or epochs, 45, not both"):
+        parsed("finetune/chestxray14-tiny", "--steps", "500")
+    instead = ["--steps", "500", "--epochs", "None", "--warmup-epochs", "None"]
+    assert parsed("finetune/chestxray14-tiny", *instead).in_steps(75_312)[0] == 500
 
 
 # --- the list ------------------------------------------------------------------------------------------

@@ -25,7 +25,7 @@ from evax.models.classifier import Classifier
 from evax.models.encoders import EVA_X, build_encoder
 from evax.published import IMAGENET_MEAN, IMAGENET_STD
 from evax.weights.released import RELEASED
-from evax.weights.share import save_timm
+from evax.weights.share import TIMM_ARCHITECTURES, save_timm
 from official_files import forward_as_released, official_fine_tuned, official_mim, write_fine_tuned, write_mim
 
 TINY, SMALL, _ = EVA_X
@@ -263,6 +263,16 @@ def test_timm_and_transformers_open_the_converted_encoder_and_agree(tmp_path, en
             AutoModel.from_pretrained(folder).eval()(images).last_hidden_state, expected, atol=1e-4
         )
         assert torch.equal(evax.create_encoder(TINY, folder).pos_embed, encoder.pos_embed)
+
+
+@pytest.mark.parametrize("name", EVA_X)
+def test_every_size_has_an_architecture_in_timm_with_the_same_tensors(name):
+    with torch.device("meta"):  # sizes only
+        ours = build_encoder(name)
+        theirs = timm.create_model(TIMM_ARCHITECTURES[name], patch_size=16, num_classes=0)
+    assert {key: tensor.shape for key, tensor in ours.state_dict().items()} == {
+        key: tensor.shape for key, tensor in theirs.state_dict().items()
+    }
 
 
 def test_a_converted_folder_needs_timm_only(tmp_path, encoder):

@@ -16,7 +16,7 @@ def graphs(monkeypatch):
     """How many functions torch's compiler has made since; not translated to C++, which takes long."""
     torch.compiler.reset()
     compile_ = torch.compile
-    monkeypatch.setattr(torch, "compile", lambda each: compile_(each, backend="eager"))
+    monkeypatch.setattr(torch, "compile", lambda each, **options: compile_(each, backend="eager", **options))
     before = counters["stats"]["unique_graphs"]
     yield lambda: counters["stats"]["unique_graphs"] - before
     torch.compiler.reset()
@@ -58,3 +58,11 @@ def test_a_run_too_short_to_earn_compiling_back_is_left_as_it_is(graphs):
     network = encoder()
     assert not is_compiled(maybe_compile(network, "auto", TOKENS_THAT_PAY_FOR_COMPILING - 1, CPU))
     assert not is_compiled(maybe_compile(network, "off", 10**9, CPU))
+
+
+def test_another_size_in_the_same_process_is_compiled_for_itself(graphs):
+    for side in (32, 48, 64):
+        network = build_encoder("eva_x_tiny_patch16_224", img_size=side, depth=3)
+        maybe_compile(network, "on", 0, CPU)
+        network.encode(torch.randn(2, 1, side, side))
+        assert graphs() == side // 16 - 1

@@ -3,7 +3,7 @@ import logging
 import pytest
 
 from evax.training.probes import ProbeResult
-from evax.training.tracking import RunLog
+from evax.training.tracking import RunLog, live_panel
 from evax.training.watching import STEPS_OF_SPREAD, Watch
 
 
@@ -31,11 +31,22 @@ def test_a_step_says_what_share_of_the_machine_it_used_and_how_long_the_rest_wil
     assert 0 <= line["left_s"] < 5
 
 
-def test_the_news_for_the_terminal_are_the_latest_step_and_probe(log):
+def test_the_terminal_shows_the_latest_step_and_probe_in_a_frame_under_the_bar(log, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "100")
     running = watch(log)
-    running.probe(0, 0, ProbeResult(knn_auc=0.625, findings=1, linear_auc=0.5, rankme=9.0))
-    running.step(1, 0, 8, measured())
-    assert running.news() == "cosine 0.500, lr 1.0e-03, 250 films/s, kNN AUC 0.625"
+    with live_panel("pre-training", 3, done=1) as advance:
+        running.probe(0, 0, ProbeResult(knn_auc=0.625, findings=1, linear_auc=0.5, rankme=9.0))
+        running.step(1, 0, 8, measured())
+        advance(running.news())
+    shown = [line.strip("│ ") for line in capsys.readouterr().err.strip().splitlines()]
+    assert shown[0].startswith("╭")
+    assert shown[1].startswith("pre-training")
+    assert "2/3" in shown[1]
+    assert shown[2:-1] == [
+        "cosine 0.500, spread 0.80, gradient norm 1, lr 1.0e-03",
+        "250 films/s, 25% of the speed of a plain matrix product",
+        "after step 0: kNN AUC 0.625, linear probe 0.500, RankMe 9.0",
+    ]
 
 
 def test_a_gradient_that_overflowed_is_no_number_in_the_log(log):

@@ -16,6 +16,7 @@ from evax.jobs.studies import (
     ALONE,
     continued,
     over_seeds,
+    refuse_at_once,
     refuse_one_sided,
     refuse_other_run,
     report_of,
@@ -108,6 +109,7 @@ def crossvalidate(config: CrossvalidateConfig) -> Path:
     Raises DataError for films that the encoder has seen (see `seen`) and data that cannot be divided,
     ConfigError when OUT was begun otherwise, and whatever finetune raises.
     """
+    refuse_at_once(config, config.resume)
     if config.seeds:
         return crossvalidate_over_seeds(config)
     config = continued(config, config.resume)

@@ -16,6 +16,7 @@ from evax.jobs.studies import (
     check_draws,
     continued,
     label_points,
+    refuse_at_once,
     refuse_other_run,
     report_of,
     run_of,
@@ -79,6 +80,8 @@ def fewshot(config: FewshotConfig) -> Path:
     A sweep that goes on keeps its shares and seeds, and the seed that chose the rates, and adds what is new.
     Raises ConfigError when OUT was begun with other options, and whatever finetune raises.
     """
+    refuse_at_once(config, config.resume)
+    label_points(config, config.fractions, config.counts)  # says when there are fewer patients
     from itertools import product
 
     from evax.data.labelled import data_fingerprint

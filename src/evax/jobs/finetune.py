@@ -11,6 +11,14 @@ from typing import TYPE_CHECKING, Any, Literal
 from evax.config import command_line
 from evax.data.labels import TrainingUncertain
 from evax.errors import ConfigError
+from evax.jobs.studies import (
+    continued,
+    over_seeds,
+    refuse_at_once,
+    refuse_one_sided,
+    refuse_other_run,
+    report_of,
+)
 from evax.training.supervised_options import SupervisedConfig
 
 if TYPE_CHECKING:
@@ -79,13 +87,14 @@ def finetune(config: FinetuneConfig) -> Path:
 
     Raises DataError for a store without labels or an empty split, WeightsError for weights that do not fit.
     """
+    if config.resume and not config.seeds:
+        raise ConfigError("Only runs over seeds are continued: give --seeds, or leave --resume out.")
+    refuse_at_once(config, config.resume if config.seeds else None)
+    if config.seeds:
+        return finetune_over_seeds(config)
     from evax.files import read_json
     from evax.reporting.examine import CHECKED_FILMS, tell
 
-    if config.seeds:
-        return finetune_over_seeds(config)
-    if config.resume:
-        raise ConfigError("Only runs over seeds are continued: give --seeds, or leave --resume out.")
     bundle = learn_and_test(config, CHECKED_FILMS)
     tell(read_json(config.out / "report.json")["checks"])
     return bundle
@@ -95,8 +104,7 @@ def finetune_over_seeds(config: FinetuneConfig) -> Path:
     """One run per seed, whose classifiers are kept; returns the path of seeds.json."""
     from evax.data.labelled import data_fingerprint
     from evax.data.store import open_store
-    from evax.jobs.studies import continued, over_seeds, refuse_other_run, report_of
-    from evax.reporting.study_rows import row_of
+    from evax.reporting.study_rows import auroc_of_each, row_of
 
     study = continued(config, config.resume, grows=("seeds",))
     fingerprint = data_fingerprint(open_store(study.store), study.split)
@@ -104,7 +112,7 @@ def finetune_over_seeds(config: FinetuneConfig) -> Path:
         study, study.seeds, study.resume,
         refuse=lambda run: refuse_other_run(run, fingerprint, needs_bundle=False),
         made=lambda run: report_of(run, finetune_in_study, keep_bundle=True),
-        row=row_of,
+        row=lambda report: {**row_of(report), **auroc_of_each(report)},
     )  # fmt: skip
 
 
@@ -120,6 +128,8 @@ def learn_and_test(config: FinetuneConfig, checked_films: int) -> Path:
 
     checked_films: at most so many training films are searched for doubtful labels, a forward pass each.
     """
+    start = time.perf_counter()
+    films = films_of(config)  # before torch: what is wrong with the films is said at once
     from evax.deploy.bundle import starting_preprocess
     from evax.models.classifier import Classifier
     from evax.reporting.examine import Scored
@@ -130,9 +140,6 @@ def learn_and_test(config: FinetuneConfig, checked_films: int) -> Path:
     from evax.training.tracking import start_run
     from evax.weights.start import starting_encoder
 
-    start = time.perf_counter()
-    films = films_of(config)
-    in_steps = config.in_steps(len(films.pool))
     preprocess = replace(
         starting_preprocess(config.encoder, config.weights, films.store, config.image_size),
         resize_size=config.resize_size,
@@ -143,7 +150,7 @@ def learn_and_test(config: FinetuneConfig, checked_films: int) -> Path:
     log = start_run(config.out, config, resume=None)
     if config.head == "probe":
         log.write("head", validation_mauc=start_from_probe(model, films, preprocess, fabric))
-    best_step = fit(model, films, preprocess, in_steps, fabric, log)
+    best_step = fit(model, films, preprocess, config, fabric, log)
     softmax = films.exclusive and config.protocol == "clean"
     validation, tested = (
         Scored(rows, films.labels[rows], predict_rows(model, films.store, rows, preprocess, softmax, fabric))
@@ -151,7 +158,7 @@ def learn_and_test(config: FinetuneConfig, checked_films: int) -> Path:
     )
     thresholds = thresholds_of(config, films, validation)
     protocol = protocol_of(config, films, validation, fabric, log)
-    protocol |= {"best_step": best_step, "steps": in_steps.steps}
+    protocol |= {"best_step": best_step, "steps": config.in_steps(len(films.pool))[0]}
     features = features_of(films, model, preprocess, fabric, checked_films)
     write_results(config, films, model, preprocess, validation, tested, thresholds, protocol, features, start)
     return config.out / "bundle"
@@ -174,8 +181,6 @@ def films_of(config: FinetuneConfig) -> LearningFilms:
         with_findings,
     )
     from evax.data.store import open_store
-    from evax.deploy.bundle import refuse_seen_films
-    from evax.jobs.studies import refuse_one_sided
 
     as_paper = config.protocol == "paper"
     store = with_findings(open_store(config.store), config.findings)
@@ -184,8 +189,10 @@ def films_of(config: FinetuneConfig) -> LearningFilms:
     share = LabelShare(config.label_fraction, config.label_count, labels if config.stratified else None)
     train, epochs = share.draw(store, pool, config.seed), None
     if config.subset == "redrawn":
-        shown = config.in_steps(len(pool)).steps * config.batch_size
+        shown = config.in_steps(len(pool))[0] * config.batch_size
         train, epochs = redrawn_epochs(store, pool, share, config.seed, shown)
+    from evax.deploy.bundle import refuse_seen_films  # torch only now
+
     refuse_seen_films(config.weights, store, test)
     # no test film chooses, unless the protocol is the paper's
     choosing = test if as_paper else capped_rows(store, validation, config.validation_cap)

@@ -88,6 +88,11 @@ def pretrain(config: PretrainConfig) -> Path:
     that diverged, WeightsError for a checkpoint of another run, Interrupted (after saving) when Ctrl-C or
     SIGTERM stopped it.
     """
+    from evax.training.tracking import QuietLog, refuse_used_folder, start_run
+
+    start = time.perf_counter()
+    refuse_used_folder(config.out, config, config.resume)  # before torch, as far as this can be known
+    stores = stores_of(config)
     from evax.data.order import FilmOrder
     from evax.data.unlabelled import films_outside_tests
     from evax.deploy.lineage import earlier_training
@@ -96,11 +101,8 @@ def pretrain(config: PretrainConfig) -> Path:
     from evax.training.mirrors import open_mirrors
     from evax.training.optim import create_optimizer
     from evax.training.runtime import on_first_process, start_shared_fabric
-    from evax.training.tracking import QuietLog, start_run
 
-    start = time.perf_counter()
     mirrors = open_mirrors(config.track)
-    stores = stores_of(config)
     films = films_outside_tests(stores)
     before = earlier_training(config.weights)
     preprocess = preprocess_of(config, stores)

@@ -13,6 +13,7 @@ from evax.jobs.studies import (
     check_draws,
     continued,
     label_points,
+    refuse_at_once,
     refuse_one_sided,
     refuse_other_run,
     report_of,
@@ -87,16 +88,19 @@ def probe(config: ProbeConfig) -> Path:
     """
     from evax.data.labelled import LabelShare, known_labels, split_rows, with_findings
     from evax.data.store import open_store
-    from evax.deploy.bundle import refuse_seen_films
     from evax.training.tracking import run_folder
 
     start = time.perf_counter()
+    sweeps = bool(config.fractions or config.counts or config.resume)
+    refuse_at_once(config, config.resume if sweeps else None)
     store = with_findings(open_store(config.store), config.findings)
     labels = known_labels(store, config.uncertain, config.blank, config.uncertain_ones)
     pool, val, test = split_rows(store, config.split, config.split_by)
+    from evax.deploy.bundle import refuse_seen_films  # torch only now
+
     refuse_seen_films(config.weights, store, test)
     refuse_one_sided(labels[val], "validation split")
-    if config.fractions or config.counts or config.resume:
+    if sweeps:
         config = continued(config, config.resume, grows=("fractions", "counts", "seeds"))
         return sweep(replace(config, seeds=config.seeds or SEEDS), store, labels, pool, val, test)
     share = LabelShare(config.label_fraction, config.label_count, labels if config.stratified else None)

@@ -80,6 +80,26 @@ def label_points(
     return sorted(points, key=lambda point: point.fraction)
 
 
+def refuse_at_once(config: LabelledConfig, resume: bool | None) -> None:
+    """What is wrong with the call itself, said within seconds: before torch is imported and anything timed,
+    fetched, encoded or learned.
+
+    resume: see start_run. Raises ConfigError for a run folder in use, unknown findings and unknown names of
+    weights, DataError for a store that is none or has no labels, WeightsError for weights that are not there.
+    """
+    from evax.data.labelled import known_labels, with_findings
+    from evax.data.store import open_store
+    from evax.training.tracking import refuse_used_folder
+    from evax.weights.download import refuse_absent
+    from evax.weights.released import is_packaged
+
+    refuse_used_folder(config.out, config, resume)
+    store = with_findings(open_store(config.store), config.findings)
+    known_labels(store, config.uncertain, config.blank, config.uncertain_ones)
+    if config.weights is not None and not is_packaged(config.encoder, config.weights):
+        refuse_absent(config.encoder, config.weights)
+
+
 def refuse_one_sided(labels: np.ndarray[Any, Any], where: str) -> None:
     """Before anything is begun: films on which no finding is both present and absent cannot choose.
 

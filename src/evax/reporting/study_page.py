@@ -58,7 +58,7 @@ def amount_of(point: Facts) -> str:
 
 
 def spreads_of(name: str, group: Facts) -> list[dict[str, Any]]:
-    """Lines of the table of means: both scores of a group, then the AUROC of each finding over folds."""
+    """Lines of the table of means: both scores of a group, then the AUROC of each finding where kept."""
     lines = [{"name": name, "mauc": group["mauc"], "macc": group["macc"], "lr": group.get("lr")}]
     return lines + [
         {"name": finding, "mauc": spread, "macc": None, "lr": None}

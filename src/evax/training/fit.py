@@ -30,12 +30,10 @@ def fit(
     fabric: Fabric,
     log: RunLog,
 ) -> int:
-    """Trains; leaves the weights with the best mAUC on films.choosing in the model and returns their step.
-
-    config: in steps.
-    """
-    optimizer = create_optimizer(model, config.optimizer, model.encoder.depth, config.layer_decay)
-    tokens = config.steps * config.batch_size * (config.image_size // model.encoder.stride) ** 2
+    """Trains; leaves the weights with the best mAUC on films.choosing in the model and returns their step."""
+    steps, schedule = config.in_steps(len(films.pool))
+    optimizer = create_optimizer(model, schedule, model.encoder.depth, config.layer_decay)
+    tokens = steps * config.batch_size * (config.image_size // model.encoder.stride) ** 2
     network, optimizer = fabric.setup(maybe_compile(model, config.compile, tokens, fabric.device), optimizer)
     train_labels = torch.from_numpy(films.taught[films.train]).float()
     store, choosing, truth = films.store, films.choosing, films.labels[films.choosing]
@@ -48,11 +46,11 @@ def fit(
         size=config.image_size,
         crop=training_view(config.augmentation, config.crop, preprocess, config.seed),
         seed=config.seed,
-        steps=range(config.steps),
+        steps=range(steps),
         workers=config.workers,
         order=DrawnOrder(films.epochs, config.seed) if films.epochs else None,
     )
-    with progress_bar("fine-tuning", config.steps) as advance:
+    with progress_bar("fine-tuning", steps) as advance:
         for batch in batches:
             model.train()
             with seeded(config.seed, batch.step):
@@ -64,12 +62,12 @@ def fit(
                     train_labels[batch.films],
                     preprocess=preprocess,
                     exclusive=exclusive,
-                    lr=lr_at_step(batch.step, config.steps, config.optimizer),
-                    clip_norm=config.optimizer.clip_norm,
+                    lr=lr_at_step(batch.step, steps, schedule),
+                    clip_norm=schedule.clip_norm,
                 )
             done = batch.step + 1
             log.write("step", step=done, images=done * config.batch_size, **measured)
-            if done % config.validate_every == 0 or done == config.steps:
+            if done % config.validate_every == 0 or done == steps:
                 softmax = exclusive and not as_paper
                 scores = predict_rows(model, store, choosing, preprocess, softmax, fabric, quick=not as_paper)
                 macro = mean_auroc(scores, truth)

@@ -22,7 +22,7 @@ from evax.training.optim import lr_at_step
 from evax.training.probes import ProbeResult
 from evax.training.runtime import is_compiled, maybe_compile, precision_of, seeded, stop_requests
 from evax.training.steps import Diverged, masked_image_step
-from evax.training.tracking import RunLog, progress_bar
+from evax.training.tracking import RunLog, live_panel
 from evax.training.watching import start_watch
 
 
@@ -83,7 +83,7 @@ def learn(
         rank=fabric.global_rank,
         processes=fabric.world_size,
     )
-    with progress_bar("pre-training", steps, first, shown=here) as advance, stop_requests() as stop:
+    with live_panel("pre-training", steps, first, shown=here) as advance, stop_requests() as stop:
         for batch in batches:
             if batch.step in probe_steps:
                 look(batch.step)

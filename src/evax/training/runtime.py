@@ -185,9 +185,9 @@ def maybe_compile(module: M, choice: Compile, tokens: int, device: torch.device)
     # twelve blocks that are alike are compiled once: as fast as the whole, in a third of the time
     if blocks := alike_blocks(module):
         for block in blocks:
-            block.compile()
+            block.compile(dynamic=False)
         return module
-    return cast(M, torch.compile(module))
+    return cast(M, torch.compile(module, dynamic=False))
 
 
 def alike_blocks(module: nn.Module) -> list[nn.Module]:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, replace
-from typing import Literal, Self
+from typing import Literal
 
 from evax.data.augment import Augmentation, CropConfig
 from evax.errors import ConfigError
 from evax.training.options import Compile, LabelledConfig, OptimizerConfig
+
+STEPS = 500  # where neither steps nor epochs are given
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,8 +19,8 @@ class SupervisedConfig(LabelledConfig):
 
     protocol: Literal["clean", "paper"] = "clean"
     """paper: the test films choose the checkpoint, as in the released code; not to be compared with clean."""
-    steps: int = 500
-    """Optimizer steps."""
+    steps: int | None = None
+    """Optimizer steps; 500 without steps and epochs."""
     epochs: float | None = None
     """Passes over all training films of the store, instead of steps, whatever label_fraction."""
     warmup_epochs: float | None = None
@@ -57,20 +59,20 @@ class SupervisedConfig(LabelledConfig):
         for name in ("steps", "batch_size", "validate_every", "workers", "epochs"):
             if (value := getattr(self, name)) is not None and value <= 0:
                 raise ConfigError(f"{name} must be above 0, got {value}.")
+        if self.steps is not None and self.epochs is not None:
+            raise ConfigError(
+                f"Give steps, {self.steps}, or epochs, {self.epochs:g}, not both (--epochs None "
+                "--warmup-epochs None where a recipe sets them)."
+            )
         if self.warmup_epochs is not None and not 0 <= self.warmup_epochs < (self.epochs or 0):
             raise ConfigError(
                 f"warmup_epochs must lie in [0, epochs), got {self.warmup_epochs} of {self.epochs} epochs."
             )
 
-    def in_steps(self, films: int) -> Self:
-        """The same with steps and optimizer.warmup instead of epochs. films: of an epoch."""
+    def in_steps(self, films: int) -> tuple[int, OptimizerConfig]:
+        """How many steps, and the optimizer with its warm-up as a share of them. films: of an epoch."""
         if self.epochs is None:
-            return self
+            return self.steps or STEPS, self.optimizer
         share = self.optimizer.warmup if self.warmup_epochs is None else self.warmup_epochs / self.epochs
-        return replace(
-            self,
-            steps=math.ceil(self.epochs * films / self.batch_size),
-            optimizer=replace(self.optimizer, warmup=share),
-            epochs=None,
-            warmup_epochs=None,
-        )
+        steps = math.ceil(self.epochs * films / self.batch_size)
+        return steps, replace(self.optimizer, warmup=share)

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib import metadata
@@ -20,11 +20,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, Group, RenderableType
+from rich.panel import Panel
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    ProgressColumn,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
@@ -60,14 +62,9 @@ def start_run(out: Path, config: Any, resume: bool | None, mirrors: Sequence[Mir
 
     resume: None where this run cannot be continued though its config has the option.
     mirrors: are begun here and told what the log is told, while it is open as a context.
-    Raises ConfigError when the folder already holds something and resume is not asked for, or the other way
-    round.
+    Raises as refuse_used_folder does.
     """
-    if out.exists() and (not out.is_dir() or _is_begun(out)) and not resume:
-        ways = "continue with --resume, or" if resume is not None and hasattr(config, "resume") else "or"
-        raise ConfigError(f"The run folder {out} exists. Choose another --out, {ways} delete it.")
-    if resume and not (out / "config.yaml").is_file():
-        raise ConfigError(f"There is no run to resume in {out}. Leave --resume out to start it.")
+    refuse_used_folder(out, config, resume)
     make_folder(out)
     for mirror in mirrors:
         mirror.begin(out, config, bool(resume))
@@ -79,6 +76,17 @@ def start_run(out: Path, config: Any, resume: bool | None, mirrors: Sequence[Mir
         with replaced_whole(out / "config.yaml") as unfinished:  # last: with it there is a run to resume
             write_recipe(config, unfinished)
     return log
+
+
+def refuse_used_folder(out: Path, config: Any, resume: bool | None) -> None:
+    """Raises ConfigError when the folder already holds something and resume is not asked for, or the other
+    way round. Arguments as for start_run.
+    """
+    if out.exists() and (not out.is_dir() or _is_begun(out)) and not resume:
+        ways = "continue with --resume, or" if resume is not None and hasattr(config, "resume") else "or"
+        raise ConfigError(f"The run folder {out} exists. Choose another --out, {ways} delete it.")
+    if resume and not (out / "config.yaml").is_file():
+        raise ConfigError(f"There is no run to resume in {out}. Leave --resume out to start it.")
 
 
 @contextmanager
@@ -166,19 +174,22 @@ def counting_bar(
     title: str, total: int, done: int = 0, shown: bool = True
 ) -> Iterator[Callable[[int, str], None]]:
     """A terminal bar with rate and time left; the yielded function takes how much is done and a note."""
-    columns = (
+    columns = (*_bar_columns(), TextColumn("{task.fields[note]}"))
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, refresh_per_second=2, disable=not shown) as progress:
+        task = progress.add_task(title, total=total, completed=done, note="")
+        yield lambda now, note: progress.update(task, completed=now, note=note)
+
+
+def _bar_columns() -> tuple[ProgressColumn, ...]:
+    return (
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
         TextColumn("left"),
         TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
     )
-    console = Console(stderr=True)
-    with Progress(*columns, console=console, refresh_per_second=2, disable=not shown) as progress:
-        task = progress.add_task(title, total=total, completed=done, note="")
-        yield lambda now, note: progress.update(task, completed=now, note=note)
 
 
 @contextmanager
@@ -189,6 +200,23 @@ def progress_bar(
     steps = itertools.count(done + 1)
     with counting_bar(title, total, done, shown) as show:
         yield lambda note: show(next(steps), note)
+
+
+class _Framed(Progress):
+    """The bar in a frame, its notes beneath it."""
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        notes = (task.fields["note"] for task in self.tasks)
+        yield Panel(Group(self.make_tasks_table(self.tasks), *notes), expand=False)
+
+
+@contextmanager
+def live_panel(title: str, total: int, done: int = 0, shown: bool = True) -> Iterator[Callable[[str], None]]:
+    """As progress_bar, for a note of several lines."""
+    steps, console = itertools.count(done + 1), Console(stderr=True)
+    with _Framed(*_bar_columns(), console=console, refresh_per_second=2, disable=not shown) as progress:
+        task = progress.add_task(title, total=total, completed=done, note="")
+        yield lambda note: progress.update(task, completed=next(steps), note=note)
 
 
 def environment() -> dict[str, Any]:

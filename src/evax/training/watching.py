@@ -50,7 +50,7 @@ class Watch:
         self._warned, self._news, self._probed = False, "", ""
 
     def news(self) -> str:
-        """The latest step and probe in a few words, for a terminal."""
+        """The latest step and probe, a line or two each, for a terminal."""
         return self._news + self._probed
 
     def step(self, done: int, epoch: int, images: int, measured: dict[str, float]) -> None:
@@ -63,7 +63,10 @@ class Watch:
             "left_s": round(pace * (self._steps - done), 1),
         }
         self._write("step", done, {"epoch": epoch, "images": images}, facts)
-        self._news = "cosine {cosine:.3f}, lr {lr:.1e}, {images_per_s:.0f} films/s".format_map(measured)
+        self._news = (
+            "cosine {cosine:.3f}, spread {spread:.2f}, gradient norm {grad_norm:.2g}, lr {lr:.1e}\n"
+            "{images_per_s:.0f} films/s, {matmul_share:.0%} of the speed of a plain matrix product"
+        ).format_map(facts)
         if done > self._steps / 2:
             self._spreads.append(measured["spread"])
         if len(self._spreads) == STEPS_OF_SPREAD and np.mean(self._spreads) < LEAST_SPREAD:
@@ -76,7 +79,10 @@ class Watch:
     def probe(self, step: int, images: int, result: ProbeResult) -> None:
         """step, images: how far the run was."""
         self._write("probe", step, {"images": images}, result.to_json())
-        self._probed = f", kNN AUC {result.knn_auc:.3f}"
+        self._probed = (
+            f"\nafter step {step}: kNN AUC {result.knn_auc:.3f}, linear probe {result.linear_auc:.3f}, "
+            f"RankMe {result.rankme:.1f}"
+        )
         if step > self._steps / 2 and not result.rankme >= LEAST_RANKME:  # NaN: all features are 0
             self._warn(
                 step,

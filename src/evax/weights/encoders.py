@@ -11,17 +11,16 @@ from typing import Any
 from timm.layers import resample_abs_pos_embed, resample_patch_embed
 from torch import Tensor, nn
 
-from evax.errors import ConfigError, WeightsError, unknown_name
+from evax.errors import ConfigError, WeightsError
 from evax.models.classifier import Classifier
-from evax.models.encoders import ENCODERS, EVA_X, Cnn, Encoder, EvaX, PlainVit, build_encoder
-from evax.weights.download import fetch_published
+from evax.models.encoders import EVA_X, Cnn, Encoder, EvaX, PlainVit, build_encoder
+from evax.weights.download import weights_path
 from evax.weights.files import noted_rotary_grid, read_state_dict
 from evax.weights.foreign import LAYOUTS, head_of, layout_of, to_timm, unwrapped
 from evax.weights.official import rotary_grid_of, square_grid, to_timm_names
-from evax.weights.packaged import PACKAGED, imagenet_state
-from evax.weights.released import IMAGENET_FILES, RELEASED, Released
+from evax.weights.packaged import imagenet_state
+from evax.weights.released import Released, is_packaged
 
-IMAGENET = "imagenet"  # stands in place of a path for an encoder's usual ImageNet weights
 PATCH_WEIGHT = "patch_embed.proj.weight"
 EVA02_PATCH = 14  # pixels; EVA-02 is the network of EVA-X with smaller patches
 
@@ -56,35 +55,9 @@ def create_encoder(
         state = {f"network.{key}": tensor for key, tensor in imagenet_state(name).items()}
         cnn.load_state_dict({key: state[key] for key in cnn.state_dict()}, strict=True)
         return cnn
-    path = _weights_path(name, weights)
+    path = weights_path(name, weights)
     state = read_state_dict(path, full_precision)
     return _filled_encoder(name, path, state, options, position_antialias)
-
-
-def is_packaged(name: str, weights: str | os.PathLike[str] | None) -> bool:
-    """Whether these weights are the ImageNet weights that an installed package brings."""
-    return name in PACKAGED and weights is not None and os.fspath(weights) == IMAGENET
-
-
-def published_name(name: str, weights: str | os.PathLike[str]) -> str | None:
-    """The published file that is meant; None for a path, which goes before a name.
-
-    Raises ConfigError with the nearest name for what is neither, WeightsError for weights of another encoder
-    and for a file that evax cannot load.
-    """
-    text, path = os.fspath(weights), Path(weights)
-    if path.exists() or path.name != text:  # with a folder before it, it cannot be a name
-        return None
-    text = IMAGENET_FILES.get(name, text) if text == IMAGENET else text
-    if text not in RELEASED:
-        names = [known for known, row in RELEASED.items() if row.loadable]
-        raise unknown_name("weight file or published weight", text, names)
-    row = RELEASED[text]
-    if not row.loadable:
-        raise WeightsError(f"{text} cannot be loaded: {row.refused or f'its layout is {row.layout}'}.")
-    if name in ENCODERS and row.encoder != name:
-        raise WeightsError(f"{text} belongs to {row.encoder}, not to {name}.")
-    return text
 
 
 def create_published(row: Released, path: Path, full_precision: bool = False) -> Encoder | Classifier:
@@ -111,11 +84,6 @@ def create_published(row: Released, path: Path, full_precision: bool = False) ->
     classifier = Classifier(encoder, len(row.findings))
     fill(classifier.head, head, f"a head of {len(row.findings)} findings ({', '.join(row.findings)})", path)
     return classifier
-
-
-def _weights_path(name: str, weights: str | os.PathLike[str]) -> Path:
-    published = published_name(name, weights)
-    return Path(weights) if published is None else fetch_published(published)
 
 
 def _filled_encoder(

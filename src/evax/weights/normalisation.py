@@ -9,10 +9,9 @@ from evax.errors import WeightsError
 from evax.files import read_json
 from evax.models.encoders import CNNS, EVA_X
 from evax.published import Channels
-from evax.weights.encoders import is_packaged, published_name
 from evax.weights.files import read_state_dict
 from evax.weights.foreign import shared_normalisation, unwrapped
-from evax.weights.released import RELEASED, name_of_file
+from evax.weights.released import RELEASED, is_packaged, name_of_file, published_name
 
 PROCESSOR = "preprocessor_config.json"  # where a folder of transformers keeps it
 

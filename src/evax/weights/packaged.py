@@ -12,13 +12,11 @@ from evax.errors import WeightsError
 from evax.models.encoders import CNNS
 from evax.weights.files import read_state_dict
 
-PACKAGED = ("efficientnet_lite0",)
-
 
 def imagenet_state(name: str) -> dict[str, Tensor]:
     """ImageNet weights of a CNN, its 1000-class head included, under timm's names.
 
-    name: one of PACKAGED. Raises WeightsError when the package is missing or another one.
+    name: one of released.PACKAGED. Raises WeightsError when the package is missing or another one.
     """
     with torch.device("meta"):  # names and shapes only
         wanted = timm.create_model(CNNS[name].network, num_classes=1000).state_dict()

@@ -1,0 +1,63 @@
+"""What is wrong with a call is said within seconds: before torch is imported."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+PROGRAM = """
+import json, sys
+from evax.cli import run
+statuses = [run(words) for words in json.loads(sys.argv[1])]
+print(json.dumps([statuses, sorted({"torch", "timm", "matplotlib"} & set(sys.modules))]))
+"""
+LEARNERS = ("finetune", "probe", "fewshot", "crossvalidate")
+
+
+@pytest.fixture
+def used(tmp_path):
+    folder = tmp_path / "used"
+    folder.mkdir()
+    (folder / "notes.txt").touch()
+    return str(folder)
+
+
+def test_a_mistake_in_the_call_is_said_before_torch_is_imported(phantom_store, used, tmp_path):
+    store, out = str(phantom_store), str(tmp_path / "out")
+    known = json.loads((phantom_store / "store.json").read_text())["findings"][0]
+    calls = {}
+    for command in LEARNERS:
+        calls |= {
+            f"No finding of {store} is called '{known}x'. Did you mean '{known}'?": [
+                command, store, "--findings", f"{known}x", "--out", out,
+            ],
+            f"evax {command}: The run folder {used} exists. Choose another --out": [
+                command, store, "--out", used,
+            ],
+            f"evax {command}: There is no weight file at {tmp_path}/absent.pt.": [
+                command, store, "--weights", f"{tmp_path}/absent.pt", "--out", out,
+            ],
+            f"evax {command}: No weight file or published weight is called 'eva_x_tny_mim'. Did you mean": [
+                command, store, "--weights", "eva_x_tny_mim", "--out", out,
+            ],
+            f"evax {command}: mgca_resnet_50.ckpt has to be fetched by hand": [
+                command, store, "--encoder", "resnet50", "--weights", "resnet50_mgca", "--out", out,
+            ],
+        }  # fmt: skip
+    calls |= {
+        " training patients, 999 were asked for": ["fewshot", store, "--counts", "999", "--out", out],
+        f"evax pretrain: The run folder {used} exists": ["pretrain", store, "--out", used],
+        f"There is no store at {out}": ["pretrain", out, "--out", out],
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, json.dumps(list(calls.values()))],
+        capture_output=True, text=True, check=True,
+        env={"EVAX_WEIGHTS": str(tmp_path / "weights"), "PYTHONPATH": ":".join(sys.path), "HOME": "/"},
+    )  # fmt: skip
+    statuses, loaded = json.loads(done.stdout)
+    assert set(statuses) == {1}
+    assert [said for said in calls if said not in done.stderr] == []
+    assert loaded == []
+    assert not (tmp_path / "out").exists()
+    assert not (tmp_path / "weights").exists()
