@@ -33,6 +33,7 @@ _PUBLIC = {  # name: module that defines it
             "compare": "CompareConfig",
             "crossvalidate": "CrossvalidateConfig",
             "localize": "LocalizeConfig",
+            "export": "ExportConfig",
             "predict": "PredictConfig",
             "zoo": "ZooConfig",
             "recipes": "RecipesConfig",

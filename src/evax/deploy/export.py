@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Shaped, UInt8
 from torch import Tensor, nn
 
 from evax.data.radiograph import Radiograph
@@ -62,7 +62,9 @@ class Graph(nn.Module):
         return probabilities(logits, self.exclusive), output_maps(self.network, patches, grid)
 
 
-def export_onnx(folder: Path, card: Card, films: Sequence[Radiograph], source: str, runtimes: Sequence[str]) -> Path:
+def export_onnx(
+    folder: Path, card: Card, films: Sequence[Radiograph], source: str, runtimes: Sequence[str]
+) -> Path:
     """Writes model.onnx and its certificate into a bundle; returns the path of the certificate.
 
     films: on which every runtime must agree with torch. source: what they are, for the certificate.
@@ -76,9 +78,9 @@ def export_onnx(folder: Path, card: Card, films: Sequence[Radiograph], source: s
         for runtime, measured in parity.items():
             if not measured["largest_difference"] <= MOST_DIFFERENCE:
                 raise ExportError(
-                    f"{runtime} differs from torch by {measured['largest_difference']:.2g} on these films, more "
-                    f"than {MOST_DIFFERENCE:g}. Nothing was written; please report it with the versions of "
-                    "torch and the runtime."
+                    f"{runtime} differs from torch by {measured['largest_difference']:.2g} on these films, "
+                    f"more than {MOST_DIFFERENCE:g}. Nothing was written; please report it with the versions "
+                    "of torch and the runtime."
                 )
         certificate = {
             "format": 1,
@@ -138,7 +140,8 @@ def compared(
         differences.append(_apart(answers["torch"], answers[runtime], predictor.card.kind == "encoder"))
         if maps:
             differences.append(_apart(maps["torch"], maps[runtime], scaled=True))
-            flipped += _decisions(predictor.card, answers["torch"]) != _decisions(predictor.card, answers[runtime])
+            ours, theirs = (_decisions(predictor.card, answers[name]) for name in ("torch", runtime))
+            flipped += ours != theirs
     return {
         "version": _version(runtime),
         "largest_difference": float(np.max(differences)),
@@ -148,13 +151,13 @@ def compared(
     }
 
 
-def _apart(ours: np.ndarray[Any, Any], theirs: np.ndarray[Any, Any], scaled: bool) -> float:
+def _apart(ours: Shaped[np.ndarray, ...], theirs: Shaped[np.ndarray, ...], scaled: bool) -> float:
     """Largest difference, where asked for in parts of the largest value of ours; NaN is no agreement."""
     largest = float(np.abs(ours - theirs).max())
     return largest / max(float(np.abs(ours).max()), 1e-12) if scaled else largest
 
 
-def _decisions(card: Card, answer: np.ndarray[Any, Any]) -> list[bool]:
+def _decisions(card: Card, answer: Shaped[np.ndarray, ...]) -> list[bool]:
     limits = [card.thresholds.get(finding) for finding in card.findings]
     return [limit is not None and value >= limit for value, limit in zip(answer, limits, strict=True)]
 

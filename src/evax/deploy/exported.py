@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Shaped, UInt8
 
 from evax.data.radiograph import Radiograph
 from evax.deploy.bundle import Card
@@ -24,7 +24,7 @@ from evax.files import read_json
 
 GRAPH, CERTIFICATE = "model.onnx", "onnx.json"
 FILMS, PROBABILITIES, MAPS, FEATURES = "films", "probabilities", "maps", "features"  # names in the graph
-Run = Callable[[np.ndarray[Any, Any]], tuple[np.ndarray[Any, Any], ...]]
+Run = Callable[[Shaped[np.ndarray, "..."]], tuple[Shaped[np.ndarray, "..."], ...]]
 
 
 class ExportedPredictor(Predictor):
@@ -101,7 +101,7 @@ def _onnx(graph: Path, threads: int) -> Run:
     except Exception as error:  # its own exception classes share no base but Exception
         raise ExportError(f"ONNX Runtime cannot read {graph}: {error}") from error
 
-    def run(films: np.ndarray[Any, Any]) -> tuple[np.ndarray[Any, Any], ...]:
+    def run(films: Shaped[np.ndarray, ...]) -> tuple[Shaped[np.ndarray, ...], ...]:
         return tuple(session.run(None, {FILMS: films}))
 
     return run
@@ -121,7 +121,7 @@ def _openvino(graph: Path, threads: int) -> Run:
     except RuntimeError as error:
         raise ExportError(f"OpenVINO cannot read {graph}: {error}") from error
 
-    def run(films: np.ndarray[Any, Any]) -> tuple[np.ndarray[Any, Any], ...]:
+    def run(films: Shaped[np.ndarray, ...]) -> tuple[Shaped[np.ndarray, ...], ...]:
         answer = compiled(films)
         return tuple(np.array(answer[output]) for output in compiled.outputs)
 

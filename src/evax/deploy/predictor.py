@@ -6,10 +6,10 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 
 from evax.data.pictures import read_image
 from evax.data.radiograph import Radiograph
@@ -46,17 +46,17 @@ class Predictor(ABC):
         return self.predict_inputs(np.stack([self.network_input(film) for film in films]))
 
     @abstractmethod
-    def network_input(self, film: Radiograph) -> np.ndarray[Any, Any]:
+    def network_input(self, film: Radiograph) -> Shaped[np.ndarray, ...]:
         """The film as the network sees it, (C, H, W): native -> store size -> input. Normalised in torch, in
         8 bits for an exported network, which normalises itself.
         """
 
     @abstractmethod
-    def predict_inputs(self, inputs: np.ndarray[Any, Any]) -> Float[np.ndarray, "S outputs"]:
+    def predict_inputs(self, inputs: Shaped[np.ndarray, ...]) -> Float[np.ndarray, "S outputs"]:
         """The same as predict for what `network_input` made of the films, (S, C, H, W)."""
 
     @abstractmethod
-    def maps(self, inputs: np.ndarray[Any, Any], at: At) -> Float[np.ndarray, "S K h w"]:
+    def maps(self, inputs: Shaped[np.ndarray, ...], at: At) -> Float[np.ndarray, "S K h w"]:
         """Grad-CAM of a classifier on the patch grid for every finding, not yet scaled; see evax.grad_cam.
 
         Raises ConfigError for a layer that is not among `layers`.

@@ -13,6 +13,7 @@ from evax.explain.heatmap import At
 from evax.models.classifier import Classifier
 from evax.models.encoders import Encoder, EvaX, PlainVit
 
+
 def grad_cam_maps(
     network: Classifier, images: Float[Tensor, "B C H W"], at: At = "norm1"
 ) -> Float[Tensor, "B K h w"]:

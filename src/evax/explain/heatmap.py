@@ -52,9 +52,7 @@ def grad_cam(
     if finding not in findings:
         raise unknown_name("finding", finding, findings)
     maps = predictor.maps(predictor.network_input(radiograph)[None], at or predictor.layers[0])
-    return spread(
-        maps[0, findings.index(finding)], radiograph.pixels.shape, predictor.card.preprocess
-    )
+    return spread(maps[0, findings.index(finding)], radiograph.pixels.shape, predictor.card.preprocess)
 
 
 def spread(

@@ -39,8 +39,8 @@ class ExportConfig:
 def export(config: ExportConfig) -> Path:
     """Exports and compares; returns the path of the certificate.
 
-    Raises DataError for a folder that is no bundle or films that cannot be read, ExportError when a runtime is
-    missing or does not agree with torch within 1e-4; the bundle is then left as it was.
+    Raises DataError for a folder that is no bundle or films that cannot be read, ExportError when a runtime
+    is missing or does not agree with torch within 1e-4; the bundle is then left as it was.
     """
     from evax.deploy.bundle import read_card
     from evax.deploy.export import export_onnx
@@ -68,10 +68,11 @@ def synthetic_films() -> list[Radiograph]:
     """Phantoms, and what a network may find hard: all black, all white, noise."""
     import numpy as np
 
-    from evax.data.phantom import draw_phantom
+    from evax.data.phantom import make_phantom
     from evax.data.radiograph import Radiograph
 
     chance = np.random.default_rng(0)
-    pixels = [draw_phantom(seed).pixels for seed in range(SYNTHETIC)]
-    pixels += [np.zeros((64, 64), np.float32), np.ones((64, 64), np.float32), chance.random((300, 200), np.float32)]
+    pixels = [make_phantom(0, index).pixels for index in range(SYNTHETIC)]
+    flat = np.zeros((64, 64), np.float32)
+    pixels += [flat, flat + 1, chance.random((300, 200), np.float32)]
     return [Radiograph(each, None, None, ()) for each in pixels]
