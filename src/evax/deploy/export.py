@@ -7,6 +7,7 @@ import logging
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -106,7 +107,8 @@ def write_graph(predictor: TorchPredictor, path: Path) -> None:
     card, graph = predictor.card, Graph(predictor).eval()
     side = card.preprocess.input_size
     names = [PROBABILITIES, MAPS] if card.kind == "classifier" else [FEATURES]
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    for noisy in ("torch.onnx", "onnxscript", "onnx_ir"):
+        logging.getLogger(noisy).setLevel(logging.ERROR)
     try:
         program = torch.onnx.export(
             graph, (torch.zeros(2, 1, side, side, dtype=torch.uint8),),
@@ -124,45 +126,45 @@ def write_graph(predictor: TorchPredictor, path: Path) -> None:
 def compared(
     predictor: TorchPredictor, graph: Path, runtime: str, films: Sequence[Radiograph]
 ) -> dict[str, Any]:
-    """How far a runtime is from torch on these films, one at a time and all the way from the native film."""
-    exported = ExportedPredictor(predictor.card, session_of(graph, runtime))
-    differences, flipped = [0.0], 0
-    seconds = {"torch": 0.0, runtime: 0.0}
+    """How far a runtime is from torch on these films, one at a time and all the way from the native film.
+
+    Differences of probabilities as they are; of maps and features in parts of the largest value of all films.
+    """
+    card = predictor.card
+    pair = {"torch": predictor, runtime: ExportedPredictor(card, session_of(graph, runtime))}
+    answers: dict[str, list[Shaped[np.ndarray, ...]]] = {name: [] for name in pair}
+    maps: dict[str, list[Shaped[np.ndarray, ...]]] = {name: [] for name in pair}
+    seconds = dict.fromkeys(pair, 0.0)
     for film in films:
-        answers, maps = {}, {}
-        for name, each in (("torch", predictor), (runtime, exported)):
+        for name, each in pair.items():
             inputs = each.network_input(film)[None]
             start = time.perf_counter()
-            answers[name] = each.predict_inputs(inputs)[0]
+            answers[name].append(each.predict_inputs(inputs)[0])
             seconds[name] += time.perf_counter() - start
-            if predictor.card.kind == "classifier":
-                maps[name] = each.maps(inputs, "output")[0]
-        differences.append(_apart(answers["torch"], answers[runtime], predictor.card.kind == "encoder"))
-        if maps:
-            differences.append(_apart(maps["torch"], maps[runtime], scaled=True))
-            ours, theirs = (_decisions(predictor.card, answers[name]) for name in ("torch", runtime))
-            flipped += ours != theirs
+            if card.kind == "classifier":
+                maps[name].append(each.maps(inputs, "output")[0])
+    differences = [_apart(answers["torch"], answers[runtime], scaled=card.kind == "encoder")]
+    if card.kind == "classifier":
+        differences.append(_apart(maps["torch"], maps[runtime], scaled=True))
+    decisions = zip(answers["torch"], answers[runtime], strict=True)
     return {
-        "version": _version(runtime),
-        "largest_difference": float(np.max(differences)),
-        "films_with_another_decision": flipped,
+        "version": version({"onnx": "onnxruntime"}.get(runtime, runtime)),
+        "largest_difference": float(np.max(differences)),  # NaN stays NaN
+        "films_with_another_decision": sum(
+            _decisions(card, ours) != _decisions(card, theirs) for ours, theirs in decisions
+        ),
         "milliseconds_per_film": round(1000 * seconds[runtime] / len(films), 2),
         "milliseconds_per_film_in_torch": round(1000 * seconds["torch"] / len(films), 2),
     }
 
 
-def _apart(ours: Shaped[np.ndarray, ...], theirs: Shaped[np.ndarray, ...], scaled: bool) -> float:
-    """Largest difference, where asked for in parts of the largest value of ours; NaN is no agreement."""
-    largest = float(np.abs(ours - theirs).max())
-    return largest / max(float(np.abs(ours).max()), 1e-12) if scaled else largest
+def _apart(ours: list[Shaped[np.ndarray, ...]], theirs: list[Shaped[np.ndarray, ...]], scaled: bool) -> float:
+    """Largest difference; NaN is no agreement."""
+    largest = float(np.abs(np.stack(ours) - np.stack(theirs)).max())
+    scale = float(np.abs(np.stack(ours)).max()) if scaled else 1.0
+    return largest / scale if scale else largest
 
 
 def _decisions(card: Card, answer: Shaped[np.ndarray, ...]) -> list[bool]:
     limits = [card.thresholds.get(finding) for finding in card.findings]
     return [limit is not None and value >= limit for value, limit in zip(answer, limits, strict=True)]
-
-
-def _version(runtime: str) -> str:
-    from importlib.metadata import version
-
-    return version({"onnx": "onnxruntime"}.get(runtime, runtime))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import io
 import logging
 import os
 from collections.abc import Sequence
@@ -155,8 +156,9 @@ class Scores:
         """Whole lines of an earlier run, without its header; a line that a kill cut is done again."""
         if not self.unfinished.is_file():
             return []
-        whole = self.unfinished.read_text().rpartition("\n")[0]
-        lines = list(csv.reader(whole.splitlines()))
+        with self.unfinished.open(newline="") as file:
+            whole, end, _ = file.read().rpartition("\n")
+        lines = list(csv.reader(io.StringIO(whole + end, newline="")))
         return [line for line in lines[1:] if len(line) == len(header)]
 
     def refused(self, path: Path, reason: str) -> None:
