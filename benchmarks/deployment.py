@@ -1,7 +1,7 @@
-"""Question: how fast is a film scored, and what must be installed for it, in torch, ONNX Runtime and OpenVINO?
+"""Question: how fast does a network score a film in torch, ONNX Runtime and OpenVINO?
 
-EVA-X-Ti, S and B with random weights and 14 findings at 224 pixels, one film and eight at once, all cores, median
-of several rounds in which the runtimes take turns; the network only. Reading a film: see read_images.py.
+EVA-X-Ti, S and B with random weights and 14 findings at 224 pixels, one film and eight at once, all cores,
+median of several rounds in which the runtimes take turns. Reading a film: see read_images.py.
 """
 
 from __future__ import annotations
