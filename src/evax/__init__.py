@@ -16,7 +16,7 @@ _PUBLIC = {  # name: module that defines it
     "open_store": "evax.data.store",
     "create_encoder": "evax.weights.encoders",
     "open_bundle": "evax.deploy.predictor",
-    "grad_cam": "evax.explain.gradcam",
+    "grad_cam": "evax.explain.heatmap",
     **{
         name: f"evax.jobs.{job}"
         for job, config in {
@@ -33,6 +33,7 @@ _PUBLIC = {  # name: module that defines it
             "compare": "CompareConfig",
             "crossvalidate": "CrossvalidateConfig",
             "localize": "LocalizeConfig",
+            "export": "ExportConfig",
             "predict": "PredictConfig",
             "zoo": "ZooConfig",
             "recipes": "RecipesConfig",

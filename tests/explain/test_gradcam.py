@@ -7,9 +7,10 @@ from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 from evax.data.preprocess import Preprocess
 from evax.data.radiograph import Radiograph
 from evax.deploy.bundle import Card
-from evax.deploy.predictor import Predictor
+from evax.deploy.torch_runtime import TorchPredictor
 from evax.errors import ConfigError
-from evax.explain.gradcam import grad_cam, grad_cam_maps, spread, usual_layer
+from evax.explain.gradcam import grad_cam_maps
+from evax.explain.heatmap import grad_cam, spread
 from evax.models.classifier import Classifier
 from evax.models.encoders import build_encoder
 
@@ -36,7 +37,7 @@ def predictor(network):
         preprocess=Preprocess(store_size=112, input_size=96),
         findings=FINDINGS,
     )
-    return Predictor(card, network)
+    return TorchPredictor(card, network)
 
 
 @pytest.mark.parametrize("at", ["norm1", "output"])
@@ -71,7 +72,7 @@ def test_a_plain_vit_s_map_is_the_library_s_at_its_last_norm1():
     ours = spread(grad_cam_maps(network, images, "norm1")[0, 1].numpy(), (96, 96), WHOLE)
     assert np.corrcoef(ours.ravel(), library(images, [ClassifierOutputTarget(1)])[0].ravel())[0, 1] > 0.999
     card = Card(kind="classifier", encoder="x", preprocess=Preprocess(), findings=FINDINGS[:2])
-    assert usual_layer(Predictor(card, network)) == "norm1"
+    assert TorchPredictor(card, network).layers == ("norm1", "output")
 
 
 def test_the_two_layers_give_different_maps(network):
@@ -102,7 +103,7 @@ def test_an_unknown_finding_and_an_encoder_are_refused(predictor):
     film = Radiograph(np.zeros((32, 32), np.float32), None, None, ())
     with pytest.raises(ConfigError, match="No finding is called 'Efusion'. Did you mean 'Effusion'"):
         grad_cam(predictor, film, "Efusion")
-    encoder = Predictor(
+    encoder = TorchPredictor(
         Card(kind="encoder", encoder="x", preprocess=Preprocess()), build_encoder("eva_x_tiny_patch16_224")
     )
     with pytest.raises(ConfigError, match="needs a classifier bundle"):
@@ -153,6 +154,6 @@ def test_a_cnn_s_map_is_the_library_s_at_its_last_layer_and_it_has_no_norm1():
     card = Card(
         kind="classifier", encoder="efficientnet_lite0", preprocess=Preprocess(), findings=FINDINGS[:2]
     )
-    assert usual_layer(Predictor(card, network)) == "output"
+    assert TorchPredictor(card, network).layers == ("output",)
     with pytest.raises(ConfigError, match="has no norm1 .*--at output"):
         grad_cam_maps(network, images, "norm1")

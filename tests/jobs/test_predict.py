@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import logging
 import math
 import shutil
 from dataclasses import replace
@@ -15,6 +16,7 @@ from PIL import Image
 
 import evax
 from evax.cli import run
+from evax.data.films import read_or_reason
 from evax.data.preprocess import Preprocess
 from evax.deploy.bundle import Card, save_bundle
 from evax.errors import ConfigError, DataError
@@ -112,7 +114,6 @@ def test_the_notes_are_the_issues_of_the_film(config):
 
 
 def test_a_score_at_the_threshold_is_present_and_one_a_hair_below_is_not(config, with_thresholds):
-    config = replace(config, batch_size=1)
     film = config.films[0] / "a" / "1.png"
     score = evax.open_bundle(config.bundle)(film)["Effusion"]
     assert score == np.float32(score)
@@ -121,7 +122,8 @@ def test_a_score_at_the_threshold_is_present_and_one_a_hair_below_is_not(config,
         (math.nextafter(score, 1), "0"),
         (math.nextafter(score, 0), "1"),
     ]:
-        table = table_of(replace(config, bundle=with_thresholds(Effusion=threshold)))
+        out = config.out.with_name(f"{threshold}.csv")
+        table = table_of(replace(config, batch_size=1, bundle=with_thresholds(Effusion=threshold), out=out))
         assert table["a/1.png"]["Effusion:present"] == present
 
 
@@ -189,15 +191,61 @@ def test_a_place_that_does_not_exist_or_holds_no_film_is_named(config, tmp_path)
     assert not config.out.exists()
 
 
-def test_when_no_film_can_be_read_the_first_reason_is_said_and_an_older_table_stays(config):
-    config.out.write_text("older")
+def test_when_no_film_can_be_read_the_first_reason_is_said_and_nothing_remains(config):
     for number, name in enumerate(NAMES):
         (config.films[0] / name).write_bytes(b"" if number == 0 else b"no film at all")
     with pytest.raises(
         DataError, match="None of the 8 files could be read; the first reason: .*1.png is empty"
     ):
         predict(config)
+    assert [path.name for path in config.out.parent.iterdir()] == ["films"]
+
+
+def test_a_table_that_is_there_is_not_written_over(config):
+    config.out.write_text("older")
+    with pytest.raises(DataError, match=r"scores.csv exists. Choose another --out"):
+        predict(config)
     assert config.out.read_text() == "older"
+
+
+def test_films_that_could_not_be_read_are_counted_at_the_end(config, caplog):
+    predict(config)
+    assert "1 of 8 films could not be read: the column error of" in caplog.text
+
+
+def test_a_killed_run_goes_on_after_the_films_it_had_scored(config, monkeypatch, caplog):
+    caplog.set_level(logging.INFO, "evax")
+    whole = predict(replace(config, out=config.out.with_name("whole.csv"))).read_text()
+
+    def killed(path):
+        if path.name == "1.tif":  # in the second batch
+            raise KeyboardInterrupt
+        return read_or_reason(path)
+
+    monkeypatch.setattr("evax.jobs.predict.read_or_reason", killed)
+    with pytest.raises(KeyboardInterrupt):
+        predict(config)
+    read = []
+    monkeypatch.setattr(
+        "evax.jobs.predict.read_or_reason", lambda path: read.append(path.name) or read_or_reason(path)
+    )
+    (kept,) = config.out.parent.glob(".scores.csv.*.unfinished")
+    kept.write_text(kept.read_text() + f"{config.films[0]}/a/4.p")  # a line that the kill cut
+    assert predict(replace(config, resume=True)).read_text() == whole
+    assert read == ["4.png", "1.png", "1.tif", "x.PNG", "z.png"]
+    assert "Going on after 3 films that have been scored" in caplog.text
+    assert not list(config.out.parent.glob(".*"))
+
+
+def test_what_another_bundle_scored_is_not_gone_on_from(config, with_thresholds, monkeypatch):
+    monkeypatch.setattr(
+        "evax.jobs.predict.Scores.finish", lambda scores: (_ for _ in ()).throw(KeyboardInterrupt)
+    )
+    with pytest.raises(KeyboardInterrupt):
+        predict(config)
+    monkeypatch.undo()
+    other = replace(config, bundle=with_thresholds(Effusion=NOTHING), resume=True)
+    assert {row["Effusion:present"] for row in table_of(other).values()} == {"0", ""}
 
 
 def test_an_encoder_bundle_is_refused(config, tmp_path):

@@ -5,17 +5,19 @@ from __future__ import annotations
 import logging
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from jaxtyping import Bool, Int64, UInt64
-from torch import nn
 
 from evax.data.preprocess import Preprocess
-from evax.data.store import ImageStore
 from evax.errors import DataError
 from evax.files import read_json, replaced_whole, save_tensors, write_json
-from evax.weights.normalisation import own_normalisation
+
+if TYPE_CHECKING:  # reading a card needs neither torch nor a store
+    from torch import nn
+
+    from evax.data.store import ImageStore
 
 logger = logging.getLogger("evax")
 FORMAT = 1
@@ -148,6 +150,8 @@ def starting_preprocess(
     Raises DataError when a bundle was trained on films kept at another size, and as create_encoder does for
     weights that cannot be had.
     """
+    from evax.weights.normalisation import own_normalisation
+
     if weights is not None and is_bundle(weights):
         chain = read_card(weights).preprocess
         if store is not None and chain.store_size != store.size:

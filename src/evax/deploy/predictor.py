@@ -1,36 +1,32 @@
-"""A bundle that answers: film in, probabilities (or a feature vector) out."""
+"""A bundle that answers: film in, probabilities (or features) out; once exported, without torch."""
 
 from __future__ import annotations
 
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any
+from pathlib import Path
+from typing import Literal
 
 import numpy as np
-import torch
-from jaxtyping import Float
-from safetensors import SafetensorError
-from safetensors.torch import load_file
-from torch import nn
+from jaxtyping import Float, Shaped
 
 from evax.data.pictures import read_image
 from evax.data.radiograph import Radiograph
 from evax.deploy.bundle import Card, read_card
-from evax.deploy.published import bundle_of
-from evax.errors import DataError, WeightsError, unknown_name
-from evax.models.classifier import Classifier, probabilities
-from evax.models.encoders import build_encoder
-from evax.weights.files import noted_rotary_grid
+from evax.errors import unknown_name
+from evax.explain.heatmap import At
 
-RUNTIMES = ("torch",)
+Runtime = Literal["torch", "onnx", "openvino"]
+RUNTIMES: tuple[Runtime, ...] = ("torch", "onnx", "openvino")
 
 
-class Predictor:
+class Predictor(ABC):
     """Runs a bundle on films as they come: the card's preprocessing, then the network in float32."""
 
-    def __init__(self, card: Card, network: nn.Module) -> None:
-        self.card = card
-        self.network = network.eval().requires_grad_(False)
+    card: Card
+    layers: tuple[At, ...] = ()
+    """Where a classifier can make heat maps, the usual one first (evax.grad_cam)."""
 
     def __call__(
         self, film: Radiograph | str | os.PathLike[str]
@@ -49,18 +45,22 @@ class Predictor:
         """The same for several films at once: (S, K) probabilities or (S, D) features."""
         return self.predict_inputs(np.stack([self.network_input(film) for film in films]))
 
-    def predict_inputs(self, inputs: Float[np.ndarray, "S C H W"]) -> Float[np.ndarray, "S outputs"]:
-        """The same for what `network_input` made of the films."""
-        with torch.inference_mode():
-            images = torch.from_numpy(inputs)
-            if isinstance(self.network, Classifier):
-                return probabilities(self.network(images), self.card.exclusive).numpy()
-            return self.network.encode(images).patches.mean(dim=1).numpy()  # type: ignore[operator]
+    @abstractmethod
+    def network_input(self, film: Radiograph) -> Shaped[np.ndarray, ...]:
+        """The film as the network sees it, (C, H, W): native -> store size -> input. Normalised in torch, in
+        8 bits for an exported network, which normalises itself.
+        """
 
-    def network_input(self, film: Radiograph) -> Float[np.ndarray, "C H W"]:
-        """The film as the network sees it, native -> store size -> input, normalised."""
-        pixels = self.card.preprocess.to_network_input(film)
-        return pixels.reshape(-1, *pixels.shape[-2:])
+    @abstractmethod
+    def predict_inputs(self, inputs: Shaped[np.ndarray, ...]) -> Float[np.ndarray, "S outputs"]:
+        """The same as predict for what `network_input` made of the films, (S, C, H, W)."""
+
+    @abstractmethod
+    def maps(self, inputs: Shaped[np.ndarray, ...], at: At) -> Float[np.ndarray, "S K h w"]:
+        """Grad-CAM of a classifier on the patch grid for every finding, not yet scaled; see evax.grad_cam.
+
+        Raises ConfigError for a layer that is not among `layers`.
+        """
 
 
 def open_bundle(path: str | os.PathLike[str], runtime: str = "torch") -> Predictor:
@@ -68,22 +68,23 @@ def open_bundle(path: str | os.PathLike[str], runtime: str = "torch") -> Predict
 
     path: a bundle folder, a published file under its official file name, or the name of one (`evax zoo
     list`), fetched when it is not on this machine. An existing path goes before a name.
-    runtime: "torch". Raises DataError for a folder that is no bundle, ConfigError for an unknown name,
-    WeightsError for weights that cannot be had or do not fit their card.
+    runtime: "torch"; or "onnx" or "openvino" for what `evax export` wrote into the bundle, without torch.
+    Raises DataError for a folder that is no bundle, ConfigError for an unknown name, WeightsError for weights
+    that cannot be had or do not fit their card, ExportError for a bundle that was not exported or a runtime
+    that is not installed.
     """
     if runtime not in RUNTIMES:
         raise unknown_name("runtime", runtime, RUNTIMES)
-    folder = bundle_of(path)
+    folder = Path(path)
+    if not folder.is_dir():
+        from evax.deploy.published import bundle_of
+
+        folder = bundle_of(path)
     card = read_card(folder)
-    weights = folder / "model.safetensors"
-    if not weights.is_file():
-        raise DataError(f"{folder} is not a whole bundle: it has no model.safetensors. Copy it again.")
-    grid = noted_rotary_grid(weights)
-    rotary: dict[str, Any] = {"ref_feat_shape": (grid, grid)} if grid else {}
-    encoder = build_encoder(card.encoder, img_size=card.preprocess.input_size, **rotary)
-    network = Classifier(encoder, len(card.findings)) if card.kind == "classifier" else encoder
-    try:
-        network.load_state_dict(load_file(weights), strict=True)
-    except (RuntimeError, SafetensorError, OSError) as error:
-        raise WeightsError(f"{weights} does not fit the bundle's card: {error}") from error
-    return Predictor(card, network)
+    if runtime == "torch":
+        from evax.deploy.torch_runtime import open_torch
+
+        return open_torch(folder, card)
+    from evax.deploy.exported import open_exported
+
+    return open_exported(folder, card, runtime)

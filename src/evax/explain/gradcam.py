@@ -1,62 +1,17 @@
-"""Grad-CAM: which places of the film speak for a finding."""
+"""Grad-CAM: which places of the film speak for each finding, on the patch grid."""
 
 from __future__ import annotations
 
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any
 
-import numpy as np
 import torch
 from jaxtyping import Float
-from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
-from evax.data.preprocess import Preprocess
-from evax.data.radiograph import Radiograph
-from evax.errors import ConfigError, unknown_name
+from evax.errors import ConfigError
+from evax.explain.heatmap import At
 from evax.models.classifier import Classifier
-from evax.models.encoders import EvaX, PlainVit
-
-At = Literal["norm1", "output"]
-
-
-@runtime_checkable
-class Explainable(Protocol):
-    """What a map needs of a predictor."""
-
-    card: Any
-    """Has `findings` in the order of the outputs, and the `preprocess` of the films."""
-    network: Any
-    """An evax Classifier."""
-
-    def network_input(self, film: Radiograph) -> Float[np.ndarray, "C H W"]:
-        """The film as the network sees it."""
-        ...
-
-
-def usual_layer(predictor: Explainable) -> At:
-    """The paper's layer of a transformer; the last map of a CNN, which has no norm1."""
-    return "norm1" if isinstance(predictor.network.encoder, EvaX | PlainVit) else "output"
-
-
-def grad_cam(
-    predictor: Explainable, radiograph: Radiograph, finding: str, at: At = "norm1"
-) -> Float[np.ndarray, "H W"]:
-    """Map of one finding on the original pixels, in [0, 1]; all zero where nothing speaks for the finding.
-
-    at: "norm1", the normed input of the last block, as the paper; "output", the last block's output. They are
-    different maps and must not be compared with each other.
-    Raises ConfigError for a finding the bundle does not know, or a bundle that is no classifier.
-    """
-    findings = tuple(predictor.card.findings)
-    if not isinstance(predictor.network, Classifier):
-        raise ConfigError(
-            "Grad-CAM needs a classifier bundle; this one holds an encoder. Fine-tune it first."
-        )
-    if finding not in findings:
-        raise unknown_name("finding", finding, findings)
-    images = torch.from_numpy(predictor.network_input(radiograph)[None])
-    maps = grad_cam_maps(predictor.network, images, at)[0, findings.index(finding)]  # (h, w)
-    return spread(maps.numpy(), radiograph.pixels.shape, predictor.card.preprocess)
+from evax.models.encoders import Encoder, EvaX, PlainVit
 
 
 def grad_cam_maps(
@@ -65,22 +20,40 @@ def grad_cam_maps(
     """ReLU(sum_c mean(gradient_c) * activation_c) on the patch grid for every finding at once, not yet
     normalised.
 
-    One forward pass up to the last block without gradients; then K vector-Jacobian products through what
-    follows the activations. Nothing stays on the network. Source: Selvaraju 2017, layer and pooling of facts
+    One forward pass up to the last block without gradients; then, at norm1, K vector-Jacobian products
+    through what follows. Nothing stays on the network. Source: Selvaraju 2017, layer and pooling of facts
     section 6. Raises ConfigError for norm1 of a CNN.
     """
     if at == "output":
         with torch.no_grad():
             activations, grid, _ = network.encoder.encode(images)
-        activations.requires_grad_()
-        with torch.enable_grad():
-            weights = _gradients(network.read(activations), activations)  # (K, B, N, D)
-    else:
-        activations, logits, grid = _norm1(network, images)
-        weights = _gradients(logits, activations)[:, :, 1:]  # without the class token
-        activations = activations[:, 1:]
-    maps = torch.einsum("kbd,bnd->bkn", weights.mean(dim=2), activations.detach()).relu()
+            return output_maps(network, activations, grid)
+    activations, logits, grid = _norm1(network, images)
+    weights = _gradients(logits, activations)[:, :, 1:]  # without the class token
+    maps = torch.einsum("kbd,bnd->bkn", weights.mean(dim=2), activations[:, 1:].detach()).relu()
     return maps.reshape(*maps.shape[:2], *grid)
+
+
+def output_maps(
+    network: Classifier, patches: Float[Tensor, "B N D"], grid: tuple[int, int]
+) -> Float[Tensor, "B K h w"]:
+    """Grad-CAM at the output in closed form, so that it can be exported: no gradients are taken.
+
+    patches: of the network's encoder, on a grid of h x w. The logits are linear(LayerNorm(mean of the
+    patches)), or linear(mean) for a CNN, so the gradient is the same at every patch.
+    """
+    norm, weights = network.encoder.fc_norm, network.head.weight.expand(len(patches), -1, -1)  # (B, K, D)
+    if isinstance(norm, nn.LayerNorm):
+        # y = gamma (m - mu) / sigma + beta; with u = gamma w: dl/dm = (u - mean(u) - z mean(u z)) / sigma
+        mean = patches.mean(dim=1, keepdim=True)  # (B, 1, D)
+        variance, middle = torch.var_mean(mean, dim=-1, correction=0, keepdim=True)
+        scale = (variance + norm.eps).rsqrt()
+        standard = (mean - middle) * scale
+        weights = weights * norm.weight
+        along = (weights * standard).mean(dim=-1, keepdim=True)
+        weights = (weights - weights.mean(dim=-1, keepdim=True) - standard * along) * scale
+    maps = torch.einsum("bkd,bnd->bkn", weights / patches.shape[1], patches).relu()
+    return maps.reshape(maps.shape[0], maps.shape[1], *grid)
 
 
 def _norm1(network: Classifier, images: Tensor) -> tuple[Tensor, Tensor, tuple[int, int]]:
@@ -111,22 +84,6 @@ def _gradients(logits: Tensor, activations: Tensor) -> Tensor:
     return gradients
 
 
-def spread(
-    grid: Float[np.ndarray, "h w"], shape: tuple[int, ...], preprocess: Preprocess
-) -> Float[np.ndarray, "H W"]:
-    """A patch map on the film's own pixels: bilinear, then scaled so that its largest value is 1 (all zero
-    stays zero).
-
-    preprocess: the film's way to the network. What a central crop left out was not seen and is zero.
-    """
-    (top, bottom), (left, right) = ([round(end * side) for end in preprocess.seen] for side in shape)
-    large = np.asarray(
-        Image.fromarray(grid.astype(np.float32)).resize(
-            (right - left, bottom - top), Image.Resampling.BILINEAR
-        )
-    )
-    low, high = large.min(), large.max()
-    film = np.zeros(shape, np.float32)
-    if high > low:
-        film[top:bottom, left:right] = (large - low) / (high - low)
-    return film
+def layers_of(encoder: Encoder) -> tuple[At, ...]:
+    """Where maps can be made: the paper's layer of a transformer first; a CNN has no norm1."""
+    return ("norm1", "output") if isinstance(encoder, EvaX | PlainVit) else ("output",)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import matplotlib
 import numpy as np
 from jaxtyping import Float
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageOps
 
+# three colours of matplotlib's inferno, which a machine that only predicts has not
+COLD, WARM, HOT = "#000004", "#bc3754", "#fcffa4"
 BOX_COLOUR = (0, 200, 255)  # visible on grey and on the map, also to colour-blind readers
 
 
@@ -23,7 +24,8 @@ def overlay(
     pixels, heatmap: in [0, 1]. strength: opacity where the map is 1; where it is 0 the film shows unchanged.
     """
     grey = np.repeat(pixels[..., None], 3, axis=2)
-    colours = matplotlib.colormaps["inferno"](heatmap)[..., :3]
+    levels = Image.fromarray((heatmap * 255).round().astype(np.uint8))
+    colours = np.asarray(ImageOps.colorize(levels, COLD, HOT, WARM), dtype=np.float32) / 255
     opacity = (strength * heatmap)[..., None]
     pictures = [grey, grey * (1 - opacity) + colours * opacity]
     sheet = Image.fromarray((np.concatenate(pictures, axis=1) * 255).round().astype(np.uint8))

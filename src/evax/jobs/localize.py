@@ -49,23 +49,21 @@ def localize(config: LocalizeConfig) -> Path:
     Raises DataError when no film of the split has a box of a finding the bundle knows.
     """
     import numpy as np
-    import torch
 
     from evax.data.store import open_store
     from evax.deploy.predictor import open_bundle
     from evax.evaluation.intervals import mean_interval
     from evax.evaluation.localization import peak_in_box
-    from evax.explain.gradcam import grad_cam_maps, spread
+    from evax.explain.heatmap import spread
     from evax.explain.overlay import overlay
     from evax.files import make_folder, write_json
-    from evax.models.classifier import Classifier, probabilities
     from evax.reporting.run_page import write_run_page
     from evax.training.tracking import progress_bar, start_run
 
     start = time.perf_counter()
     predictor, store = open_bundle(config.bundle), open_store(config.store)
     findings = predictor.card.findings
-    if not isinstance(predictor.network, Classifier):
+    if predictor.card.kind != "classifier":
         raise ConfigError(
             f"{config.bundle} holds an encoder; localize needs a classifier. Fine-tune it first."
         )
@@ -83,13 +81,11 @@ def localize(config: LocalizeConfig) -> Path:
         for row, boxes_of in cases.items():
             pixels = store.pixels(row)
             seen = predictor.card.preprocess.to_input(pixels)
-            images = torch.from_numpy(seen.reshape(1, -1, *seen.shape[-2:]))
-            maps = grad_cam_maps(predictor.network, images, config.at)[0]
-            with torch.inference_mode():
-                scores = probabilities(predictor.network(images), predictor.card.exclusive)[0]
+            inputs = seen.reshape(1, -1, *seen.shape[-2:])
+            maps, scores = predictor.maps(inputs, config.at)[0], predictor.predict_inputs(inputs)[0]
             for finding, boxes in boxes_of.items():
                 column = findings.index(finding)
-                heatmap = spread(maps[column].numpy(), pixels.shape, predictor.card.preprocess)
+                heatmap = spread(maps[column], pixels.shape, predictor.card.preprocess)
                 rows.append(
                     {
                         "row": row,
@@ -98,7 +94,7 @@ def localize(config: LocalizeConfig) -> Path:
                         "finding": finding,
                         "probability": float(scores[column]),
                         "hit": peak_in_box(heatmap, np.array(boxes)),
-                        "heatmap": maps[column].numpy(),
+                        "heatmap": maps[column],
                         "boxes": boxes,
                     }
                 )

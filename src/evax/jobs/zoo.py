@@ -138,8 +138,9 @@ def convert(config: ZooConfig) -> Path:
 
 def read_source(config: ZooConfig) -> tuple[Card, Encoder | Classifier]:
     """A bundle as it is; a published file by its name, its official file name, or --like."""
-    from evax.deploy.predictor import open_bundle
+    from evax.deploy.bundle import read_card
     from evax.deploy.published import in_words, published
+    from evax.deploy.torch_runtime import open_torch
 
     path = Path(str(config.source))
     if path.is_dir():
@@ -148,8 +149,8 @@ def read_source(config: ZooConfig) -> tuple[Card, Encoder | Classifier]:
                 f"{path} is a bundle: it goes to official, timm or transformers as it is, without like or "
                 "full_precision."
             )
-        predictor = open_bundle(path)
-        return predictor.card, predictor.network  # type: ignore[return-value]
+        predictor = open_torch(path, read_card(path))
+        return predictor.card, predictor.network
     meant = published(str(config.source), config.like)
     card, network = meant.card(config.full_precision), meant.network(config.full_precision)
     logger.info("%s", in_words(card))

@@ -1,0 +1,128 @@
+"""An exported bundle: model.onnx beside its card, run by ONNX Runtime or OpenVINO, without torch.
+
+The graph takes films in 8 bits and normalises them itself. Its answers were compared with torch's when it was
+written; onnx.json, the certificate, says how well they agree.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Shaped, UInt8
+
+from evax.data.radiograph import Radiograph
+from evax.deploy.bundle import Card
+from evax.deploy.predictor import Predictor
+from evax.download import sha256_of
+from evax.errors import ConfigError, ExportError
+from evax.explain.heatmap import At
+from evax.files import read_json
+
+GRAPH, CERTIFICATE = "model.onnx", "onnx.json"
+FILMS, PROBABILITIES, MAPS, FEATURES = "films", "probabilities", "maps", "features"  # names in the graph
+Run = Callable[[Shaped[np.ndarray, "..."]], tuple[Shaped[np.ndarray, "..."], ...]]
+
+
+class ExportedPredictor(Predictor):
+    """Answers of a graph; maps at the output, which are part of it."""
+
+    def __init__(self, card: Card, run: Run) -> None:
+        self.card = card
+        self.run = run
+        self.layers = ("output",) if card.kind == "classifier" else ()
+
+    def network_input(self, film: Radiograph) -> UInt8[np.ndarray, "1 H W"]:
+        """The film as the graph sees it, native -> store size -> input, in 8 bits."""
+        chain = self.card.preprocess
+        return chain.view(chain.to_store(film.pixels))[None]
+
+    def predict_inputs(self, inputs: UInt8[np.ndarray, "S 1 H W"]) -> Float[np.ndarray, "S outputs"]:
+        """Probabilities or features of films in 8 bits."""
+        return self.run(inputs)[0]
+
+    def maps(self, inputs: UInt8[np.ndarray, "S 1 H W"], at: At) -> Float[np.ndarray, "S K h w"]:
+        """Grad-CAM at the output; the graph has no gradients for others."""
+        if at not in self.layers:
+            raise ConfigError(
+                f"An exported bundle has maps at its output, not at {at}. Ask for at='output', or open it in "
+                "torch."
+            )
+        return self.run(inputs)[1]
+
+
+def open_exported(folder: Path, card: Card, runtime: str) -> ExportedPredictor:
+    """The graph of a bundle in ONNX Runtime or OpenVINO.
+
+    Raises ExportError when the bundle was not exported, or its weights or graph are not those of the
+    certificate, or the runtime is not installed.
+    """
+    certified(folder)
+    return ExportedPredictor(card, session_of(folder / GRAPH, runtime))
+
+
+def certified(folder: Path) -> dict[str, Any]:
+    """The certificate, if the files are those it was written for."""
+    graph, path = folder / GRAPH, folder / CERTIFICATE
+    if not (graph.is_file() and path.is_file()):
+        raise ExportError(
+            f"{folder} was not exported: `evax export {folder}` writes {GRAPH} and {CERTIFICATE}."
+        )
+    certificate: dict[str, Any] = read_json(path)
+    weights = folder / "model.safetensors"  # may be left behind where only the graph is run
+    for file, key in ((graph, "graph_sha256"), (weights, "weights_sha256")):
+        if file.is_file() and certificate.get(key) != sha256_of(file):
+            raise ExportError(
+                f"{file} is not the file that {path} was written for: run `evax export {folder}` again."
+            )
+    return certificate
+
+
+def session_of(graph: Path, runtime: str) -> Run:
+    """A function that runs the graph in float32 on this machine's processor, in as many threads as
+    OMP_NUM_THREADS says, or as there are cores.
+    """
+    threads = int(os.environ.get("OMP_NUM_THREADS", "0") or 0)
+    return _openvino(graph, threads) if runtime == "openvino" else _onnx(graph, threads)
+
+
+def _onnx(graph: Path, threads: int) -> Run:
+    try:
+        import onnxruntime
+    except ModuleNotFoundError as error:
+        raise ExportError("Running exported bundles needs: pip install onnxruntime") from error
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    try:
+        session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # its own exception classes share no base but Exception
+        raise ExportError(f"ONNX Runtime cannot read {graph}: {error}") from error
+
+    def run(films: Shaped[np.ndarray, ...]) -> tuple[Shaped[np.ndarray, ...], ...]:
+        return tuple(session.run(None, {FILMS: films}))
+
+    return run
+
+
+def _openvino(graph: Path, threads: int) -> Run:
+    try:
+        import openvino
+    except ModuleNotFoundError as error:
+        raise ExportError("The OpenVINO runtime needs: pip install 'evax[openvino]'") from error
+    # by default OpenVINO computes in bfloat16 where the processor can, which moves logits by some hundredths
+    options: dict[str, Any] = {"INFERENCE_PRECISION_HINT": "f32"}
+    if threads:
+        options["INFERENCE_NUM_THREADS"] = threads
+    try:
+        compiled = openvino.Core().compile_model(graph, "CPU", options)
+    except RuntimeError as error:
+        raise ExportError(f"OpenVINO cannot read {graph}: {error}") from error
+
+    def run(films: Shaped[np.ndarray, ...]) -> tuple[Shaped[np.ndarray, ...], ...]:
+        answer = compiled(films)
+        return tuple(np.array(answer[output]) for output in compiled.outputs)
+
+    return run

@@ -1,0 +1,66 @@
+"""A bundle in torch: on the machine it was trained on, and where its maps at norm1 are wanted."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from evax.data.radiograph import Radiograph
+from evax.deploy.bundle import Card
+from evax.deploy.predictor import Predictor
+from evax.errors import DataError, WeightsError
+from evax.explain.gradcam import grad_cam_maps, layers_of
+from evax.explain.heatmap import At
+from evax.models.classifier import Classifier, probabilities
+from evax.models.encoders import Encoder, build_encoder
+from evax.weights.files import noted_rotary_grid
+
+
+class TorchPredictor(Predictor):
+    """An evax Classifier or an encoder, frozen, in float32."""
+
+    def __init__(self, card: Card, network: Encoder | Classifier) -> None:
+        self.card = card
+        self.network = network.eval().requires_grad_(False)
+        if isinstance(network, Classifier):
+            self.layers = layers_of(network.encoder)
+
+    def network_input(self, film: Radiograph) -> Float[np.ndarray, "C H W"]:
+        """The film as the network sees it, native -> store size -> input, normalised."""
+        pixels = self.card.preprocess.to_network_input(film)
+        return pixels.reshape(-1, *pixels.shape[-2:])
+
+    def predict_inputs(self, inputs: Float[np.ndarray, "S C H W"]) -> Float[np.ndarray, "S outputs"]:
+        """Probabilities or features of normalised films."""
+        with torch.inference_mode():
+            images = torch.from_numpy(inputs)
+            if isinstance(self.network, Classifier):
+                return probabilities(self.network(images), self.card.exclusive).numpy()
+            return self.network.encode(images).patches.mean(dim=1).numpy()
+
+    def maps(self, inputs: Float[np.ndarray, "S C H W"], at: At) -> Float[np.ndarray, "S K h w"]:
+        """Grad-CAM of every finding on the patch grid; see evax.explain.gradcam."""
+        assert isinstance(self.network, Classifier)  # grad_cam has refused encoders
+        return grad_cam_maps(self.network, torch.from_numpy(inputs), at).numpy()
+
+
+def open_torch(folder: Path, card: Card) -> TorchPredictor:
+    """The bundle's network and weights. Raises DataError without them, WeightsError if they do not fit."""
+    weights = folder / "model.safetensors"
+    if not weights.is_file():
+        raise DataError(f"{folder} is not a whole bundle: it has no model.safetensors. Copy it again.")
+    grid = noted_rotary_grid(weights)
+    rotary: dict[str, Any] = {"ref_feat_shape": (grid, grid)} if grid else {}
+    encoder = build_encoder(card.encoder, img_size=card.preprocess.input_size, **rotary)
+    network = Classifier(encoder, len(card.findings)) if card.kind == "classifier" else encoder
+    try:
+        network.load_state_dict(load_file(weights), strict=True)
+    except (RuntimeError, SafetensorError, OSError) as error:
+        raise WeightsError(f"{weights} does not fit the bundle's card: {error}") from error
+    return TorchPredictor(card, network)

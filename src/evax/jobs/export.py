@@ -1,0 +1,78 @@
+"""evax export: a bundle -> an ONNX file that needs no torch, and a certificate that it answers the same."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import tyro
+
+from evax.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    from evax.data.radiograph import Radiograph
+
+SYNTHETIC = 16
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportConfig:
+    """Write a bundle as ONNX, for machines without torch, and compare it with torch on films first."""
+
+    bundle: tyro.conf.Positional[Path]
+    """Classifier or encoder bundle; model.onnx and onnx.json are written into it."""
+    films: tuple[Path, ...] = ()
+    """Films or folders to compare on; without them, synthetic films, black, white and noise."""
+    most_films: int = 64
+    """At most so many of them are compared."""
+    runtimes: tuple[Literal["onnx", "openvino"], ...] = ("onnx",)
+    """Runtimes that must agree with torch; OpenVINO reads the same file."""
+
+    def __post_init__(self) -> None:
+        if self.most_films <= 0:
+            raise ConfigError(f"most_films must be above 0, got {self.most_films}.")
+        if not self.runtimes:
+            raise ConfigError("runtimes must name at least one: --runtimes onnx.")
+
+
+def export(config: ExportConfig) -> Path:
+    """Exports and compares; returns the path of the certificate.
+
+    Raises DataError for a folder that is no bundle or films that cannot be read, ExportError when a runtime
+    is missing or does not agree with torch within 1e-4; the bundle is then left as it was.
+    """
+    from evax.deploy.bundle import read_card
+    from evax.deploy.export import export_onnx
+
+    card = read_card(config.bundle)
+    films = real_films(config) if config.films else synthetic_films()
+    source = "given films" if config.films else f"{SYNTHETIC} synthetic films; black, white, noise"
+    return export_onnx(config.bundle, card, films, source, config.runtimes)
+
+
+def real_films(config: ExportConfig) -> list[Radiograph]:
+    """The first films that can be read. Raises DataError when there are none."""
+    from itertools import islice
+
+    from evax.data.films import find_films, read_or_reason
+
+    read = (film for film in map(read_or_reason, find_films(config.films)) if not isinstance(film, str))
+    films = list(islice(read, config.most_films))
+    if not films:
+        raise DataError(f"No film in {', '.join(map(str, config.films))} can be read.")
+    return films
+
+
+def synthetic_films() -> list[Radiograph]:
+    """Phantoms, and what a network may find hard: all black, all white, noise."""
+    import numpy as np
+
+    from evax.data.phantom import make_phantom
+    from evax.data.radiograph import Radiograph
+
+    chance = np.random.default_rng(0)
+    pixels = [make_phantom(0, index).pixels for index in range(SYNTHETIC)]
+    flat = np.zeros((64, 64), np.float32)
+    pixels += [flat, flat + 1, chance.random((300, 200), np.float32)]
+    return [Radiograph(each, None, None, ()) for each in pixels]
