@@ -48,15 +48,35 @@ def test_pairing_makes_the_interval_of_a_difference_shorter_than_drawing_apart()
     assert found.high - found.low < 0.8 * (apart.high - apart.low)
 
 
-@given(st.integers(0, 10_000), st.booleans())
-@settings(max_examples=20, deadline=None)
-def test_p_is_below_five_percent_exactly_where_the_interval_leaves_out_zero(seed, same):
-    better, worse, truth, people = two_networks(seed, patients=20)
-    found = difference_of(better, worse if not same else better + 0.5 * worse, truth, people, resamples=199)
-    if math.isnan(found.p):
-        return
-    outside = not found.interval.low <= 0 <= found.interval.high
-    assert outside == (found.p < 0.05) or abs(found.p - 0.05) <= 0.021  # two of 200 draws: interpolation
+@given(
+    st.lists(st.sampled_from([-2.0, -1.0, 0.0, 1.0, 2.0, math.nan]), min_size=1, max_size=30),
+    st.integers(1, 120),
+    st.sampled_from([0.5, 0.8, 0.9, 0.95, 0.99]),
+)
+@settings(max_examples=300, deadline=None)
+def test_p_is_at_most_the_level_exactly_where_the_interval_leaves_out_zero(shifts, times, level):
+    draws = np.array(shifts + [1.0] * times)  # often just at the edge between the two
+    found = paired_difference(1.0, 0.5, draws, np.zeros(len(draws)), 9, level)
+    outside = found.interval.low > 0 or found.interval.high < 0
+    assert outside == (found.p <= 1 - level + 1e-12)
+
+
+@pytest.mark.parametrize("resamples", [38, 39, 199, 1999, 2000])
+def test_p_and_interval_turn_over_at_the_same_resample(resamples):
+    said = []
+    for beyond in range(60):
+        draws = np.where(np.arange(resamples) < beyond, -1.0, 1.0)
+        found = paired_difference(0.9, 0.8, draws, np.zeros(resamples), 9)
+        said.append((found.p <= 0.05, found.interval.low > 0 or found.interval.high < 0))
+        assert found.p >= found.least_p == 2 / (resamples + 1)
+    assert all(by_p == by_interval for by_p, by_interval in said)
+    assert sum(by_p for by_p, _ in said) == {38: 0, 39: 22, 199: 5, 1999: 50, 2000: 50}[resamples]
+
+
+def test_too_few_resamples_for_a_level_give_no_interval_and_no_small_p():
+    found = paired_difference(0.9, 0.8, np.ones(38), np.zeros(38), 9)
+    assert math.isnan(found.interval.low)
+    assert found.p == pytest.approx(2 / 39)
 
 
 def test_swapping_the_networks_turns_the_sign_and_keeps_p():
