@@ -61,7 +61,7 @@ def write_tables(content: Mapping[str, Any], out: Path) -> None:
     differences = [
         {"name": each["name"], "reference": each["reference"], "of": of, "difference": one["value"]}
         | dict(zip(("low", "high"), one["interval"], strict=True))
-        | {key: one[key] for key in ("p", "p_holm", "test", "undefined")}
+        | {key: one[key] for key in ("p", "p_least", "p_holm", "test", "undefined", "partial")}
         for each in content["differences"]
         for of, one in [
             *((mean, each[mean]) for mean in MEANS),
@@ -82,6 +82,7 @@ def summary_line(row: Mapping[str, Any]) -> dict[str, Any]:
     for mean in MEANS:
         low, high = row[mean]["interval"]
         line |= {mean: row[mean]["value"], f"{mean}_low": low, f"{mean}_high": high}
+        line |= {f"{mean}_{key}": row[mean][key] for key in ("undefined", "partial")}
     over_seeds = row["spread_over_seeds"] or {}
     for mean in ("mauc", "macc"):
         for key in ("mean", "sd"):
