@@ -56,7 +56,8 @@ class Ground:
     @property
     def few(self) -> Flags:
         """(K,), findings of too few patients for a test: a p would be about them alone."""
-        return np.array([has_few(*sides) for sides in patients_of_each_side(self.labels, self.patients)])
+        sides = patients_of_each_side(self.labels, self.patients).tolist()
+        return np.array([has_few(*each) for each in sides])
 
     @property
     def people(self) -> int:
@@ -154,14 +155,14 @@ def finding_differences(network: ScoredNetwork, reference: ScoredNetwork, ground
     DeLong's test is for two curves on independent cases: for one training each, and one film per patient.
     What one of the two has not learned has no difference; of few patients, a difference has no p.
     """
-    differences = []
+    differences, few = [], ground.few
     for k, column in enumerate(ground.labels.T):
         draws = network.auroc_draws[k], reference.auroc_draws[k]
         values = float(network.auroc[k]), float(reference.auroc[k])
-        if ground.few[k] or math.isnan(values[0] - values[1]):
+        if few[k] or math.isnan(values[0] - values[1]):
             found = paired_difference(*values, *draws, ground.people)
             differences.append(
-                replace(found, p=math.nan, least_p=math.nan, test=TOO_FEW if ground.few[k] else NOT_LEARNED)
+                replace(found, p=math.nan, least_p=math.nan, test=TOO_FEW if few[k] else NOT_LEARNED)
             )
         elif ground.one_film_each and len(network.probabilities) == len(reference.probabilities) == 1:
             seen = ~np.isnan(column)
