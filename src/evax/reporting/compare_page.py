@@ -15,6 +15,7 @@ from evax.files import replaced_whole
 from evax.reporting.compare_figures import Bar, SizedScore, finding_dots, score_against_parameters
 from evax.reporting.drawing import save_figure, svg_of
 from evax.reporting.few_labels import few_labels_figure
+from evax.reporting.marks import marked
 from evax.reporting.published import MARK, Published
 from evax.reporting.template import write_page
 
@@ -103,7 +104,8 @@ def draw_figures(
 
     sweeps: name of its curve and result of each.
     """
-    rows, findings = content["rows"], content["findings"]
+    rows = content["rows"]
+    findings = [marked(finding) for finding in rows[0]["findings"]]
     means = [bar(row["mauc"]["value"], row["mauc"]["interval"]) for row in rows]
     bars = [
         [*(bar(each["auroc"], each["auroc_interval"]) for each in row["findings"]), mean]
@@ -117,7 +119,7 @@ def draw_figures(
         [
             {"finding": finding, "name": name, "auroc": one.value, "low": one.low, "high": one.high}
             for name, each in zip(names, bars, strict=True)
-            for finding, one in zip([*findings, of_all], each, strict=True)
+            for finding, one in zip([*content["findings"], of_all], each, strict=True)
         ],
         out / "findings",
     )

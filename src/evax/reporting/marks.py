@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from evax.evaluation.learned import FEW
@@ -20,6 +20,16 @@ PARTIAL = (
 def marked(finding: Mapping[str, Any]) -> str:
     """The name of a finding of a report, marked where few patients have it or lack it."""
     return f"{finding['name']} {MARK}" if finding.get("few_patients") else str(finding["name"])
+
+
+def has_marked(findings: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether the mark needs its note."""
+    return any(finding.get("few_patients") for finding in findings)
+
+
+def unlearned(findings: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Names of the findings that were not learned; of runs from before this was kept, none."""
+    return [finding["name"] for finding in findings if not finding.get("learned", True)]
 
 
 def resting(undefined: int | None, partial: int | None) -> str:

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from evax.reporting.marks import unlearned
+
 RUNS = "runs"  # folder of the runs in that of the study
 INTERVAL = "_patient_interval"
 AUROC = "auroc:"  # a column per finding, where a study keeps them
@@ -73,7 +75,7 @@ def scores_of(report: Mapping[str, Any], metrics: Mapping[str, Any]) -> dict[str
         "mauc_patient_interval": metrics["mauc"]["interval"],
         **resamples_of("mauc", metrics["mauc"]),
         "findings_entered": metrics["mauc"]["findings_entered"],
-        "not_learned": ", ".join(not_learned(metrics)),
+        "not_learned": ", ".join(unlearned(metrics["findings"])),
         "macc": metrics["macc"]["value"],
         "macc_patient_interval": metrics["macc"]["interval"],
         **resamples_of("macc", metrics["macc"]),
@@ -84,11 +86,6 @@ def scores_of(report: Mapping[str, Any], metrics: Mapping[str, Any]) -> dict[str
 def resamples_of(score: str, mean: Mapping[str, Any]) -> dict[str, int]:
     """Resamples left out of the interval of a mean, and those in which it is over fewer findings."""
     return {f"{score}_{key}": mean.get(f"interval_{key}", 0) for key in ("undefined", "partial")}
-
-
-def not_learned(metrics: Mapping[str, Any]) -> list[str]:
-    """The findings that the training films of a run did not teach; of runs that do not say, none."""
-    return [row["name"] for row in metrics["findings"] if not row.get("learned", True)]
 
 
 def summary_of(runs: Sequence[Mapping[str, Any]], over: str = "seeds") -> dict[str, Any]:
