@@ -83,7 +83,9 @@ def test_differences_are_tested_by_patients_where_patients_have_several_films(co
         rows["poor"]["mauc"]["value"] - rows["good"]["mauc"]["value"]
     )
     assert one["mauc"]["interval"][0] < one["mauc"]["value"] < one["mauc"]["interval"][1] < 0
-    assert {finding["test"] for finding in one["findings"]} == {"patient-clustered bootstrap, paired"}
+    *common, hernia = one["findings"]
+    assert {finding["test"] for finding in common} == {"patient-clustered bootstrap, paired"}
+    assert (hernia["p"], hernia["test"]) == (None, "none: fewer than 5 patients")
     adjusted = holm([np.nan if each["p"] is None else each["p"] for each in one["findings"]])
     np.testing.assert_array_equal(
         [np.nan if each["p_holm"] is None else each["p_holm"] for each in one["findings"]], adjusted

@@ -33,6 +33,6 @@ def unlearned(findings: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def resting(undefined: int | None, partial: int | None) -> str:
-    """Which resamples an interval of a mean rests on, as far as not on all alike; "" where it does."""
+    """Which resamples the interval of a mean rests on otherwise than on the rest; "" where on all alike."""
     said = [f"{partial:,} resamples over fewer findings"] if partial else []
     return ", ".join(said + ([f"{undefined:,} left out"] if undefined else []))
