@@ -33,8 +33,8 @@ def knn_auroc(
     Only films on which a finding is known vote for it; one that the training films do not teach is undefined.
     """
     scores = knn_scores(train_features, train_labels, test_features, neighbours, temperature)
-    scores, known = answered(scores, test_labels)
-    return mean_auroc(scores, only_learned(known, learned_findings(train_labels)))
+    given, known = answered(scores, test_labels)
+    return mean_auroc(given, only_learned(known, learned_findings(train_labels)))
 
 
 def answered(scores: Reals, labels: Reals) -> tuple[Reals, Reals]:

@@ -78,14 +78,14 @@ def compare(config: CompareConfig) -> Path:
     references = references_of(runs.entries, config.reference)
     published = [row for table in config.published for row in published_beside(table, runs.findings)]
     log = start_run(config.out, config, resume=False)
-    learned = np.stack([entry.learned for entry in runs.entries])  # (rows, K)
-    if not learned.all(axis=0).any():
+    learned_by_all = np.all([entry.learned for entry in runs.entries], axis=0)  # (K,)
+    if not learned_by_all.any():
         raise DataError(
             "No finding was learned by all rows: there is nothing to take a mean over. Leave out the "
             "smallest shares of the labels, or learn from more patients."
         )
     ground = Ground(
-        runs.labels, runs.test.patients, runs.exclusive, config.resamples, config.seed, learned.all(axis=0)
+        runs.labels, runs.test.patients, runs.exclusive, config.resamples, config.seed, learned_by_all
     )
     with progress_bar("resampling patients", sum(len(entry.trainings) for entry in runs.entries)) as advance:
         scored = [

@@ -289,7 +289,7 @@ def pooled(config: CrossvalidateConfig, store: ImageStore, runs: list[Path]) -> 
     findings = store.manifest.findings
     reports = [read_json(run / "report.json")["test_metrics"]["findings"] for run in runs]
     # a run from before this was kept says nothing of it
-    learned = np.array([[row.get("learned", True) for row in rows] for rows in reports]).all(axis=0)
+    learned = np.all([[row.get("learned", True) for row in rows] for rows in reports], axis=0)
     report = evaluate_classifier(
         table[[f"probability:{name}" for name in findings]].to_numpy(dtype=np.float64),
         table[[f"label:{name}" for name in findings]].to_numpy(dtype=np.float64),

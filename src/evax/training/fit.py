@@ -43,7 +43,8 @@ def fit(
     learnable = only_learned(truth, learned_findings(films.taught[films.train]))
     exclusive, as_paper = films.exclusive, config.protocol == "paper"
     split = "test" if as_paper else "validation"
-    best_score, best_step, best_weights = -math.inf, 0, {}
+    best_score, best_step = -math.inf, 0
+    best_weights: dict[str, torch.Tensor] = {}
     batches = training_batches(
         Films([(store, films.train)]),
         batch_size=config.batch_size,
