@@ -28,6 +28,7 @@ def write_run(
     encoder: str = ENCODER,
     fraction: float = 1.0,
     seed: int = 0,
+    not_learned: tuple[str, ...] = (),
     **changes,
 ) -> Path:
     """skill: how far the scores of positives lie above the others. changes: of the report.
@@ -59,9 +60,12 @@ def write_run(
                 scores[:, k].astype("f4"),
             )
         table.to_csv(folder / f"predictions-{split}.csv", index=False)
+    learned = np.array([name not in not_learned for name in findings])
     thresholds = choose_thresholds(answers["val"][2], answers["val"][1])
     people, labels, scores = answers["test"]
-    metrics = evaluate_classifier(scores, labels, findings, people, thresholds, exclusive, resamples=10)
+    metrics = evaluate_classifier(
+        scores, labels, findings, people, thresholds, exclusive, resamples=10, learned=learned
+    )
     sizes = {"films": len(people), "patients": patients}
     report = {
         "kind": "finetune",

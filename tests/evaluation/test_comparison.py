@@ -9,15 +9,17 @@ from hypothesis import strategies as st
 from sklearn.metrics import brier_score_loss, roc_auc_score
 
 from evax.errors import DataError
-from evax.evaluation.classification import auroc
+from evax.evaluation.classification import auroc, aurocs
 from evax.evaluation.comparison import delong, delong_covariance, holm, paired_difference
 from evax.evaluation.intervals import (
     macro_draws,
     mean_draws,
     metric_draws,
+    partial_resamples,
     ranking_draws,
     ranking_intervals,
 )
+from evax.evaluation.networks import Ground, finding_differences, mean_differences, score_network
 
 
 def two_networks(seed, patients=60, films=2):
@@ -48,15 +50,35 @@ def test_pairing_makes_the_interval_of_a_difference_shorter_than_drawing_apart()
     assert found.high - found.low < 0.8 * (apart.high - apart.low)
 
 
-@given(st.integers(0, 10_000), st.booleans())
-@settings(max_examples=20, deadline=None)
-def test_p_is_below_five_percent_exactly_where_the_interval_leaves_out_zero(seed, same):
-    better, worse, truth, people = two_networks(seed, patients=20)
-    found = difference_of(better, worse if not same else better + 0.5 * worse, truth, people, resamples=199)
-    if math.isnan(found.p):
-        return
-    outside = not found.interval.low <= 0 <= found.interval.high
-    assert outside == (found.p < 0.05) or abs(found.p - 0.05) <= 0.021  # two of 200 draws: interpolation
+@given(
+    st.lists(st.sampled_from([-2.0, -1.0, 0.0, 1.0, 2.0, math.nan]), min_size=1, max_size=30),
+    st.integers(1, 120),
+    st.sampled_from([0.5, 0.8, 0.9, 0.95, 0.99]),
+)
+@settings(max_examples=300, deadline=None)
+def test_p_is_at_most_the_level_exactly_where_the_interval_leaves_out_zero(shifts, times, level):
+    draws = np.array(shifts + [1.0] * times)  # often just at the edge between the two
+    found = paired_difference(1.0, 0.5, draws, np.zeros(len(draws)), 9, level)
+    outside = found.interval.low > 0 or found.interval.high < 0
+    assert outside == (found.p <= 1 - level + 1e-12)
+
+
+@pytest.mark.parametrize("resamples", [38, 39, 199, 1999, 2000])
+def test_p_and_interval_turn_over_at_the_same_resample(resamples):
+    said = []
+    for beyond in range(60):
+        draws = np.where(np.arange(resamples) < beyond, -1.0, 1.0)
+        found = paired_difference(0.9, 0.8, draws, np.zeros(resamples), 9)
+        said.append((found.p <= 0.05, found.interval.low > 0 or found.interval.high < 0))
+        assert found.p >= found.least_p == 2 / (resamples + 1)
+    assert all(by_p == by_interval for by_p, by_interval in said)
+    assert sum(by_p for by_p, _ in said) == {38: 0, 39: 22, 199: 5, 1999: 50, 2000: 50}[resamples]
+
+
+def test_too_few_resamples_for_a_level_give_no_interval_and_no_small_p():
+    found = paired_difference(0.9, 0.8, np.ones(38), np.zeros(38), 9)
+    assert math.isnan(found.interval.low)
+    assert found.p == pytest.approx(2 / 39)
 
 
 def test_swapping_the_networks_turns_the_sign_and_keeps_p():
@@ -142,11 +164,67 @@ def test_any_metric_with_weights_is_drawn_like_the_fast_ones():
     np.testing.assert_allclose(brier, quick, atol=1e-9)
 
 
-def test_the_mean_is_over_the_findings_that_the_whole_set_defines():
-    draws = np.array([[0.8, np.nan], [0.6, 0.4], [np.nan, np.nan]])
-    labels = np.array([[1.0, 1, 0], [0, 0, 0]])
-    np.testing.assert_array_equal(macro_draws(draws, labels), [0.7, np.nan])
-    assert np.isnan(macro_draws(draws, np.zeros((2, 3)))).all()
+def test_the_mean_of_a_resample_is_over_the_findings_that_it_defines():
+    draws = np.array([[0.8, np.nan, np.nan], [0.6, 0.4, np.nan], [np.nan, np.nan, np.nan]])
+    np.testing.assert_array_equal(macro_draws(draws), [0.7, 0.4, np.nan])
+    assert partial_resamples(draws) == 1  # the last has none: it is left out
+
+
+def rare(seed, patients=120):
+    """Two findings that many have, two that one or two patients have, and two equally good networks."""
+    rng = np.random.default_rng(seed)
+    labels = (rng.random((patients, 4)) < [0.3, 0.2, 0.0, 0.0]).astype(np.float64)
+    labels[:1, 2] = labels[:2, 3] = 1
+    noise, shift = rng.standard_normal(labels.shape), labels * [1.0, 1.0, 2.0, -1.0]
+    scores = [noise + 0.6 * rng.standard_normal(labels.shape) + shift for _ in range(2)]
+    return scores, labels, np.array([f"p{number}" for number in range(patients)])
+
+
+def test_a_rare_finding_leaves_no_resample_out_of_a_mean_or_of_a_difference_of_means():
+    scores, labels, people = rare(0)
+    single = ranking_intervals(scores[0], labels, people, 300)
+    ground = Ground(labels, people, False, 300, 0, np.ones(4, dtype=bool))
+    cut = [np.full(4, 0.5)]
+    networks = [score_network([each], cut, np.ones(4, dtype=bool), ground) for each in scores]
+    paired = mean_differences(*networks, ground)["mauc"]
+    lacking = np.isnan(networks[0].auroc_draws).any(axis=0).sum()
+    for interval in (single.macro_auroc, networks[0].intervals(ground)[1]["mauc"], paired.interval):
+        assert (interval.undefined, interval.partial) == (0, lacking)
+    assert 0.3 < lacking / 300 < 0.6
+    assert paired.least_p == 2 / 301
+    assert single.auroc[2].undefined > 0  # a finding by itself cannot have a value there
+
+
+def test_a_mean_difference_of_equal_networks_is_rarely_called_one_with_rare_findings():
+    false_alarms = {"left out": 0, "over the others": 0}
+    for seed in range(60):
+        scores, labels, people = rare(seed)
+        draws = [ranking_draws(each, labels, people, 100)[0] for each in scores]
+        values = [aurocs(each, labels).mean() for each in scores]
+        for name, mean in (("left out", lambda table: table.mean(axis=0)), ("over the others", macro_draws)):
+            found = paired_difference(*values, *(mean(each) for each in draws), len(people))
+            false_alarms[name] += found.p <= 0.05
+    assert false_alarms["over the others"] <= 6 < 10 <= false_alarms["left out"]
+
+
+def test_a_finding_of_few_patients_has_a_difference_and_an_interval_and_no_p():
+    scores, labels, people = rare(1)
+    learned = np.array([True, False, True, True])
+    for films in (1, 2):  # DeLong's test, and resampled patients
+        repeated = [np.repeat(each, films, axis=0) for each in (*scores, labels)]
+        ground = Ground(repeated[2], np.repeat(people, films), False, 99, 0, learned)
+        networks = [score_network([repeated[0]], [np.full(4, 0.5)], np.ones(4, dtype=bool), ground)]
+        networks.append(score_network([repeated[1]], [np.full(4, 0.5)], learned, ground))
+        common, unlearned, one, two = finding_differences(*networks, ground)
+        assert common.p <= 1
+        for few in (one, two):
+            assert math.isnan(few.p)
+            assert few.test == "none: fewer than 5 patients"
+            assert few.interval.low <= few.value <= few.interval.high
+        assert math.isnan(unlearned.value)
+        assert unlearned.test == "none: not learned by both"
+        assert [network.entered for network in networks] == [3, 3]
+        assert networks[0].means["mauc"] == pytest.approx(networks[0].auroc[learned].mean())
 
 
 def test_holm_multiplies_the_smallest_by_all_and_never_falls():

@@ -76,6 +76,21 @@ def test_a_mean_of_hits_agrees_with_writing_the_films_out_again():
     assert ends(fast) == pytest.approx(percentiles(naive), abs=1e-12)
 
 
+def test_a_mean_over_findings_is_over_those_that_a_written_out_resample_has():
+    scores, labels, patients = problem(8, findings=3)
+    labels[:, 2] = 0
+    labels[np.flatnonzero(patients == patients[0]), 2] = 1  # one patient has it
+    labels[np.isnan(labels)] = 0
+    fast = ranking_intervals(scores, labels, patients, resamples=80, seed=3)
+    means, lacking = [], 0
+    for films in written_out(patients, 80, 3):
+        areas = np.array([auroc(scores[films, k], labels[films, k] == 1) for k in range(3)])
+        means.append(np.nanmean(areas))
+        lacking += bool(np.isnan(areas).any())
+    assert ends(fast.macro_auroc) == pytest.approx((*percentiles(means)[:2], 0), abs=1e-12)
+    assert 0 < fast.macro_auroc.partial == lacking < 80
+
+
 def test_resamples_without_a_positive_are_left_out_and_counted():
     scores, labels = np.array([[0.9], [0.2], [0.3], [0.4]]), np.array([[1.0], [0], [0], [0]])
     intervals = ranking_intervals(scores, labels, list("abcd"), resamples=1000, seed=0)
@@ -177,6 +192,11 @@ def test_the_interval_over_seeds_is_scipy_s_and_needs_three_of_them():
     assert (interval.low, interval.high) == pytest.approx(expected)
     assert interval.method == "t-interval over 4 seeds"
     assert interval.undefined == 1
+    near = seed_interval(np.array([0.735, 0.78, 0.93]), over="folds")
+    assert scipy.stats.t.interval(0.95, 2, loc=0.815, scale=scipy.stats.sem([0.735, 0.78, 0.93]))[1] > 1
+    assert (near.high, near.method) == (1.0, "t-interval over 3 folds, cut at 1")
+    wild = seed_interval(np.array([-0.9, 0.1, 0.9]), within=(-1.0, 1.0))
+    assert (wild.low, wild.high, wild.method) == (-1, 1, "t-interval over 3 seeds, cut at -1 and 1")
     for few in (values[:2], values[2:4]):
         assert math.isnan(seed_interval(few).low)
         assert seed_interval(few, over="folds").method == "none: fewer than 3 folds"

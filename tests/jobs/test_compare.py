@@ -83,7 +83,9 @@ def test_differences_are_tested_by_patients_where_patients_have_several_films(co
         rows["poor"]["mauc"]["value"] - rows["good"]["mauc"]["value"]
     )
     assert one["mauc"]["interval"][0] < one["mauc"]["value"] < one["mauc"]["interval"][1] < 0
-    assert {finding["test"] for finding in one["findings"]} == {"patient-clustered bootstrap, paired"}
+    *common, hernia = one["findings"]
+    assert {finding["test"] for finding in common} == {"patient-clustered bootstrap, paired"}
+    assert (hernia["p"], hernia["test"]) == (None, "none: fewer than 5 patients")
     adjusted = holm([np.nan if each["p"] is None else each["p"] for each in one["findings"]])
     np.testing.assert_array_equal(
         [np.nan if each["p_holm"] is None else each["p_holm"] for each in one["findings"]], adjusted
@@ -104,6 +106,30 @@ def test_delong_is_used_where_each_patient_has_one_film(tmp_path):
     assert [found["value"], found["p"], *found["interval"]] == pytest.approx(
         [expected.value, expected.p, expected.interval.low, expected.interval.high]
     )
+
+
+def test_means_are_over_what_all_rows_have_learned_and_the_page_names_the_rest(tmp_path):
+    whole = write_run(tmp_path / "whole", 2.0)
+    part = write_run(tmp_path / "part", 1.0, not_learned=("Mass",))
+    out = done([whole, part], tmp_path / "out")
+    content = content_of(out)
+    assert content["not_learned"] == {"Mass": ["part"]}
+    first, second = content["rows"]
+    assert [row["findings_entered"] for row in content["rows"]] == [1, 1]
+    assert first["mauc"]["value"] == pytest.approx(first["findings"][0]["auroc"])
+    assert first["findings"][1]["auroc"] is not None  # what one has learned is shown
+    assert second["findings"][1]["auroc"] is None
+    (one,) = content["differences"]
+    assert [finding["value"] is None for finding in one["findings"]] == [False, True, True]
+    assert "Mass enters no mean: not learned by part." in " ".join((out / "compare.html").read_text().split())
+
+
+def test_the_floor_of_p_is_that_of_the_row(compared):
+    rows = {row["of"]: row for row in table_of(compared / "differences.csv")}
+    for name in ("mauc", "map", "macc", "Effusion"):
+        defined = 99 - int(rows[name]["undefined"])
+        assert float(rows[name]["p"]) >= float(rows[name]["p_least"]) == pytest.approx(2 / (defined + 1))
+    assert rows["Hernia"]["p_least"] == ""
 
 
 def test_the_reference_turns_the_differences(runs, compared, tmp_path):

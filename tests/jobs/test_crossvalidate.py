@@ -79,8 +79,9 @@ def test_mean_sd_and_interval_are_over_folds_and_each_fold_keeps_its_interval_ov
     half = t.ppf(0.975, 2) * values.std(ddof=1) / np.sqrt(3)
     assert result["mauc"]["mean"] == pytest.approx(values.mean())
     assert result["mauc"]["sd"] == pytest.approx(values.std(ddof=1))
-    assert result["mauc"]["interval"] == pytest.approx([values.mean() - half, values.mean() + half])
-    assert result["mauc"]["interval_method"] == "t-interval over 3 folds"
+    inside = [max(values.mean() - half, 0), min(values.mean() + half, 1)]  # where scores can lie
+    assert result["mauc"]["interval"] == pytest.approx(inside)
+    assert result["mauc"]["interval_method"].startswith("t-interval over 3 folds")
     assert all(fold["mauc_patient_interval"] != result["mauc"]["interval"] for fold in result["folds"])
     for name, spread in result["findings"].items():
         scores = [fold[f"auroc:{name}"] for fold in result["folds"] if fold[f"auroc:{name}"] is not None]

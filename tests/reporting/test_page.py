@@ -21,6 +21,7 @@ from evax.errors import DataError
 from evax.evaluation.report import evaluate_classifier
 from evax.explain.overlay import overlay
 from evax.files import read_json, write_json
+from evax.reporting.marks import marked
 from evax.reporting.page import write_report
 
 FINDINGS = ("Effusion", "Mass", "Hernia")  # no test film has a hernia
@@ -280,7 +281,7 @@ def test_every_number_of_a_test_is_on_the_page_with_its_interval_and_its_films(w
     for finding in metrics["findings"][:2]:
         low, high = finding["auroc_interval"]
         assert (
-            f"{finding['name']} AUC {finding['auroc']:.3f} [{low:.3f}, {high:.3f}]" in reader.text
+            f"{marked(finding)} AUC {finding['auroc']:.3f} [{low:.3f}, {high:.3f}]" in reader.text
         )  # of its ROC
         assert f"ECE {finding['ece']:.3f}, Brier {finding['brier']:.3f}" in reader.text
         assert f"{finding['average_precision']:.3f}" in reader.text
@@ -289,7 +290,8 @@ def test_every_number_of_a_test_is_on_the_page_with_its_interval_and_its_films(w
 
 
 def test_a_finding_without_positive_films_is_not_defined_and_counted(reader):
-    assert "Hernia 0 / 16 not defined 0 present, 16 absent not defined" in reader.text
+    assert "Hernia † 0 / 16 not defined 0 present, 16 absent not defined" in reader.text
+    assert "† fewer than 5 patients with the finding, or without it" in reader.text
     assert "Hernia AUC" not in reader.text
 
 

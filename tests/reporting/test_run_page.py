@@ -109,7 +109,7 @@ def write_run(store, folder: Path, **changes) -> Path:
         "protocol": {"name": "clean", "thresholds_chosen_on": "validation (Youden)", "label_fraction": 1.0},
         **{name: {"films": 60, "patients": 30} for name in ("train", "validation", "test")},
         "test_metrics": metrics.to_json(), "checks": checks,
-        **examine(store, validation, test, thresholds, resamples=50, seed=0),
+        **examine(store, validation, test, np.full(len(FINDINGS), True), thresholds, resamples=50, seed=0),
         "model": {
             "parameters": 5500805, "licence": "Apache-2.0", "intended_use": "Not a medical device.",
             "preprocess": {"store_size": 32, "input_size": 64, "mean": 0.5, "std": 0.25}, "began_from": {},

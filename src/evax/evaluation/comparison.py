@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.stats import norm, rankdata
@@ -27,6 +27,8 @@ class Difference:
     """Two-sided, of no difference; NaN where it is undefined."""
     test: str
     """How p was computed."""
+    least_p: float = math.nan
+    """The smallest p that so many resamples can give; NaN for a test by formula, which has no such floor."""
 
 
 def delong(first: Reals, second: Reals, positives: Flags, level: float = LEVEL) -> Difference:
@@ -96,19 +98,25 @@ def paired_difference(
     first, second: the numbers on all films. *_draws: (R,), the same in each resample, drawn with the same
     patients, resamples and seed (`ranking_draws`, `mean_draws`, `metric_draws`): the pairing is what makes
     the interval of a difference shorter than those of its two numbers. patients: how many there are.
-    p is the smallest level at which the percentile interval leaves out 0, so that the two agree; it is at
-    least 2 / (R + 1). A resample in which one of the two is undefined is left out and counted.
+    A resample in which one of the two is undefined is left out and counted; with n that are not, p is
+    2 (tail + 1) / (n + 1), where tail counts the differences on the rarer side of 0. The ends of the interval
+    are the differences whose own p is the largest below 1 - level, so that p <= 1 - level exactly where the
+    interval leaves out 0. Too few resamples for such a p, 38 at 95 %, give no interval.
+    Source: ends at the k-th of the sorted values, k = (n + 1) (1 - level) / 2, Davison and Hinkley 1997, 5.3.
     """
     differences = first_draws - second_draws
+    value, method = float(first - second), "patient-clustered bootstrap, paired"
     interval = percentile_interval(differences, patients, level)
-    value = float(first - second)
-    method = "patient-clustered bootstrap, paired"
     if math.isnan(value) or math.isnan(interval.low):
         return Difference(value, interval, math.nan, method)
-    defined = differences[~np.isnan(differences)]
+    defined = np.sort(differences[~np.isnan(differences)])
     tail = min(np.sum(defined <= 0), np.sum(defined >= 0))
-    p = min(1.0, 2 * (int(tail) + 1) / (len(defined) + 1))
-    return Difference(value, interval, p, method)
+    least = 2 / (len(defined) + 1)
+    p = min(1.0, (int(tail) + 1) * least)
+    outside = math.floor((1 - level) / least + 1e-9)  # 0.05 is no number of the machine's
+    ends = (defined[outside - 1], defined[-outside]) if outside else (math.nan, math.nan)
+    interval = replace(interval, low=float(ends[0]), high=float(ends[1]))
+    return Difference(value, interval, p, method, least)
 
 
 def holm(p_values: Sequence[float] | Floats) -> Floats:

@@ -12,6 +12,7 @@ from scipy.special import entr
 
 from evax.errors import ConfigError, DataError
 from evax.evaluation.classification import Floats, Macro, Reals, check_cases, mean_auroc
+from evax.evaluation.learned import learned_findings, only_learned
 
 NEIGHBOURS, TEMPERATURE = 20, 0.07  # DINO's
 BLOCK = 256  # test cases compared at once: 80 MB of similarities with 80 000 training cases
@@ -29,10 +30,11 @@ def knn_auroc(
 
     train_features: (N, D). train_labels: (N, K), 1, 0 or NaN. test_features: (M, D). test_labels: (M, K).
     neighbours: how many vote; all of them where fewer are known. temperature: above 0.
-    Only films on which a finding is known vote for it; a finding known on no training film is undefined.
+    Only films on which a finding is known vote for it; one that the training films do not teach is undefined.
     """
     scores = knn_scores(train_features, train_labels, test_features, neighbours, temperature)
-    return mean_auroc(*answered(scores, test_labels))
+    given, known = answered(scores, test_labels)
+    return mean_auroc(given, only_learned(known, learned_findings(train_labels)))
 
 
 def answered(scores: Reals, labels: Reals) -> tuple[Reals, Reals]:

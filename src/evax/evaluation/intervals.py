@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -41,6 +41,8 @@ class Interval:
     method: str
     undefined: int
     """Resamples left out because the number was undefined in them."""
+    partial: int = 0
+    """Of a mean: resamples in which some of its findings were undefined, and the mean is over the others."""
 
 
 @dataclass(frozen=True)
@@ -66,21 +68,15 @@ def ranking_intervals(
     scores: (S, K), higher means more suspicious. labels: (S, K), 1, 0 or NaN. patients: (S,), never "".
     level: share of the resamples inside, in (0, 1).
     A resample without positives or without negatives of a finding is left out of that finding's interval.
-    The mean is taken over the findings that the whole set defines; a resample that lacks one of them is left
-    out, as a mean over fewer findings would be another quantity.
+    The mean of a resample is over the findings that it defines, see `macro_draws`.
     """
     drawn = ranking_draws(scores, labels, patients, resamples, seed)  # (2, K, R)
-    macro = macro_draws(drawn, labels)  # (2, R)
     n_patients = len(np.unique(np.asarray(patients, dtype=np.str_)))
-
-    def interval(values: Floats) -> Interval:
-        return percentile_interval(values, n_patients, level)
-
     return RankingIntervals(
-        auroc=tuple(interval(values) for values in drawn[0]),
-        average_precision=tuple(interval(values) for values in drawn[1]),
-        macro_auroc=interval(macro[0]),
-        macro_average_precision=interval(macro[1]),
+        auroc=tuple(percentile_interval(values, n_patients, level) for values in drawn[0]),
+        average_precision=tuple(percentile_interval(values, n_patients, level) for values in drawn[1]),
+        macro_auroc=macro_interval(drawn[0], n_patients, level),
+        macro_average_precision=macro_interval(drawn[1], n_patients, level),
     )
 
 
@@ -109,16 +105,27 @@ def ranking_draws(
     return np.concatenate(blocks, axis=2)
 
 
-def macro_draws(draws: Floats, labels: Reals) -> Floats:
-    """The mean over the findings that the whole set defines, in every resample.
+def macro_draws(draws: Floats) -> Floats:
+    """The mean over the findings that each resample defines, as that of the whole set is over its own.
 
-    draws: (..., K, R). labels: (S, K). Returns (..., R), NaN where a resample lacks one of those findings or
-    the set defines none.
+    draws: (..., K, R), NaN where a resample lacks positives or negatives of a finding. Returns (..., R), NaN
+    where it lacks them of all. Which findings those are is a matter of the labels alone, so two networks are
+    averaged over the same ones in every resample.
     """
-    defined = np.array([(column == 1).any() and (column == 0).any() for column in labels.T])
-    if not defined.any():
-        return np.full((*draws.shape[:-2], draws.shape[-1]), math.nan)
-    return draws[..., defined, :].mean(axis=-2)
+    known = ~np.isnan(draws)
+    return _divide(np.where(known, draws, 0.0).sum(axis=-2), known.sum(axis=-2).astype(np.float64))
+
+
+def partial_resamples(draws: Floats) -> int:
+    """In how many resamples the mean is over fewer findings than can be had; draws: (K, R)."""
+    missing = np.isnan(draws[~np.isnan(draws).all(axis=1)])
+    return int((missing.any(axis=0) & ~missing.all(axis=0)).sum())
+
+
+def macro_interval(draws: Floats, patients: int, level: float = LEVEL) -> Interval:
+    """Interval of the mean over findings. draws: (K, R). patients: how many were drawn from."""
+    interval = percentile_interval(macro_draws(draws), patients, level)
+    return replace(interval, partial=partial_resamples(draws))
 
 
 def metric_draws(
@@ -149,10 +156,10 @@ def mean_interval(
 
     values: (S,) or (S, K), NaN = left out; of K columns each is averaged over its cases, then the columns are
     averaged. patients: (S,), never "". level: share of the resamples inside, in (0, 1).
-    Columns without any value do not enter; a resample in which another column has no value is left out.
+    Columns without a value do not enter, neither in the whole set nor in a resample, see `macro_draws`.
     """
-    draws = mean_draws(values, patients, resamples, seed)
-    return percentile_interval(draws, len(np.unique(np.asarray(patients, dtype=np.str_))), level)
+    draws = column_draws(values, patients, resamples, seed)
+    return macro_interval(draws, len(np.unique(np.asarray(patients, dtype=np.str_))), level)
 
 
 def mean_draws(
@@ -162,39 +169,55 @@ def mean_draws(
     seed: int = 0,
 ) -> Floats:
     """The mean behind `mean_interval` in every resample, (R,); arguments as there."""
+    return macro_draws(column_draws(values, patients, resamples, seed))
+
+
+def column_draws(
+    values: Reals | Flags,
+    patients: Sequence[str] | NDArray[Any],
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> Floats:
+    """The mean of each column in every resample, (K, R), NaN where it has no value; as in `mean_interval`."""
     table = values.astype(np.float64).reshape(len(values), -1)  # (S, K)
     owner, n_patients = _number_patients(patients, len(table))
     known = ~np.isnan(table)
-    table, known = table[:, known.any(axis=0)], known[:, known.any(axis=0)]
-    if table.size == 0:
-        return np.full(resamples, math.nan)
     films_of = csr_array(
         (np.ones(len(owner)), (owner, np.arange(len(owner)))), shape=(n_patients, len(owner))
     )
     sums, counts = films_of @ np.where(known, table, 0.0), films_of @ known.astype(np.float64)  # (P, K) each
     drawn = [
-        _divide(weights.T @ sums, weights.T @ counts).mean(axis=1)
+        _divide(weights.T @ sums, weights.T @ counts).T
         for weights in patient_weights(n_patients, resamples, seed)
     ]
-    return np.concatenate(drawn)
+    return np.concatenate(drawn, axis=1)
 
 
-def seed_interval(values: Reals, level: float = LEVEL, over: str = "seeds") -> Interval:
+def seed_interval(
+    values: Reals,
+    level: float = LEVEL,
+    over: str = "seeds",
+    within: tuple[float, float] = (0.0, 1.0),
+) -> Interval:
     """Where the mean over all training seeds would lie, judged from a few of them (Student's t).
 
     It speaks of other trainings on the same films; the intervals above speak of other patients.
     values: (seeds,), one result per seed, NaN = left out. Fewer than LEAST_RUNS give NaN, as the method says.
     over: what the values are of, for the name of the method. Folds share training films, so for them it is
-    too short: their results are not independent (Bengio and Grandvalet 2004).
+    too short: their results are not independent (Bengio and Grandvalet 2004). within: where such values can
+    lie at all; an interval that reaches further is cut there, as the method then says.
     """
     defined = values[~np.isnan(values)]
     left_out, method = len(values) - len(defined), f"t-interval over {len(defined)} {over}"
     if len(defined) < LEAST_RUNS:
         method = f"none: fewer than {LEAST_RUNS} {over}"
         return Interval(math.nan, math.nan, level, method, left_out)
-    half = t.ppf((1 + level) / 2, len(defined) - 1) * defined.std(ddof=1) / math.sqrt(len(defined))
-    mean = float(defined.mean())
-    return Interval(mean - float(half), mean + float(half), level, method, left_out)
+    half = float(t.ppf((1 + level) / 2, len(defined) - 1) * defined.std(ddof=1) / math.sqrt(len(defined)))
+    low, high = float(defined.mean()) - half, float(defined.mean()) + half
+    beyond = [f"{end:g}" for end, cut in zip(within, (low < within[0], high > within[1]), strict=True) if cut]
+    if beyond:
+        method += f", cut at {' and '.join(beyond)}"
+    return Interval(max(low, within[0]), min(high, within[1]), level, method, left_out)
 
 
 def patient_weights(patients: int, resamples: int, seed: int) -> Iterator[Floats]:

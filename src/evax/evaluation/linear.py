@@ -19,6 +19,7 @@ from sklearn.preprocessing import StandardScaler
 from evax.errors import ConfigError, DataError
 from evax.evaluation.classification import Floats, Integers, Reals, check_cases, mean_auroc
 from evax.evaluation.embedding import answered
+from evax.evaluation.learned import learned_findings, only_learned
 
 STRENGTHS = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 MAX_ITERATIONS = 2000
@@ -77,7 +78,7 @@ def fit_linear_probe(
 
     train_features: (N, D). train_labels: (N, K), 1, 0 or NaN, exactly one 1 per row when exclusive (softmax
     over the findings, else one sigmoid each). strengths: above 0; of equal ones the first is taken.
-    A finding of which the training films show only one side gets 0 or 1 for every film.
+    A finding of which the training films show only one side gets 0 or 1 for every film, and chooses nothing.
     Raises DataError when the validation films define no finding.
     """
     if not strengths or not all(strength > 0 for strength in strengths):
@@ -85,12 +86,12 @@ def fit_linear_probe(
     check_cases(np.zeros(train_labels.shape), train_labels)
     findings = train_labels.shape[1]
     fitted = {strength: _fit(train_features, train_labels, exclusive, strength) for strength in strengths}
-    scored = {}
+    choosing, scored = only_learned(validation_labels, learned_findings(train_labels)), {}
     for strength, models in fitted.items():
         scores = _probabilities(models, validation_features, findings, exclusive)
-        scored[strength] = mean_auroc(*answered(scores, validation_labels)).value
+        scored[strength] = mean_auroc(*answered(scores, choosing)).value
     chosen = max(scored, key=lambda strength: scored[strength])
-    if math.isnan(scored[chosen]):
+    if not learned_findings(validation_labels).any():
         raise DataError(
             "No finding has both present and absent films in the validation split: use more data."
         )

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -15,19 +15,30 @@ from numpy.typing import NDArray
 
 from evax.errors import DataError
 from evax.evaluation.calibration import brier_score, expected_calibration_error
-from evax.evaluation.classification import Floats, Reals, aurocs, average_precision, known_cases, macro_mean
+from evax.evaluation.classification import (
+    Flags,
+    Floats,
+    Reals,
+    aurocs,
+    average_precision,
+    known_cases,
+    macro_mean,
+)
 from evax.evaluation.comparison import Difference, delong, paired_difference
 from evax.evaluation.intervals import (
     Interval,
+    column_draws,
     macro_draws,
-    mean_draws,
+    partial_resamples,
     percentile_interval,
     ranking_draws,
 )
+from evax.evaluation.learned import FEW, has_few, only_learned, patients_of_each_side
 from evax.evaluation.recalibration import METHODS, fit_calibrator
 from evax.evaluation.report import accuracy_hits
 
 MEANS = ("mauc", "map", "macc")
+TOO_FEW, NOT_LEARNED = f"none: fewer than {FEW} patients", "none: not learned by both"
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,6 +50,14 @@ class Ground:
     exclusive: bool
     resamples: int
     seed: int
+    entering: Flags
+    """(K,), the findings that all networks have learned: the means are over these."""
+
+    @property
+    def few(self) -> Flags:
+        """(K,), findings of too few patients for a test: a p would be about them alone."""
+        sides = patients_of_each_side(self.labels, self.patients).tolist()
+        return np.array([has_few(*each) for each in sides])
 
     @property
     def people(self) -> int:
@@ -65,6 +84,8 @@ class ScoredNetwork:
     """Of MEANS."""
     mean_draws: dict[str, Floats]
     """(R,) each."""
+    partial: dict[str, int]
+    """Resamples in which each mean is over fewer findings."""
     per_training: dict[str, Floats]
     """(T,) each."""
     entered: int
@@ -75,47 +96,56 @@ class ScoredNetwork:
         people = ground.people
         return (
             tuple(percentile_interval(draws, people) for draws in self.auroc_draws),
-            {name: percentile_interval(draws, people) for name, draws in self.mean_draws.items()},
+            {
+                name: replace(percentile_interval(draws, people), partial=self.partial[name])
+                for name, draws in self.mean_draws.items()
+            },
         )
 
 
 def score_network(
     probabilities: Sequence[Reals],
     thresholds: Sequence[Reals],
+    learned: Flags,
     ground: Ground,
     on_training: Callable[[], None] = lambda: None,
 ) -> ScoredNetwork:
     """Scores the trainings of a network and averages them, resample by resample.
 
-    probabilities: T times (S, K). thresholds: T times (K,), NaN where there is none. on_training: called
-    after each. Seeds are averaged within a resample, so that the interval is one over patients for their
-    mean; how far the seeds lie apart is `per_training`'s to say.
+    probabilities: T times (S, K). thresholds: T times (K,), NaN where there is none. learned: (K,), findings
+    that all its trainings have learned; others have no number. on_training: called after each.
+    Seeds are averaged within a resample, so that the interval is one over patients for their mean; how far
+    the seeds lie apart is `per_training`'s to say.
     """
+    own, common = only_learned(ground.labels, learned), only_learned(ground.labels, ground.entering)
+    decided = ground.labels if ground.exclusive else common
     areas, precisions, accuracies, drawn = [], [], [], []
     for scores, cut in zip(probabilities, thresholds, strict=True):
-        areas.append(aurocs(scores, ground.labels))
-        precisions.append([average_precision(*cases) for cases in known_cases(scores, ground.labels)])
-        hits = accuracy_hits(scores, ground.labels, cut, ground.exclusive)
+        areas.append(aurocs(scores, own))
+        precisions.append([average_precision(*cases) for cases in known_cases(scores, common)])
+        hits = accuracy_hits(scores, decided, cut, ground.exclusive)
         accuracies.append(macro_mean(_column_means(hits)).value)
-        ranked = ranking_draws(scores, ground.labels, ground.patients, ground.resamples, ground.seed)
-        correct = mean_draws(hits, ground.patients, ground.resamples, ground.seed)
-        drawn.append((ranked[0], *macro_draws(ranked, ground.labels), correct))
+        ranked = ranking_draws(scores, own, ground.patients, ground.resamples, ground.seed)
+        correct = column_draws(hits, ground.patients, ground.resamples, ground.seed)
+        drawn.append((ranked[0], *ranked[:, ground.entering], correct))
         on_training()
     each_area = np.array(areas)  # (T, K)
+    shared = np.where(ground.entering, each_area, math.nan)
     per_training = {
-        "mauc": np.array([macro_mean(row).value for row in each_area]),
+        "mauc": np.array([macro_mean(row).value for row in shared]),
         "map": np.array([macro_mean(np.array(row)).value for row in precisions]),
         "macc": np.array(accuracies),
     }
-    means = [np.mean([draws[place] for draws in drawn], axis=0) for place in (1, 2, 3)]
+    columns = [np.mean([draws[place] for draws in drawn], axis=0) for place in range(4)]
     return ScoredNetwork(
         probabilities=tuple(probabilities),
         auroc=each_area.mean(axis=0),
-        auroc_draws=np.mean([draws[0] for draws in drawn], axis=0),
+        auroc_draws=columns[0],
         means={name: float(values.mean()) for name, values in per_training.items()},
-        mean_draws=dict(zip(MEANS, means, strict=True)),
+        mean_draws={name: macro_draws(each) for name, each in zip(MEANS, columns[1:], strict=True)},
+        partial={name: partial_resamples(each) for name, each in zip(MEANS, columns[1:], strict=True)},
         per_training=per_training,
-        entered=macro_mean(each_area[0]).entered,
+        entered=macro_mean(shared[0]).entered,
     )
 
 
@@ -123,16 +153,22 @@ def finding_differences(network: ScoredNetwork, reference: ScoredNetwork, ground
     """AUROC per finding, network minus reference: DeLong where it is valid, else the paired bootstrap.
 
     DeLong's test is for two curves on independent cases: for one training each, and one film per patient.
+    What one of the two has not learned has no difference; of few patients, a difference has no p.
     """
-    differences = []
+    differences, few = [], ground.few
     for k, column in enumerate(ground.labels.T):
-        if ground.one_film_each and len(network.probabilities) == len(reference.probabilities) == 1:
+        draws = network.auroc_draws[k], reference.auroc_draws[k]
+        values = float(network.auroc[k]), float(reference.auroc[k])
+        if few[k] or math.isnan(values[0] - values[1]):
+            found = paired_difference(*values, *draws, ground.people)
+            differences.append(
+                replace(found, p=math.nan, least_p=math.nan, test=TOO_FEW if few[k] else NOT_LEARNED)
+            )
+        elif ground.one_film_each and len(network.probabilities) == len(reference.probabilities) == 1:
             seen = ~np.isnan(column)
             first, second = network.probabilities[0][seen, k], reference.probabilities[0][seen, k]
             differences.append(delong(first, second, column[seen] == 1))
         else:
-            draws = network.auroc_draws[k], reference.auroc_draws[k]
-            values = float(network.auroc[k]), float(reference.auroc[k])
             differences.append(paired_difference(*values, *draws, ground.people))
     return differences
 
@@ -140,14 +176,19 @@ def finding_differences(network: ScoredNetwork, reference: ScoredNetwork, ground
 def mean_differences(
     network: ScoredNetwork, reference: ScoredNetwork, ground: Ground
 ) -> dict[str, Difference]:
-    """Each of MEANS, network minus reference, by the paired bootstrap."""
-    return {
-        name: paired_difference(
+    """Each of MEANS, network minus reference, by the paired bootstrap.
+
+    In every resample both means are over the same findings: those that its films define.
+    """
+    differences = {}
+    for name in MEANS:
+        found = paired_difference(
             network.means[name], reference.means[name],
             network.mean_draws[name], reference.mean_draws[name], ground.people,
-        )
-        for name in MEANS
-    }  # fmt: skip
+        )  # fmt: skip
+        interval = replace(found.interval, partial=max(network.partial[name], reference.partial[name]))
+        differences[name] = replace(found, interval=interval)
+    return differences
 
 
 def wins(networks: Sequence[ScoredNetwork], shares: Sequence[float]) -> list[int | None]:
@@ -156,6 +197,7 @@ def wins(networks: Sequence[ScoredNetwork], shares: Sequence[float]) -> list[int
     shares: one per network. None for one without a rival.
     """
     table, share = np.stack([network.auroc for network in networks]), np.asarray(shares)  # (networks, K)
+    # what one of them has not learned is NaN, and nobody wins it
     return [
         int(np.sum(row == np.max(table[share == own], axis=0))) if np.sum(share == own) > 1 else None
         for row, own in zip(table, share, strict=True)

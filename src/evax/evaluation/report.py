@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, is_dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +25,7 @@ from evax.evaluation.classification import (
     top1_hits,
 )
 from evax.evaluation.intervals import RESAMPLES, Interval, mean_interval, ranking_intervals
+from evax.evaluation.learned import has_few, only_learned, patients_of_each_side
 
 TOP1 = "top-1"
 PER_FINDING = "mean of per-finding accuracies at validation thresholds"
@@ -36,8 +37,14 @@ class FindingReport:
     """One finding, over the films on which it is known; NaN where a number is undefined."""
 
     name: str
+    learned: bool
+    """Whether training films had it and others lacked it; else all numbers of its scores are NaN."""
     positives: int
     negatives: int
+    patients_with: int
+    patients_without: int
+    few_patients: bool
+    """On one of the two sides, see `learned.has_few`."""
     auroc: float
     auroc_interval: Interval
     average_precision: float
@@ -88,7 +95,8 @@ class ClassificationReport:
         """Plain dictionaries, lists and numbers under the names of the fields.
 
         NaN becomes None, an interval [low, high]. Beside each interval, `_undefined` behind its name, stands
-        the number of resamples that were left out.
+        the number of resamples that were left out; beside that of a mean, as `_partial`, in how many it is
+        over fewer findings.
         """
         report: dict[str, Any] = plain(self)
         return report
@@ -103,36 +111,42 @@ def evaluate_classifier(
     exclusive: bool,
     resamples: int = RESAMPLES,
     seed: int = 0,
+    learned: Flags | None = None,
 ) -> ClassificationReport:
     """Every number of one set of films, with intervals across patients.
 
     probabilities: (S, K) in [0, 1]. labels: (S, K), 1, 0 or NaN. findings: K names. patients: (S,), never "".
     thresholds: (K,), chosen on other films (`choose_thresholds`), NaN where there is none.
     exclusive: exactly one finding is true per film; mAcc is then top-1, else Eq. (9) at the thresholds.
+    learned: (K,), see `learned_findings`; None: all. The others are counted and enter no mean; top-1
+    is over their films all the same.
     A finding without positives or negatives stops nothing: its ranking numbers are NaN and the means say how
     many findings entered.
     Raises DataError for shapes that do not match, probabilities that are NaN or outside [0, 1], labels of -1
     and films without a patient.
     """
-    cases = known_cases(probabilities, labels)
+    learned = np.ones(labels.shape[1], dtype=bool) if learned is None else learned
+    ranked = only_learned(labels, learned)
+    cases, people = known_cases(probabilities, ranked), patients_of_each_side(labels, patients)
     if not len(findings) == len(thresholds) == labels.shape[1]:
         raise DataError(
             f"{len(findings)} findings, {len(thresholds)} thresholds and {labels.shape[1]} columns of labels "
             "were given; the three must agree."
         )
-    intervals = ranking_intervals(probabilities, labels, patients, resamples, seed)
+    intervals = ranking_intervals(probabilities, ranked, patients, resamples, seed)
     rows = tuple(
         _finding_report(
-            name, *cases[k], float(thresholds[k]), intervals.auroc[k], intervals.average_precision[k]
+            _Sides(name, bool(learned[k]), labels[:, k], *people[k].tolist()),
+            *cases[k], float(thresholds[k]), intervals.auroc[k], intervals.average_precision[k],
         )
         for k, name in enumerate(findings)
-    )
+    )  # fmt: skip
     if exclusive:
         accuracy = top1_accuracy(probabilities, labels)
     else:
         accuracy = macro_mean(np.array([row.accuracy for row in rows])).value
     reading = TOP1 if exclusive else NO_READING if np.isnan(thresholds).all() else PER_FINDING
-    hits = accuracy_hits(probabilities, labels, thresholds, exclusive)
+    hits = accuracy_hits(probabilities, labels if exclusive else ranked, thresholds, exclusive)
     accuracy_interval = mean_interval(hits, patients, resamples, seed)
     return ClassificationReport(
         n=len(labels),
@@ -145,8 +159,18 @@ def evaluate_classifier(
     )
 
 
+class _Sides(NamedTuple):
+    """A finding, and who has it and who lacks it, whether it was learned or not."""
+
+    name: str
+    learned: bool
+    labels: Reals
+    patients_with: int
+    patients_without: int
+
+
 def _finding_report(
-    name: str,
+    finding: _Sides,
     probabilities: Reals,
     positives: Flags,
     threshold: float,
@@ -154,15 +178,20 @@ def _finding_report(
     average_precision_interval: Interval,
 ) -> FindingReport:
     point = operating_point(probabilities, positives, threshold)
+    with_it, without_it = int((finding.labels == 1).sum()), int((finding.labels == 0).sum())
     return FindingReport(
-        name=name,
-        positives=int(positives.sum()),
-        negatives=int((~positives).sum()),
+        name=finding.name,
+        learned=finding.learned,
+        positives=with_it,
+        negatives=without_it,
+        patients_with=finding.patients_with,
+        patients_without=finding.patients_without,
+        few_patients=has_few(finding.patients_with, finding.patients_without),
         auroc=auroc(probabilities, positives),
         auroc_interval=auroc_interval,
         average_precision=average_precision(probabilities, positives),
         average_precision_interval=average_precision_interval,
-        prevalence=float(positives.mean()) if len(positives) else math.nan,
+        prevalence=with_it / (with_it + without_it) if with_it + without_it else math.nan,
         threshold=threshold,
         sensitivity=point.sensitivity,
         specificity=point.specificity,
@@ -201,6 +230,8 @@ def plain(value: Any) -> Any:
             entries[field.name] = plain(item)
             if isinstance(item, Interval):
                 entries[f"{field.name}_undefined"] = item.undefined
+                if isinstance(value, MeanReport | AccuracyReport):
+                    entries[f"{field.name}_partial"] = item.partial
         return entries
     if isinstance(value, tuple):
         return [plain(item) for item in value]

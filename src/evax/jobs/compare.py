@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import tyro
 
-from evax.errors import ConfigError
+from evax.errors import ConfigError, DataError
 from evax.reporting.published import Table
 
 if TYPE_CHECKING:
@@ -63,6 +63,8 @@ def compare(config: CompareConfig) -> Path:
     Raises DataError for folders without a finished run and for runs that were not tested on the same films
     under the same protocol, ConfigError for names that do not fit.
     """
+    import numpy as np
+
     from evax.evaluation.networks import Ground, score_network
     from evax.files import write_json
     from evax.reporting.compare_page import draw_figures, write_compare_page, write_tables
@@ -76,12 +78,21 @@ def compare(config: CompareConfig) -> Path:
     references = references_of(runs.entries, config.reference)
     published = [row for table in config.published for row in published_beside(table, runs.findings)]
     log = start_run(config.out, config, resume=False)
-    ground = Ground(runs.test.labels, runs.test.patients, runs.exclusive, config.resamples, config.seed)
+    learned_by_all = np.all([entry.learned for entry in runs.entries], axis=0)  # (K,)
+    if not learned_by_all.any():
+        raise DataError(
+            "No finding was learned by all rows: there is nothing to take a mean over. Leave out the "
+            "smallest shares of the labels, or learn from more patients."
+        )
+    ground = Ground(
+        runs.labels, runs.test.patients, runs.exclusive, config.resamples, config.seed, learned_by_all
+    )
     with progress_bar("resampling patients", sum(len(entry.trainings) for entry in runs.entries)) as advance:
         scored = [
             score_network(
                 [training.test.probabilities for training in entry.trainings],
                 [training.thresholds for training in entry.trainings],
+                entry.learned,
                 ground,
                 on_training=lambda: advance(""),
             )

@@ -25,10 +25,10 @@ from evax.jobs.studies import (
 )
 from evax.reporting.study_rows import (
     RUNS,
-    SPREAD,
     auroc_of_each,
     row_of,
     row_of_study,
+    spread_in_words,
     summary_of,
     write_rows,
 )
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from evax.data.folds import Divider, Fold
     from evax.data.store import ImageStore
 
+TOO_SHORT = "; folds share training films, so the t-interval is too short"
 PATIENT: Final = "patient"
 FILM: Final = "film"
 ATTRIBUTES = ("view", "sex")  # columns of every store that say what a film is, not which one
@@ -137,7 +138,7 @@ def crossvalidate_over_seeds(config: CrossvalidateConfig) -> Path:
     return over_seeds(
         config, config.seeds, config.resume,
         refuse=refuse, made=made, row=row_of_study,
-        spread=SPREAD.format("seeds, of means over folds"),
+        spread=spread_in_words(len(config.seeds), "seeds, of means over folds"),
         shared_films="all seeds test and learn from the same films, so the interval over seeds says how far "
         "the mean depends on the draw of folds, heads, orders and crops, and nothing of other patients",
     )  # fmt: skip
@@ -277,16 +278,20 @@ def divider_of(config: CrossvalidateConfig, films: StudyFilms) -> Divider:
 def pooled(config: CrossvalidateConfig, store: ImageStore, runs: list[Path]) -> dict[str, Any]:
     """Scores of all tested films together, each by the classifier that had not learned from it.
 
-    There are no thresholds: every fold has its own.
+    There are no thresholds: every fold has its own. A finding that one fold could not learn has no number.
     """
     import numpy as np
     import pandas as pd
 
     from evax.evaluation.report import evaluate_classifier
+    from evax.files import read_json
 
     files = [run / "predictions-test.csv" for run in runs]
     table = pd.concat([pd.read_csv(file, dtype={"patient": str}) for file in files])
     findings = store.manifest.findings
+    reports = [read_json(run / "report.json")["test_metrics"]["findings"] for run in runs]
+    # a run from before this was kept says nothing of it
+    learned = np.all([[row.get("learned", True) for row in rows] for rows in reports], axis=0)
     report = evaluate_classifier(
         table[[f"probability:{name}" for name in findings]].to_numpy(dtype=np.float64),
         table[[f"label:{name}" for name in findings]].to_numpy(dtype=np.float64),
@@ -296,6 +301,7 @@ def pooled(config: CrossvalidateConfig, store: ImageStore, runs: list[Path]) -> 
         store.manifest.exclusive,
         resamples=config.resamples,
         seed=config.seed,
+        learned=learned,
     )
     return report.to_json()
 
@@ -307,6 +313,7 @@ def card_of(
     only_train: np.ndarray[Any, Any],
 ) -> dict[str, Any]:
     """What every number of the study must carry."""
+    from evax.evaluation.intervals import LEAST_RUNS
     from evax.reporting.protocol import study_card
 
     if config.by == FILM:
@@ -328,7 +335,7 @@ def card_of(
         films_that_only_train=int(only_train.sum()),
         split="the store's own split is not used",
         seed=config.seed,
-        spread=SPREAD.format("folds") + "; folds share training films, so the t-interval is too short",
+        spread=spread_in_words(len(folds), "folds") + (TOO_SHORT if len(folds) >= LEAST_RUNS else ""),
         pooled="all tested films together, with intervals over patients; scores of different classifiers are "
         "compared there, so it is no mean of the folds",
     )  # fmt: skip

@@ -22,7 +22,7 @@ from evax.jobs.studies import (
     run_of,
     study_folder,
 )
-from evax.reporting.study_rows import RUNS, SPREAD, row_of, summary_of, write_points
+from evax.reporting.study_rows import RUNS, row_of, spread_in_words, summary_of, write_points
 
 FRACTIONS = (0.01, 0.1, 1.0)  # of the paper's Fig. 3c
 
@@ -101,7 +101,7 @@ def fewshot(config: FewshotConfig) -> Path:
         points = []
         for share in shares:
             trials = {lr: report(config, share, config.seeds[0], lr)["validation_mauc"] for lr in config.lrs}
-            lr = max(trials, key=lambda lr: trials[lr]) if trials else config.optimizer.lr
+            lr = max(trials, key=lambda lr: trials[lr] or 0) if trials else config.optimizer.lr
             runs = [row_of(report(config, share, seed, lr)) for seed in config.seeds]
             tried = [{"lr": lr, "validation_mauc": score} for lr, score in trials.items()]
             points.append({**asdict(share), "lr": lr, "lr_trials": tried, **summary_of(runs), "runs": runs})
@@ -149,5 +149,5 @@ def card_of(config: FewshotConfig, fingerprint: str) -> dict[str, Any]:
         lr_chosen_on=lr_chosen_on if config.lrs else "not chosen: optimizer.lr",
         subset=subset[config.subset] + (", stratified by finding" if config.stratified else ""),
         steps="the same for every share",
-        spread=SPREAD.format("seeds"),
+        spread=spread_in_words(len(config.seeds), "seeds"),
     )  # fmt: skip

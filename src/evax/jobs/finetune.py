@@ -220,16 +220,17 @@ def films_of(config: FinetuneConfig) -> LearningFilms:
 def thresholds_of(
     config: FinetuneConfig, films: LearningFilms, validation: Scored
 ) -> np.ndarray[Any, np.dtype[np.float64]]:
-    """(K,), chosen on validation; NaN in the paper's protocol, which has none."""
+    """(K,), chosen on validation; NaN for a finding that was not learned, and in the paper's protocol."""
     import numpy as np
 
     from evax.evaluation.classification import choose_thresholds
+    from evax.evaluation.learned import learned_findings, only_learned
     from evax.evaluation.thresholds import ThresholdRule
 
     if config.protocol == "paper":
         return np.full(len(films.findings), math.nan)
-    rule = ThresholdRule.of(config.thresholds)
-    return choose_thresholds(validation.probabilities, validation.labels, rule)
+    rule, learned = ThresholdRule.of(config.thresholds), learned_findings(films.taught[films.train])
+    return choose_thresholds(validation.probabilities, only_learned(validation.labels, learned), rule)
 
 
 def protocol_of(
@@ -237,6 +238,8 @@ def protocol_of(
 ) -> dict[str, Any]:
     """What every number of the run must carry."""
     from evax.evaluation.classification import mean_auroc
+    from evax.evaluation.learned import learned_findings, only_learned
+    from evax.evaluation.report import plain
     from evax.reporting.paper import best_of_the_looks, paper_entries
     from evax.reporting.protocol import protocol_card
     from evax.training.runtime import precision_of
@@ -251,7 +254,8 @@ def protocol_of(
         config, films.store,
         subset=config.subset, train=films.train, validation=films.validation, test=films.test, **chosen,
     )  # fmt: skip
-    macro = mean_auroc(validation.probabilities, validation.labels).value if len(validation.rows) else None
+    learnable = only_learned(validation.labels, learned_findings(films.taught[films.train]))
+    macro = plain(mean_auroc(validation.probabilities, learnable).value) if len(validation.rows) else None
     card |= {
         "trained_in": precision_of(fabric),
         "validation_mauc": macro,
@@ -287,6 +291,7 @@ def write_results(
 ) -> None:
     """Scores of the test, bundle, tables, report and page. start: of the job, by time.perf_counter."""
     from evax.deploy.bundle import Card, model_facts, save_bundle
+    from evax.evaluation.learned import learned_findings
     from evax.evaluation.report import evaluate_classifier
     from evax.files import write_json
     from evax.reporting.examine import examine, run_checks
@@ -295,9 +300,10 @@ def write_results(
 
     store = films.store
     patients = store.manifest.table["patient"].to_numpy(dtype=str)
+    learned = learned_findings(films.taught[films.train])
     metrics = evaluate_classifier(
         tested.probabilities, tested.labels, films.findings, patients[tested.rows], thresholds,
-        films.exclusive, resamples=config.resamples, seed=config.seed,
+        films.exclusive, resamples=config.resamples, seed=config.seed, learned=learned,
     ).to_json()  # fmt: skip
     mark = None if config.protocol == "clean" else config.protocol
     for name, part in (("val", validation), ("test", tested)):
@@ -321,7 +327,16 @@ def write_results(
         "kind": "finetune",
         **protocol,
         "test_metrics": metrics,
-        **examine(store, validation, tested, thresholds, config.resamples, config.seed, films.sources),
+        **examine(
+            store,
+            validation,
+            tested,
+            learned,
+            thresholds,
+            config.resamples,
+            config.seed,
+            films.sources,
+        ),
         "checks": run_checks(store, films.train, validation, tested, films.labels, features, config.out),
         "model": model_facts(card, model, config.weights),
         "command": command_line("finetune", config),

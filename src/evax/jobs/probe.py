@@ -19,13 +19,14 @@ from evax.jobs.studies import (
     report_of,
     study_folder,
 )
-from evax.reporting.study_rows import RUNS, SPREAD, WAYS, row_of_probe, summary_of, write_points
+from evax.reporting.study_rows import RUNS, WAYS, row_of_probe, spread_in_words, summary_of, write_points
 from evax.training.options import LabelledConfig
 
 if TYPE_CHECKING:
     import numpy as np
 
     from evax.data.store import ImageStore
+    from evax.reporting.examine import Scored
     from evax.training.probes import EncodedFilms
     from evax.training.tracking import RunLog
 
@@ -106,7 +107,13 @@ def probe(config: ProbeConfig) -> Path:
     share = LabelShare(config.label_fraction, config.label_count, labels if config.stratified else None)
     train = share.draw(store, pool, config.seed)
     with run_folder(config.out, config, resume=None) as log:
-        measure(config, store, *encoded(config, store, labels, (train, val, test), log), start=start)
+        measure(
+            config,
+            store,
+            *encoded(config, store, labels, (train, val, test), log),
+            labels=labels,
+            start=start,
+        )
     return config.out / "report.json"
 
 
@@ -150,7 +157,14 @@ def sweep(
             pooled, *others = encoded(replace(run, seed=drawn), store, labels, (pool, val, test), log, cache)
             share = LabelShare(run.label_fraction, run.label_count, labels if run.stratified else None)
             start_run(run.out, run, resume=None)
-            measure(run, store, pooled.only(share.draw(store, pool, run.seed)), *others, start=start)
+            measure(
+                run,
+                store,
+                pooled.only(share.draw(store, pool, run.seed)),
+                *others,
+                labels=labels,
+                start=start,
+            )
             return run.out
 
         for runs in asked.values():
@@ -167,7 +181,7 @@ def sweep(
             rows.append({**asdict(point), **summary_of(scored), "runs": scored})
         card = study_card(
             config, "probe", fingerprint, name=config.name, leaks=config.split_by == "film",
-            spread=SPREAD.format("seeds"),
+            spread=spread_in_words(len(config.seeds), "seeds"),
         )  # fmt: skip
         card |= {"name": f"{card['name']}, {WAYS[way]}", "way": WAYS[way]}
         write_json(card | {"points": rows}, config.out / f"{way}.json")
@@ -223,15 +237,20 @@ def measure(
     val: EncodedFilms,
     test: EncodedFilms,
     *,
+    labels: np.ndarray[Any, Any],
     start: float,
 ) -> dict[str, Any]:
     """Both probes on the same films; writes report and page of OUT and returns the report.
 
-    start: of the clock that counts its seconds.
+    The direction that is checked is the linear probe's. labels: (S, K) of the whole store. start: of the
+    clock that counts its seconds.
     """
     from evax.evaluation.embedding import TEMPERATURE, knn_scores
+    from evax.evaluation.learned import learned_findings
     from evax.evaluation.linear import fit_linear_probe
+    from evax.evaluation.report import plain
     from evax.files import write_json
+    from evax.reporting.examine import quick_checks
     from evax.reporting.protocol import protocol_card
     from evax.reporting.run_page import write_run_page
 
@@ -242,6 +261,12 @@ def measure(
     def vote(part: EncodedFilms) -> np.ndarray[Any, Any]:
         return knn_scores(train.features, train.labels, part.features, config.neighbours, TEMPERATURE)
 
+    learned = learned_findings(train.labels)
+    (validated, tested), linear_metrics = score(
+        "linear", config, store, learned, (val, linear.probabilities(val.features)),
+        (test, linear.probabilities(test.features)),
+    )  # fmt: skip
+    _, knn_metrics = score("knn", config, store, learned, (val, vote(val)), (test, vote(test)))
     protocol = protocol_card(
         config, store, train=train.rows, validation=val.rows, test=test.rows,
         features="mean of the last block's patches, encoder frozen, whole films",
@@ -253,17 +278,17 @@ def measure(
         "width": train.features.shape[1],
         "linear": {
             "strength": linear.strength,
-            "validation_mauc": {f"{strength:g}": value for strength, value in linear.validation_mauc.items()},
-            "test_metrics": score(
-                "linear", config, store, (val, linear.probabilities(val.features)),
-                (test, linear.probabilities(test.features)),
-            ),
+            "validation_mauc": {
+                f"{strength:g}": plain(value) for strength, value in linear.validation_mauc.items()
+            },
+            "test_metrics": linear_metrics,
         },
         "knn": {
             "neighbours": config.neighbours,
             "temperature": TEMPERATURE,
-            "test_metrics": score("knn", config, store, (val, vote(val)), (test, vote(test))),
+            "test_metrics": knn_metrics,
         },
+        "checks": quick_checks(store, train.rows, validated, tested, labels),
         "command": command_line("probe", config),
         "seconds": round(time.perf_counter() - start, 1),
     }  # fmt: skip
@@ -276,27 +301,33 @@ def score(
     name: str,
     config: ProbeConfig,
     store: ImageStore,
+    learned: np.ndarray[Any, np.dtype[np.bool_]],
     validation: tuple[EncodedFilms, np.ndarray[Any, Any]],
     test: tuple[EncodedFilms, np.ndarray[Any, Any]],
-) -> dict[str, Any]:
+) -> tuple[tuple[Scored, Scored], dict[str, Any]]:
     """Thresholds from validation, every number of test, and predictions-NAME-val.csv and -test.csv.
 
-    validation, test: films and their probabilities. A finding known on no training film is undefined.
+    learned: (K,), findings that the training films taught; the others have no number. validation, test: films
+    and their probabilities. Returns both as they were scored, and the numbers of test.
     """
     from evax.evaluation.classification import choose_thresholds
     from evax.evaluation.embedding import answered
     from evax.evaluation.report import evaluate_classifier
     from evax.evaluation.thresholds import ThresholdRule
+    from evax.reporting.examine import Scored
     from evax.reporting.protocol import write_predictions
 
-    known = {}
+    known: dict[str, Scored] = {}
     for split, (films, scores) in (("val", validation), ("test", test)):
-        probabilities, truth = known[split] = answered(scores, films.labels)
+        probabilities, truth = answered(scores, films.labels)
+        known[split] = Scored(films.rows, films.labels, probabilities)
         path = config.out / f"predictions-{name}-{split}.csv"
         write_predictions(path, store, films.rows, truth, probabilities)
-    thresholds = choose_thresholds(*known["val"], ThresholdRule.of(config.thresholds))
+    val = known["val"].only(learned)
+    thresholds = choose_thresholds(val.probabilities, val.labels, ThresholdRule.of(config.thresholds))
     patients = store.manifest.table["patient"].to_numpy(dtype=str)[test[0].rows]
-    return evaluate_classifier(
-        *known["test"], store.manifest.findings, patients, thresholds, store.manifest.exclusive,
-        resamples=config.resamples, seed=config.seed,
-    ).to_json()  # fmt: skip
+    metrics = evaluate_classifier(
+        known["test"].probabilities, known["test"].labels, store.manifest.findings, patients, thresholds,
+        store.manifest.exclusive, resamples=config.resamples, seed=config.seed, learned=learned,
+    )  # fmt: skip
+    return (known["val"], known["test"]), metrics.to_json()

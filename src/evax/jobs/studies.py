@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from evax.config import build, changed_options, read_recipe, shown_option, to_plain, write_recipe
 from evax.errors import ConfigError, DataError
-from evax.reporting.study_rows import RUNS, SPREAD, summary_of, write_rows
+from evax.reporting.study_rows import RUNS, spread_in_words, summary_of, write_rows
 from evax.training.options import LabelledConfig
 
 if TYPE_CHECKING:
@@ -246,7 +246,7 @@ def over_seeds(
     card = study_card(
         config, "seeds", first["data_fingerprint"], name=first.get("name", ""), leaks="leak" in same
     )
-    card["protocol"] |= same | {"spread": SPREAD.format("seeds")} | protocol
+    card["protocol"] |= same | {"spread": spread_in_words(len(seeds), "seeds")} | protocol
     write_json(card | summary_of(rows) | {"runs": rows}, config.out / "seeds.json")
     write_rows(rows, config.out / "seeds.csv")
     write_study_page([config.out / "seeds.json"])

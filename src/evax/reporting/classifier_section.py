@@ -15,6 +15,7 @@ from evax.evaluation.classification import roc_curve
 from evax.evaluation.recalibration import with_temperatures
 from evax.evaluation.report import TOP1
 from evax.reporting import figures
+from evax.reporting.marks import marked
 from evax.reporting.run_files import (
     Facts,
     interval,
@@ -149,7 +150,7 @@ def training_curves(name: str, log: dict[str, pd.DataFrame], best_step: int) -> 
 
 def forest(name: str, findings: list[Facts]) -> str:
     """The AUC of each finding with its interval."""
-    rows = [(finding["name"], finding["auroc"], interval(finding["auroc_interval"])) for finding in findings]
+    rows = [(marked(finding), finding["auroc"], interval(finding["auroc_interval"])) for finding in findings]
     label = f"AUC per finding of {name} with 95 % intervals"
     return figures.interval_plot(
         rows, label=label, x_label="AUC (dashed: chance)", limits=(0.5, 1), reference=0.5

@@ -15,6 +15,7 @@ from evax.files import replaced_whole
 from evax.reporting.compare_figures import Bar, SizedScore, finding_dots, score_against_parameters
 from evax.reporting.drawing import save_figure, svg_of
 from evax.reporting.few_labels import few_labels_figure
+from evax.reporting.marks import marked
 from evax.reporting.published import MARK, Published
 from evax.reporting.template import write_page
 
@@ -61,7 +62,7 @@ def write_tables(content: Mapping[str, Any], out: Path) -> None:
     differences = [
         {"name": each["name"], "reference": each["reference"], "of": of, "difference": one["value"]}
         | dict(zip(("low", "high"), one["interval"], strict=True))
-        | {key: one[key] for key in ("p", "p_holm", "test", "undefined")}
+        | {key: one[key] for key in ("p", "p_least", "p_holm", "test", "undefined", "partial")}
         for each in content["differences"]
         for of, one in [
             *((mean, each[mean]) for mean in MEANS),
@@ -82,6 +83,7 @@ def summary_line(row: Mapping[str, Any]) -> dict[str, Any]:
     for mean in MEANS:
         low, high = row[mean]["interval"]
         line |= {mean: row[mean]["value"], f"{mean}_low": low, f"{mean}_high": high}
+        line |= {f"{mean}_{key}": row[mean][key] for key in ("undefined", "partial")}
     over_seeds = row["spread_over_seeds"] or {}
     for mean in ("mauc", "macc"):
         for key in ("mean", "sd"):
@@ -102,7 +104,8 @@ def draw_figures(
 
     sweeps: name of its curve and result of each.
     """
-    rows, findings = content["rows"], content["findings"]
+    rows = content["rows"]
+    findings = [marked(finding) for finding in rows[0]["findings"]]
     means = [bar(row["mauc"]["value"], row["mauc"]["interval"]) for row in rows]
     bars = [
         [*(bar(each["auroc"], each["auroc_interval"]) for each in row["findings"]), mean]
@@ -116,7 +119,7 @@ def draw_figures(
         [
             {"finding": finding, "name": name, "auroc": one.value, "low": one.low, "high": one.high}
             for name, each in zip(names, bars, strict=True)
-            for finding, one in zip([*findings, of_all], each, strict=True)
+            for finding, one in zip([*content["findings"], of_all], each, strict=True)
         ],
         out / "findings",
     )

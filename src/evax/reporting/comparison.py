@@ -12,6 +12,7 @@ from evax.config import flat_options
 from evax.evaluation.classification import operating_point, predictive_values
 from evax.evaluation.comparison import Difference, holm
 from evax.evaluation.intervals import LEAST_RUNS, Interval, seed_interval
+from evax.evaluation.learned import has_few, only_learned, patients_of_each_side
 from evax.evaluation.networks import (
     MEANS,
     Ground,
@@ -104,7 +105,11 @@ def own_numbers(numbers: ScoredNetwork, ground: Ground) -> dict[str, Any]:
     """Each mean with its interval over patients."""
     _, means = numbers.intervals(ground)
     return {
-        name: {"value": plain(numbers.means[name]), **ends(interval, "interval")}
+        name: {
+            "value": plain(numbers.means[name]),
+            **ends(interval, "interval"),
+            "partial": interval.partial,
+        }
         for name, interval in means.items()
     } | {"findings_entered": numbers.entered}
 
@@ -128,7 +133,7 @@ def finding_rows(
     entry: Entry, numbers: ScoredNetwork, runs: Runs, ground: Ground, prevalence: float | None
 ) -> list[dict[str, Any]]:
     """AUROC with its interval, and what comes of the validation thresholds; means over the trainings."""
-    intervals, _ = numbers.intervals(ground)
+    (intervals, _), people = numbers.intervals(ground), patients_of_each_side(ground.labels, ground.patients)
     rows = []
     for k, name in enumerate(runs.findings):
         seen = ~np.isnan(ground.labels[:, k])
@@ -140,8 +145,10 @@ def finding_rows(
         point = {key: float(np.mean([getattr(each, key) for each in points])) for key in asdict(points[0])}
         row: dict[str, Any] = {
             "name": name,
+            "learned": bool(entry.learned[k]),
             "positives": int(positives.sum()),
             "negatives": int((~positives).sum()),
+            "few_patients": has_few(*people[k].tolist()),
             "auroc": plain(float(numbers.auroc[k])),
             **ends(intervals[k], "auroc_interval"),
             **{key: plain(value) for key, value in point.items()},
@@ -155,10 +162,11 @@ def finding_rows(
 
 def calibration_of(entry: Entry, ground: Ground) -> dict[str, dict[str, float | None]]:
     """Mean ECE and Brier score as answered and recalibrated on validation, means over the trainings."""
+    labels = ground.labels if ground.exclusive else only_learned(ground.labels, ground.entering)
     errors = [
         calibration_errors(
             training.test.probabilities,
-            ground.labels,
+            labels,
             (training.validation.probabilities, training.validation.labels) if training.validation else None,
             ground.exclusive,
         )
@@ -212,7 +220,7 @@ def paired_seeds(
     if entry.seeds != reference.seeds or len(entry.seeds) == 1:
         return None
     values = numbers.per_training["mauc"] - others.per_training["mauc"]
-    interval = seed_interval(values)
+    interval = seed_interval(values, within=(-1.0, 1.0))
     return {"mean": plain(values.mean()), **ends(interval, "interval"), "method": interval.method}
 
 
@@ -236,6 +244,12 @@ def ground_in_words(runs: Runs, references: Sequence[int | None], ground: Ground
     return {
         "data_fingerprint": report["data_fingerprint"],
         "findings": list(runs.findings),
+        "not_learned": {
+            name: [entry.name for entry in runs.entries if not entry.learned[k]]
+            for k, name in enumerate(runs.findings)
+            if not ground.entering[k]
+        },
+        "few_patients": [name for name, few in zip(runs.findings, ground.few, strict=True) if few],
         "test": {"films": films, "patients": ground.people},
         "validation": report["validation"],
         "recipe_differs": recipe_differences(runs.entries),
@@ -244,7 +258,10 @@ def ground_in_words(runs: Runs, references: Sequence[int | None], ground: Ground
         "statistics": {
             "interval": f"patient-clustered bootstrap, percentile, {ground.resamples} resamples, 95 %",
             "difference": "the same resampled patients for both rows; p is the level at which the interval "
-            f"leaves out 0, at least {2 / (ground.resamples + 1):.2g}",
+            f"leaves out 0, at least {2 / (ground.resamples + 1):.2g}, or as the row says where "
+            "resamples were left out of it",
+            "means": "over the findings that all rows have learned; in a resample, over those of them with "
+            "films that have and films that lack them",
             "delong": why,
             "adjusted": "Holm: over the findings of one row; over the rows for each mean",
             "seeds": "mean, sd (n - 1) and, from "
@@ -266,7 +283,9 @@ def shown(difference: Difference, adjusted: float) -> dict[str, Any]:
     return {
         "value": plain(difference.value),
         **ends(difference.interval, "interval"),
+        "partial": difference.interval.partial,
         "p": plain(difference.p),
+        "p_least": plain(difference.least_p),
         "p_holm": plain(float(adjusted)),
         "test": difference.test,
     }

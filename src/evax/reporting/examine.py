@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,8 @@ from evax.evaluation.checks import (
     check_patients,
     check_sizes,
 )
-from evax.evaluation.classification import Floats, Integers, Reals, aurocs, known_cases
+from evax.evaluation.classification import Flags, Floats, Integers, Reals, aurocs, known_cases
+from evax.evaluation.learned import learned_findings, only_learned
 from evax.evaluation.recalibration import fit_temperature, with_temperatures
 from evax.evaluation.report import plain
 from evax.evaluation.subgroups import compare_groups
@@ -56,11 +57,16 @@ class Scored:
             return (np.nan,) * self.labels.shape[1]
         return tuple(aurocs(self.probabilities, self.labels).tolist())
 
+    def only(self, learned: Flags) -> Scored:
+        """The same with every finding unknown that the training films did not teach; learned: (K,)."""
+        return replace(self, labels=only_learned(self.labels, learned))
+
 
 def examine(
     store: ImageStore,
     validation: Scored,
     test: Scored,
+    learned: Flags,
     thresholds: Reals,
     resamples: int,
     seed: int,
@@ -68,20 +74,21 @@ def examine(
 ) -> dict[str, Any]:
     """Entries of report.json: source, validation_auroc, calibration, subgroups and errors.
 
-    thresholds: (K,), NaN where there is none. resamples, seed: of the intervals. sources: where each film of
+    learned: (K,), see `learned_findings`. thresholds: (K,), NaN where there is none. resamples, seed: of the
+    intervals. sources: where each film of
     the store comes from, "" where that is not known; None: not asked.
     """
     findings, exclusive = store.manifest.findings, store.manifest.exclusive
     patients = store.manifest.table["patient"].to_numpy(dtype=str)[test.rows]
     return {
         "source": store.manifest.source,
-        "validation_auroc": dict(zip(findings, plain(validation.aurocs()), strict=True)),
+        "validation_auroc": dict(zip(findings, plain(validation.only(learned).aurocs()), strict=True)),
         "calibration": calibration(findings, validation, test, exclusive),
         "subgroups": [
             plain(
                 compare_groups(
-                    attribute, groups[test.rows], test.probabilities, test.labels, findings, patients,
-                    resamples, seed,
+                    attribute, groups[test.rows], test.probabilities, test.only(learned).labels, findings,
+                    patients, resamples, seed,
                 )
             )
             for attribute, groups in attributes(store, sources).items()
@@ -105,7 +112,6 @@ def run_checks(
     and what the encoder makes of them, (n, D).
     """
     findings, patients = store.manifest.findings, store.manifest.table["patient"].to_numpy(dtype=str)
-    splits = {"train": train, "validation": validation.rows, "test": test.rows}
     rows, seen = features
     held_out = held_out_probabilities(seen, labels[rows], patients[rows])
     ends = [clear_ends(held_out[:, k], labels[rows, k]) for k in range(len(findings))]
@@ -116,15 +122,21 @@ def run_checks(
     # no test film: labels mended where this classifier contradicts them would make its own test easier
     judged = {"train": (rows, held_out), "validation": (validation.rows, calibrated)}
     write_suspicious(out / "suspicious.csv", findings, labels, judged, exclusive)
+    checks = quick_checks(store, train, validation, test, labels)
+    return [*checks, check_labels(findings, ends, len(rows), len(train), exclusive).to_json()]
+
+
+def quick_checks(
+    store: ImageStore, train: Integers, validation: Scored, test: Scored, labels: Reals
+) -> list[dict[str, Any]]:
+    """The checks that look at no film, only at labels, splits and scores; arguments as in `run_checks`."""
+    findings, patients = store.manifest.findings, store.manifest.table["patient"].to_numpy(dtype=str)
+    learned = learned_findings(labels[train])
+    splits = {"train": train, "validation": validation.rows, "test": test.rows}
     splits = {name: part for name, part in splits.items() if len(part)}  # protocol paper needs no validation
     checks = [
         check_patients(splits, patients),
-        check_direction(
-            findings,
-            validation.aurocs(),
-            test.aurocs(),
-        ),
-        check_labels(findings, ends, len(rows), len(train), exclusive),
+        check_direction(findings, validation.only(learned).aurocs(), test.only(learned).aurocs()),
         check_columns(findings, labels[train]),
         check_sizes(findings, splits, labels, patients),
     ]

@@ -54,6 +54,11 @@ class Training:
         """(K,), chosen on validation, NaN where there is none."""
         return np.array([row["threshold"] for row in self.report["test_metrics"]["findings"]], dtype=float)
 
+    @property
+    def learned(self) -> Any:
+        """(K,), findings that its training films taught; of a run that does not say, all."""
+        return np.array([row.get("learned", True) for row in self.report["test_metrics"]["findings"]])
+
 
 @dataclass(frozen=True, eq=False)
 class Entry:
@@ -87,6 +92,11 @@ class Entry:
         """Of the trainings, in order."""
         return [training.report["protocol"]["seed"] for training in self.trainings]
 
+    @property
+    def learned(self) -> Any:
+        """(K,), findings that all its trainings learned."""
+        return np.all([training.learned for training in self.trainings], axis=0)
+
     def range_of(self, part: str, unit: str) -> list[int]:
         """The fewest and the most films or patients of a split over the trainings."""
         counts = [training.report[part][unit] for training in self.trainings]
@@ -105,8 +115,18 @@ class Runs:
 
     @property
     def test(self) -> Answers:
-        """Films, patients and labels of the test split (and the first run's probabilities)."""
+        """Films and patients of the test split (and the first run's answers)."""
         return self.entries[0].trainings[0].test
+
+    @property
+    def labels(self) -> Any:
+        """(S, K), 1, 0 or NaN; probes keep no labels of a finding that they do not know."""
+        trainings = [training for entry in self.entries for training in entry.trainings]
+        knowing = [
+            next((each for each in trainings if each.learned[k]), trainings[0])
+            for k in range(len(self.findings))
+        ]
+        return np.stack([each.test.labels[:, k] for k, each in enumerate(knowing)], axis=1)
 
 
 def read_runs(folders: Sequence[Path], names: Sequence[str]) -> Runs:
@@ -284,7 +304,8 @@ def refuse_other_protocols(trainings: Sequence[Training]) -> None:
 def refuse_other_labels(first: Training, other: Training) -> None:
     """Raises DataError unless both were held against the same labels."""
     where = f"{first.folder} and {other.folder}"
-    silent = [np.isnan(each.test.labels).all(axis=0) for each in (first, other)]
+    both = first.learned & other.learned  # of the others, a probe keeps no labels where it knows none
+    silent = [np.isnan(each.test.labels).all(axis=0) & both for each in (first, other)]
     if (apart := np.flatnonzero(silent[0] != silent[1])).size:
         quiet = other if silent[1][apart[0]] else first
         name = first.report["test_metrics"]["findings"][apart[0]]["name"]
@@ -293,7 +314,7 @@ def refuse_other_labels(first: Training, other: Training) -> None:
             "is over fewer findings. Run both with --findings that all their training films know, or compare "
             "larger shares."
         )
-    if not np.array_equal(first.test.labels, other.test.labels, equal_nan=True):
+    if not np.array_equal(first.test.labels[:, both], other.test.labels[:, both], equal_nan=True):
         raise DataError(
             f"{where} have other labels for the same test films: one table was changed. Run it again."
         )

@@ -24,6 +24,7 @@ def write_study_page(results: Sequence[Path]) -> Path:
     """
     folder, studies = results[0].parent, [read_facts(path) for path in results]
     first, groups = studies[0], [group for study in studies for group in groups_of(study)]
+    not_learned = {run.get("not_learned", "") for _, _, runs in groups for run in runs}
     return write_page(
         folder / "report.html",
         "study.html.j2",
@@ -34,6 +35,8 @@ def write_study_page(results: Sequence[Path]) -> Path:
         of_folds=repeats_folds(first),
         spreads=[spread for name, group, _ in groups for spread in spreads_of(name, group)],
         runs=[run_row(name, run, folder) for name, _, runs in groups for run in runs],
+        some_not_learned=not_learned != {""},
+        learned_apart=len(not_learned) > 1,
         picture=picture(results, first),
         environment=read_facts(folder / "environment.json"),
     )

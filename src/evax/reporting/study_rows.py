@@ -6,14 +6,21 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from evax.reporting.marks import unlearned
+
 RUNS = "runs"  # folder of the runs in that of the study
 INTERVAL = "_patient_interval"
 AUROC = "auroc:"  # a column per finding, where a study keeps them
 WAYS = {"linear": "linear probe", "knn": "nearest neighbours"}  # of a probe, each with scores of its own
-SPREAD = (
-    "mean, sd (n - 1) and 95 % t-interval over {}; the interval of one run is a bootstrap over its test "
-    "patients"
-)
+
+
+def spread_in_words(runs: int, over: str) -> str:
+    """What a study says of its means. runs: how many there are. over: what these are, seeds or folds."""
+    from evax.evaluation.intervals import LEAST_RUNS
+
+    enough = runs >= LEAST_RUNS
+    said = "mean, sd (n - 1) and 95 % t-interval" if enough else "mean and sd (n - 1), no interval,"
+    return f"{said} over {over}; the interval of one run is a bootstrap over its test patients"
 
 
 def row_of(report: Mapping[str, Any]) -> dict[str, Any]:
@@ -46,6 +53,7 @@ def row_of_study(study: Mapping[str, Any]) -> dict[str, Any]:
         "macc_reading": folds[0]["macc_reading"],
         "pooled_mauc": pooled["mauc"]["value"],
         "pooled_mauc_patient_interval": pooled["mauc"]["interval"],
+        **resamples_of("pooled_mauc", pooled["mauc"]),
         "folder": f"{RUNS}/{Path(study['recipe']['out']).name}",
         **{f"{AUROC}{name}": spread["mean"] for name, spread in study["findings"].items()},
     }
@@ -65,11 +73,19 @@ def scores_of(report: Mapping[str, Any], metrics: Mapping[str, Any]) -> dict[str
         "train_films": report["train"]["films"],
         "mauc": metrics["mauc"]["value"],
         "mauc_patient_interval": metrics["mauc"]["interval"],
+        **resamples_of("mauc", metrics["mauc"]),
         "findings_entered": metrics["mauc"]["findings_entered"],
+        "not_learned": ", ".join(unlearned(metrics["findings"])),
         "macc": metrics["macc"]["value"],
         "macc_patient_interval": metrics["macc"]["interval"],
+        **resamples_of("macc", metrics["macc"]),
         "macc_reading": metrics["macc"]["reading"],
     }
+
+
+def resamples_of(score: str, mean: Mapping[str, Any]) -> dict[str, int]:
+    """Resamples left out of the interval of a mean, and those in which it is over fewer findings."""
+    return {f"{score}_{key}": mean.get(f"interval_{key}", 0) for key in ("undefined", "partial")}
 
 
 def summary_of(runs: Sequence[Mapping[str, Any]], over: str = "seeds") -> dict[str, Any]:

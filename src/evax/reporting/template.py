@@ -12,6 +12,7 @@ from markupsafe import Markup
 
 from evax.files import replaced_whole
 from evax.reporting.drawing import with_prefixed_ids
+from evax.reporting.marks import FEW_PATIENTS, PARTIAL, has_marked, marked, resting, unlearned
 from evax.reporting.run_files import interval
 
 
@@ -29,7 +30,13 @@ def write_page(page: Path, template: str, **content: Any) -> Path:
     )
     environment.filters |= {"number": show_number, "interval": show_interval, "duration": show_duration}
     environment.filters |= {"percent": show_percent, "count": lambda value: f"{value:,}"}
-    environment.filters |= {"p_value": show_p_value}
+    environment.filters |= {"p_value": show_p_value, "marked": marked, "unlearned": unlearned}
+    environment.globals |= {
+        "resting": resting,
+        "has_marked": has_marked,
+        "FEW_PATIENTS": FEW_PATIENTS,
+        "PARTIAL": PARTIAL,
+    }
     environment.globals["inline"] = inliner()
     text = environment.get_template(template).render(content)
     with replaced_whole(page) as unfinished:

@@ -13,6 +13,7 @@ from evax.data.order import DrawnOrder
 from evax.data.preprocess import Preprocess
 from evax.data.randaugment import training_view
 from evax.evaluation.classification import mean_auroc, top1_accuracy
+from evax.evaluation.learned import learned_findings, only_learned
 from evax.models.classifier import Classifier
 from evax.training.optim import create_optimizer, lr_at_step
 from evax.training.runtime import maybe_compile, seeded
@@ -37,9 +38,11 @@ def fit(
     network, optimizer = fabric.setup(maybe_compile(model, config.compile, tokens, fabric.device), optimizer)
     train_labels = torch.from_numpy(films.taught[films.train]).float()
     store, choosing, truth = films.store, films.choosing, films.labels[films.choosing]
+    learnable = only_learned(truth, learned_findings(films.taught[films.train]))
     exclusive, as_paper = films.exclusive, config.protocol == "paper"
     split = "test" if as_paper else "validation"
-    best_score, best_step, best_weights = -math.inf, 0, {}
+    best_score, best_step = -math.inf, 0
+    best_weights: dict[str, torch.Tensor] = {}
     batches = training_batches(
         Films([(store, films.train)]),
         batch_size=config.batch_size,
@@ -70,10 +73,10 @@ def fit(
             if done % config.validate_every == 0 or done == steps:
                 softmax = exclusive and not as_paper
                 scores = predict_rows(model, store, choosing, preprocess, softmax, fabric, quick=not as_paper)
-                macro = mean_auroc(scores, truth)
+                macro = mean_auroc(scores, learnable)
                 top1 = {"top1": top1_accuracy(scores, truth)} if as_paper and exclusive else {}
                 log.write(split, step=done, mauc=macro.value, findings=macro.entered, **top1)
-                if macro.value > best_score:
+                if macro.value > best_score or not best_weights:  # NaN where nothing can be learned
                     best_score, best_step = macro.value, done
                     best_weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
             advance(f"loss {measured['loss']:.3f}, {split} mAUC {max(best_score, 0):.3f}")
