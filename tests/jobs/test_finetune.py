@@ -67,13 +67,13 @@ def test_the_report_holds_what_scikit_learn_computes_from_the_written_prediction
     assert report["protocol"]["checkpoint_chosen_on"] == "validation mAUC"
 
 
-def test_the_checkpoint_with_the_best_validation_score_is_kept(tiny):
-    finetune(tiny)
+def test_the_checkpoint_with_the_best_validation_score_is_kept_and_its_score_is_that_of_the_report(tiny):
+    finetune(replace(tiny, precision="bf16"))
     lines = [json.loads(line) for line in (tiny.out / "log.jsonl").read_text().splitlines()]
     scores = {line["step"]: line["mauc"] for line in lines if line["event"] == "validation"}
-    assert json.loads((tiny.out / "report.json").read_text())["best_step"] == max(
-        scores, key=lambda step: (scores[step], -step)
-    )
+    report = json.loads((tiny.out / "report.json").read_text())
+    assert report["best_step"] == max(scores, key=lambda step: (scores[step], -step))
+    assert report["validation_mauc"] == scores[report["best_step"]]
 
 
 @pytest.mark.parametrize("resize_size", [None, 80])

@@ -23,6 +23,7 @@ from evax.evaluation.checks import (
     check_labels,
     check_patients,
     check_sizes,
+    check_spread,
 )
 from evax.evaluation.classification import Floats, Integers, Reals, aurocs, known_cases
 from evax.evaluation.recalibration import fit_temperature, with_temperatures
@@ -124,6 +125,7 @@ def run_checks(
             validation.aurocs(),
             test.aurocs(),
         ),
+        check_spread(findings, {"validation": validation.probabilities, "test": test.probabilities}),
         check_labels(findings, ends, len(rows), len(train), exclusive),
         check_columns(findings, labels[train]),
         check_sizes(findings, splits, labels, patients),
