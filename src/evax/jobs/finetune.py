@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -79,14 +80,21 @@ def finetune(config: FinetuneConfig) -> Path:
 
     Raises DataError for a store without labels or an empty split, WeightsError for weights that do not fit.
     """
+    from evax.deploy.bundle import note_other_size
     from evax.files import read_json
+    from evax.jobs.studies import warn_of_untaught
     from evax.reporting.examine import CHECKED_FILMS, tell
+    from evax.reporting.result_line import tell_result
 
     if config.seeds:
         return finetune_over_seeds(config)
     if config.resume:
         raise ConfigError("Only runs over seeds are continued: give --seeds, or leave --resume out.")
-    bundle = learn_and_test(config, CHECKED_FILMS)
+    films = films_of(config)
+    warn_of_untaught(films.findings, films.taught[films.train], "training films")
+    note_other_size(config.weights, config.image_size)
+    bundle = learn_and_test(config, films, CHECKED_FILMS)
+    tell_result([config.out / "report.json"])
     tell(read_json(config.out / "report.json")["checks"])
     return bundle
 
@@ -95,13 +103,17 @@ def finetune_over_seeds(config: FinetuneConfig) -> Path:
     """One run per seed, whose classifiers are kept; returns the path of seeds.json."""
     from evax.data.labelled import data_fingerprint
     from evax.data.store import open_store
-    from evax.jobs.studies import continued, over_seeds, refuse_other_run, report_of
+    from evax.deploy.bundle import note_other_size
+    from evax.jobs.studies import continued, over_seeds, refuse_other_run, report_of, warn_of_untaught
     from evax.reporting.study_rows import row_of
 
+    films = films_of(config)
+    warn_of_untaught(films.findings, films.taught[films.pool], "training films")
+    note_other_size(config.weights, config.image_size)
     study = continued(config, config.resume, grows=("seeds",))
     fingerprint = data_fingerprint(open_store(study.store), study.split)
     return over_seeds(
-        study, study.seeds, study.resume,
+        study, study.seeds, study.resume, asked=config.precision,
         refuse=lambda run: refuse_other_run(run, fingerprint, needs_bundle=False),
         made=lambda run: report_of(run, finetune_in_study, keep_bundle=True),
         row=row_of,
@@ -112,13 +124,14 @@ def finetune_in_study(config: FinetuneConfig) -> Path:
     """The same as one of many runs, which would all say the same of the same films: the checks stay in the
     report, and doubtful labels are searched among one patient's films, which nothing can contradict.
     """
-    return learn_and_test(config, checked_films=1)
+    return learn_and_test(config, films_of(config), checked_films=1)
 
 
-def learn_and_test(config: FinetuneConfig, checked_films: int) -> Path:
-    """One fine-tuning; returns its bundle.
+def learn_and_test(config: FinetuneConfig, films: LearningFilms, checked_films: int) -> Path:
+    """One fine-tuning; returns its bundle. A run folder whose training diverged is taken away again.
 
-    checked_films: at most so many training films are searched for doubtful labels, a forward pass each.
+    films: see films_of. checked_films: at most so many training films are searched for doubtful labels, a
+    forward pass each.
     """
     from evax.deploy.bundle import starting_preprocess
     from evax.models.classifier import Classifier
@@ -126,11 +139,11 @@ def learn_and_test(config: FinetuneConfig, checked_films: int) -> Path:
     from evax.training.fit import fit
     from evax.training.runtime import seeded, start_fabric
     from evax.training.scoring import predict_rows
+    from evax.training.steps import Diverged
     from evax.training.tracking import start_run
     from evax.weights.start import starting_encoder
 
     start = time.perf_counter()
-    films = films_of(config)
     in_steps = config.in_steps(len(films.pool))
     preprocess = replace(
         starting_preprocess(config.encoder, config.weights, films.store, config.image_size),
@@ -140,7 +153,11 @@ def learn_and_test(config: FinetuneConfig, checked_films: int) -> Path:
         model = Classifier(starting_encoder(config), len(films.findings))
     fabric = start_fabric(config.precision)
     log = start_run(config.out, config, resume=None)
-    best_step = fit(model, films, preprocess, in_steps, fabric, log)
+    try:
+        best_step = fit(model, films, preprocess, in_steps, fabric, log)
+    except Diverged:
+        shutil.rmtree(config.out)  # nothing to go on with, and the next try may have the same --out
+        raise
     softmax = films.exclusive and config.protocol == "clean"
     validation, tested = (
         Scored(rows, films.labels[rows], predict_rows(model, films.store, rows, preprocess, softmax, fabric))
@@ -172,7 +189,7 @@ def films_of(config: FinetuneConfig) -> LearningFilms:
     )
     from evax.data.store import open_store
     from evax.deploy.bundle import refuse_seen_films
-    from evax.jobs.studies import refuse_one_sided
+    from evax.jobs.studies import refuse_one_sided, refuse_untaught_class
 
     as_paper = config.protocol == "paper"
     store = with_findings(open_store(config.store), config.findings)
@@ -186,17 +203,22 @@ def films_of(config: FinetuneConfig) -> LearningFilms:
     refuse_seen_films(config.weights, store, test)
     # no test film chooses, unless the protocol is the paper's
     choosing = test if as_paper else capped_rows(store, validation, config.validation_cap)
-    refuse_one_sided(labels[choosing], f"{'test' if as_paper else 'validation'} split")
+    refuse_one_sided(
+        store.manifest.findings, labels[choosing], f"{'test' if as_paper else 'validation'} split"
+    )
+    taught = known_labels(
+        store,
+        config.train_uncertain or config.uncertain,
+        config.blank,
+        () if config.train_uncertain else config.uncertain_ones,
+        config.seed,
+    )
+    if store.manifest.exclusive:
+        refuse_untaught_class(store.manifest.findings, taught[pool], f"train split of {store.path}")
     return LearningFilms(
         store=store,
         labels=labels,
-        taught=known_labels(
-            store,
-            config.train_uncertain or config.uncertain,
-            config.blank,
-            () if config.train_uncertain else config.uncertain_ones,
-            config.seed,
-        ),
+        taught=taught,
         pool=pool,
         train=train,
         epochs=epochs,
