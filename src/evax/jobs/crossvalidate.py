@@ -87,9 +87,9 @@ class CrossvalidateConfig(FinetuneConfig):
     """The study once per seed, as 0-4: each draws folds, heads, orders and crops of its own, as seed does."""
 
     def __post_init__(self) -> None:
-        super().__post_init__()
         if self.split is not None or self.split_by != PATIENT:
             raise ConfigError("crossvalidate makes its own splits: give folds or by.")
+        super().__post_init__()
         if self.protocol != "clean":
             raise ConfigError(
                 "crossvalidate has the clean protocol only: leave protocol out. For the paper's folds of "
