@@ -6,6 +6,7 @@ import yaml
 
 from evax.config import command_line, parse_command_line, read_recipe, to_plain, write_recipe
 from evax.errors import ConfigError
+from evax.jobs.crossvalidate import CrossvalidateConfig
 from evax.jobs.demo import DemoConfig
 from evax.jobs.fewshot import FewshotConfig
 from evax.jobs.finetune import FinetuneConfig
@@ -29,9 +30,25 @@ def test_a_range_of_seeds_is_spelled_out_and_nothing_else_is():
     assert seeds_of("--seeds", "0-4") == (0, 1, 2, 3, 4)
     assert seeds_of("--seeds", "7", "1-2", "--name", "3-4") == (7, 1, 2)
     assert parse_command_line(FewshotConfig, ["0-4", "--out", "1-2"], "evax fewshot").store == Path("0-4")
-    for slip in ("4-0", "0-999999999"):
-        with pytest.raises(SystemExit):
+    for slip in ("4-0", "0-999999999", "nonsense"):
+        with pytest.raises(ConfigError, match=f"takes whole numbers, as 0 1 2, or a range.*got '{slip}'"):
             seeds_of("--seeds", slip)
+
+
+@pytest.mark.parametrize(
+    ("config_class", "words", "sentence"),
+    [
+        (CrossvalidateConfig, "--protocol paper", "clean protocol only.*give --by film"),
+        (CrossvalidateConfig, "--split-by film", "give folds or by"),
+        (FewshotConfig, "--label-fraction 0.5", "give fractions, counts and seeds"),
+        (FewshotConfig, "--seed 3", "give fractions, counts and seeds"),
+    ],
+)
+def test_an_option_that_a_command_sets_itself_is_refused_with_what_to_give_instead(
+    config_class, words, sentence
+):
+    with pytest.raises(ConfigError, match=sentence):
+        parse(config_class, "store", "--out", "run", *words.split())
 
 
 def test_the_command_line_beats_the_recipe_and_the_recipe_beats_the_defaults(tmp_path):

@@ -31,8 +31,9 @@ def parse_command_line(config_class: type[C], arguments: Sequence[str], program:
     Raises ConfigError for a faulty recipe; wrong usage ends the process with status 2, as argparse does.
     """
     arguments, recipe = _take_recipe(_spell_out_seeds(arguments))
+    arguments, own = _take_set_by_itself(config_class, arguments)
     recipe = recipe or getattr(config_class, "default_recipe", None)
-    values = read_recipe(recipe_path(recipe), config_class) if recipe else {}
+    values = (read_recipe(recipe_path(recipe), config_class) if recipe else {}) | own
     said = io.StringIO()
     try:
         with redirect_stderr(said):
@@ -176,14 +177,41 @@ def shown_option(value: Any) -> str:
 
 
 def _spell_out_seeds(arguments: Sequence[str]) -> list[str]:
-    """`--seeds 0-4` as `--seeds 0 1 2 3 4`; of at most 1,000 seeds, so that a slip is no endless list."""
+    """`--seeds 0-4` as `--seeds 0 1 2 3 4`; of at most 1,000 seeds, so that a slip is no endless list.
+
+    Raises ConfigError for words that are no seeds.
+    """
     spelled, of_seeds = list[str](), False
     for word in arguments:
-        of_seeds = word == "--seeds" or (of_seeds and not word.startswith("--"))
-        ends = re.fullmatch(r"(\d{1,9})-(\d{1,9})", word) if of_seeds else None
+        of_seeds = word == "--seeds" or (of_seeds and not re.match(r"-\D", word))
+        if not of_seeds or word == "--seeds" or re.fullmatch(r"-?\d+", word):
+            spelled.append(word)
+            continue
+        ends = re.fullmatch(r"(\d{1,9})-(\d{1,9})", word)
         seeds = range(int(ends[1]), int(ends[2]) + 1) if ends else range(0)
-        spelled += map(str, seeds) if 0 < len(seeds) <= 1000 else [word]
+        if not 0 < len(seeds) <= 1000:
+            raise ConfigError(
+                f"--seeds takes whole numbers, as 0 1 2, or a range of at most 1,000, as 0-4; got '{word}'."
+            )
+        spelled += map(str, seeds)
     return spelled
+
+
+def _take_set_by_itself(config_class: Any, arguments: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
+    """Options that a command does not offer because it sets them itself, as those of a recipe: its own checks
+    then say what to give instead, where the parser would know nothing of them.
+
+    Returns the other arguments, and the values.
+    """
+    kinds = typing.get_type_hints(config_class, include_extras=True)
+    own = [name for name, kind in kinds.items() if tyro.conf.Suppress in getattr(kind, "__metadata__", ())]
+    rest, values = list(arguments), dict[str, Any]()
+    for name in own:
+        option = f"--{name.replace('_', '-')}"
+        if option in rest[:-1]:
+            place = rest.index(option)
+            values[name], rest = rest[place + 1], [*rest[:place], *rest[place + 2 :]]
+    return rest, _checked(values, config_class, where="")
 
 
 def _take_recipe(arguments: Sequence[str]) -> tuple[list[str], str | None]:

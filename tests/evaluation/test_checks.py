@@ -7,7 +7,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from evax.evaluation.checks import check_columns, check_direction, check_labels, check_patients, check_sizes
+from evax.evaluation.checks import (
+    check_columns,
+    check_direction,
+    check_labels,
+    check_patients,
+    check_sizes,
+    check_spread,
+)
 from evax.evaluation.subgroups import ENOUGH
 from evax.evaluation.suspicion import ClearEnd
 
@@ -45,6 +52,21 @@ def test_a_finding_is_called_backwards_when_both_validation_and_test_say_so(vali
     assert ("Edema (0.30 on validation, 0.35 on test)" in check.message) == (not passed)
 
 
+def test_scores_of_a_diverged_training_do_not_tell_films_apart_and_are_named_with_their_split():
+    rng = np.random.default_rng(0)
+    healthy = 0.01 + 0.0003 * rng.random((200, 2))  # a few steps into a training: 0.03 in log odds
+    assert check_spread(["Mass", "Edema"], {"validation": healthy, "test": healthy}).passed
+    for same in (0.0, 1.0, 0.3, 0.3 + 1e-5 * rng.random(200)):
+        scores = healthy.copy()
+        scores[:, 1] = same
+        scores[:15, 1] = 0.9
+        check = check_spread(["Mass", "Edema"], {"validation": healthy, "test": scores})
+        assert not check.passed
+        assert "Edema (185 of 200 films in test)" in check.message
+        assert "Mass" not in check.message
+        assert "--optimizer.lr" in check.action
+
+
 def test_a_split_with_few_patients_of_a_finding_is_named_however_many_films_they_have():
     patients = np.array([f"p{n % (2 * ENOUGH)}" for n in range(40 * ENOUGH)])
     labels = (np.arange(len(patients)) % 2)[:, None].astype(np.float64)
@@ -64,6 +86,7 @@ def test_a_constant_column_is_named_with_what_it_always_says(value, word):
     assert not check.passed
     assert f"Hernia is {word} on every training film" in check.message
     assert "Mass" not in check.message
+    assert "--findings" in check.action
     assert check_columns(["Mass"], labels[:, :1]).passed
 
 
@@ -75,6 +98,7 @@ def test_a_long_list_is_cut_and_counted():
 def test_a_check_that_had_nothing_to_look_at_did_not_pass():
     for check in (
         check_direction(["Mass"], [math.nan], [0.1]),
+        check_spread(["Mass"], {"validation": np.full((9, 1), math.nan)}),
         check_labels(["Mass", "Edema"], [None, None], 1000, 5000, False),
     ):
         assert check.passed is None

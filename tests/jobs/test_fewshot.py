@@ -162,15 +162,24 @@ def test_a_sweep_from_before_an_option_existed_goes_on_where_it_has_its_default(
         fewshot(replace(copied, thresholds="f1"))
 
 
-def test_classifiers_are_kept_when_asked_for_and_a_single_seed_has_no_spread(phantom_store, tmp_path):
+def test_classifiers_are_kept_when_asked_for_and_a_single_seed_has_no_spread(phantom_store, tmp_path, caplog):
+    caplog.set_level("INFO")
     config = config_of(
         phantom_store, tmp_path / "run", fractions=(1.0,), seeds=(3,), lrs=(), bundles=True,
         optimizer=OptimizerConfig(lr=2e-4), validation_cap=4, name="mine",
+        precision="auto",
     )  # fmt: skip
     fewshot(config)
     fewshot(replace(config, bundles=False, resume=True))  # deletes no classifier that is there
     (point,) = result_of(config)["points"]
     assert point["lr"] == 2e-4
+    said = [record.message for record in caplog.records]
+    assert said.count("run 1 of 1: 100 %, seed 3") == 1
+    assert f"{config.out}: 1 of 1 runs are finished already." in said
+    assert said[-1].startswith(f"mAUC on test, 95 % interval over seeds: 100 % {point['mauc']['mean']:.3f} [")
+    result = result_of(config)
+    assert "--precision" not in result["command"]  # as typed, whatever was decided
+    assert {"split", "interval", "uncertain", "blank"} <= set(result["protocol"])
     assert "mine" in (config.out / "fewshot.svg").read_text()
     assert point["mauc"]["sd"] is None
     assert point["mauc"]["interval"] == [None, None]

@@ -67,13 +67,13 @@ def test_the_report_holds_what_scikit_learn_computes_from_the_written_prediction
     assert report["protocol"]["checkpoint_chosen_on"] == "validation mAUC"
 
 
-def test_the_checkpoint_with_the_best_validation_score_is_kept(tiny):
-    finetune(tiny)
+def test_the_checkpoint_with_the_best_validation_score_is_kept_and_its_score_is_that_of_the_report(tiny):
+    finetune(replace(tiny, precision="bf16"))
     lines = [json.loads(line) for line in (tiny.out / "log.jsonl").read_text().splitlines()]
     scores = {line["step"]: line["mauc"] for line in lines if line["event"] == "validation"}
-    assert json.loads((tiny.out / "report.json").read_text())["best_step"] == max(
-        scores, key=lambda step: (scores[step], -step)
-    )
+    report = json.loads((tiny.out / "report.json").read_text())
+    assert report["best_step"] == max(scores, key=lambda step: (scores[step], -step))
+    assert report["validation_mauc"] == scores[report["best_step"]]
 
 
 @pytest.mark.parametrize("resize_size", [None, 80])
@@ -135,9 +135,13 @@ def test_the_rule_for_thresholds_changes_them_and_is_in_the_protocol(tiny, tmp_p
         replace(tiny, thresholds="f2")
 
 
-def test_pre_trained_weights_are_where_fine_tuning_starts_and_their_normalisation_is_kept(tiny, tmp_path):
+def test_pre_trained_weights_are_where_fine_tuning_starts_and_their_normalisation_is_kept(
+    tiny, tmp_path, caplog
+):
     from evax.data.preprocess import Preprocess
+    from evax.deploy.bundle import note_other_size
 
+    caplog.set_level("INFO")
     chain = Preprocess(store_size=96, input_size=64, mean=0.1, std=0.9)
     encoder = build_encoder("eva_x_tiny_patch16_224", img_size=64)
     torch.nn.init.constant_(encoder.fc_norm.weight, 3.0)
@@ -147,6 +151,10 @@ def test_pre_trained_weights_are_where_fine_tuning_starts_and_their_normalisatio
     weights = trained_weights(config)
     assert weights["encoder.fc_norm.weight"] == pytest.approx(3.0)
     assert evax.open_bundle(config.out / "bundle").card.preprocess == chain
+    note_other_size(config.weights, 64)
+    assert "trained at 64 pixels" not in caplog.text
+    note_other_size(config.weights, 96)
+    assert "was trained at 64 pixels and sees films at 96 here; --image-size 64 is its own" in caplog.text
     other = save_bundle(tmp_path / "other", replace(card, preprocess=replace(chain, store_size=128)), encoder)
     with pytest.raises(DataError, match="kept at 128 pixels.*prepare the store with --size 128"):
         finetune(replace(config, weights=other, out=tmp_path / "c"))
@@ -209,10 +217,57 @@ def test_a_finding_that_is_constant_in_validation_is_refused_before_anything_is_
     constant = replace(tiny, split=tmp_path / "split.csv", findings=(finding,))
     frozen = ProbeConfig(**{name: getattr(constant, name) for name in LabelledConfig.__dataclass_fields__})
     several = replace(constant, seeds=(0, 1))
+    counts = rf"{finding} 0 and \d+\. Use more data, another split, or findings that have both \(--findings\)"
     for job, config in ((finetune, constant), (finetune, several), (probe, frozen)):
-        with pytest.raises(DataError, match="No finding has both present and absent films in the validation"):
+        with pytest.raises(
+            DataError, match="No finding has both present and absent films in the validation.*" + counts
+        ):
             job(config)
         assert not tiny.out.exists()
+
+
+def test_a_finding_without_training_films_is_named_before_the_first_step_with_the_way_to_leave_it_out(
+    tiny, tmp_path, caplog
+):
+    caplog.set_level("INFO")
+    manifest = open_store(tiny.store).manifest
+    finding, *others = manifest.findings
+    table = manifest.table[["image", "split"]].copy()
+    table.loc[(table["split"] == "train") & (manifest.table[finding] == 1), "split"] = ""
+    table.to_csv(tmp_path / "split.csv", index=False)
+    finetune(replace(tiny, split=tmp_path / "split.csv", steps=1))
+    first, *_, last = [each.message for each in caplog.records if not each.message.startswith("CHECK")]
+    assert f"{finding} is absent on every one of the" in first
+    assert f"--findings {' '.join(others)} leaves it out" in first
+    report = json.loads((tiny.out / "report.json").read_text())
+    assert (
+        f"mAUC on test, 95 % interval over patients: {report['test_metrics']['mauc']['value']:.3f} [" in last
+    )
+    assert last.endswith(f"Page: {tiny.out / 'report.html'}")
+
+
+def test_an_exclusive_class_without_training_films_is_refused_with_the_number_of_each(
+    tiny, phantoms, tmp_path
+):
+    store = open_store(tiny.store)
+    manifest, findings = store.manifest, store.manifest.findings[:2]
+    table = manifest.table.copy()
+    table[findings[1]] = 1 - table[findings[0]]
+    table.loc[(table["split"] == "train") & (table[findings[0]] == 1), "split"] = ""
+    classes = Manifest(table=table, findings=findings, exclusive=True, source="x", root=phantoms)
+    build_store(classes, tmp_path / "classes", size=96)
+    config = replace(tiny, store=tmp_path / "classes")
+    frozen = ProbeConfig(**{name: getattr(config, name) for name in LabelledConfig.__dataclass_fields__})
+    for job, each in ((finetune, config), (finetune, replace(config, seeds=(0, 1))), (probe, frozen)):
+        with pytest.raises(DataError, match=rf"is {findings[0]} \({findings[0]} 0, .*Give a split"):
+            job(each)
+        assert not tiny.out.exists()
+
+
+def test_a_training_that_diverged_leaves_no_folder_in_the_way_of_the_next_try(tiny):
+    with pytest.raises(DataError, match=r"The (loss|gradient) of step \d is .*lower --optimizer\.lr"):
+        finetune(replace(tiny, optimizer=OptimizerConfig(lr=1e30, warmup=0.0)))
+    assert not tiny.out.exists()
 
 
 def test_test_films_are_scored_by_source_where_a_table_tells_it(tiny, tmp_path):

@@ -140,6 +140,17 @@ def model_facts(card: Card, network: nn.Module, weights: Path | None) -> dict[st
     }
 
 
+def note_other_size(weights: Path | None, image_size: int) -> None:
+    """A line of the log where an encoder bundle will see films at another size than it was trained at."""
+    if weights is not None and is_bundle(weights):
+        own = read_card(weights).preprocess.input_size
+        if own != image_size:
+            logger.info(
+                "%s was trained at %d pixels and sees films at %d here; --image-size %d is its own size.",
+                weights, own, image_size, own,
+            )  # fmt: skip
+
+
 def starting_preprocess(
     encoder: str, weights: Path | None, store: ImageStore | None, image_size: int
 ) -> Preprocess:

@@ -19,6 +19,7 @@ from evax.evaluation.subgroups import ENOUGH
 from evax.evaluation.suspicion import ClearEnd
 
 INVERTED = 0.4  # an AUROC below it on validation and on test is hardly chance
+SAME, MOST = 1e-3, 0.9  # log odds that do not tell two films apart; share of films of which that is too much
 NAMED = 6  # rows or findings that a sentence names before it says how many more there are
 
 
@@ -88,6 +89,33 @@ def check_direction(findings: Sequence[str], validation: Sequence[float], test: 
     )  # fmt: skip
 
 
+def check_spread(findings: Sequence[str], scores: Mapping[str, Reals]) -> Check:
+    """Whether the scores of every finding tell films apart; after a training that diverged they do not.
+
+    scores: probabilities of each split, (S, K), NaN where there is none.
+    """
+    name = "Scores that do not differ"
+    alike, judged = [], False
+    for split, table in scores.items():
+        for finding, column in zip(findings, table.T, strict=True):
+            known = np.clip(column[~np.isnan(column)].astype(np.float64), 1e-12, 1 - 1e-12)
+            log_odds = np.log(known / (1 - known))
+            near = np.abs(log_odds - np.median(log_odds)) < SAME if len(known) > 1 else np.zeros(0)
+            judged |= len(near) > 0
+            if len(near) and near.mean() >= MOST:
+                alike.append(f"{finding} ({int(near.sum())} of {len(near)} films in {split})")
+    if not judged:
+        return Check(name, None, "No split has two films with scores.", "")
+    if not alike:
+        return Check(name, True, "The scores of every finding differ from film to film.", "")
+    return Check(
+        name, False,
+        f"Films have the same score, whatever they show: {_some(alike)}. Their AUROC says nothing.",
+        "The training diverged or has hardly begun: look at its loss. Start again with a tenth of "
+        "--optimizer.lr where the loss jumped, with more steps where it has not moved yet.",
+    )  # fmt: skip
+
+
 def check_sizes(
     findings: Sequence[str],
     splits: Mapping[str, Integers],
@@ -124,19 +152,29 @@ def check_columns(findings: Sequence[str], labels: Reals) -> Check:
     labels: (N, K), of the training films: 1, 0 or NaN.
     """
     name = "Constant columns"
-    constant = []
-    for finding, column in zip(findings, labels.T, strict=True):
-        sides = np.unique(column[~np.isnan(column)])
-        if len(sides) < 2:
-            said = "unknown" if not len(sides) else "present" if sides[0] == 1 else "absent"
-            constant.append(f"{finding} is {said} on every training film")
+    constant = one_sided(findings, labels)
     if not constant:
         return Check(name, True, "Every finding is present on some training films and absent on others.", "")
+    said = [f"{finding} is {word} on every training film" for finding, word in constant.items()]
     return Check(
         name, False,
-        f"Nothing can be learned: {_some(constant)}.",
-        "Leave the column out of the table. If an empty cell means absent there, say so with --blank zeros.",
+        f"Nothing can be learned: {_some(said)}.",
+        "Leave the finding out: name the others in --findings. If an empty cell means absent there, say so "
+        "with --blank zeros.",
     )  # fmt: skip
+
+
+def one_sided(findings: Sequence[str], labels: Reals) -> dict[str, str]:
+    """Findings that are the same on all these films, and what they are: present, absent or unknown.
+
+    labels: (N, K), 1 present, 0 absent, NaN unknown; values between, of training, go to the nearer side.
+    """
+    constant = {}
+    for finding, column in zip(findings, labels.T, strict=True):
+        sides = np.unique(column[~np.isnan(column)] > 0.5)
+        if len(sides) < 2:
+            constant[finding] = "unknown" if not len(sides) else "present" if sides[0] else "absent"
+    return constant
 
 
 def check_labels(

@@ -15,13 +15,17 @@ from evax.jobs.finetune import FinetuneConfig, finetune_in_study
 from evax.jobs.studies import (
     ALONE,
     continued,
+    finished_of,
     over_seeds,
     refuse_at_once,
     refuse_one_sided,
     refuse_other_run,
+    refuse_untaught_class,
     report_of,
     run_of,
     study_folder,
+    tell_finished,
+    warn_of_untaught,
 )
 from evax.reporting.study_rows import (
     RUNS,
@@ -85,9 +89,9 @@ class CrossvalidateConfig(FinetuneConfig):
     """The study once per seed, as 0-4: each draws folds, heads, orders and crops of its own, as seed does."""
 
     def __post_init__(self) -> None:
-        super().__post_init__()
         if self.split is not None or self.split_by != PATIENT:
             raise ConfigError("crossvalidate makes its own splits: give folds or by.")
+        super().__post_init__()
         if self.protocol != "clean":
             raise ConfigError(
                 "crossvalidate has the clean protocol only: leave protocol out. For the paper's folds of "
@@ -113,15 +117,20 @@ def crossvalidate(config: CrossvalidateConfig) -> Path:
     refuse_at_once(config, config.resume)
     if config.seeds:
         return crossvalidate_over_seeds(config)
-    config = continued(config, config.resume)
-    return one_study(config, films_of(config))
+    from evax.deploy.bundle import note_other_size
+    from evax.reporting.result_line import tell_result
+
+    note_other_size(config.weights, config.image_size)
+    result = one_study(continued(config, config.resume), films_of(config), config.precision)
+    tell_result([result])
+    return result
 
 
 def crossvalidate_over_seeds(config: CrossvalidateConfig) -> Path:
     """One study per seed, OUT/runs/seed-*: each draws folds, heads, orders and crops of its own."""
     from evax.files import read_json
 
-    config = continued(config, config.resume, grows=("seeds",))
+    asked, config = config.precision, continued(config, config.resume, grows=("seeds",))
     films = films_of(config)
 
     def refuse(study: CrossvalidateConfig) -> None:
@@ -131,12 +140,12 @@ def crossvalidate_over_seeds(config: CrossvalidateConfig) -> Path:
 
     def made(study: CrossvalidateConfig) -> dict[str, Any]:
         # also where it is finished: a fold that was deleted since is made again
-        path = one_study(replace(study, resume=(study.out / "config.yaml").is_file()), films)
+        path = one_study(replace(study, resume=(study.out / "config.yaml").is_file()), films, asked)
         result: dict[str, Any] = read_json(path)
         return result
 
     return over_seeds(
-        config, config.seeds, config.resume,
+        config, config.seeds, config.resume, asked=asked,
         refuse=refuse, made=made, row=row_of_study,
         spread=spread_in_words(len(config.seeds), "seeds, of means over folds"),
         shared_films="all seeds test and learn from the same films, so the interval over seeds says how far "
@@ -165,22 +174,32 @@ def films_of(config: CrossvalidateConfig) -> StudyFilms:
     return StudyFilms(store, labels, only_training(config, store))
 
 
-def one_study(config: CrossvalidateConfig, films: StudyFilms) -> Path:
-    """The folds of one seed; returns the path of crossvalidate.json."""
+def one_study(config: CrossvalidateConfig, films: StudyFilms, asked: str) -> Path:
+    """The folds of one seed; returns the path of crossvalidate.json. asked: see study_card."""
     from evax.files import write_json
     from evax.reporting.folds import draw_folds
+    from evax.reporting.protocol import agreed
     from evax.reporting.study_page import write_study_page
 
     store, folds = films.store, folds_of(config, films)
     with study_folder(config, config.resume) as log:
         runs = runs_of(config, store, folds)
-        rows = []
-        for fold, run in zip(folds, runs, strict=True):
-            report = report_of(run, finetune_in_study, keep_bundle=config.bundles)
+        if config.resume:
+            tell_finished(config.out, finished_of(runs), len(runs))
+        for fold in folds:
+            where = f"training films of fold {fold.name}"
+            warn_of_untaught(store.manifest.findings, films.labels[fold.train], where)
+        rows, protocols = [], []
+        for number, (fold, run) in enumerate(zip(folds, runs, strict=True), start=1):
+            place = f"run {number} of {len(runs)}: fold {fold.name}"
+            report = report_of(run, finetune_in_study, keep_bundle=config.bundles, place=place)
+            protocols.append(report["protocol"])
             rows.append({"fold": fold.name, **row_of(report), **auroc_of_each(report)})
             log.write("fold", fold=fold.name, mauc=rows[-1]["mauc"])
     result = config.out / "crossvalidate.json"
-    content = card_of(config, store, folds, films.only_train) | {
+    card = card_of(config, store, folds, films.only_train, asked)
+    card["protocol"] = agreed(protocols) | card["protocol"]
+    content = card | {
         **summary_of(rows, over="folds"),
         "pooled": pooled(config, store, [run.out for run in runs]),
         "folds": rows,
@@ -256,7 +275,10 @@ def folds_of(config: CrossvalidateConfig, films: StudyFilms) -> list[Fold]:
         folds = divider.folds_by_value(table[config.by].astype(str).tolist(), config.by)
     for fold in folds:
         where = f"validation films of fold {fold.name}, seed {config.seed}"
-        refuse_one_sided(films.labels[fold.validation], where)
+        refuse_one_sided(films.store.manifest.findings, films.labels[fold.validation], where)
+        if films.store.manifest.exclusive:
+            where = f"training films of fold {fold.name}, seed {config.seed}"
+            refuse_untaught_class(films.store.manifest.findings, films.labels[fold.train], where)
     return folds
 
 
@@ -311,6 +333,7 @@ def card_of(
     store: ImageStore,
     folds: list[Fold],
     only_train: np.ndarray[Any, Any],
+    asked: str,
 ) -> dict[str, Any]:
     """What every number of the study must carry."""
     from evax.evaluation.intervals import LEAST_RUNS
@@ -326,6 +349,7 @@ def card_of(
         config, "crossvalidate", store.fingerprint,
         name=config.name,
         leaks=config.by == FILM,
+        asked=asked,
         checkpoint_chosen_on="validation mAUC, in each fold",
         test_scored="once, by the classifier of its fold",
         folds=how,

@@ -9,18 +9,21 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from evax.errors import ConfigError
-from evax.jobs.finetune import FinetuneConfig, finetune_in_study
+from evax.jobs.finetune import FinetuneConfig, films_of, finetune_in_study
 from evax.jobs.studies import (
     ALONE,
     LabelPoint,
     check_draws,
     continued,
+    finished_of,
     label_points,
     refuse_at_once,
     refuse_other_run,
     report_of,
     run_of,
     study_folder,
+    tell_finished,
+    warn_of_untaught,
 )
 from evax.reporting.study_rows import RUNS, row_of, spread_in_words, summary_of, write_points
 
@@ -86,37 +89,59 @@ def fewshot(config: FewshotConfig) -> Path:
 
     from evax.data.labelled import data_fingerprint
     from evax.data.store import open_store
+    from evax.deploy.bundle import note_other_size
     from evax.files import write_json
     from evax.reporting.few_labels import draw_few_labels
+    from evax.reporting.protocol import agreed
+    from evax.reporting.result_line import tell_result
     from evax.reporting.study_page import write_study_page
 
     fingerprint = data_fingerprint(open_store(config.store), config.split)
+    films, asked = films_of(config), config.precision
+    warn_of_untaught(films.findings, films.taught[films.pool], "training films")
+    note_other_size(config.weights, config.image_size)
     config = continued(config, config.resume, grows=("fractions", "counts", "seeds"))
     if not config.fractions and not config.counts:
         config = replace(config, fractions=FRACTIONS)
     shares = label_points(config, config.fractions, config.counts)
     with study_folder(config, config.resume) as log:
-        for share, seed, lr in product(shares, config.seeds, config.lrs or (config.optimizer.lr,)):
-            refuse_other_run(one_run(config, share, seed, lr), fingerprint, config.bundles)
-        points = []
+        asked_for = [
+            one_run(config, *each)
+            for each in product(shares, config.seeds, config.lrs or (config.optimizer.lr,))
+        ]
+        for run in asked_for:
+            refuse_other_run(run, fingerprint, config.bundles)
+        total = len(shares) * (len(config.seeds) + max(len(config.lrs) - 1, 0))
+        if config.resume:
+            tell_finished(config.out, finished_of(asked_for), total)
+        places: dict[Path, int] = {}
+
+        def report(share: LabelPoint, seed: int, lr: float) -> dict[str, Any]:
+            run = one_run(config, share, seed, lr)
+            number = places.setdefault(run.out, len(places) + 1)
+            rate = f", learning rate {lr:g}" if config.lrs else ""
+            place = f"run {number} of {total}: {share.in_words()}, seed {seed}{rate}"
+            return report_of(run, finetune_in_study, keep_bundle=config.bundles, place=place)
+
+        points, protocols = [], list[dict[str, Any]]()
         for share in shares:
-            trials = {lr: report(config, share, config.seeds[0], lr)["validation_mauc"] for lr in config.lrs}
+            trials = {lr: report(share, config.seeds[0], lr)["validation_mauc"] for lr in config.lrs}
             lr = max(trials, key=lambda lr: trials[lr] or 0) if trials else config.optimizer.lr
-            runs = [row_of(report(config, share, seed, lr)) for seed in config.seeds]
+            reports = [report(share, seed, lr) for seed in config.seeds]
+            protocols += [each["protocol"] for each in reports]
+            runs = [row_of(each) for each in reports]
             tried = [{"lr": lr, "validation_mauc": score} for lr, score in trials.items()]
             points.append({**asdict(share), "lr": lr, "lr_trials": tried, **summary_of(runs), "runs": runs})
             log.write("share", **asdict(share), lr=lr, mauc=points[-1]["mauc"]["mean"])
     result = config.out / "fewshot.json"
-    write_json(card_of(config, fingerprint) | {"points": points}, result)
+    card = card_of(config, fingerprint, asked)
+    card["protocol"] = agreed(protocols) | card["protocol"]
+    write_json(card | {"points": points}, result)
     write_points(points, config.out / "fewshot.csv")
     draw_few_labels([result], config.out / "fewshot")
     write_study_page([result])
+    tell_result([result])
     return result
-
-
-def report(config: FewshotConfig, share: LabelPoint, seed: int, lr: float) -> dict[str, Any]:
-    """The report of one fine-tuning of the sweep, which is made unless it is there."""
-    return report_of(one_run(config, share, seed, lr), finetune_in_study, keep_bundle=config.bundles)
 
 
 def one_run(config: FewshotConfig, share: LabelPoint, seed: int, lr: float) -> FinetuneConfig:
@@ -131,8 +156,8 @@ def one_run(config: FewshotConfig, share: LabelPoint, seed: int, lr: float) -> F
     )  # fmt: skip
 
 
-def card_of(config: FewshotConfig, fingerprint: str) -> dict[str, Any]:
-    """What every number of the sweep must carry."""
+def card_of(config: FewshotConfig, fingerprint: str, asked: str) -> dict[str, Any]:
+    """What every number of the sweep must carry. asked: see study_card."""
     from evax.reporting.protocol import study_card
 
     lr_chosen_on = f"validation mAUC of seed {config.seeds[0]}, per share, then fixed for all seeds"
@@ -145,6 +170,7 @@ def card_of(config: FewshotConfig, fingerprint: str) -> dict[str, Any]:
         config, "fewshot", fingerprint,
         name=config.name,
         leaks=config.split_by == "film",
+        asked=asked,
         checkpoint_chosen_on="validation mAUC; mAUC and mAcc are those of this one checkpoint",
         lr_chosen_on=lr_chosen_on if config.lrs else "not chosen: optimizer.lr",
         subset=subset[config.subset] + (", stratified by finding" if config.stratified else ""),

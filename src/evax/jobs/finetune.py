@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,7 +18,9 @@ from evax.jobs.studies import (
     refuse_at_once,
     refuse_one_sided,
     refuse_other_run,
+    refuse_untaught_class,
     report_of,
+    warn_of_untaught,
 )
 from evax.training.supervised_options import SupervisedConfig
 
@@ -92,10 +95,16 @@ def finetune(config: FinetuneConfig) -> Path:
     refuse_at_once(config, config.resume if config.seeds else None)
     if config.seeds:
         return finetune_over_seeds(config)
+    from evax.deploy.bundle import note_other_size  # after what is refused at once
     from evax.files import read_json
     from evax.reporting.examine import CHECKED_FILMS, tell
+    from evax.reporting.result_line import tell_result
 
-    bundle = learn_and_test(config, CHECKED_FILMS)
+    films = films_of(config)
+    warn_of_untaught(films.findings, films.taught[films.train], "training films")
+    note_other_size(config.weights, config.image_size)
+    bundle = learn_and_test(config, films, CHECKED_FILMS)
+    tell_result([config.out / "report.json"])
     tell(read_json(config.out / "report.json")["checks"])
     return bundle
 
@@ -104,12 +113,16 @@ def finetune_over_seeds(config: FinetuneConfig) -> Path:
     """One run per seed, whose classifiers are kept; returns the path of seeds.json."""
     from evax.data.labelled import data_fingerprint
     from evax.data.store import open_store
+    from evax.deploy.bundle import note_other_size
     from evax.reporting.study_rows import auroc_of_each, row_of
 
+    films = films_of(config)
+    warn_of_untaught(films.findings, films.taught[films.pool], "training films")
+    note_other_size(config.weights, config.image_size)
     study = continued(config, config.resume, grows=("seeds",))
     fingerprint = data_fingerprint(open_store(study.store), study.split)
     return over_seeds(
-        study, study.seeds, study.resume,
+        study, study.seeds, study.resume, asked=config.precision,
         refuse=lambda run: refuse_other_run(run, fingerprint, needs_bundle=False),
         made=lambda run: report_of(run, finetune_in_study, keep_bundle=True),
         row=lambda report: {**row_of(report), **auroc_of_each(report)},
@@ -120,16 +133,15 @@ def finetune_in_study(config: FinetuneConfig) -> Path:
     """The same as one of many runs, which would all say the same of the same films: the checks stay in the
     report, and doubtful labels are searched among one patient's films, which nothing can contradict.
     """
-    return learn_and_test(config, checked_films=1)
+    return learn_and_test(config, films_of(config), checked_films=1)
 
 
-def learn_and_test(config: FinetuneConfig, checked_films: int) -> Path:
-    """One fine-tuning; returns its bundle.
+def learn_and_test(config: FinetuneConfig, films: LearningFilms, checked_films: int) -> Path:
+    """One fine-tuning; returns its bundle. A run folder whose training diverged is taken away again.
 
-    checked_films: at most so many training films are searched for doubtful labels, a forward pass each.
+    films: see films_of. checked_films: at most so many training films are searched for doubtful labels, a
+    forward pass each.
     """
-    start = time.perf_counter()
-    films = films_of(config)  # before torch: what is wrong with the films is said at once
     from evax.deploy.bundle import starting_preprocess
     from evax.models.classifier import Classifier
     from evax.reporting.examine import Scored
@@ -137,9 +149,11 @@ def learn_and_test(config: FinetuneConfig, checked_films: int) -> Path:
     from evax.training.head import start_from_probe
     from evax.training.runtime import seeded, start_fabric
     from evax.training.scoring import predict_rows
+    from evax.training.steps import Diverged
     from evax.training.tracking import start_run
     from evax.weights.start import starting_encoder
 
+    start = time.perf_counter()
     preprocess = replace(
         starting_preprocess(config.encoder, config.weights, films.store, config.image_size),
         resize_size=config.resize_size,
@@ -148,9 +162,13 @@ def learn_and_test(config: FinetuneConfig, checked_films: int) -> Path:
         model = Classifier(starting_encoder(config), len(films.findings))
     fabric = start_fabric(config.precision)
     log = start_run(config.out, config, resume=None)
-    if config.head == "probe":
-        log.write("head", validation_mauc=start_from_probe(model, films, preprocess, fabric))
-    best_step = fit(model, films, preprocess, config, fabric, log)
+    try:
+        if config.head == "probe":
+            log.write("head", validation_mauc=start_from_probe(model, films, preprocess, fabric))
+        best_step = fit(model, films, preprocess, config, fabric, log)
+    except Diverged:
+        shutil.rmtree(config.out)  # nothing to go on with, and the next try may have the same --out
+        raise
     softmax = films.exclusive and config.protocol == "clean"
     validation, tested = (
         Scored(rows, films.labels[rows], predict_rows(model, films.store, rows, preprocess, softmax, fabric))
@@ -181,6 +199,7 @@ def films_of(config: FinetuneConfig) -> LearningFilms:
         with_findings,
     )
     from evax.data.store import open_store
+    from evax.deploy.bundle import refuse_seen_films
 
     as_paper = config.protocol == "paper"
     store = with_findings(open_store(config.store), config.findings)
@@ -191,22 +210,25 @@ def films_of(config: FinetuneConfig) -> LearningFilms:
     if config.subset == "redrawn":
         shown = config.in_steps(len(pool))[0] * config.batch_size
         train, epochs = redrawn_epochs(store, pool, share, config.seed, shown)
-    from evax.deploy.bundle import refuse_seen_films  # torch only now
-
     refuse_seen_films(config.weights, store, test)
     # no test film chooses, unless the protocol is the paper's
     choosing = test if as_paper else capped_rows(store, validation, config.validation_cap)
-    refuse_one_sided(labels[choosing], f"{'test' if as_paper else 'validation'} split")
+    refuse_one_sided(
+        store.manifest.findings, labels[choosing], f"{'test' if as_paper else 'validation'} split"
+    )
+    taught = known_labels(
+        store,
+        config.train_uncertain or config.uncertain,
+        config.blank,
+        () if config.train_uncertain else config.uncertain_ones,
+        config.seed,
+    )
+    if store.manifest.exclusive:
+        refuse_untaught_class(store.manifest.findings, taught[pool], f"train split of {store.path}")
     return LearningFilms(
         store=store,
         labels=labels,
-        taught=known_labels(
-            store,
-            config.train_uncertain or config.uncertain,
-            config.blank,
-            () if config.train_uncertain else config.uncertain_ones,
-            config.seed,
-        ),
+        taught=taught,
         pool=pool,
         train=train,
         epochs=epochs,

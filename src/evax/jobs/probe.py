@@ -10,14 +10,19 @@ from typing import TYPE_CHECKING, Any
 from evax.config import command_line
 from evax.errors import ConfigError
 from evax.jobs.studies import (
+    LabelPoint,
     check_draws,
     continued,
+    finished_of,
     label_points,
     refuse_at_once,
     refuse_one_sided,
     refuse_other_run,
+    refuse_untaught_class,
     report_of,
     study_folder,
+    tell_finished,
+    warn_of_untaught,
 )
 from evax.reporting.study_rows import RUNS, WAYS, row_of_probe, spread_in_words, summary_of, write_points
 from evax.training.options import LabelledConfig
@@ -89,6 +94,8 @@ def probe(config: ProbeConfig) -> Path:
     """
     from evax.data.labelled import LabelShare, known_labels, split_rows, with_findings
     from evax.data.store import open_store
+    from evax.deploy.bundle import note_other_size, refuse_seen_films
+    from evax.reporting.result_line import tell_result
     from evax.training.tracking import run_folder
 
     start = time.perf_counter()
@@ -97,15 +104,19 @@ def probe(config: ProbeConfig) -> Path:
     store = with_findings(open_store(config.store), config.findings)
     labels = known_labels(store, config.uncertain, config.blank, config.uncertain_ones)
     pool, val, test = split_rows(store, config.split, config.split_by)
-    from evax.deploy.bundle import refuse_seen_films  # torch only now
-
     refuse_seen_films(config.weights, store, test)
-    refuse_one_sided(labels[val], "validation split")
+    findings = store.manifest.findings
+    refuse_one_sided(findings, labels[val], "validation split")
+    if store.manifest.exclusive:
+        refuse_untaught_class(findings, labels[pool], f"train split of {store.path}")
+    note_other_size(config.weights, config.image_size)
     if sweeps:
-        config = continued(config, config.resume, grows=("fractions", "counts", "seeds"))
-        return sweep(replace(config, seeds=config.seeds or SEEDS), store, labels, pool, val, test)
+        warn_of_untaught(findings, labels[pool], "training films")
+        asked, config = config.precision, continued(config, config.resume, ("fractions", "counts", "seeds"))
+        return sweep(replace(config, seeds=config.seeds or SEEDS), store, labels, pool, val, test, asked)
     share = LabelShare(config.label_fraction, config.label_count, labels if config.stratified else None)
     train = share.draw(store, pool, config.seed)
+    warn_of_untaught(findings, labels[train], "training films")
     with run_folder(config.out, config, resume=None) as log:
         measure(
             config,
@@ -114,6 +125,7 @@ def probe(config: ProbeConfig) -> Path:
             labels=labels,
             start=start,
         )
+    tell_result([config.out / "report.json"])
     return config.out / "report.json"
 
 
@@ -124,8 +136,10 @@ def sweep(
     pool: np.ndarray[Any, Any],
     val: np.ndarray[Any, Any],
     test: np.ndarray[Any, Any],
+    asked: str,
 ) -> Path:
     """Probes on parts of the labels, OUT/runs/*; curves in linear.json and knn.json, as of evax fewshot.
+    asked: see study_card.
 
     The films are encoded once, into OUT/features-*.npy, but for random weights, which each seed draws anew. A
     seed only draws patients otherwise, so on all labels there is one run.
@@ -133,13 +147,14 @@ def sweep(
     from evax.data.labelled import LabelShare, data_fingerprint
     from evax.files import write_json
     from evax.reporting.few_labels import draw_few_labels
-    from evax.reporting.protocol import study_card
+    from evax.reporting.protocol import agreed, study_card
+    from evax.reporting.result_line import tell_result
     from evax.reporting.study_page import write_study_page
     from evax.training.tracking import start_run
 
     points = label_points(config, config.fractions, config.counts)
     fingerprint = data_fingerprint(store, config.split)
-    asked = {
+    asked_for = {
         point: [
             replace(
                 config, **ONE, out=config.out / RUNS / f"{point.folder()}-seed-{seed}", seed=seed,
@@ -167,13 +182,16 @@ def sweep(
             )
             return run.out
 
-        for runs in asked.values():
+        for runs in asked_for.values():
             for run in runs:
                 refuse_other_run(run, fingerprint, needs_bundle=False)
-        reports = {
-            point: [report_of(run, learn_and_test, keep_bundle=True) for run in runs]
-            for point, runs in asked.items()
-        }
+        every = [(point, run) for point, runs in asked_for.items() for run in runs]
+        if config.resume:
+            tell_finished(config.out, finished_of([run for _, run in every]), len(every))
+        reports: dict[LabelPoint, list[dict[str, Any]]] = {point: [] for point in points}
+        for number, (point, run) in enumerate(every, start=1):
+            place = f"run {number} of {len(every)}: {point.in_words()}, seed {run.seed}"
+            reports[point].append(report_of(run, learn_and_test, keep_bundle=True, place=place))
     for way in WAYS:
         rows = []
         for point in points:
@@ -181,14 +199,20 @@ def sweep(
             rows.append({**asdict(point), **summary_of(scored), "runs": scored})
         card = study_card(
             config, "probe", fingerprint, name=config.name, leaks=config.split_by == "film",
-            spread=spread_in_words(len(config.seeds), "seeds"),
+            asked=asked, spread=spread_in_words(len(config.seeds), "seeds"),
         )  # fmt: skip
+        said = [report["protocol"] for each in reports.values() for report in each]
+        same = agreed(said)
+        if way == "knn":
+            same.pop("strength_chosen_on", None)
+        card["protocol"] = same | card["protocol"]
         card |= {"name": f"{card['name']}, {WAYS[way]}", "way": WAYS[way]}
         write_json(card | {"points": rows}, config.out / f"{way}.json")
         write_points(rows, config.out / f"{way}.csv")
     results = [config.out / f"{way}.json" for way in WAYS]
     draw_few_labels(results, config.out / "probe")
     write_study_page(results)
+    tell_result(results)
     return config.out / "linear.json"
 
 

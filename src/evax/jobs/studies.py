@@ -7,6 +7,7 @@ No job: it has no command, and takes the job that makes a run as an argument.
 from __future__ import annotations
 
 import logging
+import shlex
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from evax.config import build, changed_options, read_recipe, shown_option, to_plain, write_recipe
 from evax.errors import ConfigError, DataError
 from evax.reporting.study_rows import RUNS, spread_in_words, summary_of, write_rows
-from evax.training.options import LabelledConfig
+from evax.training.options import LabelledConfig, Precision
 
 if TYPE_CHECKING:
     import numpy as np
@@ -31,6 +32,7 @@ MAY_DIFFER = {  # where things lie, and how fast; the data have a fingerprint, f
     "out", "store", "split", "table", "sources", "workers",
     "name", "bundles", "resume",  # of the call, not of what is learned
 }  # fmt: skip
+RESULTS = ("report.json", "crossvalidate.json")  # of a run, whichever it is
 ALONE: dict[str, Any] = {"seeds": (), "resume": False}  # what makes a fine-tuning a single run
 
 
@@ -59,6 +61,10 @@ class LabelPoint:
     def options(self) -> dict[str, Any]:
         """The options of a run at this point."""
         return {"label_fraction": self.fraction if self.count is None else 1.0, "label_count": self.count}
+
+    def in_words(self) -> str:
+        """For a person, as in figures."""
+        return f"{100 * self.fraction:.3g} %" if self.count is None else f"{self.count} patients"
 
     def folder(self) -> str:
         """The beginning of the name of such a run's folder."""
@@ -100,13 +106,53 @@ def refuse_at_once(config: LabelledConfig, resume: bool | None) -> None:
         refuse_absent(config.encoder, config.weights)
 
 
-def refuse_one_sided(labels: np.ndarray[Any, Any], where: str) -> None:
+def refuse_one_sided(findings: Sequence[str], labels: np.ndarray[Any, Any], where: str) -> None:
     """Before anything is begun: films on which no finding is both present and absent cannot choose.
 
     labels: (S, K), 1, 0 or NaN, of these films. where: their name. Raises DataError.
     """
-    if not ((labels == 1).any(axis=0) & (labels == 0).any(axis=0)).any():
-        raise DataError(f"No finding has both present and absent films in the {where}: use more data.")
+    present, absent = (labels == 1).sum(axis=0), (labels == 0).sum(axis=0)
+    if not ((present > 0) & (absent > 0)).any():
+        counts = ", ".join(
+            f"{name} {some} and {none}" for name, some, none in zip(findings, present, absent, strict=True)
+        )
+        raise DataError(
+            f"No finding has both present and absent films in the {where}: {counts}. Use more data, another "
+            "split, or findings that have both (--findings)."
+        )
+
+
+def refuse_untaught_class(findings: Sequence[str], labels: np.ndarray[Any, Any], where: str) -> None:
+    """Before anything is begun: an exclusive class without training films makes every film of it an error.
+
+    findings, labels: of a store of exclusive classes, and (S, K) of all its training films; a small share of
+    them may miss a class by chance. where: their name. Raises DataError.
+    """
+    present = (labels > 0.5).sum(axis=0)
+    if missing := [name for name, films in zip(findings, present, strict=True) if not films]:
+        counts = ", ".join(f"{name} {films}" for name, films in zip(findings, present, strict=True))
+        raise DataError(
+            f"No film of the {where} is {' or '.join(missing)} ({counts}), so that class cannot be learned "
+            "and every film of it would be answered wrongly. Give a split with films of every class "
+            "(--split), or prepare a store without that class."
+        )
+
+
+def warn_of_untaught(findings: Sequence[str], labels: np.ndarray[Any, Any], where: str) -> None:
+    """Names at once what cannot be learned from these films, and the option that leaves it out.
+
+    labels: (S, K), of training films. where: their name.
+    """
+    from evax.evaluation.checks import one_sided
+
+    if missing := one_sided(findings, labels):
+        said = ", ".join(f"{name} is {word}" for name, word in missing.items())
+        others = [name for name in findings if name not in missing]
+        way_out = f"--findings {shlex.join(others)} leaves it out" if others else "Use other training films"
+        logger.warning(
+            "%s on every one of the %d %s: nothing can be learned of it, and its scores will mean nothing. "
+            "%s.", said, len(labels), where, way_out,
+        )  # fmt: skip
 
 
 def continued(config: C, resume: bool, grows: Sequence[str] = ()) -> C:
@@ -188,10 +234,21 @@ def refuse_other_run(run: LabelledConfig, fingerprint: str, needs_bundle: bool) 
         )
 
 
-def report_of(run: C, job: Callable[[C], Path], keep_bundle: bool) -> dict[str, Any]:
+def tell_finished(out: Path, finished: int, total: int) -> None:
+    """How many runs of a study that goes on are there."""
+    logger.info("%s: %d of %d runs are finished already.", out, finished, total)
+
+
+def finished_of(runs: Sequence[LabelledConfig]) -> int:
+    """How many of these runs have their report."""
+    return sum((run.out / "report.json").is_file() for run in runs)
+
+
+def report_of(run: C, job: Callable[[C], Path], keep_bundle: bool, place: str = "") -> dict[str, Any]:
     """The report of one run, which is made unless it is there; an interrupted run starts anew.
 
-    keep_bundle: else the classifier of a run that is made here is deleted once it is tested.
+    place: which run of the study it is, for the terminal. keep_bundle: else the classifier of a run that is
+    made here is deleted once it is tested.
     Raises whatever the job raises.
     """
     from evax.files import read_json
@@ -201,6 +258,8 @@ def report_of(run: C, job: Callable[[C], Path], keep_bundle: bool) -> dict[str, 
     if not path.is_file():
         if run.out.exists():
             shutil.rmtree(run.out)
+        if place:
+            logger.info("%s", place)
         job(run)
         if not keep_bundle:
             shutil.rmtree(run.out / "bundle")
@@ -215,6 +274,7 @@ def over_seeds(
     seeds: Sequence[int],
     resume: bool,
     *,
+    asked: Precision,
     refuse: Callable[[C], None],
     made: Callable[[C], dict[str, Any]],
     row: Callable[[dict[str, Any]], dict[str, Any]],
@@ -222,12 +282,14 @@ def over_seeds(
 ) -> Path:
     """The same run, or study, with each seed, OUT/runs/seed-*; returns the path of OUT/seeds.json.
 
-    config, seeds: of the whole study, see continued. refuse: called for all before anything is made; raises
+    config, seeds: of the whole study, see continued. asked: the precision that was asked for. refuse: called
+    for all before anything is made; raises
     ConfigError when a finished run was made otherwise. made: the report of one, which is made unless it is
     there. row: what is kept of a report. protocol: entries in place of those that all reports agree on.
     """
     from evax.files import write_json
     from evax.reporting.protocol import agreed, study_card
+    from evax.reporting.result_line import tell_result
     from evax.reporting.study_page import write_study_page
 
     runs = [
@@ -238,16 +300,23 @@ def over_seeds(
     with study_folder(config, resume) as log:
         for run in runs:
             refuse(run)
-        for run in runs:
+        finished = {run.seed for run in runs for name in RESULTS if (run.out / name).is_file()}
+        if resume:
+            tell_finished(config.out, len(finished), len(runs))
+        for number, run in enumerate(runs, start=1):
+            if run.seed not in finished:
+                logger.info("run %d of %d: seed %d", number, len(runs), run.seed)
             reports.append(made(run))
             rows.append(row(reports[-1]))
             log.write("seed", seed=run.seed, mauc=rows[-1]["mauc"])
     same, first = agreed([report["protocol"] for report in reports]), reports[0]
     card = study_card(
-        config, "seeds", first["data_fingerprint"], name=first.get("name", ""), leaks="leak" in same
-    )
+        config, "seeds", first["data_fingerprint"], name=first.get("name", ""), leaks="leak" in same,
+        asked=asked,
+    )  # fmt: skip
     card["protocol"] |= same | {"spread": spread_in_words(len(seeds), "seeds")} | protocol
     write_json(card | summary_of(rows) | {"runs": rows}, config.out / "seeds.json")
     write_rows(rows, config.out / "seeds.csv")
     write_study_page([config.out / "seeds.json"])
+    tell_result([config.out / "seeds.json"])
     return config.out / "seeds.json"

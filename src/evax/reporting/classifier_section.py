@@ -33,7 +33,7 @@ def fine_tuning(name: str, folder: Path, run: Path) -> dict[str, Any]:
     report = read_facts(folder / "report.json")
     return tested(name, report, folder / "predictions-test.csv") | {
         "weights": start_of(report["weights"], run),
-        "curves": training_curves(name, read_log(folder / "log.jsonl"), report["best_step"]),
+        "curves": training_curves(name, read_log(folder / "log.jsonl"), report),
         "protocol": protocol_in_full(report),
     }
 
@@ -128,19 +128,21 @@ def calibrated(predictions: pd.DataFrame, report: Facts) -> pd.DataFrame | None:
     return after
 
 
-def training_curves(name: str, log: dict[str, pd.DataFrame], best_step: int) -> list[tuple[str, str]]:
+def training_curves(name: str, log: dict[str, pd.DataFrame], report: Facts) -> list[tuple[str, str]]:
     """Title and curve of the loss and of the mAUC that chose the checkpoint, as far as they were logged."""
     curves = []
+    looked_at, of = report.get("validation_films_per_look"), report["validation"]["films"]
+    some = f" on {looked_at:,} of {of:,} films" if looked_at and looked_at < of else ""
     looks = (
         ("step", "loss", "training loss"),
-        ("validation", "mauc", "validation mAUC"),
+        ("validation", "mauc", f"validation mAUC{some}"),
         ("test", "mauc", "test mAUC, which chose the checkpoint"),  # protocol paper
         ("step", "lr", "learning rate"),
     )
     for event, key, title in looks:
         if event in log and key in log[event]:
             steps, label = numbers(log[event], "step"), f"{title} of {name} against steps"
-            best = None if event == "step" else best_step
+            best = None if event == "step" else report["best_step"]
             svg = figures.curve_panel(
                 steps, numbers(log[event], key), label=label, x_label="step", y_label=title, best=best
             )

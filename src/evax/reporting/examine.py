@@ -23,6 +23,7 @@ from evax.evaluation.checks import (
     check_labels,
     check_patients,
     check_sizes,
+    check_spread,
 )
 from evax.evaluation.classification import Flags, Floats, Integers, Reals, aurocs, known_cases
 from evax.evaluation.learned import learned_findings, only_learned
@@ -137,6 +138,7 @@ def quick_checks(
     checks = [
         check_patients(splits, patients),
         check_direction(findings, validation.only(learned).aurocs(), test.only(learned).aurocs()),
+        check_spread(findings, {"validation": validation.probabilities, "test": test.probabilities}),
         check_columns(findings, labels[train]),
         check_sizes(findings, splits, labels, patients),
     ]

@@ -57,6 +57,8 @@ def curve_panel(
             at = int(np.argmax(x == best))
             axes.plot(x[at], y[at], "o", color=VERMILLION, markersize=11, fillstyle="none", markeredgewidth=2)
         axes.set(xlabel=x_label, ylabel=y_label)
+        if len(x) == 1 and x[0] > 0:  # around a single point the library shows a part of it, to decimals
+            axes.set_xlim(0, 1.1 * x[0])
         axes.xaxis.set_major_locator(MaxNLocator(5))
         axes.yaxis.set_major_locator(MaxNLocator(5))
         axes.xaxis.set_major_formatter(EngFormatter(sep=""))

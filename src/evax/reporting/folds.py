@@ -13,6 +13,7 @@ from evax.files import read_json
 from evax.reporting.drawing import BLUE, INK, QUIET, STYLE, VERMILLION, save_figure
 
 MEAN = "mean of findings"
+FEWEST = 4  # values that have quartiles
 
 
 def draw_folds(result: Path, stem: Path) -> None:
@@ -56,6 +57,7 @@ def fold_boxes(
     scores: dict[str, list[float | None]], *, title: str, x_label: str, warning: str = ""
 ) -> Figure:
     """One box per row, from quartile to quartile, with every value as a dot and mean and sd as text.
+    Fewer than FEWEST values are dots without a box.
 
     scores: name -> one score per fold, None where undefined; the last row, of means, stands apart. warning:
     written above the boxes.
@@ -66,11 +68,14 @@ def fold_boxes(
         axes = figure.add_subplot()
         rows = [np.array(values, dtype=np.float64) for values in scores.values()]  # None becomes NaN
         rows = [values[~np.isnan(values)] for values in rows]
-        axes.boxplot(
-            rows, orientation="horizontal", widths=0.55, showfliers=False, patch_artist=True,
-            boxprops={"facecolor": "#d6e6f2", "edgecolor": BLUE}, whiskerprops={"color": BLUE},
-            capprops={"color": BLUE}, medianprops={"color": INK, "linewidth": 1.5},
-        )  # fmt: skip
+        boxes = [(place, values) for place, values in enumerate(rows, start=1) if len(values) >= FEWEST]
+        if boxes:
+            axes.boxplot(
+                [values for _, values in boxes], positions=[place for place, _ in boxes], manage_ticks=False,
+                orientation="horizontal", widths=0.55, showfliers=False, patch_artist=True,
+                boxprops={"facecolor": "#d6e6f2", "edgecolor": BLUE}, whiskerprops={"color": BLUE},
+                capprops={"color": BLUE}, medianprops={"color": INK, "linewidth": 1.5},
+            )  # fmt: skip
         for place, values in enumerate(rows, start=1):
             axes.plot(values, np.full(len(values), place), "o", color=BLUE, markersize=5, alpha=0.7)
             axes.text(
@@ -79,7 +84,7 @@ def fold_boxes(
             )  # fmt: skip
         axes.axhline(len(rows) - 0.5, color=QUIET, linewidth=0.8)  # the mean stands apart
         axes.set_yticks(range(1, len(rows) + 1), list(scores))
-        axes.invert_yaxis()
+        axes.set_ylim(len(rows) + 0.5, 0.5)
         axes.grid(axis="y", visible=False)
         axes.tick_params(length=0)
         axes.xaxis.set_major_locator(MaxNLocator(6))

@@ -82,15 +82,16 @@ def _label_fraction(config: Any, store: ImageStore) -> float:
 
 
 def study_card(
-    config: Any, kind: str, fingerprint: str, *, name: str, leaks: bool, **protocol: Any
+    config: Any, kind: str, fingerprint: str, *, name: str, leaks: bool, asked: str, **protocol: Any
 ) -> dict[str, Any]:
     """What every number of a study of several runs must carry.
 
     config: a LabelledConfig. fingerprint: see data_fingerprint. name: of its curve in figures; empty: encoder
-    and the end of the weights' path. leaks: its splits are of films. protocol: what CLEAN does not say.
+    and the end of the weights' path. leaks: its splits are of films. asked: the precision that was asked
+    for, which the command has; that of config was decided for all runs. protocol: what CLEAN does not say.
     """
     start = "/".join(config.weights.parts[-2:]) if config.weights else "random weights"
-    anew = replace(config, resume=False) if hasattr(config, "resume") else config
+    anew = replace(config, precision=asked, **({"resume": False} if hasattr(config, "resume") else {}))
     return {
         "kind": kind,
         "name": name or f"{config.encoder}, {start}",

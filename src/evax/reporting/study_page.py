@@ -10,7 +10,7 @@ from typing import Any
 from evax.reporting.drawing import svg_of
 from evax.reporting.few_labels import few_labels_figure
 from evax.reporting.figures import interval_plot
-from evax.reporting.folds import MEAN, folds_figure, seeds_of_folds_figure
+from evax.reporting.folds import FEWEST, MEAN, folds_figure, seeds_of_folds_figure
 from evax.reporting.run_files import Facts, interval, read_facts
 from evax.reporting.template import write_page
 
@@ -97,11 +97,12 @@ def picture(results: Sequence[Path], study: Facts) -> tuple[str, list[str], str]
     """Title, notes and figure: boxes of folds, score against labels, or the seeds one by one."""
     if repeats_folds(study):
         title = "mAUC over folds and seeds"
-        notes = ["a dot per fold, and below the line a dot per seed; box: quartiles"]
+        notes = [f"a dot per fold, and below the line a dot per seed; box: quartiles, from {FEWEST} dots on"]
         return title, notes, svg_of(seeds_of_folds_figure(results[0]), title)
     if study["kind"] == "crossvalidate":
         title = "AUROC over folds"
-        return title, ["a dot per fold; box: quartiles"], svg_of(folds_figure(results[0]), title)
+        notes = ["a dot per fold" + ("; box: quartiles" if len(study["folds"]) >= FEWEST else "")]
+        return title, notes, svg_of(folds_figure(results[0]), title)
     if "points" in study:
         title = "mAUC against labelled training patients"
         return title, ["mean and sd over seeds"], svg_of(few_labels_figure(results), title)

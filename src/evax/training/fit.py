@@ -72,13 +72,14 @@ def fit(
             log.write("step", step=done, images=done * config.batch_size, **measured)
             if done % config.validate_every == 0 or done == steps:
                 softmax = exclusive and not as_paper
-                scores = predict_rows(model, store, choosing, preprocess, softmax, fabric, quick=not as_paper)
+                scores = predict_rows(model, store, choosing, preprocess, softmax, fabric)
                 macro = mean_auroc(scores, learnable)
                 top1 = {"top1": top1_accuracy(scores, truth)} if as_paper and exclusive else {}
                 log.write(split, step=done, mauc=macro.value, findings=macro.entered, **top1)
                 if macro.value > best_score or not best_weights:  # NaN where nothing can be learned
                     best_score, best_step = macro.value, done
                     best_weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-            advance(f"loss {measured['loss']:.3f}, {split} mAUC {max(best_score, 0):.3f}")
+            best = f", mAUC of {len(choosing)} {split} films {best_score:.3f}" if best_step else ""
+            advance(f"loss {measured['loss']:.3f}{best}")
     model.load_state_dict(best_weights)
     return best_step

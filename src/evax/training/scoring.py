@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
-
 import numpy as np
 import torch
 from jaxtyping import Float, Int64
@@ -25,20 +23,16 @@ def predict_rows(
     preprocess: Preprocess,
     exclusive: bool,
     fabric: Fabric,
-    *,
-    quick: bool = False,
 ) -> Float[np.ndarray, "rows K"]:
-    """Probabilities of films, in float32 as the classifier will be deployed.
+    """Probabilities of films, in float32 as the classifier will be deployed, whatever it is trained in.
 
-    exclusive: softmax instead of sigmoids. quick: in the precision of the training, to follow it; bfloat16
-    leaves some hundred different scores, and the ties cost AUROC.
+    exclusive: softmax instead of sigmoids.
     """
     model.eval()
     results = [np.empty((0, model.head.out_features), np.float32)]  # no rows, no batches
     with torch.inference_mode(), uncompiled():
         for batch in whole_batches(store.pixels, rows, batch_size=BATCH, preprocess=preprocess):
             films = fabric.to_device(torch.from_numpy(batch)).float() / 255
-            with fabric.autocast() if quick else nullcontext():
-                logits = model(preprocess.normalise(films))
+            logits = model(preprocess.normalise(films))
             results.append(probabilities(logits, exclusive).cpu().numpy())
     return np.concatenate(results)

@@ -1,0 +1,40 @@
+"""The last words of a command on the terminal: what came out, and the page that shows it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from evax.reporting.run_files import read_facts
+from evax.reporting.study_page import groups_of
+from evax.reporting.study_rows import WAYS
+from evax.reporting.template import show_interval, show_number
+
+logger = logging.getLogger("evax")
+
+
+def tell_result(results: Sequence[Path]) -> None:
+    """One line: the mAUC on test with its interval, and where report.html is.
+
+    results: report.json of a fine-tuning or a probe, or the results of a study, see write_study_page.
+    """
+    contents = [read_facts(path) for path in results]
+    kind = contents[0]["kind"]
+    scores: list[tuple[str, float | None, Any]]
+    if kind in ("finetune", "probe"):
+        parts = {"": contents[0]} if kind == "finetune" else {WAYS[way]: contents[0][way] for way in WAYS}
+        macros = {name: part["test_metrics"]["mauc"] for name, part in parts.items()}
+        scores = [(name, macro["value"], macro["interval"]) for name, macro in macros.items()]
+        over = "patients"
+    else:
+        groups = [group for study in contents for group in groups_of(study)]
+        scores = [(name, group["mauc"]["mean"], group["mauc"]["interval"]) for name, group, _ in groups]
+        over = "folds" if kind == "crossvalidate" else "seeds"
+    said = ", ".join(
+        f"{name} {show_number(value)} {show_interval(ends)}".strip() for name, value, ends in scores
+    )
+    logger.info(
+        "mAUC on test, 95 %% interval over %s: %s. Page: %s", over, said, results[0].parent / "report.html"
+    )
