@@ -55,12 +55,17 @@ def run(arguments: list[str]) -> int:
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     for noisy in ("lightning_fabric", "lightning.fabric", "torch", "PIL", "matplotlib", "fontTools"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
-    job = importlib.import_module(f"evax.jobs.{name}")
     try:
+        job = importlib.import_module(f"evax.jobs.{name}")
         config = parse_command_line(getattr(job, f"{name.capitalize()}Config"), rest, f"evax {name}")
         result = getattr(job, name)(config)
     except EvaxError as error:
         _say(sys.stderr, f"evax {name}: {error}\n")
+        return 1
+    except ModuleNotFoundError as error:  # the base installation reads and scores films, no more
+        if str(error.name).startswith("evax"):
+            raise
+        _say(sys.stderr, f"evax {name}: this needs the package {error.name}: pip install 'evax[train]'\n")
         return 1
     except Interrupted as stop:
         _say(sys.stderr, f"evax {name}: {stop}\n")

@@ -42,6 +42,7 @@ def make_bundle(folder, name=TINY, kind="classifier", exclusive=False):
         ),
         findings=("Effusion", "Mass", "Edema") if kind == "classifier" else (),
         exclusive=exclusive,
+        training={"recipe": {"store": "/home/them/store"}},
         thresholds={"Effusion": 0.5, "Mass": 0.0, "Edema": None} if kind == "classifier" else {},
     )  # fmt: skip
     return save_bundle(folder, card, network)
@@ -116,7 +117,7 @@ def test_the_certificate_says_what_was_compared_and_how_well(exported):
 def test_the_file_itself_says_what_it_is(exported):
     session = onnxruntime.InferenceSession(exported / "model.onnx")
     card = json.loads(session.get_modelmeta().custom_metadata_map["evax_card"])
-    assert card == json.loads((exported / "card.json").read_text())
+    assert card == json.loads((exported / "card.json").read_text()) | {"training": {}}
     (films,) = session.get_inputs()
     assert films.type == "tensor(uint8)"
     assert films.shape[1:] == [1, 64, 64]
@@ -132,6 +133,44 @@ def test_files_that_were_changed_after_the_comparison_are_refused(copied, file):
         ExportError, match=f"{file} is not the file that .*onnx.json was written for: run `evax exp"
     ):
         evax.open_bundle(copied, runtime="onnx")
+
+
+def test_it_says_nothing_of_the_machine_that_wrote_it(exported):
+    for file in ("model.onnx", "onnx.json"):
+        content = (exported / file).read_bytes()
+        assert not [word for word in (b"site-packages", b".py", b"/home/them") if word in content]
+
+
+def test_thresholds_may_change_but_a_card_of_other_findings_or_films_is_refused(copied):
+    card = json.loads((copied / "card.json").read_text())
+    (copied / "card.json").write_text(json.dumps(card | {"thresholds": {"Mass": 0.9}}))
+    evax.open_bundle(copied, runtime="onnx")
+    for change in (
+        {"findings": ["Mass", "Effusion", "Edema"]},
+        {"preprocess": card["preprocess"] | {"store_size": 96}},
+    ):
+        (copied / "card.json").write_text(json.dumps(card | change))
+        with pytest.raises(ExportError, match="card.json is not the card that .*onnx.json was written for"):
+            evax.open_bundle(copied, runtime="onnx")
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ('{"format', "cannot be read as JSON"), ("[1]", "no certificate of format 1"),
+        ('{"format": 2}', "no certificate of format 1: update evax"),
+    ],
+)  # fmt: skip
+def test_a_certificate_that_is_damaged_or_of_another_format_is_refused(copied, content, reason):
+    (copied / "onnx.json").write_text(content)
+    with pytest.raises(ExportError, match=f"onnx.json .*{reason}.* run `evax export .*copy` again"):
+        evax.open_bundle(copied, runtime="onnx")
+
+
+@pytest.mark.parametrize("threads", ["abc", "2,1", "-3", ""])
+def test_any_number_of_threads_that_openmp_bears_is_borne(exported, monkeypatch, threads):
+    monkeypatch.setenv("OMP_NUM_THREADS", threads)
+    evax.open_bundle(exported, runtime="onnx")
 
 
 def test_it_needs_no_weights_of_torch(copied, films):
@@ -189,6 +228,12 @@ def test_films_are_scored_and_drawn_on_a_machine_without_torch(exported, films, 
     names = [{path.name for path in (tmp_path / f"{out}.csv-maps").iterdir()} for out in ("without", "torch")]
     assert names[0] == names[1]
     assert "00001-0-Mass.png" in names[0]
+
+
+def test_what_needs_torch_says_so_where_there_is_none(exported, films, tmp_path):
+    done = evax_command("export", exported, before=BASE_INSTALL)
+    assert done.returncode == 1
+    assert done.stderr == "evax export: this needs the package torch: pip install 'evax[train]'\n"
 
 
 def test_options_that_make_no_sense_are_refused(exported, tmp_path):

@@ -6,6 +6,7 @@ import csv
 import json
 import logging
 import math
+import os
 import shutil
 from dataclasses import replace
 
@@ -213,37 +214,109 @@ def test_films_that_could_not_be_read_are_counted_at_the_end(config, caplog):
     assert "1 of 8 films could not be read: the column error of" in caplog.text
 
 
-def test_a_killed_run_goes_on_after_the_films_it_had_scored(config, monkeypatch, caplog):
+@pytest.fixture
+def killed_at(config, monkeypatch):
+    """Runs predict until it is killed while it reads a film of this name; returns the table it kept."""
+
+    def kill(name, **options):
+        def reader(path):
+            if path.name == name:
+                raise KeyboardInterrupt
+            return read_or_reason(path)
+
+        with monkeypatch.context() as patch:
+            patch.setattr("evax.jobs.predict.read_or_reason", reader)
+            with pytest.raises(KeyboardInterrupt):
+                predict(replace(config, **options))
+        (kept,) = config.out.parent.glob(".scores.csv.*.unfinished")
+        return kept
+
+    return kill
+
+
+def test_a_killed_run_goes_on_after_the_films_it_had_scored(config, killed_at, monkeypatch, caplog):
     caplog.set_level(logging.INFO, "evax")
     whole = predict(replace(config, out=config.out.with_name("whole.csv"))).read_text()
-
-    def killed(path):
-        if path.name == "1.tif":  # in the second batch
-            raise KeyboardInterrupt
-        return read_or_reason(path)
-
-    monkeypatch.setattr("evax.jobs.predict.read_or_reason", killed)
-    with pytest.raises(KeyboardInterrupt):
-        predict(config)
+    kept = killed_at("1.tif")  # in the second batch
+    kept.write_text(kept.read_text() + f"{config.films[0]}/a/4.p")  # a line that the kill cut
+    killed_at("1.tif", resume=True)  # and killed again before it has scored one
     read = []
     monkeypatch.setattr(
         "evax.jobs.predict.read_or_reason", lambda path: read.append(path.name) or read_or_reason(path)
     )
-    (kept,) = config.out.parent.glob(".scores.csv.*.unfinished")
-    kept.write_text(kept.read_text() + f"{config.films[0]}/a/4.p")  # a line that the kill cut
     assert predict(replace(config, resume=True)).read_text() == whole
     assert read == ["4.png", "1.png", "1.tif", "x.PNG", "z.png"]
     assert "Going on after 3 films that have been scored" in caplog.text
     assert not list(config.out.parent.glob(".*"))
 
 
-def test_what_another_bundle_scored_is_not_gone_on_from(config, with_thresholds, monkeypatch):
-    monkeypatch.setattr(
-        "evax.jobs.predict.Scores.finish", lambda scores: (_ for _ in ()).throw(KeyboardInterrupt)
-    )
-    with pytest.raises(KeyboardInterrupt):
+def test_a_film_that_vanished_or_came_between_changes_no_other_film_s_line(config, killed_at):
+    killed_at("z.png")
+    (config.films[0] / "a" / "2.jpg").unlink()
+    draw(config.films[0] / "b" / "0.png", 7)
+    resumed = predict(replace(config, resume=True)).read_text()
+    assert resumed == predict(replace(config, out=config.out.with_name("anew.csv"))).read_text()
+
+
+def test_what_a_stopped_run_scored_is_not_thrown_away_unasked(config, killed_at):
+    kept = killed_at("1.tif")
+    before = kept.read_text()
+    with pytest.raises(
+        DataError, match=r"stopped run has scored 3 of these films: add --resume .*, or delete .*unfinished"
+    ):
         predict(config)
-    monkeypatch.undo()
+    assert kept.read_text() == before
+
+
+def test_a_second_run_into_the_same_table_is_refused(config, monkeypatch):
+    def second(path):
+        with pytest.raises(DataError, match=r"Another run is writing .*scores.csv: wait for it"):
+            predict(config)
+        return read_or_reason(path)
+
+    monkeypatch.setattr("evax.jobs.predict.read_or_reason", second)
+    assert len(predict(config).read_text().splitlines()) == 1 + len(NAMES)
+
+
+def test_a_table_that_appeared_meanwhile_is_not_written_over(config, monkeypatch):
+    monkeypatch.setattr(
+        "evax.jobs.predict.read_or_reason",
+        lambda path: config.out.write_text("another run's") and read_or_reason(path),
+    )
+    with pytest.raises(DataError, match=r"scores.csv exists"):
+        predict(config)
+    assert config.out.read_text() == "another run's"
+
+
+def test_names_no_table_likes_are_kept_and_gone_on_from(config, killed_at):
+    names = [b'a,"b"\r.png', b"latin-\xe9.png", b"new\nline.png"]
+    for name in names:
+        draw(config.films[0] / "1.png", 1)
+        (config.films[0] / "1.png").rename(config.films[0] / os.fsdecode(name))
+    killed_at("z.png", batch_size=1)
+    assert list(table_of(replace(config, resume=True)))[:-4:-1] == [
+        "z.png", "new\nline.png", "latin-\\udce9.png"
+    ]  # fmt: skip
+
+
+def test_a_map_that_cannot_be_written_costs_no_score_and_is_drawn_later(config, with_thresholds, tmp_path):
+    bundle = with_thresholds(**{"Effusion": EVERYTHING, "Nodule/Mass": NOTHING, "Edema": NOTHING})
+    config = replace(config, bundle=bundle, heatmaps=tmp_path / "maps")
+    (config.heatmaps / "00005-1-Effusion.png").mkdir(parents=True)
+    with pytest.raises(DataError, match="00005-1-Effusion.png could not be written"):
+        predict(config)
+    (config.heatmaps / "00005-1-Effusion.png").rmdir()
+    assert len(table_of(replace(config, resume=True))) == len(NAMES)
+    assert len(list(config.heatmaps.iterdir())) == len(READABLE)
+
+
+def test_a_table_that_cannot_be_written_is_said(config):
+    with pytest.raises(DataError, match="could not be written: .*too long.* or choose another --out"):
+        predict(replace(config, out=config.out.with_name("x" * 250)))
+
+
+def test_what_another_bundle_scored_is_not_gone_on_from(config, with_thresholds, killed_at):
+    killed_at("z.png")
     other = replace(config, bundle=with_thresholds(Effusion=NOTHING), resume=True)
     assert {row["Effusion:present"] for row in table_of(other).values()} == {"0", ""}
 

@@ -6,7 +6,7 @@ import json
 import logging
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -22,10 +22,12 @@ from evax.deploy.exported import (
     CERTIFICATE,
     FEATURES,
     FILMS,
+    FORMAT,
     GRAPH,
     MAPS,
     PROBABILITIES,
     ExportedPredictor,
+    meaning,
     session_of,
 )
 from evax.deploy.torch_runtime import TorchPredictor, open_torch
@@ -84,7 +86,8 @@ def export_onnx(
                     "of torch and the runtime."
                 )
         certificate = {
-            "format": 1,
+            "format": FORMAT,
+            "card": meaning(card),
             "weights_sha256": sha256_of(folder / "model.safetensors"),
             "graph_sha256": sha256_of(unfinished),
             "opset": OPSET,
@@ -99,9 +102,10 @@ def export_onnx(
 
 
 def write_graph(predictor: TorchPredictor, path: Path) -> None:
-    """The ONNX file: any number of films at once; the card is in its metadata."""
+    """The ONNX file, for any number of films at once; it holds the card and nothing of this machine."""
     try:
         import onnxscript  # noqa: F401  # torch's exporter needs it, and says so late
+        from onnx_ir.passes.common import ClearMetadataAndDocStringPass
     except ModuleNotFoundError as error:
         raise ExportError("Exporting needs: pip install 'evax[export]'") from error
     card, graph = predictor.card, Graph(predictor).eval()
@@ -118,7 +122,9 @@ def write_graph(predictor: TorchPredictor, path: Path) -> None:
     except torch.onnx.OnnxExporterError as error:
         raise ExportError(f"torch cannot write {card.encoder} as ONNX: {error}") from error
     assert program is not None  # with dynamo=True
-    content = asdict(card) | {"preprocess": card.preprocess.to_json()}
+    ClearMetadataAndDocStringPass()(program.model)  # at every node, torch notes the paths of its source
+    # how it was trained names folders of who did it
+    content = asdict(replace(card, training={})) | {"preprocess": card.preprocess.to_json()}
     program.model.metadata_props["evax_card"] = json.dumps(content)
     program.save(path, external_data=False)
 

@@ -6,6 +6,7 @@ written; onnx.json, the certificate, says how well they agree.
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -18,11 +19,12 @@ from evax.data.radiograph import Radiograph
 from evax.deploy.bundle import Card
 from evax.deploy.predictor import Predictor
 from evax.download import sha256_of
-from evax.errors import ConfigError, ExportError
+from evax.errors import ConfigError, DataError, ExportError
 from evax.explain.heatmap import At
 from evax.files import read_json
 
 GRAPH, CERTIFICATE = "model.onnx", "onnx.json"
+FORMAT = 1  # of the certificate
 FILMS, PROBABILITIES, MAPS, FEATURES = "films", "probabilities", "maps", "features"  # names in the graph
 Run = Callable[[Shaped[np.ndarray, "..."]], tuple[Shaped[np.ndarray, "..."], ...]]
 
@@ -57,35 +59,48 @@ class ExportedPredictor(Predictor):
 def open_exported(folder: Path, card: Card, runtime: str) -> ExportedPredictor:
     """The graph of a bundle in ONNX Runtime or OpenVINO.
 
-    Raises ExportError when the bundle was not exported, or its weights or graph are not those of the
+    Raises ExportError when the bundle was not exported, or its weights, graph or card are not those of the
     certificate, or the runtime is not installed.
     """
-    certified(folder)
+    certified(folder, card)
     return ExportedPredictor(card, session_of(folder / GRAPH, runtime))
 
 
-def certified(folder: Path) -> dict[str, Any]:
-    """The certificate, if the files are those it was written for."""
+def meaning(card: Card) -> dict[str, Any]:
+    """What goes in and what comes out of a graph; thresholds may change without another one."""
+    content = {name: getattr(card, name) for name in ("kind", "findings", "exclusive")}
+    as_json: dict[str, Any] = json.loads(json.dumps(content | {"preprocess": card.preprocess.to_json()}))
+    return as_json  # with lists for tuples, to be compared with what is read
+
+
+def certified(folder: Path, card: Card) -> None:
+    """Raises ExportError unless the bundle's files are those that its certificate was written for."""
     graph, path = folder / GRAPH, folder / CERTIFICATE
     if not (graph.is_file() and path.is_file()):
         raise ExportError(
             f"{folder} was not exported: `evax export {folder}` writes {GRAPH} and {CERTIFICATE}."
         )
-    certificate: dict[str, Any] = read_json(path)
+    again = f"run `evax export {folder}` again, where torch is."
+    try:
+        certificate = read_json(path)
+    except DataError as error:
+        raise ExportError(f"{error} Copy it again, or {again}") from error
+    if not isinstance(certificate, dict) or certificate.get("format") != FORMAT:
+        raise ExportError(f"{path} is no certificate of format {FORMAT}: update evax, or {again}")
+    if certificate.get("card") != meaning(card):
+        raise ExportError(f"{folder / 'card.json'} is not the card that {path} was written for: {again}")
     weights = folder / "model.safetensors"  # may be left behind where only the graph is run
     for file, key in ((graph, "graph_sha256"), (weights, "weights_sha256")):
         if file.is_file() and certificate.get(key) != sha256_of(file):
-            raise ExportError(
-                f"{file} is not the file that {path} was written for: run `evax export {folder}` again."
-            )
-    return certificate
+            raise ExportError(f"{file} is not the file that {path} was written for: {again}")
 
 
 def session_of(graph: Path, runtime: str) -> Run:
     """A function that runs the graph in float32 on this machine's processor, in as many threads as
     OMP_NUM_THREADS says, or as there are cores.
     """
-    threads = int(os.environ.get("OMP_NUM_THREADS", "0") or 0)
+    outermost = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()  # "4,2" is for nested loops
+    threads = int(outermost) if outermost.isdecimal() else 0
     return _openvino(graph, threads) if runtime == "openvino" else _onnx(graph, threads)
 
 

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import hashlib
-import io
 import logging
 import os
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
-from itertools import islice
+from itertools import islice, takewhile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TextIO
 
 import numpy as np
 import tyro
 
 from evax.data.films import batches_of, count_films, find_films, read_or_reason
-from evax.errors import ConfigError, DataError, EvaxError
+from evax.errors import ConfigError, DataError
 from evax.files import make_folder
 
 if TYPE_CHECKING:
@@ -47,7 +48,8 @@ class PredictConfig:
     runtime: Literal["torch", "onnx", "openvino"] | None = None
     """onnx and openvino run what `evax export` wrote, without torch; default: torch where it is installed."""
     resume: bool = False
-    """Go on where a stopped run of the same bundle over the same films left off."""
+    """Go on where a stopped run of the same bundle and options left off; films that are no longer found where
+    they were, and those after them, are scored anew."""
 
     def __post_init__(self) -> None:
         if not self.films:
@@ -59,14 +61,15 @@ class PredictConfig:
 def predict(config: PredictConfig) -> Path:
     """Writes the table and returns its path; a film that cannot be read gets a line with the reason.
 
-    Raises DataError when a named file or folder does not exist, the table exists, no film is found, or none
-    could be read, and as open_bundle does.
+    Raises DataError when a named file or folder does not exist, the table exists, cannot be written or is
+    being written by another run, scores of a stopped run are there, no film is found, or none could be read;
+    and as open_bundle does.
     """
     from evax.deploy.predictor import open_bundle
     from evax.training.tracking import progress_bar
 
     card = classifier_card(config.bundle)  # before a file of an encoder is fetched for nothing
-    refuse_finished(config)
+    refuse_finished(config.out)
     total = count_films(config.films)
     runtime = config.runtime or ("torch" if find_spec("torch") else "onnx")
     predictor = open_bundle(config.bundle, runtime)
@@ -74,7 +77,7 @@ def predict(config: PredictConfig) -> Path:
         make_folder(config.heatmaps)
     with (
         Scores(config, card, runtime) as scores,
-        progress_bar("predicting", total, min(scores.rows, total)) as advance,
+        progress_bar("predicting", total, scores.rows) as advance,
     ):
         films = islice(find_films(config.films), scores.rows, None)
         for batch in batches_of(films, config.batch_size):
@@ -85,10 +88,12 @@ def predict(config: PredictConfig) -> Path:
                 if isinstance(film, str):
                     scores.refused(path, film)
                 else:
-                    present = scores.scored(path, next(answers), film.issues)
-                    if config.heatmaps and film.radiograph:
-                        name = f"{scores.rows:05d}-{path.stem}"
-                        draw_heatmaps(predictor, film.radiograph, present, config.heatmaps, name)
+                    answer = next(answers)
+                    present = presence(card, answer)
+                    if config.heatmaps and 1 in present:  # before the line: what has one has its maps
+                        name = f"{scores.rows + 1:05d}-{path.stem[:64]}"  # a file's name has 255 bytes
+                        draw_heatmaps(predictor, film, present, config.heatmaps, name)
+                    scores.scored(path, answer, present, film.issues)
                 advance("")
             scores.keep()
         scores.finish()
@@ -118,48 +123,76 @@ def classifier_card(bundle: Path) -> Card:
     return card
 
 
-def refuse_finished(config: PredictConfig) -> None:
+def refuse_finished(out: Path) -> None:
     """Nothing is written over. Raises DataError for a table that is there."""
-    if config.out.exists():
-        raise DataError(f"{config.out} exists. Choose another --out.")
+    if out.exists():
+        raise DataError(f"{out} exists. Choose another --out.")
+
+
+def presence(card: Card, answer: np.ndarray[Any, Any]) -> list[int | str]:
+    """For each finding 1, 0, or "" where there is no threshold."""
+    limits = [card.thresholds.get(finding) for finding in card.findings]
+    return [
+        "" if limit is None else int(value >= limit)
+        for limit, value in zip(limits, answer.tolist(), strict=True)
+    ]
 
 
 class Scores:
     """The table, line by line in a file beside it that takes its place when all films have one.
 
     What was kept of it outlives a kill; with resume its films are not scored again. Only what the same bundle
-    wrote, in the same runtime, is gone on from.
+    wrote, in the same runtime and with the same maps, is gone on from.
     """
 
     def __init__(self, config: PredictConfig, card: Card, runtime: str) -> None:
-        self.out, self.card = config.out, card
-        content = f"{card!r} {runtime} {[str(place) for place in config.films]}"
+        self.out, self.card, self.films = config.out, card, config.films
+        content = f"{card!r} {runtime} {[str(place) for place in (*config.films, config.heatmaps)]}"
         digest = hashlib.blake2b(content.encode(), digest_size=6).hexdigest()
         self.unfinished = config.out.with_name(f".{config.out.name}.{digest}.unfinished")
         self.resume = config.resume
         self.rows, self.unread, self.first_reason = 0, 0, ""
 
     def __enter__(self) -> Scores:
+        make_folder(self.out.parent)
+        try:  # a name that is no UTF-8 must not end the run
+            self.file = self.unfinished.open("a", newline="", encoding="utf-8", errors="backslashreplace")
+        except OSError as error:
+            raise self._not_written(error) from error
+        refuse_second_writer(self.file, self.out)
+        self.table = csv.writer(self.file)
         header = ["file", *self.card.findings, *(f"{finding}:present" for finding in self.card.findings)]
         header += ["notes", "error"]
-        make_folder(self.out.parent)
-        known = self._kept(header) if self.resume else []
-        self.file = self.unfinished.open("w", newline="")
-        self.table = csv.writer(self.file)
-        self.table.writerows([header, *known])
-        self.rows, self.unread = len(known), sum(bool(row[-1]) for row in known)
+        end = self._kept(header)
+        if self.rows and not self.resume:
+            raise DataError(
+                f"A stopped run has scored {self.rows} of these films: add --resume to go on after them, or "
+                f"delete {self.unfinished}."
+            )
+        self.file.truncate(end)
+        if not end:
+            self.table.writerow(header)
         if self.resume:
             logger.info("Going on after %d films that have been scored.", self.rows)
         return self
 
-    def _kept(self, header: list[str]) -> list[list[str]]:
-        """Whole lines of an earlier run, without its header; a line that a kill cut is done again."""
-        if not self.unfinished.is_file():
-            return []
-        with self.unfinished.open(newline="") as file:
-            whole, end, _ = file.read().rpartition("\n")
-        lines = list(csv.reader(io.StringIO(whole + end, newline="")))
-        return [line for line in lines[1:] if len(line) == len(header)]
+    def _kept(self, header: list[str]) -> int:
+        """Counts the lines of an earlier run, as far as they are whole and of the films that are found now;
+        returns where they end.
+        """
+        end = 0
+        with self.unfinished.open("rb") as file, contextlib.suppress(csv.Error):  # cut between two quotes
+            whole = takewhile(lambda line: line.endswith(b"\n"), file)
+            lines = csv.reader((line.decode(errors="replace") for line in whole), strict=True)
+            if next(lines, None) == header:
+                end = file.tell()
+                for path, line in zip(find_films(self.films), lines, strict=False):
+                    name = str(path).encode(errors="backslashreplace").decode()
+                    if line[0] != name or len(line) != len(header):
+                        break
+                    self.rows, self.unread = self.rows + 1, self.unread + bool(line[-1])
+                    end = file.tell()
+        return end
 
     def refused(self, path: Path, reason: str) -> None:
         """A line for a film that cannot be read."""
@@ -167,26 +200,23 @@ class Scores:
         self.table.writerow([path, *[""] * (2 * len(self.card.findings) + 1), reason])
         self.rows, self.unread = self.rows + 1, self.unread + 1
 
-    def scored(self, path: Path, answer: np.ndarray[Any, Any], issues: Sequence[str]) -> list[int | str]:
-        """A line for a film; returns for each finding 1, 0, or "" where there is no threshold."""
-        limits = [self.card.thresholds.get(finding) for finding in self.card.findings]
-        present: list[int | str] = [
-            "" if limit is None else int(value >= limit)
-            for limit, value in zip(limits, answer.tolist(), strict=True)
-        ]
+    def scored(
+        self, path: Path, answer: np.ndarray[Any, Any], present: Sequence[int | str], issues: Sequence[str]
+    ) -> None:
+        """A line for a film."""
         self.table.writerow([path, *(f"{value:.6f}" for value in answer), *present, " ".join(issues), ""])
         self.rows += 1
-        return present
 
     def keep(self) -> None:
         """What has been written so far outlives a kill."""
         self.file.flush()
 
     def finish(self) -> None:
-        """The table takes its place. Raises DataError when no film could be read."""
+        """The table takes its place. Raises DataError when no film could be read, or the place is taken."""
         if self.unread == self.rows:
             reason = self.first_reason or "see an earlier run"
             raise DataError(f"None of the {self.rows} files could be read; the first reason: {reason}")
+        refuse_finished(self.out)
         self.file.close()
         os.replace(self.unfinished, self.out)
         if self.unread:
@@ -195,10 +225,33 @@ class Scores:
                 self.unread, self.rows, self.out,
             )  # fmt: skip
 
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        self.file.close()
-        if kind is not None and issubclass(kind, EvaxError):  # an answer, not an accident
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
+        with contextlib.suppress(OSError):  # a full disk is said below, a finished table is closed
+            self.file.close()
+        if error and self.unread == self.rows:  # not worth going on from
             self.unfinished.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise self._not_written(error) from error
+
+    def _not_written(self, error: OSError) -> DataError:
+        return DataError(
+            f"{self.out} could not be written: {error}. Free some space and add --resume, or choose another "
+            "--out."
+        )
+
+
+def refuse_second_writer(file: TextIO, out: Path) -> None:
+    """Locks a file until it is closed or its process dies; there are no such locks on Windows.
+
+    Raises DataError when another run holds it.
+    """
+    if sys.platform != "win32":
+        import fcntl
+
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise DataError(f"Another run is writing {out}: wait for it, or choose another --out.") from error
 
 
 @dataclass(frozen=True, eq=False)
@@ -219,18 +272,21 @@ def prepared(path: Path, predictor: Predictor, keep: bool) -> ReadFilm | str:
 
 
 def draw_heatmaps(
-    predictor: Predictor, film: Radiograph, present: Sequence[int | str], folder: Path, name: str
+    predictor: Predictor, film: ReadFilm, present: Sequence[int | str], folder: Path, name: str
 ) -> None:
     """One picture per finding that counts as present: the film beside the film with the map.
 
     name: how the files start; unlike a film's name alone, different for every film.
     """
-    from evax.explain.heatmap import grad_cam
+    from evax.explain.heatmap import spread
     from evax.explain.overlay import overlay
     from evax.files import replaced_whole
 
-    for finding, is_present in zip(predictor.card.findings, present, strict=True):
+    assert film.radiograph  # kept where maps are drawn
+    pixels = film.radiograph.pixels
+    maps = predictor.maps(film.input[None], predictor.layers[0])[0]  # of all findings, as grad_cam
+    for finding, grid, is_present in zip(predictor.card.findings, maps, present, strict=True):
         if is_present == 1:
-            picture = overlay(film.pixels, grad_cam(predictor, film, finding))
+            picture = overlay(pixels, spread(grid, pixels.shape, predictor.card.preprocess))
             with replaced_whole(folder / f"{name}-{finding.replace('/', '-')}.png") as unfinished:
                 picture.save(unfinished, "PNG")
