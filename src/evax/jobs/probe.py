@@ -95,7 +95,6 @@ def probe(config: ProbeConfig) -> Path:
     from evax.data.labelled import LabelShare, known_labels, split_rows, with_findings
     from evax.data.store import open_store
     from evax.deploy.bundle import note_other_size, refuse_seen_films
-    from evax.reporting.result_line import tell_result
     from evax.training.tracking import run_folder
 
     start = time.perf_counter()
@@ -114,6 +113,8 @@ def probe(config: ProbeConfig) -> Path:
         warn_of_untaught(findings, labels[pool], "training films")
         asked, config = config.precision, continued(config, config.resume, ("fractions", "counts", "seeds"))
         return sweep(replace(config, seeds=config.seeds or SEEDS), store, labels, pool, val, test, asked)
+    from evax.reporting.result_line import tell_result  # matplotlib only now
+
     share = LabelShare(config.label_fraction, config.label_count, labels if config.stratified else None)
     train = share.draw(store, pool, config.seed)
     warn_of_untaught(findings, labels[train], "training films")

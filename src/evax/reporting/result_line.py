@@ -21,17 +21,19 @@ def tell_result(results: Sequence[Path]) -> None:
     results: report.json of a fine-tuning or a probe, or the results of a study, see write_study_page.
     """
     contents = [read_facts(path) for path in results]
-    kind = contents[0]["kind"]
+    first = contents[0]
     scores: list[tuple[str, float | None, Any]]
-    if kind in ("finetune", "probe"):
-        parts = {"": contents[0]} if kind == "finetune" else {WAYS[way]: contents[0][way] for way in WAYS}
+    parts = (
+        {"": first} if "test_metrics" in first else {WAYS[way]: first[way] for way in WAYS if way in first}
+    )
+    if parts:
         macros = {name: part["test_metrics"]["mauc"] for name, part in parts.items()}
         scores = [(name, macro["value"], macro["interval"]) for name, macro in macros.items()]
         over = "patients"
     else:
         groups = [group for study in contents for group in groups_of(study)]
         scores = [(name, group["mauc"]["mean"], group["mauc"]["interval"]) for name, group, _ in groups]
-        over = "folds" if kind == "crossvalidate" else "seeds"
+        over = "folds" if first["kind"] == "crossvalidate" else "seeds"
     said = ", ".join(
         f"{name} {show_number(value)} {show_interval(ends)}".strip() for name, value, ends in scores
     )
