@@ -33,23 +33,27 @@ PREPROCESS = Preprocess()
 MULTIPLY_ADDS_PER_CROP = 1.2535e9
 
 
-def crops(step: int, count: int = BATCH) -> Batch:
-    images = np.random.default_rng(step).integers(0, 256, (count, 1, SIZE, SIZE), dtype=np.uint8)
+def crops(step: int, count: int = BATCH, size: int = SIZE) -> Batch:
+    images = np.random.default_rng(step).integers(0, 256, (count, 1, size, size), dtype=np.uint8)
     return Batch(step=step, epochs=np.zeros(count, np.int64), films=np.arange(count), images=images)
 
 
-def networks(encoder: str = "eva_x_tiny_patch16_224"):
+def networks(encoder: str = "eva_x_tiny_patch16_224", size: int = SIZE):
     torch.manual_seed(0)
-    tokenizer = build_tokenizer("efficientnet_lite0")
-    model = MaskedImageModel(build_encoder(encoder), tokenizer.width)
+    tokenizer = build_tokenizer("efficientnet_lite0", image_size=size)
+    model = MaskedImageModel(build_encoder(encoder, img_size=size), tokenizer.width)
     return model, tokenizer, create_optimizer(model, OptimizerConfig(), depth=12)
 
 
 def our_step(
-    encoder: str = "eva_x_tiny_patch16_224", *, compiled: bool = True, fused_attention: bool = False
+    encoder: str = "eva_x_tiny_patch16_224",
+    *,
+    size: int = SIZE,
+    compiled: bool = True,
+    fused_attention: bool = False,
 ):
-    """The step of `evax pretrain`; the options undo what it does."""
-    model, tokenizer, optimizer = networks(encoder)
+    """The step of `evax pretrain`; compiled and fused_attention undo what it does."""
+    model, tokenizer, optimizer = networks(encoder, size)
     fabric = start_fabric("auto")
     choice = "on" if compiled else "off"
     student, optimizer = fabric.setup(maybe_compile(model, choice, 0, fabric.device), optimizer)
@@ -58,7 +62,7 @@ def our_step(
         block.attn.fused_attn = fused_attention
     return lambda batch: masked_image_step(
         student, teacher, optimizer, fabric, batch,
-        preprocess=PREPROCESS, mask_ratio=0.3, seed=0, lr=1e-3, clip_norm=3.0,
+        preprocess=PREPROCESS.at(size), mask_ratio=0.3, seed=0, lr=1e-3, clip_norm=3.0,
     )  # fmt: skip
 
 

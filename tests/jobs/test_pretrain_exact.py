@@ -81,7 +81,8 @@ def test_a_run_that_goes_on_weighs_compiling_for_all_its_steps(tiny, monkeypatch
 
 @pytest.mark.long
 @pytest.mark.parametrize(
-    ("precision", "compiled", "most"), [("fp32", "off", 4), ("bf16", "off", 4), ("bf16", "on", 1)]
+    ("precision", "compiled", "most"),
+    [("fp32", "off", 4), ("bf16", "off", 4), ("fp32", "on", 1), ("bf16", "on", 1)],
 )
 def test_kills_at_random_moments_change_no_bit(tiny, tmp_path, precision, compiled, most):
     config = replace(tiny, epochs=12.0, checkpoint_every=3, precision=precision, compile=compiled)
