@@ -35,9 +35,7 @@ def main() -> None:
         "pretrain_resolution",
         __doc__.split("\n")[0].removeprefix("Question: "),
         {
-            "crops_per_s": {
-                size: round(BATCH / statistics.median(each), 1) for size, each in seconds.items()
-            },
+            "crops_per_s": rates,
             "small_over_large_per_round": [round(a / b, 3) for a, b in zip(small, large, strict=True)],
         },
     )
