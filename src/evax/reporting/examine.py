@@ -138,7 +138,10 @@ def quick_checks(
     checks = [
         check_patients(splits, patients),
         check_direction(findings, validation.only(learned).aurocs(), test.only(learned).aurocs()),
-        check_spread(findings, {"validation": validation.probabilities, "test": test.probabilities}),
+        check_spread(  # of what was not learned check_columns speaks
+            [name for name, taught in zip(findings, learned, strict=True) if taught],
+            {"validation": validation.probabilities[:, learned], "test": test.probabilities[:, learned]},
+        ),
         check_columns(findings, labels[train]),
         check_sizes(findings, splits, labels, patients),
     ]
