@@ -187,6 +187,7 @@ def test_a_bundle_that_was_not_exported_is_refused_with_the_command(tmp_path):
         evax.open_bundle(folder, runtime="onnx")
 
 
+@pytest.mark.long
 def test_a_runtime_that_differs_from_torch_is_refused_and_nothing_is_written(tmp_path, films):
     folder = make_bundle(tmp_path / "bundle", exclusive=True)
     before = sorted(folder.iterdir())
