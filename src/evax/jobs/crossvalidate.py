@@ -11,7 +11,7 @@ import tyro
 
 from evax.data.labels import SplitBy
 from evax.errors import ConfigError, DataError, unknown_name
-from evax.jobs.finetune import FinetuneConfig, finetune_in_study
+from evax.jobs.finetune import finetune_in_study
 from evax.jobs.studies import (
     ALONE,
     continued,
@@ -36,6 +36,7 @@ from evax.reporting.study_rows import (
     summary_of,
     write_rows,
 )
+from evax.training.supervised_options import FinetuneConfig
 
 if TYPE_CHECKING:
     import numpy as np

@@ -14,11 +14,12 @@ import tyro
 from evax.config import command_line
 from evax.errors import ConfigError
 from evax.jobs.fetch import FetchConfig, fetch
-from evax.jobs.finetune import FinetuneConfig, finetune
+from evax.jobs.finetune import finetune
 from evax.jobs.localize import LocalizeConfig, localize
 from evax.jobs.predict import PredictConfig, predict
 from evax.jobs.prepare import PrepareConfig, prepare
 from evax.jobs.pretrain import PretrainConfig, pretrain
+from evax.training.supervised_options import FinetuneConfig
 
 RUN_FOLDER = "RUN"  # first part of a path in a recipe that stands for --out
 STEPS: dict[str, Any] = {  # in the order of the journey

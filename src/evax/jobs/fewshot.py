@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from evax.errors import ConfigError
-from evax.jobs.finetune import FinetuneConfig, films_of, finetune_in_study
+from evax.jobs.finetune import films_of, finetune_in_study
 from evax.jobs.studies import (
     ALONE,
     LabelPoint,
@@ -26,6 +26,7 @@ from evax.jobs.studies import (
     warn_of_untaught,
 )
 from evax.reporting.study_rows import RUNS, row_of, spread_in_words, summary_of, write_points
+from evax.training.supervised_options import FinetuneConfig
 
 FRACTIONS = (0.01, 0.1, 1.0)  # of the paper's Fig. 3c
 

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Literal
 
 from evax.data.augment import Augmentation, CropConfig
+from evax.data.labels import TrainingUncertain
 from evax.errors import ConfigError
 from evax.training.options import Compile, LabelledConfig, OptimizerConfig
 
 STEPS = 500  # where neither steps nor epochs are given
+
+Subset = Literal["fixed", "redrawn"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,3 +80,51 @@ class SupervisedConfig(LabelledConfig):
         share = self.optimizer.warmup if self.warmup_epochs is None else self.warmup_epochs / self.epochs
         steps = math.ceil(self.epochs * films / self.batch_size)
         return steps, replace(self.optimizer, warmup=share)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinetuneConfig(SupervisedConfig):
+    """Fine-tune an encoder with labels: validation chooses the checkpoint and the thresholds, test is scored
+    once. `evax recipes` lists the paper's experiments.
+    """
+
+    out: Path
+    """Run folder; the classifier is written to OUT/bundle."""
+    train_uncertain: TrainingUncertain | None = None
+    """What -1 counts as in training, for uncertain and uncertain_ones; mixed and smooth go by finding."""
+    validation_cap: int | None = None
+    """At most so many validation films choose the checkpoint; all of them choose the thresholds."""
+    resize_size: int | None = None
+    """Validation, test and deployment see the central image_size square of films of this side (the paper: 256
+    for 224); without it whole films."""
+    fc_norm: Literal["pretrained", "new"] = "pretrained"
+    """Final norm: the one of the weights, or a new one, as the released loader has it."""
+    position_antialias: bool = True
+    """Resample the position table of another image size with antialias; the released loader does not."""
+    freeze_patch_embed: bool = False
+    """Leave the patch embedding as it is (stop_grad_conv1 of the released code)."""
+    sources: Path | None = None
+    """CSV table with the columns image or patient, and source (a hospital, a device): test films are scored
+    by source, too, as they are by sex, age and view."""
+    subset: Subset = "fixed"
+    """Of the labels, where not all are used. fixed: one draw of patients; redrawn: another at each epoch."""
+    seeds: tuple[int, ...] = ()
+    """One run per seed, as 0-4, in OUT/runs, and mean, sd and interval over them in OUT/seeds.json."""
+    resume: bool = False
+    """Continue the runs of seeds in OUT: finished ones are not repeated."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.validation_cap is not None and self.validation_cap <= 0:
+            raise ConfigError(f"validation_cap must be above 0, got {self.validation_cap}.")
+        if self.resize_size is not None and self.resize_size < self.image_size:
+            raise ConfigError(
+                f"resize_size must be at least image_size, {self.image_size}, got {self.resize_size}."
+            )
+        if len(set(self.seeds)) < len(self.seeds):
+            raise ConfigError(f"seeds must be different values, got {self.seeds}.")
+        if self.seeds and self.seed != 0:
+            raise ConfigError(
+                f"seeds take the place of seed, which is {self.seed}: leave one of them out (--seed 0 where "
+                "a recipe sets it)."
+            )

@@ -1,0 +1,143 @@
+"""What a fine-tuning leaves: thresholds, scores of the test, bundle, tables, report and page.
+
+No job: it has no command. Heavy rooms may be imported here; evax finetune loads it when it begins to learn.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from lightning_fabric import Fabric
+
+from evax.config import command_line
+from evax.data.labelled import LearningFilms, capped_rows
+from evax.data.preprocess import Preprocess
+from evax.deploy.bundle import Card, model_facts, save_bundle
+from evax.evaluation.classification import choose_thresholds, mean_auroc
+from evax.evaluation.learned import learned_findings
+from evax.evaluation.report import evaluate_classifier, plain
+from evax.evaluation.thresholds import ThresholdRule
+from evax.files import write_json
+from evax.models.classifier import Classifier
+from evax.reporting.examine import Scored, examine, run_checks
+from evax.reporting.paper import best_of_the_looks, paper_entries
+from evax.reporting.protocol import protocol_card, write_predictions
+from evax.reporting.run_page import write_run_page
+from evax.training.probes import film_features
+from evax.training.runtime import precision_of
+from evax.training.supervised_options import FinetuneConfig
+from evax.training.tracking import RunLog
+
+Reals = np.ndarray[Any, np.dtype[np.float64]]
+
+
+@dataclass(frozen=True, eq=False)
+class Finetuned:
+    """A classifier that has learned and been tested, not yet written down."""
+
+    model: Classifier
+    preprocess: Preprocess
+    best_step: int
+    """Of the checkpoint that was kept."""
+    validation: Scored
+    test: Scored
+
+
+def write_results(
+    config: FinetuneConfig,
+    films: LearningFilms,
+    done: Finetuned,
+    fabric: Fabric,
+    log: RunLog,
+    checked_films: int,
+    start: float,
+) -> None:
+    """Scores of the test, bundle, tables, report and page.
+
+    checked_films: see learn_and_test. start: of the job, by time.perf_counter.
+    """
+    store, learned = films.store, learned_findings(films.taught[films.train])
+    patients = store.manifest.table["patient"].to_numpy(dtype=str)
+    thresholds = thresholds_of(config, done.validation.only(learned))
+    protocol = protocol_of(config, films, done.validation.only(learned), fabric, log)
+    protocol |= {"best_step": done.best_step, "steps": config.in_steps(len(films.pool))[0]}
+    metrics = evaluate_classifier(
+        done.test.probabilities, done.test.labels, films.findings, patients[done.test.rows], thresholds,
+        films.exclusive, resamples=config.resamples, seed=config.seed, learned=learned,
+    ).to_json()  # fmt: skip
+    mark = None if config.protocol == "clean" else config.protocol
+    for name, part in (("val", done.validation), ("test", done.test)):
+        path = config.out / f"predictions-{name}.csv"
+        write_predictions(path, store, part.rows, part.labels, part.probabilities, mark)
+    card = Card(
+        kind="classifier",
+        encoder=config.encoder,
+        preprocess=done.preprocess,
+        findings=films.findings,
+        exclusive=films.exclusive,
+        thresholds={
+            name: None if math.isnan(value) else float(value)
+            for name, value in zip(films.findings, thresholds, strict=True)
+        },
+        training=protocol,
+        metrics=metrics,
+    )
+    save_bundle(config.out / "bundle", card, done.model)
+    rows = capped_rows(store, films.train, checked_films)
+    features = rows, film_features(done.model.encoder, store, rows, done.preprocess, fabric)
+    examined = examine(
+        store, done.validation, done.test, learned, thresholds, config.resamples, config.seed, films.sources
+    )
+    report = {
+        "kind": "finetune",
+        **protocol,
+        "test_metrics": metrics,
+        **examined,
+        "checks": run_checks(
+            store, films.train, done.validation, done.test, films.labels, features, config.out
+        ),
+        "model": model_facts(card, done.model, config.weights),
+        "command": command_line("finetune", config),
+        "seconds": round(time.perf_counter() - start, 1),
+    }
+    write_json(report, config.out / "report.json")  # a run folder that has one is finished
+    write_run_page(config.out)
+
+
+def thresholds_of(config: FinetuneConfig, validation: Scored) -> Reals:
+    """(K,), chosen on validation; NaN for a finding that was not learned, and in the paper's protocol.
+
+    validation: only what was learned.
+    """
+    if config.protocol == "paper":
+        return np.full(validation.labels.shape[1], math.nan)
+    return choose_thresholds(validation.probabilities, validation.labels, ThresholdRule.of(config.thresholds))
+
+
+def protocol_of(
+    config: FinetuneConfig, films: LearningFilms, validation: Scored, fabric: Fabric, log: RunLog
+) -> dict[str, Any]:
+    """What every number of the run must carry. validation: only what was learned."""
+    as_paper = config.protocol == "paper"
+    chosen = (
+        paper_entries(config, films.exclusive) if as_paper else {"checkpoint_chosen_on": "validation mAUC"}
+    )
+    if config.train_uncertain:
+        chosen["uncertain_in_training"] = config.train_uncertain
+    card = protocol_card(
+        config, films.store,
+        subset=config.subset, train=films.train, validation=films.validation, test=films.test, **chosen,
+    )  # fmt: skip
+    macro = mean_auroc(validation.probabilities, validation.labels).value if len(validation.rows) else None
+    card |= {
+        "trained_in": precision_of(fabric),
+        "validation_mauc": None if macro is None else plain(macro),
+        "validation_films_per_look": 0 if as_paper else len(films.choosing),
+    }
+    if as_paper:
+        card["paper_protocol"] = best_of_the_looks(log.events("test"), films.exclusive)
+    return card
