@@ -172,5 +172,6 @@ def _apart(ours: list[Shaped[np.ndarray, ...]], theirs: list[Shaped[np.ndarray, 
 
 
 def _decisions(card: Card, answer: Shaped[np.ndarray, ...]) -> list[bool]:
+    """Which findings count as present; none of an encoder."""
     limits = [card.thresholds.get(finding) for finding in card.findings]
-    return [limit is not None and value >= limit for value, limit in zip(answer, limits, strict=True)]
+    return [limit is not None and value >= limit for limit, value in zip(limits, answer, strict=False)]
