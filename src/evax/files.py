@@ -39,6 +39,12 @@ def replaced_whole(path: Path) -> Iterator[Path]:
             unfinished.unlink(missing_ok=True)
 
 
+def refuse_existing(path: Path) -> None:
+    """Nothing is written over. Raises DataError for a file that is there."""
+    if path.exists():
+        raise DataError(f"{path} exists. Choose another --out.")
+
+
 def make_folder(path: Path, mode: int = 0o777) -> Path:
     """The folder, made with its parents where it is missing. Raises DataError when that is not possible."""
     try:

@@ -92,7 +92,7 @@ def test_a_cnn_with_published_weights_embeds_films_as_they_come(config):
     cnn = replace(config, bundle=None, encoder="efficientnet_lite0", weights=Path("imagenet"), image_size=64)
     assert len(rows_of(cnn)["0.png"]["feature"]) == 1280
     with pytest.raises(ConfigError, match="has no class token"):
-        embed(replace(cnn, tokens="cls"))
+        embed(replace(cnn, tokens="cls", out=cnn.out.with_name("cls.parquet")))
 
 
 def test_an_interrupted_table_goes_on_after_its_last_part(config, monkeypatch):
@@ -138,7 +138,7 @@ def test_a_part_of_long_features_holds_few_films(config, monkeypatch):
     embed(replace(config, tokens="patches"))
     assert [len(films) for films in made] == [3, 3]
     made.clear()
-    embed(config)
+    embed(replace(config, out=config.out.with_name("mean.parquet")))
     assert [len(films) for films in made] == [6]
 
 
@@ -184,3 +184,11 @@ def test_values_that_make_no_sense_are_refused(config, phantom_store, films):
             replace(config, **change)
     with pytest.raises(ConfigError, match="Give one store, or films and folders"):
         embed(replace(config, films=(phantom_store, films)))
+
+
+def test_a_table_that_is_there_is_not_written_over(config):
+    config.out.parent.mkdir(parents=True, exist_ok=True)
+    config.out.write_text("older")
+    with pytest.raises(DataError, match=r"exists. Choose another --out"):
+        embed(config)
+    assert config.out.read_text() == "older"

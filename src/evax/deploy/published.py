@@ -84,6 +84,8 @@ def published(source: str | os.PathLike[str], like: str | None = None) -> Publis
     if is_name and like:
         raise ConfigError(f"There is no file {path}; like describes a file that is there.")
     name = text if is_name else like or name_of_file(path.name)
+    if not name and not path.exists():
+        raise ConfigError(f"There is no file or folder {path}.")
     if not name:
         names = ", ".join(key for key, row in RELEASED.items() if row.loadable)
         raise ConfigError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from evax.data.store import ImageStore
     from evax.models.encoders import Encoded, Encoder
 
+logger = logging.getLogger("evax")
 PART_FILMS, PART_NUMBERS = 512, 2**24  # kept in memory at a time; what an interruption costs at most
 Tokens = Literal["mean", "cls", "patches"]
 
@@ -69,9 +71,12 @@ class EmbedConfig:
 def embed(config: EmbedConfig) -> Path:
     """Writes the table, one row per film in order, and returns its path.
 
-    Raises DataError when no film is found or could be read, or the unfinished table beside OUT is of other
-    films, weights or options.
+    Raises DataError when the table exists, no film is found or could be read, or the unfinished table beside
+    OUT is of other films, weights or options.
     """
+    from evax.files import refuse_existing
+
+    refuse_existing(config.out)
     from evax.data.films import batches_of, count_films, find_films
     from evax.data.store import open_store
     from evax.training.runtime import start_fabric
@@ -246,14 +251,18 @@ def joined(parts: list[Path], out: Path, layout: dict[str, Any]) -> None:
 
     from evax.files import replaced_whole
 
-    read, first_reason = 0, ""
+    films, read, first_reason = 0, 0, ""
     schema = pq.read_schema(parts[0]).with_metadata({"evax": json.dumps(layout)})
     with replaced_whole(out) as unfinished, pq.ParquetWriter(unfinished, schema) as writer:
         for part in parts:
             table = pq.read_table(part)
-            read += len(table) - table["feature"].null_count
+            films, read = films + len(table), read + len(table) - table["feature"].null_count
             first_reason = first_reason or next(filter(None, table["error"].to_pylist()), "")
             writer.write_table(table)
         if not read:
             shutil.rmtree(parts[0].parent)  # the same command starts anew when the films are mended
             raise DataError(f"None of the films could be read; the first reason: {first_reason}")
+    if read < films:
+        logger.warning(
+            "%d of %d films could not be read: the column error of %s says why.", films - read, films, out
+        )

@@ -20,7 +20,7 @@ import tyro
 
 from evax.data.films import batches_of, count_films, find_films, read_or_reason
 from evax.errors import ConfigError, DataError
-from evax.files import make_folder
+from evax.files import make_folder, refuse_existing
 
 if TYPE_CHECKING:
     from evax.data.radiograph import Radiograph
@@ -69,7 +69,7 @@ def predict(config: PredictConfig) -> Path:
     from evax.training.tracking import progress_bar
 
     card = classifier_card(config.bundle)  # before a file of an encoder is fetched for nothing
-    refuse_finished(config.out)
+    refuse_existing(config.out)
     total = count_films(config.films)
     runtime = config.runtime or ("torch" if find_spec("torch") else "onnx")
     predictor = open_bundle(config.bundle, runtime)
@@ -121,12 +121,6 @@ def classifier_card(bundle: Path) -> Card:
     if reason := protocol.get("warning") or protocol.get("leak"):
         logger.warning("%s has optimistic test results: %s.", bundle, reason)
     return card
-
-
-def refuse_finished(out: Path) -> None:
-    """Nothing is written over. Raises DataError for a table that is there."""
-    if out.exists():
-        raise DataError(f"{out} exists. Choose another --out.")
 
 
 def presence(card: Card, answer: np.ndarray[Any, Any]) -> list[int | str]:
@@ -216,7 +210,7 @@ class Scores:
         if self.unread == self.rows:
             reason = self.first_reason or "see an earlier run"
             raise DataError(f"None of the {self.rows} files could be read; the first reason: {reason}")
-        refuse_finished(self.out)
+        refuse_existing(self.out)
         self.file.close()
         os.replace(self.unfinished, self.out)
         if self.unread:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from evax.training.probes import ProbeResult
     from evax.training.tracking import RunLog
 
+logger = logging.getLogger("evax")
 PATCH_GRADIENT = 0.1  # with stop_grad_conv1; facts 2.1
 
 
@@ -229,6 +231,18 @@ def write_results(
     # the report comes last: a run folder that has one is finished
     write_json({"kind": "pretrain", **training, **made}, config.out / "report.json")
     write_run_page(config.out)
+    tell_probe(log.events("probe"), config.out / "report.html")
+
+
+def tell_probe(probes: Sequence[dict[str, Any]], page: Path) -> None:
+    """The last words on the terminal: how good the features are at the end, and where the page is."""
+    scores = ""
+    if probes:
+        named = {"kNN AUC": "knn_auc", "linear probe": "linear_auc", "RankMe": "rankme"}
+        last = {name: probes[-1].get(key) for name, key in named.items()}
+        said = ", ".join(f"{name} {value:.3f}" for name, value in last.items() if value is not None)
+        scores = f"After step {probes[-1]['step']}: {said}. "
+    logger.info("%sPage: %s", scores, page)
 
 
 def refuse_uneven_parts(config: PretrainConfig, processes: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -24,6 +25,8 @@ from evax.training.runtime import is_compiled, maybe_compile, precision_of, seed
 from evax.training.steps import Diverged, masked_image_step
 from evax.training.tracking import RunLog, live_panel
 from evax.training.watching import start_watch
+
+logger = logging.getLogger("evax")
 
 
 def learn(
@@ -65,6 +68,11 @@ def learn(
         "start", step=first, steps=steps, films=len(films), compiled=is_compiled(teacher),
         precision=precision_of(fabric), processes=fabric.world_size, device=fabric.device.type,
     )  # fmt: skip
+
+    if here and first:
+        logger.info("Going on after step %d of %d.", first, steps)
+    if here and is_compiled(teacher):
+        logger.info("The networks are compiled first; the first step waits for it.")
 
     def look(step: int) -> None:
         if probe is not None and here:  # the other processes wait for the first at their next step
