@@ -251,7 +251,7 @@ def test_options_that_make_no_sense_are_refused(exported, tmp_path):
     ("name", "kind"),
     [
         (TINY, "encoder"), ("eva_x_base_patch16_224", "classifier"), ("vit_small_patch16_224", "classifier"),
-        ("efficientnet_lite0", "classifier"), ("densenet121", "classifier"), ("resnet50", "encoder"),
+        ("efficientnet_lite0", "classifier"), ("densenet121", "classifier"),
     ],
 )  # fmt: skip
 def test_every_kind_of_network_agrees_in_both_runtimes(name, kind, tmp_path, films):
