@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-from jaxtyping import Bool, Int64, UInt64
+from jaxtyping import Bool, Float, Int64, UInt64
 
 from evax.data.preprocess import Preprocess
 from evax.errors import DataError
@@ -47,6 +47,16 @@ class Card:
     licence: str = "Apache-2.0 for the software; the weights follow the terms of the films they learned from."
     intended_use: str = INTENDED_USE
     format: int = FORMAT
+
+    def present(self, answer: Float[np.ndarray, " outputs"]) -> list[bool | None]:
+        """Which findings count as present, None without a threshold. answer: (K,) probabilities of a film;
+        an encoder has no findings, whatever it answers.
+        """
+        limits = [self.thresholds.get(finding) for finding in self.findings]
+        return [
+            None if limit is None else value >= limit
+            for limit, value in zip(limits, answer.tolist(), strict=False)
+        ]
 
 
 def save_bundle(folder: Path, card: Card, network: nn.Module) -> Path:

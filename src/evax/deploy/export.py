@@ -157,7 +157,7 @@ def compared(
         "version": version({"onnx": "onnxruntime"}.get(runtime, runtime)),
         "largest_difference": float(np.max(differences)),  # NaN stays NaN
         "films_with_another_decision": sum(
-            _decisions(card, ours) != _decisions(card, theirs) for ours, theirs in decisions
+            card.present(ours) != card.present(theirs) for ours, theirs in decisions
         ),
         "milliseconds_per_film": round(1000 * seconds[runtime] / len(films), 2),
         "milliseconds_per_film_in_torch": round(1000 * seconds["torch"] / len(films), 2),
@@ -169,9 +169,3 @@ def _apart(ours: list[Shaped[np.ndarray, ...]], theirs: list[Shaped[np.ndarray, 
     largest = float(np.abs(np.stack(ours) - np.stack(theirs)).max())
     scale = float(np.abs(np.stack(ours)).max()) if scaled else 1.0
     return largest / scale if scale else largest
-
-
-def _decisions(card: Card, answer: Shaped[np.ndarray, ...]) -> list[bool]:
-    """Which findings count as present; none of an encoder."""
-    limits = [card.thresholds.get(finding) for finding in card.findings]
-    return [limit is not None and value >= limit for limit, value in zip(limits, answer, strict=False)]

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evax.evaluation.classification import Integers, Reals
+from evax.evaluation.learned import learned_findings
 from evax.evaluation.subgroups import ENOUGH
 from evax.evaluation.suspicion import ClearEnd
 
@@ -167,13 +168,13 @@ def check_columns(findings: Sequence[str], labels: Reals) -> Check:
 def one_sided(findings: Sequence[str], labels: Reals) -> dict[str, str]:
     """Findings that are the same on all these films, and what they are: present, absent or unknown.
 
-    labels: (N, K), 1 present, 0 absent, NaN unknown; values between, of training, go to the nearer side.
+    labels: (N, K), see `learned_findings`, whose others these are.
     """
     constant = {}
-    for finding, column in zip(findings, labels.T, strict=True):
-        sides = np.unique(column[~np.isnan(column)] > 0.5)
-        if len(sides) < 2:
-            constant[finding] = "unknown" if not len(sides) else "present" if sides[0] else "absent"
+    for finding, column, learned in zip(findings, labels.T, learned_findings(labels), strict=True):
+        if not learned:
+            known = column[~np.isnan(column)]
+            constant[finding] = "unknown" if not len(known) else "present" if known.max() > 0.5 else "absent"
     return constant
 
 

@@ -89,8 +89,8 @@ def predict(config: PredictConfig) -> Path:
                     scores.refused(path, film)
                 else:
                     answer = next(answers)
-                    present = presence(card, answer)
-                    if config.heatmaps and 1 in present:  # before the line: what has one has its maps
+                    present = card.present(answer)
+                    if config.heatmaps and True in present:  # before the line: what has one has its maps
                         name = f"{scores.rows + 1:05d}-{path.stem[:64]}"  # a file's name has 255 bytes
                         draw_heatmaps(predictor, film, present, config.heatmaps, name)
                     scores.scored(path, answer, present, film.issues)
@@ -121,15 +121,6 @@ def classifier_card(bundle: Path) -> Card:
     if reason := protocol.get("warning") or protocol.get("leak"):
         logger.warning("%s has optimistic test results: %s.", bundle, reason)
     return card
-
-
-def presence(card: Card, answer: np.ndarray[Any, Any]) -> list[int | str]:
-    """For each finding 1, 0, or "" where there is no threshold."""
-    limits = [card.thresholds.get(finding) for finding in card.findings]
-    return [
-        "" if limit is None else int(value >= limit)
-        for limit, value in zip(limits, answer.tolist(), strict=True)
-    ]
 
 
 class Scores:
@@ -195,10 +186,11 @@ class Scores:
         self.rows, self.unread = self.rows + 1, self.unread + 1
 
     def scored(
-        self, path: Path, answer: np.ndarray[Any, Any], present: Sequence[int | str], issues: Sequence[str]
+        self, path: Path, answer: np.ndarray[Any, Any], present: Sequence[bool | None], issues: Sequence[str]
     ) -> None:
         """A line for a film."""
-        self.table.writerow([path, *(f"{value:.6f}" for value in answer), *present, " ".join(issues), ""])
+        counts = ("" if each is None else int(each) for each in present)
+        self.table.writerow([path, *(f"{value:.6f}" for value in answer), *counts, " ".join(issues), ""])
         self.rows += 1
 
     def keep(self) -> None:
@@ -266,7 +258,7 @@ def prepared(path: Path, predictor: Predictor, keep: bool) -> ReadFilm | str:
 
 
 def draw_heatmaps(
-    predictor: Predictor, film: ReadFilm, present: Sequence[int | str], folder: Path, name: str
+    predictor: Predictor, film: ReadFilm, present: Sequence[bool | None], folder: Path, name: str
 ) -> None:
     """One picture per finding that counts as present: the film beside the film with the map.
 
@@ -280,7 +272,7 @@ def draw_heatmaps(
     pixels = film.radiograph.pixels
     maps = predictor.maps(film.input[None], predictor.layers[0])[0]  # of all findings, as grad_cam
     for finding, grid, is_present in zip(predictor.card.findings, maps, present, strict=True):
-        if is_present == 1:
+        if is_present:
             picture = overlay(pixels, spread(grid, pixels.shape, predictor.card.preprocess))
             with replaced_whole(folder / f"{name}-{finding.replace('/', '-')}.png") as unfinished:
                 picture.save(unfinished, "PNG")
