@@ -32,6 +32,7 @@ _PUBLIC = {  # name: module that defines it
             "fewshot": "FewshotConfig",
             "compare": "CompareConfig",
             "crossvalidate": "CrossvalidateConfig",
+            "segment": "SegmentConfig",
             "localize": "LocalizeConfig",
             "export": "ExportConfig",
             "predict": "PredictConfig",

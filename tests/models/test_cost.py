@@ -1,10 +1,13 @@
 """Counts are the published ones; a time is a time and leaves torch as it was."""
 
+import itertools
+
 import pytest
 import torch
 from torch import nn
 
-from evax.models.cost import Kind, milliseconds_per_film, size_of
+from evax.models.cost import WARM_UP, Kind, milliseconds_per_film, size_of
+from evax.models.encoders import EvaX
 from evax.reporting.published import EVA_X_B, EVA_X_S, EVA_X_TI
 
 
@@ -46,10 +49,22 @@ def test_a_larger_film_costs_more_multiply_adds_and_hardly_more_parameters():
     assert large.parameters - small.parameters == (64 - 16) * 192  # places of the position table
 
 
-def test_kinds_are_timed_in_turn_and_the_number_of_threads_is_given_back():
-    before = torch.get_num_threads()
-    kinds = [Kind("eva_x_tiny_patch16_224", side, 5) for side in (32, 224)]
+def test_kinds_are_timed_in_turn_and_the_number_of_threads_is_given_back(monkeypatch):
+    before, clock, order = torch.get_num_threads(), itertools.count(), []
+    kinds = [Kind("eva_x_tiny_patch16_224", side, 5) for side in (32, 48)]
+    # a clock of looks, 10 more in the larger network: a real one would time the neighbours on this machine
+    monkeypatch.setattr("evax.models.cost.time.perf_counter", lambda: float(next(clock)))
+    encode = EvaX.encode
+
+    def slow(encoder, images):
+        order.append(images.shape[-1])
+        assert torch.get_num_threads() == before + 1
+        for _ in range(10 if images.shape[-1] == 48 else 0):
+            next(clock)
+        return encode(encoder, images)
+
+    monkeypatch.setattr(EvaX, "encode", slow)
     times = milliseconds_per_film(kinds, repeats=3, threads=before + 1)
-    assert list(times) == kinds
-    assert 0 < times[kinds[0]] < times[kinds[1]]
+    assert times == {kinds[0]: 1000.0, kinds[1]: 11000.0}
+    assert order == [32, 48] * (WARM_UP + 3)
     assert torch.get_num_threads() == before

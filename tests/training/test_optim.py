@@ -44,6 +44,17 @@ def test_layers_are_numbered_as_in_the_released_code():
         layer_of(name, 12)
         for name in ("encoder.blocks.11.mlp.fc2.bias", "encoder.fc_norm.bias", "head.weight")
     ] == [12, 13, 13]
+    # decoders have blocks, too, and learn at the head's rate (facts 5.4)
+    decoders = ("decoder.psp.blocks.0.1.0.weight", "decoder.blocks.3.conv1.0.weight", "pyramid.up2.weight")
+    assert [layer_of(name, 12) for name in decoders] == [13, 13, 13]
+
+
+def test_the_linear_schedule_of_segmentation_falls_to_zero_by_equal_steps():
+    config = OptimizerConfig(lr=1.0, final_lr=0.0, warmup=0.1, schedule="linear")
+    rates = [lr_at_step(step, 101, config) for step in range(101)]
+    assert rates[9:11] == pytest.approx([1.0, 1.0])
+    assert rates[-1] == 0
+    assert [a - b for a, b in itertools.pairwise(rates[10:])] == pytest.approx([1 / 90] * 90)
 
 
 def test_layer_decay_scales_from_the_embeddings_to_the_head():

@@ -7,7 +7,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import UInt8
@@ -18,8 +18,8 @@ from evax.errors import ConfigError
 ORDER, CROP, MASK, AUGMENT = range(4)  # purposes of random numbers; see film_chance
 
 Augmentation = Literal["none", "crop", "randaugment"]
-# Pixels of a stored film, epoch and number of the film -> the picture of it that training sees.
-TrainingView = Callable[[UInt8[np.ndarray, "S S"], int, int], UInt8[np.ndarray, "s s"]]
+# Pixels of a stored film, epoch and number of the film -> what training sees: the picture, or with its masks.
+TrainingView = Callable[[UInt8[np.ndarray, "S S"], int, int], UInt8[np.ndarray, "*C s s"]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,17 +55,30 @@ def film_chance(seed: int, epoch: int, film: int, purpose: int) -> np.random.Gen
     )
 
 
-def random_crop(
-    film: UInt8[np.ndarray, "S S"], size: int, config: CropConfig, chance: np.random.Generator
-) -> UInt8[np.ndarray, "s s"]:
-    """One crop, bicubic with antialias, maybe mirrored.
+class Crop(NamedTuple):
+    """What is cut out of a film, the same for its pixels and its masks."""
 
-    film: 8-bit pixels of a store. size: side of the result in pixels.
+    box: tuple[float, float, float, float]
+    """Left, top, right, bottom in pixels of the film."""
+    is_mirrored: bool
+
+    def cut(
+        self, film: UInt8[np.ndarray, "S S"], size: int, smoothing: Image.Resampling
+    ) -> UInt8[np.ndarray, "s s"]:
+        """The crop at size x size."""
+        pixels = np.asarray(Image.fromarray(film).resize((size, size), smoothing, box=self.box))
+        return pixels[:, ::-1] if self.is_mirrored else pixels
+
+
+def draw_crop(shape: tuple[int, int], size: int, config: CropConfig, chance: np.random.Generator) -> Crop:
+    """One crop, maybe mirrored.
+
+    shape: (H, W) of the film. size: side of the result in pixels.
     Area and scale are uniform and aspect log-uniform, as in torchvision's RandomResizedCrop; a box that would
     not fit is narrowed to the film instead of drawn again, so one film always uses the same count of random
     numbers.
     """
-    height, width = film.shape
+    height, width = shape
     size_draw, aspect_draw, x_draw, y_draw, flip_draw = chance.random(5)
     if config.scale is not None:  # scaling the film up is cutting a smaller square out of it
         side = size / _between(config.scale, size_draw)
@@ -75,11 +88,30 @@ def random_crop(
         aspect = math.exp(_between((math.log(config.aspect[0]), math.log(config.aspect[1])), aspect_draw))
         crop_width, crop_height = min(math.sqrt(area * aspect), width), min(math.sqrt(area / aspect), height)
     left, top = x_draw * (width - crop_width), y_draw * (height - crop_height)
-    crop = Image.fromarray(film).resize(
-        (size, size), Image.Resampling.BICUBIC, box=(left, top, left + crop_width, top + crop_height)
-    )
-    pixels = np.asarray(crop)
-    return pixels[:, ::-1] if flip_draw < config.flip else pixels
+    return Crop((left, top, left + crop_width, top + crop_height), flip_draw < config.flip)
+
+
+def random_crop(
+    film: UInt8[np.ndarray, "S S"], size: int, config: CropConfig, chance: np.random.Generator
+) -> UInt8[np.ndarray, "s s"]:
+    """See draw_crop; bicubic with antialias. film: 8-bit pixels of a store."""
+    return draw_crop(film.shape, size, config, chance).cut(film, size, Image.Resampling.BICUBIC)
+
+
+def distorted(film: UInt8[np.ndarray, "s s"], chance: np.random.Generator) -> UInt8[np.ndarray, "s s"]:
+    """Another brightness in half of the films (up to 32 of 255 levels), another contrast in half of them
+    (factor 0.5 to 1.5).
+
+    Source: what mmsegmentation's PhotoMetricDistortion does to a grey film (facts 5.5); saturation and hue
+    change nothing on one.
+    """
+    is_brighter, shift, is_contrasted, factor = chance.random(4)
+    values = film.astype(np.float32)
+    if is_brighter < 0.5:
+        values = np.clip(values + _between((-32, 32), shift), 0, 255)
+    if is_contrasted < 0.5:
+        values = np.clip(values * _between((0.5, 1.5), factor), 0, 255)
+    return np.rint(values).astype(np.uint8)
 
 
 def _between(ends: tuple[float, float], draw: float) -> float:

@@ -52,7 +52,8 @@ class Batch:
     epochs: Int64[np.ndarray, " B"]
     """How many times each film was shown before: the epoch, unless stores have shares of their own."""
     films: Int64[np.ndarray, " B"]
-    images: UInt8[np.ndarray, "B 1 s s"]
+    images: UInt8[np.ndarray, "B C s s"]
+    """One channel, the film; the masks of some findings behind it where the view gives them."""
 
 
 def training_batches(
@@ -65,13 +66,14 @@ def training_batches(
     steps: range,
     workers: int,
     order: Order | None = None,
+    channels: int = 1,
     rank: int = 0,
     processes: int = 1,
 ) -> Iterator[Batch]:
     """Batches of the given steps; every epoch shows every film once in an order of its own.
 
-    crop: how random crops are cut, or what else is shown of a film. order: another one. batch_size: of all
-    processes together, a multiple of their number; process `rank` gets its slice.
+    crop: how random crops are cut, or what else is shown of a film, in so many channels. order: another one.
+    batch_size: of all processes together, a multiple of their number; process `rank` gets its slice.
     The stream of films runs on from epoch to epoch, so no film is dropped and small sets work with any batch
     size.
     What a step holds depends on (seed, step) alone: a resumed run sees what the uninterrupted one would have
@@ -80,9 +82,9 @@ def training_batches(
     view = random_crops(size, crop, seed) if isinstance(crop, CropConfig) else crop
     order = order or FilmOrder(films.counts(), seed)
 
-    def cut(items: list[tuple[int, int]], images: UInt8[np.ndarray, "n 1 s s"]) -> None:
+    def cut(items: list[tuple[int, int]], images: UInt8[np.ndarray, "n C s s"]) -> None:
         for (epoch, film), image in zip(items, images, strict=True):
-            image[0] = view(films.pixels(film), epoch, film)
+            image[:] = view(films.pixels(film), epoch, film)
 
     share = batch_size // processes
 
@@ -95,7 +97,7 @@ def training_batches(
                 step=step,
                 epochs=np.array([epoch for epoch, _ in items]),
                 films=np.array([film for _, film in items]),
-                images=np.empty((share, 1, size, size), np.uint8),
+                images=np.empty((share, channels, size, size), np.uint8),
             )
             parts = (slice(at, at + CROPS_PER_TASK) for at in range(0, share, CROPS_PER_TASK))
             return batch, [pool.submit(cut, items[part], batch.images[part]) for part in parts]

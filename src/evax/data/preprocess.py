@@ -172,3 +172,11 @@ def _resized(film: npt.NDArray[np.uint8], side: int, smoothing: Image.Resampling
     if film.shape == (side, side):
         return film
     return np.asarray(Image.fromarray(film).resize((side, side), smoothing))
+
+
+def on_film(values: npt.NDArray[np.float32], shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
+    """What a network says of each place of its input, on a film of this shape (H, W): bilinear."""
+    if values.shape == shape:
+        return values
+    picture = Image.fromarray(values.astype(np.float32))
+    return np.asarray(picture.resize((shape[1], shape[0]), Image.Resampling.BILINEAR))

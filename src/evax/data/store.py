@@ -68,6 +68,11 @@ class ImageStore:
         shard, row = self._place(index)
         return {mask["finding"]: unpack(mask["bits"], self.size) for mask in self._masks[shard][row].as_py()}
 
+    def mask_findings(self) -> tuple[str, ...]:
+        """What the masks of this store show, in alphabetical order; empty for a store without masks."""
+        named = [pc.unique(films.flatten().field("finding")).to_pylist() for films in self._masks]
+        return tuple(sorted({name for names in named for name in names}))
+
     def masked_rows(self, finding: str) -> Int64[np.ndarray, " rows"]:
         """Indices of the films that have a mask of this finding, in order."""
         rows: list[int] = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from jaxtyping import Bool, Float, Int64, UInt64
 
-from evax.data.preprocess import Preprocess
+from evax.data.preprocess import Preprocess, on_film
 from evax.errors import DataError
 from evax.files import read_json, replaced_whole, save_tensors, write_json
 
@@ -29,7 +30,7 @@ INTENDED_USE = "Research. Not a medical device; not for diagnosis or for decisio
 class Card:
     """What a bundle says about itself; card.json."""
 
-    kind: Literal["encoder", "classifier"]
+    kind: Literal["encoder", "classifier", "segmenter"]
     encoder: str
     """Name of the architecture."""
     preprocess: Preprocess
@@ -39,7 +40,9 @@ class Card:
     exclusive: bool = False
     """Exactly one finding per film (softmax), else one probability each."""
     thresholds: dict[str, float | None] = field(default_factory=dict)
-    """Probability from which a finding counts as present, chosen on validation; None where undefined."""
+    """Probability from which a finding counts as present, or a pixel as inside, chosen on validation; None
+    where undefined.
+    """
     training: dict[str, Any] = field(default_factory=dict)
     """How the weights came about: data fingerprints, steps, seed, commit."""
     metrics: dict[str, Any] = field(default_factory=dict)
@@ -57,6 +60,16 @@ class Card:
             None if limit is None else value >= limit
             for limit, value in zip(limits, answer.tolist(), strict=False)
         ]
+
+    def masks(
+        self, answer: Float[np.ndarray, "K h w"], shape: tuple[int, ...]
+    ) -> dict[str, Bool[np.ndarray, "H W"]]:
+        """A segmenter's answer on a film of this shape: each finding's pixels that count as inside."""
+        limits = (self.thresholds.get(finding) for finding in self.findings)
+        return {
+            finding: on_film(each, shape) >= (math.inf if limit is None else limit)
+            for finding, each, limit in zip(self.findings, answer, limits, strict=True)
+        }
 
 
 def save_bundle(folder: Path, card: Card, network: nn.Module) -> Path:

@@ -36,6 +36,7 @@ from evax.errors import ExportError
 from evax.explain.gradcam import output_maps
 from evax.files import replaced_whole, write_json
 from evax.models.classifier import Classifier, probabilities
+from evax.models.segmenter import Segmenter
 
 OPSET = 20  # of ONNX: the first with LayerNormalization and Gelu as torch computes them
 MOST_DIFFERENCE = 1e-4  # of a probability, of a map whose largest value is 1, of a feature by the largest one
@@ -52,6 +53,7 @@ class Graph(nn.Module):
         chain = predictor.card.preprocess
         for name, values in (("mean", chain.mean), ("std", chain.std)):
             self.register_buffer(name, torch.tensor(values, dtype=torch.float32).reshape(1, -1, 1, 1))
+        assert not isinstance(predictor.network, Segmenter)  # export_onnx has refused it
         self.network = predictor.network
         self.exclusive = predictor.card.exclusive
 
@@ -74,6 +76,8 @@ def export_onnx(
     Raises ExportError when torch cannot write the graph, a runtime is not installed, or one disagrees by more
     than MOST_DIFFERENCE; the bundle is then left as it was.
     """
+    if card.kind == "segmenter":
+        raise ExportError(f"{folder} holds a segmenter, and only classifiers and encoders are exported.")
     predictor = open_torch(folder, card)
     with replaced_whole(folder / GRAPH) as unfinished:
         write_graph(predictor, unfinished)

@@ -1,4 +1,4 @@
-"""A bundle that answers: film in, probabilities (or features) out; once exported, without torch."""
+"""A bundle that answers: film in, probabilities, masks or features out; once exported, without torch."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from jaxtyping import Float, Shaped
+from jaxtyping import Bool, Float, Shaped
 
 from evax.data.pictures import read_image
 from evax.data.radiograph import Radiograph
@@ -30,19 +30,24 @@ class Predictor(ABC):
 
     def __call__(
         self, film: Radiograph | str | os.PathLike[str]
-    ) -> dict[str, float] | Float[np.ndarray, " D"]:
-        """Probability per finding for a classifier, a feature vector for an encoder.
+    ) -> dict[str, float] | dict[str, Bool[np.ndarray, "H W"]] | Float[np.ndarray, " D"]:
+        """Probability per finding for a classifier, a mask per finding on the film's own pixels for a
+        segmenter, a feature vector for an encoder.
 
         film: a Radiograph or the path of a picture. Raises DataError for a film that cannot be read.
         """
         radiograph = film if isinstance(film, Radiograph) else read_image(film)
         answer = self.predict([radiograph])[0]
+        if self.card.kind == "segmenter":
+            return self.card.masks(answer, radiograph.pixels.shape)
         if self.card.kind == "encoder":
             return answer
         return dict(zip(self.card.findings, answer.tolist(), strict=True))
 
-    def predict(self, films: Sequence[Radiograph]) -> Float[np.ndarray, "S outputs"]:
-        """The same for several films at once: (S, K) probabilities or (S, D) features."""
+    def predict(self, films: Sequence[Radiograph]) -> Float[np.ndarray, "S ..."]:
+        """The same for several films at once: (S, K) probabilities, (S, K, h, w) of pixels, or (S, D)
+        features.
+        """
         return self.predict_inputs(np.stack([self.network_input(film) for film in films]))
 
     @abstractmethod
@@ -52,7 +57,7 @@ class Predictor(ABC):
         """
 
     @abstractmethod
-    def predict_inputs(self, inputs: Shaped[np.ndarray, ...]) -> Float[np.ndarray, "S outputs"]:
+    def predict_inputs(self, inputs: Shaped[np.ndarray, ...]) -> Float[np.ndarray, "S ..."]:
         """The same as predict for what `network_input` made of the films, (S, C, H, W)."""
 
     @abstractmethod

@@ -19,13 +19,14 @@ from evax.explain.gradcam import grad_cam_maps, layers_of
 from evax.explain.heatmap import At
 from evax.models.classifier import Classifier, probabilities
 from evax.models.encoders import Encoder, build_encoder
+from evax.models.segmenter import DECODER_WIDTH, Segmenter
 from evax.weights.files import noted_rotary_grid
 
 
 class TorchPredictor(Predictor):
-    """An evax Classifier or an encoder, frozen, in float32."""
+    """An evax Classifier, a Segmenter or an encoder, frozen, in float32."""
 
-    def __init__(self, card: Card, network: Encoder | Classifier) -> None:
+    def __init__(self, card: Card, network: Encoder | Classifier | Segmenter) -> None:
         self.card = card
         self.network = network.eval().requires_grad_(False)
         if isinstance(network, Classifier):
@@ -36,10 +37,12 @@ class TorchPredictor(Predictor):
         pixels = self.card.preprocess.to_network_input(film)
         return pixels.reshape(-1, *pixels.shape[-2:])
 
-    def predict_inputs(self, inputs: Float[np.ndarray, "S C H W"]) -> Float[np.ndarray, "S outputs"]:
-        """Probabilities or features of normalised films."""
+    def predict_inputs(self, inputs: Float[np.ndarray, "S C H W"]) -> Float[np.ndarray, "S ..."]:
+        """Probabilities, of films or pixels, or features of normalised films."""
         with torch.inference_mode():
             images = torch.from_numpy(inputs)
+            if isinstance(self.network, Segmenter):
+                return torch.sigmoid(self.network(images)).numpy()
             if isinstance(self.network, Classifier):
                 return probabilities(self.network(images), self.card.exclusive).numpy()
             return self.network.encode(images).patches.mean(dim=1).numpy()
@@ -58,9 +61,20 @@ def open_torch(folder: Path, card: Card) -> TorchPredictor:
     grid = noted_rotary_grid(weights)
     rotary: dict[str, Any] = {"ref_feat_shape": (grid, grid)} if grid else {}
     encoder = build_encoder(card.encoder, img_size=card.preprocess.input_size, **rotary)
-    network = Classifier(encoder, len(card.findings)) if card.kind == "classifier" else encoder
+    network: Encoder | Classifier | Segmenter = encoder
     try:
-        network.load_state_dict(load_file(weights), strict=True)
+        tensors = load_file(weights)
+        if card.kind == "classifier":
+            network = Classifier(encoder, len(card.findings))
+        elif card.kind == "segmenter":
+            network = Segmenter(encoder, len(card.findings), decoder_width_of(tensors))
+        network.load_state_dict(tensors, strict=True)
     except (RuntimeError, SafetensorError, OSError) as error:
         raise WeightsError(f"{weights} does not fit the bundle's card: {error}") from error
     return TorchPredictor(card, network)
+
+
+def decoder_width_of(tensors: dict[str, torch.Tensor]) -> int:
+    """Of a segmenter's weights: what its last layer takes in."""
+    last = tensors.get("head.1.weight")
+    return DECODER_WIDTH if last is None or last.ndim < 2 else last.shape[1]

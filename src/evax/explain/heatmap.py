@@ -6,9 +6,8 @@ from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float
-from PIL import Image
 
-from evax.data.preprocess import Preprocess
+from evax.data.preprocess import Preprocess, on_film
 from evax.data.radiograph import Radiograph
 from evax.errors import ConfigError, unknown_name
 
@@ -47,7 +46,7 @@ def grad_cam(
     findings = tuple(predictor.card.findings)
     if predictor.card.kind != "classifier":
         raise ConfigError(
-            "Grad-CAM needs a classifier bundle; this one holds an encoder. Fine-tune it first."
+            f"Grad-CAM needs a classifier bundle; this is one of kind {predictor.card.kind}. Fine-tune it."
         )
     if finding not in findings:
         raise unknown_name("finding", finding, findings)
@@ -64,11 +63,7 @@ def spread(
     preprocess: the film's way to the network. What a central crop left out was not seen and is zero.
     """
     (top, bottom), (left, right) = ([round(end * side) for end in preprocess.seen] for side in shape)
-    large = np.asarray(
-        Image.fromarray(grid.astype(np.float32)).resize(
-            (right - left, bottom - top), Image.Resampling.BILINEAR
-        )
-    )
+    large = on_film(grid, (bottom - top, right - left))
     low, high = large.min(), large.max()
     film = np.zeros(shape, np.float32)
     if high > low:

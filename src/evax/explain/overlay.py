@@ -1,15 +1,16 @@
-"""Heat maps and boxes drawn on films."""
+"""Heat maps, boxes and the edges of masks drawn on films."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from PIL import Image, ImageDraw, ImageOps
 
 # three colours of matplotlib's inferno, which a machine that only predicts has not
 COLD, WARM, HOT = "#000004", "#bc3754", "#fcffa4"
+TRUE_EDGE, CALLED_EDGE = (86, 180, 233), (230, 159, 0)  # told apart by colour-blind readers
 BOX_COLOUR = (0, 200, 255)  # visible on grey and on the map, also to colour-blind readers
 
 
@@ -41,3 +42,26 @@ def overlay(
             )
             draw.rectangle(corners, outline=BOX_COLOUR, width=max(2, width // 200))
     return sheet
+
+
+def outlined(
+    pixels: Float[np.ndarray, "H W"],
+    masks: Sequence[tuple[Bool[np.ndarray, "H W"], tuple[int, int, int]]],
+) -> Image.Image:
+    """The film with the edge of each mask in its colour; the later one lies above.
+
+    pixels: in [0, 1]. The lines are inside the masks, thicker on a large film.
+    """
+    picture = np.repeat((pixels[..., None] * 255).round().astype(np.uint8), 3, axis=2)
+    for mask, colour in masks:
+        picture[edge_of(mask, width=max(1, max(pixels.shape) // 250))] = colour
+    return Image.fromarray(picture)
+
+
+def edge_of(mask: Bool[np.ndarray, "H W"], width: int = 1) -> Bool[np.ndarray, "H W"]:
+    """The pixels of a mask that have one outside it among the four beside them; with width such layers."""
+    inside = mask
+    for _ in range(width):
+        around = np.pad(inside, 1)
+        inside = inside & around[2:, 1:-1] & around[:-2, 1:-1] & around[1:-1, 2:] & around[1:-1, :-2]
+    return mask & ~inside

@@ -25,7 +25,7 @@ from evax.files import write_json
 from evax.models.classifier import Classifier
 from evax.reporting.examine import Scored, examine, run_checks
 from evax.reporting.paper import best_of_the_looks, paper_entries
-from evax.reporting.protocol import protocol_card, write_predictions
+from evax.reporting.protocol import label_policy, protocol_card, write_predictions
 from evax.reporting.run_page import write_run_page
 from evax.training.probes import film_features
 from evax.training.runtime import precision_of
@@ -129,8 +129,8 @@ def protocol_of(
     if config.train_uncertain:
         chosen["uncertain_in_training"] = config.train_uncertain
     card = protocol_card(
-        config, films.store,
-        subset=config.subset, train=films.train, validation=films.validation, test=films.test, **chosen,
+        config, films.store, train=films.train, validation=films.validation, test=films.test,
+        subset=config.subset, **(label_policy(config, films.store) | chosen),
     )  # fmt: skip
     macro = mean_auroc(validation.probabilities, validation.labels).value if len(validation.rows) else None
     card |= {

@@ -276,7 +276,7 @@ def measure(
     from evax.evaluation.report import plain
     from evax.files import write_json
     from evax.reporting.examine import quick_checks
-    from evax.reporting.protocol import protocol_card
+    from evax.reporting.protocol import label_policy, protocol_card
     from evax.reporting.run_page import write_run_page
 
     linear = fit_linear_probe(
@@ -295,7 +295,7 @@ def measure(
     protocol = protocol_card(
         config, store, train=train.rows, validation=val.rows, test=test.rows,
         features="mean of the last block's patches, encoder frozen, whole films",
-        strength_chosen_on="validation mAUC, one for all findings",
+        strength_chosen_on="validation mAUC, one for all findings", **label_policy(config, store),
     )  # fmt: skip
     report = {
         "kind": "probe",

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from evax.config import build, changed_options, read_recipe, shown_option, to_plain, write_recipe
 from evax.errors import ConfigError, DataError
 from evax.reporting.study_rows import RUNS, spread_in_words, summary_of, write_rows
-from evax.training.options import LabelledConfig, Precision
+from evax.training.options import AdaptingConfig, LabelledConfig, Precision
 
 if TYPE_CHECKING:
     import numpy as np
@@ -96,12 +96,18 @@ def refuse_at_once(config: LabelledConfig, resume: bool | None) -> None:
     from evax.data.labelled import known_labels, with_findings
     from evax.data.store import open_store
     from evax.training.tracking import refuse_used_folder
-    from evax.weights.download import refuse_absent
-    from evax.weights.released import is_packaged
 
     refuse_used_folder(config.out, config, resume)
     store = with_findings(open_store(config.store), config.findings)
     known_labels(store, config.uncertain, config.blank, config.uncertain_ones)
+    refuse_absent_weights(config)
+
+
+def refuse_absent_weights(config: AdaptingConfig) -> None:
+    """Raises ConfigError for unknown names of weights and WeightsError for weights that are not there."""
+    from evax.weights.download import refuse_absent
+    from evax.weights.released import is_packaged
+
     if config.weights is not None and not is_packaged(config.encoder, config.weights):
         refuse_absent(config.encoder, config.weights)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, cast
 
 import tyro
 
@@ -149,8 +149,13 @@ def read_source(config: ZooConfig) -> tuple[Card, Encoder | Classifier]:
                 f"{path} is a bundle: it goes to official, timm or transformers as it is, without like or "
                 "full_precision."
             )
-        predictor = open_torch(path, read_card(path))
-        return predictor.card, predictor.network
+        card = read_card(path)
+        if card.kind == "segmenter":
+            raise ConfigError(
+                f"{path} holds a segmenter, for which neither timm nor the authors have a form."
+            )
+        predictor = open_torch(path, card)
+        return card, cast("Encoder | Classifier", predictor.network)
     meant = published(str(config.source), config.like)
     card, network = meant.card(config.full_precision), meant.network(config.full_precision)
     logger.info("%s", in_words(card))

@@ -41,6 +41,7 @@ def data_sheet(name: str, store: ImageStore) -> dict[str, Any]:
         "ages": (len(known), quartiles),
         "age_figure": age_histogram(ages, label=f"Ages in {name}, films") if len(known) else None,
         "boxes": len(store.manifest.boxes),
+        "masks": {name: len(store.masked_rows(name)) for name in store.mask_findings()},
         "examples": [example(store, row) for row in example_rows(store)],
     }
 

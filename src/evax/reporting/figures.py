@@ -61,7 +61,8 @@ def curve_panel(
             axes.set_xlim(0, 1.1 * x[0])
         axes.xaxis.set_major_locator(MaxNLocator(5))
         axes.yaxis.set_major_locator(MaxNLocator(5))
-        axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+        # in thousands and millions; a share stays a decimal
+        axes.xaxis.set_major_formatter(EngFormatter(sep="") if x.max(initial=0) > 1 else ScalarFormatter())
         axes.yaxis.set_major_formatter(ScalarFormatter(useOffset=False))  # digits from the tick step
         return svg_of(figure, label)
 

@@ -59,6 +59,7 @@ def render(
     pretrainings: list[dict[str, Any]] | None = None,
     runs: list[dict[str, Any]] | None = None,
     localisations: list[dict[str, Any]] | None = None,
+    segmentations: list[dict[str, Any]] | None = None,
 ) -> Path:
     """Writes the page and returns its path; what is not given has no section."""
     return write_page(
@@ -72,6 +73,7 @@ def render(
         runs=runs or [],
         comparisons=comparisons(runs or []),
         localisations=localisations or [],
+        segmentations=segmentations or [],
         synthetic=any(makes_phantoms(step) for step in steps) or reads_phantoms(stores or []),
     )
 

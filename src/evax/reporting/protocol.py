@@ -33,6 +33,17 @@ def thresholds_chosen_on(config: Any) -> str:
     return f"validation ({ThresholdRule.of(config.thresholds).in_words()})"
 
 
+def label_policy(config: Any, store: ImageStore) -> dict[str, Any]:
+    """The entries of a protocol that are of labels of whole films. config: a LabelledConfig."""
+    return {
+        "thresholds_chosen_on": thresholds_chosen_on(config),
+        "stratified": config.stratified,
+        "uncertain": config.uncertain,
+        **({"uncertain_ones": ", ".join(config.uncertain_ones)} if config.uncertain_ones else {}),
+        "blank": blank_policy(store.manifest.source, config.blank),
+    }
+
+
 def protocol_card(
     config: Any,
     store: ImageStore,
@@ -40,11 +51,12 @@ def protocol_card(
     train: Int64[np.ndarray, " _"],
     validation: Int64[np.ndarray, " _"],
     test: Int64[np.ndarray, " _"],
-    **chosen: str,
+    **chosen: Any,
 ) -> dict[str, Any]:
-    """Encoder, data, split, sizes and protocol of a run that learned from labels.
+    """Encoder, data, split, sizes and protocol of a run that learned from labels or masks.
 
-    config: a LabelledConfig. chosen: further entries of the protocol, what was chosen on what.
+    config: an AdaptingConfig. chosen: further entries of the protocol: what was chosen on what, see also
+    label_policy.
     """
     patients = store.manifest.table["patient"].to_numpy(dtype=str)
     rows = {"train": train, "validation": validation, "test": test}
@@ -54,19 +66,14 @@ def protocol_card(
         "data_fingerprint": data_fingerprint(store, config.split),
         "protocol": {
             **CLEAN,
-            "thresholds_chosen_on": thresholds_chosen_on(config),
             **(LEAKING if config.split_by == "film" else {}),
             **chosen,
             "split": f"table {config.split.name}" if config.split else store.card["split"],
             "label_fraction": _label_fraction(config, store),
             "label_count": config.label_count,
-            "stratified": config.stratified,
             "patients_in_several_parts": shared_patients(store, (train, validation, test)),
             "seed": config.seed,
             "interval": f"patient-clustered bootstrap, percentile, {config.resamples} resamples",
-            "uncertain": config.uncertain,
-            **({"uncertain_ones": ", ".join(config.uncertain_ones)} if config.uncertain_ones else {}),
-            "blank": blank_policy(store.manifest.source, config.blank),
         },
         "recipe": to_plain(config),
         **{name: {"films": len(part), "patients": len(set(patients[part]))} for name, part in rows.items()},

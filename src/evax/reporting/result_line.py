@@ -40,3 +40,14 @@ def tell_result(results: Sequence[Path]) -> None:
     logger.info(
         "mAUC on test, 95 %% interval over %s: %s. Page: %s", over, said, results[0].parent / "report.html"
     )
+
+
+def tell_dice(report: Path) -> None:
+    """The same of evax segment: Dice per finding."""
+    rows = read_facts(report)["test_metrics"]["findings"]
+    said = ", ".join(
+        f"{row['name']} {show_number(row['dice'])} {show_interval(row['dice_interval'])}" for row in rows
+    )
+    logger.info(
+        "Dice on test, 95 %% interval over patients: %s. Page: %s", said, report.parent / "report.html"
+    )

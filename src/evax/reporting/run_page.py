@@ -15,6 +15,7 @@ from evax.reporting.classifier_section import fine_tuning, probing
 from evax.reporting.data_sheet import data_sheet
 from evax.reporting.examine import ERRORS_PER_FINDING
 from evax.reporting.figures import interval_plot
+from evax.reporting.masks_page import segmentation
 from evax.reporting.page import localisation, pre_training, render
 from evax.reporting.pictures import data_uri, film_picture
 from evax.reporting.run_files import Facts, interval, read_facts, read_suspicious
@@ -24,7 +25,7 @@ SUSPICIOUS = 12  # pictures
 
 
 def write_run_page(folder: Path) -> Path:
-    """Reads the folder of a finished finetune, probe, pretrain or localize and writes its report.html.
+    """Reads the folder of a finished run of these five jobs and writes its report.html.
 
     Pictures need the store that the run was made of; without it the page says so and has none.
     Raises DataError naming a file that is missing, damaged or incomplete.
@@ -35,13 +36,16 @@ def write_run_page(folder: Path) -> Path:
         "folder": name, "path": folder,
     }  # fmt: skip
     sections: dict[str, Any]
-    if report["kind"] in ("finetune", "probe"):
+    if report["kind"] in ("finetune", "probe", "segment"):
         store = store_of(report)
+        stores = [] if store is None else [data_sheet(store.path.name, store)]
+    if report["kind"] == "segment":
+        sections = {"segmentations": [segmentation(name, folder)], "stores": stores}
+    elif report["kind"] in ("finetune", "probe"):
         if report["kind"] == "probe":
             runs = probing(folder)
         else:
             runs = [fine_tuning(name, folder, folder) | {"details": details(report, folder, store)}]
-        stores = [] if store is None else [data_sheet(store.path.name, store)]
         sections = {"runs": runs, "stores": stores}
     elif report["kind"] == "pretrain":
         sections = {"pretrainings": [pre_training(name, folder)]}

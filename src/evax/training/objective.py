@@ -1,9 +1,9 @@
-"""The pre-training objective and the classification losses."""
+"""The pre-training objective, the classification losses and that of segmentation."""
 
 from __future__ import annotations
 
 import torch.nn.functional as F  # torch's own habit
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
 
@@ -50,6 +50,19 @@ def classification_loss(
     """
     if exclusive:
         return F.cross_entropy(logits.float(), labels)
-    known = ~labels.isnan()
+    return _known_cross_entropy(logits, labels, ~labels.isnan())
+
+
+def segmentation_loss(logits: Float[Tensor, "B K h w"], truth: UInt8[Tensor, "B K h w"]) -> Float[Tensor, ""]:
+    """Binary cross entropy, the mean over all known pixels of all findings (facts 5.3).
+
+    truth: 1 inside, 0 outside, anything else unknown (left out).
+    """
+    return _known_cross_entropy(logits, (truth == 1).float(), truth <= 1)
+
+
+def _known_cross_entropy(
+    logits: Float[Tensor, "B K *n"], labels: Float[Tensor, "B K *n"], known: Bool[Tensor, "B K *n"]
+) -> Float[Tensor, ""]:
     losses = F.binary_cross_entropy_with_logits(logits.float(), labels.nan_to_num(), reduction="none")
     return (losses * known).sum() / known.sum().clamp(min=1)

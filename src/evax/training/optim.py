@@ -15,7 +15,7 @@ NOT_DECAYED = ("pos_embed", "cls_token")  # besides every 1-D parameter; mask_to
 
 
 def lr_at_step(step: int, steps: int, config: OptimizerConfig) -> float:
-    """Linear warm-up from 0, then cosine to final_lr at the last step, or constant.
+    """Linear warm-up from 0, then cosine or linear to final_lr at the last step, or constant.
 
     step: 0 for the first. Returns the learning rate before layer scaling.
     """
@@ -25,17 +25,18 @@ def lr_at_step(step: int, steps: int, config: OptimizerConfig) -> float:
     if config.schedule == "constant":
         return config.lr
     progress = (step - warmup) / max(1, steps - 1 - warmup)
-    return config.final_lr + (config.lr - config.final_lr) * (1 + math.cos(math.pi * min(1.0, progress))) / 2
+    left = (1 + math.cos(math.pi * min(1.0, progress))) / 2 if config.schedule == "cosine" else 1 - progress
+    return config.final_lr + (config.lr - config.final_lr) * left
 
 
 def layer_of(name: str, depth: int) -> int:
-    """0 for the embeddings, i + 1 for block i, depth + 1 for final norm and head (facts 4.1).
+    """0 for the embeddings, i + 1 for block i, depth + 1 for final norm, decoder and head (facts 4.1, 5.4).
 
     depth: blocks of the encoder; 0 for a CNN, all of whose layers learn at the head's rate.
     """
     if depth == 0:
         return 1
-    if block := re.search(r"\bblocks\.(\d+)\.", name):
+    if block := re.search(r"^(?:encoder\.)?blocks\.(\d+)\.", name):  # decoders have blocks, too
         return int(block[1]) + 1
     is_embedding = any(part in name for part in ("cls_token", "pos_embed", "patch_embed", "mask_token"))
     return 0 if is_embedding else depth + 1

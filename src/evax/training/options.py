@@ -20,13 +20,13 @@ Tracker = Literal["tensorboard", "mlflow"]
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizerConfig:
-    """AdamW with linear warm-up, then cosine decay or a constant rate, per step."""
+    """AdamW with linear warm-up, then cosine or linear decay or a constant rate, per step."""
 
     lr: float = 1.5e-3
     """Peak learning rate, > 0."""
     final_lr: float = 1e-5
-    """Learning rate at the last step of the cosine schedule, >= 0."""
-    schedule: Literal["cosine", "constant"] = "cosine"
+    """Learning rate at the last step of the cosine and linear schedules, >= 0."""
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
     """What follows the warm-up."""
     warmup: float = 0.1
     """Share of the steps with linearly rising learning rate, in [0, 1)."""
@@ -51,11 +51,11 @@ class OptimizerConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class LabelledConfig:
-    """What every job asks that learns from a labelled store with an encoder."""
+class AdaptingConfig:
+    """What every job asks that learns from a store's labels or masks with an encoder."""
 
     store: tyro.conf.Positional[Path]
-    """Labelled store made by `evax prepare`."""
+    """Store made by `evax prepare`, with labels; for `evax segment` with masks."""
     out: Path
     """Run folder."""
     encoder: str = "eva_x_tiny_patch16_224"
@@ -70,21 +70,10 @@ class LabelledConfig:
     """Share of the training patients whose labels are used, in (0, 1]."""
     label_count: int | None = None
     """So many training patients instead of a share."""
-    stratified: bool = False
-    """Draw these patients so that each finding keeps its share of them; else by chance alone."""
     split: Path | None = None
     """CSV table with the columns image and split (train, val, test) in place of the store's own split."""
     split_by: SplitBy = "patient"
     """film: the table may put a patient's films into several splits, a leak that every report then says."""
-    uncertain: Uncertain = "ignore"
-    """What a label -1 counts as."""
-    uncertain_ones: tuple[str, ...] = ()
-    """Findings whose -1 counts as 1, whatever uncertain says of the others."""
-    blank: Blank | None = None
-    """What an empty label counts as; without it absent in CheXpert and MIMIC-CXR, unknown elsewhere."""
-    thresholds: str = "youden"
-    """How validation chooses each finding's threshold: youden, f1, or the least sensitivity or specificity it
-    must have there, as in sensitivity:0.95."""
     resamples: int = 2000
     """Bootstrap resamples of the test patients."""
     seed: int = 0
@@ -97,7 +86,6 @@ class LabelledConfig:
             raise ConfigError(f"image_size must be a multiple of 16 or 14 from 32 on, got {self.image_size}.")
         if not 0 < self.label_fraction <= 1:
             raise ConfigError(f"label_fraction must lie in (0, 1], got {self.label_fraction}.")
-        ThresholdRule.of(self.thresholds)  # says what is wrong with it
         if self.label_count is not None and self.label_count <= 0:
             raise ConfigError(f"label_count must be above 0, got {self.label_count}.")
         if self.label_count is not None and self.label_fraction != 1:
@@ -108,3 +96,24 @@ class LabelledConfig:
             raise ConfigError("split_by film needs a split: the store's own keeps patients together.")
         if self.resamples <= 0:
             raise ConfigError(f"resamples must be above 0, got {self.resamples}.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelledConfig(AdaptingConfig):
+    """What every job asks that learns from labels of whole films."""
+
+    stratified: bool = False
+    """Draw these patients so that each finding keeps its share of them; else by chance alone."""
+    uncertain: Uncertain = "ignore"
+    """What a label -1 counts as."""
+    uncertain_ones: tuple[str, ...] = ()
+    """Findings whose -1 counts as 1, whatever uncertain says of the others."""
+    blank: Blank | None = None
+    """What an empty label counts as; without it absent in CheXpert and MIMIC-CXR, unknown elsewhere."""
+    thresholds: str = "youden"
+    """How validation chooses each finding's threshold: youden, f1, or the least sensitivity or specificity it
+    must have there, as in sensitivity:0.95."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        ThresholdRule.of(self.thresholds)  # says what is wrong with it

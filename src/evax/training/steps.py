@@ -1,4 +1,4 @@
-"""One optimizer step of pre-training and one of fine-tuning: the order of things stays visible."""
+"""One optimizer step of pre-training, fine-tuning and segmentation: the order of things stays visible."""
 
 from __future__ import annotations
 
@@ -9,16 +9,23 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from lightning_fabric import Fabric
-from torch import Tensor
+from torch import Tensor, nn
 
 from evax.data.loader import Batch
 from evax.data.preprocess import Preprocess
 from evax.errors import DataError
 from evax.models.classifier import Classifier
 from evax.models.masked import MaskedImageModel
+from evax.models.segmenter import Segmenter
 from evax.models.tokenizers import Tokenizer, resized
 from evax.training.masking import hidden_positions
-from evax.training.objective import at_positions, classification_loss, masked_cosine_loss, relative_spread
+from evax.training.objective import (
+    at_positions,
+    classification_loss,
+    masked_cosine_loss,
+    relative_spread,
+    segmentation_loss,
+)
 from evax.training.optim import set_lr
 from evax.training.options import MaskPattern
 
@@ -105,15 +112,28 @@ def classification_step(
     films = fabric.to_device(torch.from_numpy(batch.images)).float() / 255
     logits = classifier(preprocess.normalise(films))
     loss = classification_loss(logits, fabric.to_device(labels), exclusive)
-    value = _finite(loss, batch.step)
-    optimizer.zero_grad()
-    fabric.backward(loss)
-    grad_norm = _learn(classifier, optimizer, fabric, lr, clip_norm, batch.step)
-    return {
-        "loss": value,
-        "lr": lr,
-        "grad_norm": grad_norm,
-        "images_per_s": len(films) / (time.perf_counter() - start),
+    return _learned_from(loss, classifier, optimizer, fabric, lr, clip_norm, batch.step) | {
+        "images_per_s": len(films) / (time.perf_counter() - start)
+    }
+
+
+def segmentation_step(
+    segmenter: Segmenter,
+    optimizer: torch.optim.Optimizer,
+    fabric: Fabric,
+    batch: Batch,
+    *,
+    preprocess: Preprocess,
+    lr: float,
+    clip_norm: float,
+) -> dict[str, float]:
+    """batch: films with their masks behind them. Returns loss, lr, grad_norm and images_per_s."""
+    start = time.perf_counter()
+    images = fabric.to_device(torch.from_numpy(batch.images))
+    films, truth = images[:, :1].float() / 255, images[:, 1:]
+    loss = segmentation_loss(segmenter(preprocess.normalise(films)), truth)
+    return _learned_from(loss, segmenter, optimizer, fabric, lr, clip_norm, batch.step) | {
+        "images_per_s": len(films) / (time.perf_counter() - start)
     }
 
 
@@ -125,6 +145,22 @@ def _finite(loss: Tensor, step: int, what: str = "loss") -> float:
             "--optimizer.lr or --precision fp32."
         )
     return value
+
+
+def _learned_from(
+    loss: Tensor,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    fabric: Fabric,
+    lr: float,
+    clip_norm: float,
+    step: int,
+) -> dict[str, float]:
+    """One backward pass and step; returns loss, lr and grad_norm."""
+    value = _finite(loss, step)
+    optimizer.zero_grad()
+    fabric.backward(loss)
+    return {"loss": value, "lr": lr, "grad_norm": _learn(model, optimizer, fabric, lr, clip_norm, step)}
 
 
 def _learn(

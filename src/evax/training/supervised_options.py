@@ -18,11 +18,9 @@ Subset = Literal["fixed", "redrawn"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class SupervisedConfig(LabelledConfig):
-    """How a classifier learns, whatever it starts from."""
+class StepsConfig:
+    """How long and how fast a network learns from films whose answers are known."""
 
-    protocol: Literal["clean", "paper"] = "clean"
-    """paper: the test films choose the checkpoint, as in the released code; not to be compared with clean."""
     steps: int | None = None
     """Optimizer steps; 500 without steps and epochs."""
     epochs: float | None = None
@@ -33,16 +31,12 @@ class SupervisedConfig(LabelledConfig):
     """Films per step."""
     validate_every: int = 50
     """Steps between looks at the validation films; each look costs their number of forward passes."""
-    augmentation: Augmentation = "crop"
-    """What training does to films: nothing; random crops; crops and timm's RandAugment m6-mstd0.5-inc1."""
     crop: CropConfig = field(default_factory=lambda: CropConfig(area=(0.5, 1.0)))
     """How training crops are cut; validation and test see whole films."""
     optimizer: OptimizerConfig = field(
         default_factory=lambda: OptimizerConfig(lr=1e-3, betas=(0.9, 0.999), eps=1e-8, clip_norm=0.0)
     )
     """AdamW and its schedule."""
-    head: Literal["zero", "probe"] = "zero"
-    """What the head starts from: nearly zero, as in the paper; or a linear probe of the training films."""
     layer_decay: float = 0.75
     """Learning rate of each layer over that of the next one, in (0, 1]; a CNN has one rate."""
     drop_path: float = 0.1
@@ -53,9 +47,6 @@ class SupervisedConfig(LabelledConfig):
     """Threads that cut crops."""
 
     def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.head == "probe" and self.protocol == "paper":
-            raise ConfigError("head probe is no part of the paper's protocol: leave one of them out.")
         if not 0 < self.layer_decay <= 1:
             raise ConfigError(f"layer_decay must lie in (0, 1], got {self.layer_decay}.")
         if not 0 <= self.drop_path < 1:
@@ -80,6 +71,24 @@ class SupervisedConfig(LabelledConfig):
         share = self.optimizer.warmup if self.warmup_epochs is None else self.warmup_epochs / self.epochs
         steps = math.ceil(self.epochs * films / self.batch_size)
         return steps, replace(self.optimizer, warmup=share)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SupervisedConfig(StepsConfig, LabelledConfig):
+    """How a classifier learns, whatever it starts from."""
+
+    protocol: Literal["clean", "paper"] = "clean"
+    """paper: the test films choose the checkpoint, as in the released code; not to be compared with clean."""
+    augmentation: Augmentation = "crop"
+    """What training does to films: nothing; random crops; crops and timm's RandAugment m6-mstd0.5-inc1."""
+    head: Literal["zero", "probe"] = "zero"
+    """What the head starts from: nearly zero, as in the paper; or a linear probe of the training films."""
+
+    def __post_init__(self) -> None:
+        LabelledConfig.__post_init__(self)
+        StepsConfig.__post_init__(self)
+        if self.head == "probe" and self.protocol == "paper":
+            raise ConfigError("head probe is no part of the paper's protocol: leave one of them out.")
 
 
 @dataclass(frozen=True, kw_only=True)

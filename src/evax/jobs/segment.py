@@ -1,0 +1,220 @@
+"""evax segment: a store with masks + an encoder -> a segmenter bundle, tested once."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from evax.config import command_line
+from evax.errors import DataError
+from evax.training.segment_options import PAPER_THRESHOLD, SegmentConfig
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
+    from evax.data.masked import MaskedFilms, Rows
+    from evax.data.preprocess import Preprocess
+    from evax.data.store import ImageStore
+    from evax.evaluation.segmentation import Overlaps
+    from evax.models.segmenter import Segmenter
+
+logger = logging.getLogger("evax")
+
+
+def segment(config: SegmentConfig) -> Path:
+    """Runs the training and the one test; returns the folder of the segmenter bundle.
+
+    Raises DataError for a store without masks or an empty split, WeightsError for weights that do not fit.
+    """
+    from evax.jobs.studies import refuse_absent_weights
+    from evax.training.tracking import refuse_used_folder
+
+    start = time.perf_counter()
+    refuse_used_folder(config.out, config, None)  # before torch, as the two after it
+    films = masked_films_of(config)
+    refuse_absent_weights(config)
+    from evax.deploy.bundle import note_other_size, starting_preprocess
+    from evax.models.segmenter import Segmenter
+    from evax.training.fit_segmenter import fit_segmenter
+    from evax.training.runtime import seeded, start_fabric
+    from evax.training.scoring import overlaps_of
+    from evax.training.steps import Diverged
+    from evax.training.tracking import start_run
+    from evax.weights.encoders import create_encoder
+
+    note_other_size(config.weights, config.image_size)
+    preprocess = starting_preprocess(config.encoder, config.weights, films.store, config.image_size)
+    with seeded(config.seed):
+        encoder = create_encoder(
+            config.encoder, config.weights, img_size=config.image_size, drop_path_rate=config.drop_path
+        )
+        model = Segmenter(encoder, len(films.findings), config.decoder_width)
+    fabric = start_fabric(config.precision)
+    log = start_run(config.out, config, resume=None)
+    try:
+        best_step = fit_segmenter(model, films, preprocess, config, fabric, log)
+    except Diverged:
+        shutil.rmtree(config.out)  # nothing to go on with, and the next try may have the same --out
+        raise
+    validation, test = (
+        overlaps_of(model, films, rows, preprocess, fabric) for rows in (films.validation, films.test)
+    )
+    write_results(config, films, model, preprocess, validation, test, best_step, fabric, start)
+    return config.out / "bundle"
+
+
+def masked_films_of(config: SegmentConfig) -> MaskedFilms:
+    """What is learned from, what chooses and what is tested, as far as its masks are known.
+
+    Raises DataError for a store without masks, a split without any, and test films that the encoder was
+    pre-trained on; ConfigError for a finding without masks.
+    """
+    from evax.data.labelled import LabelShare, capped_rows, split_rows
+    from evax.data.manifest import SPLITS
+    from evax.data.masked import MaskedFilms, findings_with_masks, known_masks
+    from evax.data.store import open_store
+    from evax.deploy.bundle import refuse_seen_films
+
+    as_paper = config.protocol == "paper"
+    store = open_store(config.store)
+    findings = findings_with_masks(store, config.findings)
+    parts = split_rows(store, config.split, config.split_by, needs_validation=not as_paper)
+    findings = in_all_splits(config, store, findings, dict(zip(SPLITS, parts, strict=True)))
+    known = known_masks(store, findings, with_absent=config.absent == "outside")
+    pool, validation, test = (rows[known[rows].any(axis=1)] for rows in parts)
+    refuse_seen_films(config.weights, store, test)
+    share = LabelShare(config.label_fraction, config.label_count)
+    return MaskedFilms(
+        store=store,
+        findings=findings,
+        known=known,
+        pool=pool,
+        train=share.draw(store, pool, config.seed),
+        choosing=capped_rows(store, validation, config.validation_cap),
+        validation=validation,
+        test=test,
+    )
+
+
+def in_all_splits(
+    config: SegmentConfig, store: ImageStore, findings: tuple[str, ...], parts: dict[str, Rows]
+) -> tuple[str, ...]:
+    """The findings that every split has masks of; others are named in a warning.
+
+    parts: the films of train, val and test. Raises DataError where none is left, or one that was asked for
+    has no mask in a split.
+    """
+    from evax.data.masked import without_masks
+
+    if config.protocol == "paper":  # validation chooses nothing
+        parts = {name: rows for name, rows in parts.items() if name != "val"}
+    lacking = without_masks(store, findings, parts)
+    said = ", ".join(f"{name} (no {split} film)" for name, split in lacking.items())
+    left = tuple(name for name in findings if name not in lacking)
+    if lacking and (config.findings or not left):
+        raise DataError(
+            f"Not every split of {store.path} has masks of {said}: leave these out of --findings, or divide "
+            "the films otherwise (--split)."
+        )
+    if lacking:
+        logger.warning("Left out, because not every split has masks of it: %s.", said)
+    return left
+
+
+def write_results(
+    config: SegmentConfig,
+    films: MaskedFilms,
+    model: Segmenter,
+    preprocess: Preprocess,
+    validation: Overlaps,
+    test: Overlaps,
+    best_step: int,
+    fabric: Fabric,
+    start: float,
+) -> None:
+    """Thresholds, scores of the test, bundle, table, pictures, report and page.
+
+    start: of the job, by time.perf_counter.
+    """
+    import numpy as np
+
+    from evax.deploy.bundle import Card, model_facts, save_bundle
+    from evax.evaluation.report import plain
+    from evax.evaluation.segmentation import choose_thresholds, evaluate_segmenter, global_dice, mean_of
+    from evax.files import write_json
+    from evax.reporting.masks_page import draw_masks, write_dice_table
+    from evax.reporting.result_line import tell_dice
+    from evax.reporting.run_page import write_run_page
+    from evax.training.runtime import precision_of
+    from evax.training.scoring import mask_probabilities
+
+    as_paper = config.protocol == "paper"
+    thresholds = np.full(len(films.findings), PAPER_THRESHOLD) if as_paper else choose_thresholds(validation)
+    patients = films.store.manifest.table["patient"].to_numpy(dtype=str)[films.test]
+    chosen = test.at(thresholds)
+    metrics = evaluate_segmenter(chosen, films.findings, patients, config.resamples, config.seed).to_json()
+    validation_dice = mean_of(global_dice(validation.at(thresholds))[:, 0])
+    protocol = protocol_of(config, films) | {
+        "trained_in": precision_of(fabric),
+        "validation_mdice": plain(validation_dice),
+        "best_step": best_step,
+        "steps": config.in_steps(len(films.pool))[0],
+    }
+    card = Card(
+        kind="segmenter",
+        encoder=config.encoder,
+        preprocess=preprocess,
+        findings=films.findings,
+        thresholds={
+            name: plain(float(value)) for name, value in zip(films.findings, thresholds, strict=True)
+        },
+        training=protocol,
+        metrics=metrics,
+    )
+    save_bundle(config.out / "bundle", card, model)
+    write_dice_table(config.out / "dice-test.csv", films.store, films.test, films.findings, chosen)
+    shown = draw_masks(
+        config.out / "pictures", films, chosen, config.pictures,
+        lambda rows: mask_probabilities(model, films.store, rows, preprocess, fabric),
+    )  # fmt: skip
+    curve = {
+        name: plain(tuple(row)) for name, row in zip(films.findings, global_dice(validation), strict=True)
+    }
+    report = {
+        "kind": "segment",
+        **protocol,
+        "test_metrics": metrics,
+        "validation_dice_by_threshold": curve,
+        "pictures": shown,
+        "model": model_facts(card, model, config.weights),
+        "command": command_line("segment", config),
+        "seconds": round(time.perf_counter() - start, 1),
+    }
+    write_json(report, config.out / "report.json")  # a run folder that has one is finished
+    write_run_page(config.out)
+    tell_dice(config.out / "report.json")
+
+
+def protocol_of(config: SegmentConfig, films: MaskedFilms) -> dict[str, Any]:
+    """What every number of the run must carry."""
+    from evax.reporting.protocol import protocol_card
+
+    if config.protocol == "paper":
+        chosen = {
+            "name": "paper",
+            "warning": "last checkpoint and threshold 0.3, as in the paper's code; validation chose nothing",
+            "checkpoint_chosen_on": "nothing: the last one",
+            "thresholds_chosen_on": "nothing: 0.3",
+        }
+    else:
+        chosen = {
+            "checkpoint_chosen_on": "validation, mean Dice",
+            "thresholds_chosen_on": "validation, Dice of all pixels together",
+        }
+    return protocol_card(
+        config, films.store, train=films.train, validation=films.validation, test=films.test, **chosen,
+        films_without_the_finding=config.absent, scored_at=f"{films.store.size} x {films.store.size} pixels",
+    )  # fmt: skip

@@ -1,0 +1,257 @@
+"""evax segment: the report against the table and the bundle, both protocols, refusals, and real lungs."""
+
+import json
+import re
+import shlex
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+from safetensors.numpy import load_file
+
+import evax
+from evax.cli import run
+from evax.config import parse_command_line, shipped_recipes
+from evax.data.building import build_store
+from evax.data.preprocess import on_film
+from evax.data.sources import read_source
+from evax.data.split import assign_splits
+from evax.data.store import open_store
+from evax.deploy.bundle import read_card
+from evax.errors import ConfigError, DataError
+from evax.evaluation.segmentation import THRESHOLDS
+from evax.jobs.export import ExportConfig, export
+from evax.jobs.prepare import PrepareConfig, prepare
+from evax.jobs.recipes import header
+from evax.jobs.segment import segment
+from evax.training.options import OptimizerConfig
+from evax.training.segment_options import SegmentConfig
+
+RECIPES = [name for name in shipped_recipes() if name.startswith("segment/")]
+
+
+@pytest.fixture(scope="module")
+def masked_store(phantoms, tmp_path_factory):
+    """The phantoms, divided so that every split has masks of every finding."""
+    out = tmp_path_factory.mktemp("masked") / "store"
+    build_store(
+        assign_splits(read_source("csv", phantoms, {}), validation=0.25, test=0.25, seed=3), out, size=96
+    )
+    return out
+
+
+@pytest.fixture
+def tiny(masked_store, tmp_path):
+    return SegmentConfig(
+        store=masked_store, out=tmp_path / "run", image_size=64, steps=4, batch_size=4, validate_every=2,
+        decoder_width=8, resamples=30, workers=1, precision="fp32", compile="off", pictures=4,
+        findings=("Cardiomegaly", "Effusion"),
+    )  # fmt: skip
+
+
+def report_of(config):
+    return json.loads((config.out / "report.json").read_text())
+
+
+def log_of(config, event):
+    lines = [json.loads(line) for line in (config.out / "log.jsonl").read_text().splitlines()]
+    return [line for line in lines if line["event"] == event]
+
+
+def test_the_report_the_table_and_the_bundle_say_the_same_of_the_test_films(tiny):
+    bundle, store = segment(tiny), open_store(tiny.store)
+    report, table = report_of(tiny), pd.read_csv(tiny.out / "dice-test.csv", dtype={"patient": str})
+    predictor = evax.open_bundle(bundle)
+    rows = store.rows("test")
+    assert table["image"].tolist() == store.manifest.table["image"].iloc[rows].tolist()
+    inputs = np.stack([predictor.card.preprocess.to_input(store.pixels(row))[None] for row in rows])
+    answers = predictor.predict_inputs(inputs)
+    for k, (name, row) in enumerate(zip(tiny.findings, report["test_metrics"]["findings"], strict=True)):
+        assert row["name"] == name
+        # by hand, on written-out pixels
+        truths = [store.masks(film).get(name, np.zeros((96, 96), bool)) for film in rows]
+        called = [on_film(answer[k], (96, 96)) >= row["threshold"] for answer in answers]
+        both, either = np.sum(np.logical_and(truths, called)), np.sum(truths) + np.sum(called)
+        assert row["dice"] == pytest.approx(2 * both / either if either else None)
+        assert row["films_with"] == sum(truth.any() for truth in truths)
+        assert table[f"called area:{name}"].to_numpy() == pytest.approx(
+            np.mean(called, axis=(1, 2)), abs=2e-4
+        )
+        assert table[f"dice:{name}"].mean() == pytest.approx(row["film_dice"], nan_ok=True)
+    assert report["test"]["films"] == len(rows)
+    assert report["protocol"]["scored_at"] == "96 x 96 pixels"
+
+
+def test_validation_chooses_checkpoint_and_threshold(tiny):
+    segment(tiny)
+    report, looks = report_of(tiny), log_of(tiny, "validation")
+    assert [look["step"] for look in looks] == [2, 4]
+    best = max(looks, key=lambda look: (look["dice"], -look["step"]))
+    assert report["best_step"] == best["step"]
+    assert report["validation_mdice"] == pytest.approx(best["dice"])
+    for row in report["test_metrics"]["findings"]:
+        curve = np.array(report["validation_dice_by_threshold"][row["name"]], dtype=float)
+        assert curve[np.argmin(abs(THRESHOLDS - row["threshold"]))] == np.nanmax(curve)
+        assert read_card(tiny.out / "bundle").thresholds[row["name"]] == row["threshold"]
+
+
+def test_a_film_s_masks_lie_on_its_own_pixels(tiny, phantoms, tmp_path):
+    predictor = evax.open_bundle(segment(tiny))
+    film = evax.read_image(sorted((phantoms / "images").glob("*.dcm"))[0])
+    masks = predictor(film)
+    assert list(masks) == list(tiny.findings)
+    assert all(mask.shape == film.pixels.shape and mask.dtype == bool for mask in masks.values())
+
+
+def test_the_paper_s_protocol_keeps_the_last_checkpoint_at_its_threshold_and_says_so(tiny, caplog):
+    paper = replace(tiny, protocol="paper", absent="unused")
+    segment(paper)
+    report = report_of(paper)
+    assert not log_of(paper, "validation")
+    assert report["best_step"] == 4
+    assert {row["threshold"] for row in report["test_metrics"]["findings"]} == {0.3}
+    assert report["protocol"]["name"] == "paper"
+    assert all(row["films_without"] == 0 for row in report["test_metrics"]["findings"])
+    assert "not clean" in (paper.out / "report.html").read_text()
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_one_does_not(tiny, tmp_path):
+    runs = [replace(tiny, out=tmp_path / name, seed=seed) for name, seed in (("a", 0), ("b", 0), ("c", 1))]
+    a, b, c = (load_file(segment(each) / "model.safetensors") for each in runs)
+    assert all(np.array_equal(a[name], b[name]) for name in a)
+    assert not np.array_equal(a["head.1.weight"], c["head.1.weight"])
+
+
+def test_a_run_that_diverges_leaves_nothing_behind(tiny):
+    wild = replace(tiny, optimizer=OptimizerConfig(lr=1e30, warmup=0.0, clip_norm=0.0))
+    with pytest.raises(DataError, match="nothing was learned from it"):
+        segment(wild)
+    assert not wild.out.exists()
+
+
+def test_findings_without_masks_in_a_split_are_left_out_with_a_warning_and_refused_when_asked_for(
+    tiny, phantom_store, caplog
+):
+    segment(replace(tiny, store=phantom_store, findings=()))
+    names = [row["name"] for row in report_of(tiny)["test_metrics"]["findings"]]
+    assert names == ["Consolidation", "Effusion", "Mass", "Pneumothorax"]
+    assert "Left out, because not every split has masks of it: Cardiomegaly (no test film)." in caplog.text
+    with pytest.raises(DataError, match=r"masks of Cardiomegaly \(no test film\): leave these out"):
+        segment(replace(tiny, store=phantom_store, out=tiny.out.with_name("b")))
+
+
+def test_what_cannot_be_learned_is_refused_before_a_folder_is_made(tiny, tmp_path):
+    with pytest.raises(ConfigError, match="Known: .*Pneumothorax"):
+        segment(replace(tiny, findings=("Hernia",)))
+    with pytest.raises(ConfigError, match="batch_size must be at least 2"):
+        replace(tiny, batch_size=1)
+    Image.new("L", (40, 40)).save(tmp_path / "a.png")
+    plain = prepare(PrepareConfig(raw=tmp_path, source="folders", out=tmp_path / "plain", size=32, workers=1))
+    with pytest.raises(DataError, match="has no masks"):
+        segment(replace(tiny, store=plain))
+    assert not tiny.out.exists()
+
+
+def test_a_segmenter_is_no_classifier_and_commands_for_those_say_so(tiny, tmp_path, capsys):
+    bundle = segment(tiny)
+    with pytest.raises(Exception, match="only classifiers and encoders are exported"):
+        export(ExportConfig(bundle=bundle))
+    assert run(["localize", str(bundle), "--store", str(tiny.store), "--out", str(tmp_path / "l")]) == 1
+    assert "needs a classifier" in capsys.readouterr().err
+    assert run(["zoo", "convert", str(bundle), "--to", "timm", "--out", str(tmp_path / "z")]) == 1
+    assert "holds a segmenter" in capsys.readouterr().err
+
+
+def test_the_page_has_the_scores_and_pictures_without_names_of_films(tiny):
+    segment(tiny)
+    page, report = (tiny.out / "report.html").read_text(), report_of(tiny)
+    assert page.count("data:image/jpeg") >= len(report["pictures"]) > 0
+    for image in open_store(tiny.store).manifest.table["image"]:
+        assert image not in page
+    assert f"{report['test_metrics']['mdice']['value']:.3f}" in page
+
+
+# facts 5.4 and 5.1: batch, epochs, layer decay, drop path of the transformers
+SCHEDULES = {"lungs": (4, 10), "rsna": (4, 10), "siim": (8, 50), "shenzhen": (8, 50)}
+
+
+def parsed(name, *options):
+    return parse_command_line(SegmentConfig, ["STORE", "--recipe", name, "--out", "RUN", *options], "evax")
+
+
+def test_every_segmentation_of_the_paper_has_a_recipe_of_each_kind_of_network():
+    kinds = ("eva-x-small", "vit-small", "resnet50")
+    assert {f"segment/{data}-{kind}" for data in SCHEDULES for kind in kinds} == set(RECIPES)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_recipe_holds_the_settings_of_the_released_configuration(name):
+    config, (data, kind) = parsed(name), name.removeprefix("segment/").split("-", 1)
+    assert (config.batch_size, config.epochs, config.image_size) == (*SCHEDULES[data], 512)
+    assert config.drop_path == (0.15 if kind == "eva-x-small" else 0.0)
+    assert kind == "resnet50" or config.layer_decay == 0.85
+    optimizer = config.optimizer
+    assert (optimizer.lr, optimizer.final_lr, optimizer.schedule) == (6e-5, 0.0, "linear")
+    assert (optimizer.betas, optimizer.weight_decay, optimizer.clip_norm) == ((0.9, 0.999), 0.05, 0.0)
+    assert (config.crop.area, config.crop.aspect, config.crop.flip, config.distort) == (
+        (1, 1),
+        (1, 1),
+        0.5,
+        True,
+    )
+    assert (config.absent, config.protocol, config.decoder_width) == ("unused", "clean", 256)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_recipe_makes_a_real_step(name, masked_store, tmp_path):
+    options = [
+        str(masked_store), "--recipe", name, "--out", str(tmp_path / "run"), "--findings", "Cardiomegaly",
+        "--weights", "None", "--epochs", "0.1", "--batch-size", "2", "--image-size", "32", "--precision",
+        "fp32",
+        "--compile", "off", "--decoder-width", "8", "--resamples", "10", "--workers", "1", "--pictures", "1",
+    ]  # fmt: skip
+    config = parse_command_line(SegmentConfig, options, "evax segment")
+    segment(config)
+    assert log_of(config, "step")
+    assert report_of(config)["test_metrics"]["n"] > 0
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_the_commands_at_the_head_of_a_recipe_are_understood(name):
+    text = "\n".join(header(name))
+    for command in re.findall(r"evax (?:prepare|segment) .*?--out [A-Z]+", text):
+        _, job, *arguments = shlex.split(command)
+        parse_command_line(
+            {"prepare": PrepareConfig, "segment": SegmentConfig}[job], arguments, f"evax {job}"
+        )
+    assert "not re-run here" in text
+
+
+@pytest.mark.real
+def test_real_lungs_are_learned_in_seconds_from_imagenet_features(shared, tmp_path):
+    raw = tmp_path / "raw"
+    films = sorted((shared / "kermany-lungs" / "images").iterdir())[::8]
+    for folder in ("images", "masks"):
+        (raw / folder).mkdir(parents=True)
+        for film in films:
+            (path,) = (shared / "kermany-lungs" / folder).glob(f"{film.stem}.*")
+            shutil.copy(path, raw / folder)
+    pattern = r"(person\d+|NORMAL2-IM-\d+|IM-\d+)"
+    store = prepare(
+        PrepareConfig(
+            raw=raw, source="masks", region="Lung", out=tmp_path / "store", size=128, patient_pattern=pattern
+        )
+    )
+    config = SegmentConfig(
+        store=store, out=tmp_path / "run", encoder="efficientnet_lite0", weights=Path("imagenet"),
+        image_size=96,
+        steps=30, batch_size=8, validate_every=30, resamples=100, precision="fp32", compile="off",
+    )  # fmt: skip
+    segment(config)
+    (lung,) = report_of(config)["test_metrics"]["findings"]
+    assert lung["dice"] > 0.85
+    assert lung["films_with"] == report_of(config)["test"]["films"] > 10
