@@ -272,6 +272,21 @@ def test_auto_takes_masks_for_the_findings_that_have_some_and_boxes_for_the_othe
         assert row["truth"] == ("masks" if row["finding"] == finding else "boxes")
 
 
+def test_a_layer_that_a_cnn_has_not_is_refused_before_anything_is_written(config, tmp_path):
+    findings = evax.open_store(config.store).manifest.findings
+    network = Classifier(build_encoder("efficientnet_lite0", img_size=64), len(findings))
+    card = Card(
+        kind="classifier",
+        encoder="efficientnet_lite0",
+        preprocess=Preprocess(store_size=96, input_size=64),
+        findings=findings,
+    )
+    cnn = replace(config, bundle=save_bundle(tmp_path / "cnn", card, network))
+    with pytest.raises(ConfigError, match="makes no map at norm1: give --at output"):
+        localize(cnn)
+    assert not config.out.exists()
+
+
 def test_the_paper_s_protocol_knows_boxes_only(config):
     with pytest.raises(
         ConfigError, match="scores one box after the other, got truth masks: leave --truth out"
@@ -281,3 +296,12 @@ def test_the_paper_s_protocol_knows_boxes_only(config):
 
 def test_a_published_number_stands_beside_official_boxes_only(config):
     assert json.loads(localize(config).read_text())["published"] == []
+
+
+def test_the_paper_s_protocol_shows_the_whole_film_where_a_central_crop_is_usual(config):
+    predictor, store = evax.open_bundle(config.bundle), evax.open_store(config.store)
+    cropped = replace(predictor.card.preprocess, resize_size=80)
+    predictor.card = replace(predictor.card, preprocess=cropped)
+    clean, paper = (localized.Maps.of(predictor, store, "norm1", name) for name in ("clean", "paper"))
+    assert (clean.preprocess, clean.side) == (cropped, 96)
+    assert (paper.preprocess.seen, paper.side) == ((0.0, 1.0), 64)

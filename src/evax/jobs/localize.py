@@ -117,6 +117,10 @@ def opened(config: LocalizeConfig) -> tuple[Predictor, ImageStore]:
         raise ConfigError(
             f"{config.bundle} holds an encoder; localize needs a classifier. Fine-tune it first."
         )
+    if config.at not in predictor.layers:
+        raise ConfigError(
+            f"{config.bundle} makes no map at {config.at}: give --at {' or '.join(predictor.layers)}."
+        )
     if (needed := predictor.card.preprocess.store_size) != store.size:
         raise DataError(
             f"{config.bundle} was trained on films kept at {needed} pixels, {config.store} keeps them at "
