@@ -139,6 +139,7 @@ def localize_lines(step: dict[str, Any]) -> list[str]:
             str(row["cases"]),
             str(row["patients"]),
             f"{pointing['hits']} of {pointing['films']}: {number(pointing['rate'], pointing['interval'])}",
+            number(row["share_of_film"]),
             *(number(row[key], row[f"{key}_interval"]) for key in ("ap25", "ap50", "map", "miou")),
         ]
         for name, pointing, row in together
@@ -147,7 +148,7 @@ def localize_lines(step: dict[str, Any]) -> list[str]:
     return [
         f"Protocol {protocol['name']}. Grad-CAM at `{report['at']}`, {report['split']} films. A case is "
         f"{protocol['case']}. Threshold {chosen}, chosen on {protocol['threshold_chosen_on']}.",
-        *table("finding|cases:|patients:|peak inside|AP25|AP50|mAP|mIoU", rows),
+        *table("finding|cases:|patients:|peak inside|by chance:|AP25|AP50|mAP|mIoU", rows),
     ]
 
 
