@@ -61,7 +61,7 @@ def pointing_figure(name: str, scored: list[Facts]) -> str:
 
 
 def threshold_figure(name: str, scores: Facts) -> str:
-    """MAP and mIoU of the scored cases at every threshold, and those that were chosen."""
+    """The scored cases' mAP and mIoU at every threshold, and the thresholds that were chosen."""
     curve = scores["curve"]
     return figures.threshold_panel(
         np.array(curve["threshold"]),
