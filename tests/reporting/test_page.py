@@ -408,6 +408,15 @@ def test_localisation_shows_the_overlap_of_each_finding_and_of_all_with_the_thre
     assert "accuracies without a ranking, not average precisions" in reader.text
 
 
+def test_a_threshold_at_an_end_of_the_grid_is_remarked_upon(run):
+    remark = "A threshold lies at an end of the grid"
+    assert remark not in read_again(run, ["localize"]).text
+    report = read_json(run / "localize" / "report.json")
+    report["localization"]["overall"]["thresholds"] = [0.3, 0.6]
+    write_json(report, run / "localize" / "report.json")
+    assert remark in read_again(run, ["localize"]).text
+
+
 def test_a_localisation_in_the_paper_s_protocol_says_so_wherever_its_numbers_are(run):
     assert "not clean" not in read_again(run, ["localize"]).text
     shutil.rmtree(run / "localize")

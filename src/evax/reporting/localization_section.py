@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image
 
 from evax.errors import DataError
+from evax.evaluation.localization import THRESHOLDS
 from evax.reporting import figures
 from evax.reporting.pictures import data_uri, jpeg
 from evax.reporting.published import MARK
@@ -28,6 +29,7 @@ def localisation(name: str, folder: Path) -> dict[str, Any]:
         "films": sum(row["films"] for row in scored),
         "figure": pointing_figure(name, scored),
         "curve": threshold_figure(name, scores),
+        "at_an_end": bool({THRESHOLDS[0], THRESHOLDS[-1]} & set(scores["overall"]["thresholds"])),
         "rows": [(row, of_finding[row["finding"]]) for row in scores["findings"]],
         "published_mark": MARK,
         "pictures": pictures(report, folder / "overlays"),
