@@ -121,15 +121,34 @@ def finetune_lines(step: dict[str, Any]) -> list[str]:
 
 
 def localize_lines(step: dict[str, Any]) -> list[str]:
-    """The pointing game."""
+    """The pointing game, and the overlap at the threshold."""
     report = step["report"]
-    rows = [
-        [row["finding"], str(row["films"]), str(row["hits"]), number(row["rate"], row["interval"])]
-        for row in report["pointing"]
+    scores, protocol = report["localization"], report["protocol"]
+    together = [
+        *zip(
+            [row["finding"] for row in report["pointing"]],
+            report["pointing"],
+            scores["findings"],
+            strict=True,
+        ),
+        ("**all**", scores["overall"]["pointing"], scores["overall"]),
     ]
+    rows = [
+        [
+            name,
+            str(row["cases"]),
+            str(row["patients"]),
+            f"{pointing['hits']} of {pointing['films']}: {number(pointing['rate'], pointing['interval'])}",
+            number(row["share_of_film"]),
+            *(number(row[key], row[f"{key}_interval"]) for key in ("ap25", "ap50", "map", "miou")),
+        ]
+        for name, pointing, row in together
+    ]
+    chosen = ", ".join(f"{threshold:.2f}" for threshold in scores["overall"]["thresholds"]) or "none"
     return [
-        f"Grad-CAM at `{report['at']}`, {report['split']} films with a box: does the peak lie in one?",
-        *table("finding|films:|hits:|rate", rows),
+        f"Protocol {protocol['name']}. Grad-CAM at `{report['at']}`, {report['split']} films. A case is "
+        f"{protocol['case']}. Threshold {chosen}, chosen on {protocol['threshold_chosen_on']}.",
+        *table("finding|cases:|patients:|peak inside|by chance:|AP25|AP50|mAP|mIoU", rows),
     ]
 
 

@@ -25,7 +25,7 @@ COMMANDS = {  # name: what it does; module, config class and function share the 
     "compare": "runs tested on the same films -> table, figures and page with paired differences",
     "crossvalidate": "finetune on folds of the patients, or with each hospital left out",
     "segment": "store with masks + encoder -> segmenter, tested once",
-    "localize": "does Grad-CAM point at the boxes of a store?",
+    "localize": "does Grad-CAM find the boxes or masks of a store?",
     "export": "bundle -> ONNX for machines without torch, compared with torch first",
     "predict": "classifier + films -> table",
     "zoo": "published weights: list, fetch, convert",

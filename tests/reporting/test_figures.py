@@ -148,3 +148,15 @@ def test_a_film_picture_has_its_box_where_the_finding_is():
     side = len(picture)
     assert (columns.min() / side, rows.min() / side) == pytest.approx((0.25, 0.5), abs=0.02)
     assert (columns.max() / side, rows.max() / side) == pytest.approx((0.75, 0.75), abs=0.02)
+
+
+def test_scores_against_a_threshold_are_named_and_each_chosen_threshold_is_dashed():
+    def lines(chosen):
+        x = np.linspace(0.01, 0.6, 60)
+        svg = figures.threshold_panel(
+            x, {"mAP": x, "mIoU": x / 2}, label="scores", x_label="threshold", y_label="score", chosen=chosen
+        )
+        assert {"mAP", "mIoU", "threshold"} <= set(texts(svg))
+        return svg.count("stroke-dasharray")
+
+    assert lines([0.2, 0.3]) - lines([]) == 2

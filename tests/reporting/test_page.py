@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import subprocess
+from dataclasses import asdict
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -18,11 +19,14 @@ from evax.data.building import build_store
 from evax.data.manifest import Manifest
 from evax.data.store import open_store
 from evax.errors import DataError
+from evax.evaluation.localization import THRESHOLDS, localization_scores
 from evax.evaluation.report import evaluate_classifier
 from evax.explain.overlay import overlay
 from evax.files import read_json, write_json
+from evax.reporting.localization import protocol_entries
 from evax.reporting.marks import marked
 from evax.reporting.page import write_report
+from evax.reporting.published import PUBLISHED_MAPS
 
 FINDINGS = ("Effusion", "Mass", "Hernia")  # no test film has a hernia
 SECTIONS = {"store": "data", "pretrain": "pretraining", "finetune": "finetuning", "localize": "localisation"}
@@ -128,7 +132,7 @@ def write_finetuning(
     write_json(facts | sizes | {"best_step": 8, "test_metrics": report.to_json()}, folder / "report.json")
 
 
-def write_localization(folder: Path) -> None:
+def write_localization(folder: Path, protocol: str = "clean") -> None:
     (folder / "overlays").mkdir(parents=True)
     film = np.linspace(0, 1, 32 * 32, dtype=np.float32).reshape(32, 32)
     overlay(film, film, [(0.2, 0.3, 0.4, 0.3)]).save(folder / "overlays" / "000.png")
@@ -136,11 +140,28 @@ def write_localization(folder: Path) -> None:
         {"finding": "Pleural-Mass", "films": 8, "hits": 5, "rate": 0.625, "interval": [0.3, 0.9]},
         {"finding": "Pleural", "films": 1, "hits": 1, "rate": 1.0, "interval": [None, None]},
     ]
+    ious = np.array([0.6, 0.3, 0.3, 0.1, 0.1, 0.1, 0.1, 0.0, 0.2])
+    patients = [f"p{n}" for n in range(9)]
+    further = {"films": 8, "thresholds": [0.25, 0.3], "share_of_film": 0.125, "empty_maps": 2}
+    rows = [
+        {"finding": name, "truth": "boxes", **further, **localization_scores(ious[part], patients[part], 50)}
+        for name, part in (("Pleural-Mass", slice(8)), ("Pleural", slice(8, 9)))
+    ]
+    everything = {"films": 9, "hits": 6, "rate": 6 / 9, "interval": [0.4, 0.9]}
+    curve = {name: np.linspace(0.4, 0, 60).tolist() for name in ("ap25", "ap50", "map", "miou")}
+    localization = {
+        "overall": {"pointing": everything, **further, **localization_scores(ious, patients, 50)},
+        "findings": rows,
+        "curve": {"threshold": THRESHOLDS.tolist(), **curve},
+    }
     report = {
         "kind": "localize", "at": "norm1", "split": "test", "data_fingerprint": "feed",
-        "pointing": pointing,
+        "protocol": protocol_entries(protocol, "34 cases on 30 val films", side=32, resamples=2000),
+        "pointing": pointing, "localization": localization,
+        "published": [asdict(PUBLISHED_MAPS[0])],
         "overlays": [
-            {"picture": "000.png", "finding": "Pleural-Mass", "row": 3, "probability": 0.75, "hit": True}
+            {"picture": "000.png", "finding": "Pleural-Mass", "row": 3, "probability": 0.75, "hit": True,
+             "truth": "boxes"}
         ],
     }  # fmt: skip
     write_json(report, folder / "report.json")
@@ -374,6 +395,37 @@ def test_localisation_shows_hits_of_films_and_the_pictures_with_the_right_findin
     assert "1.000 [not defined]" in reader.text
     assert "6 of 9" in reader.text
     assert "Pleural-Mass probability 0.75, peak inside the box" in reader.text
+
+
+def test_localisation_shows_the_overlap_of_each_finding_and_of_all_with_the_thresholds(reader):
+    assert "Pleural-Mass boxes 8 / 8 / 8 0.625 [0.300, 0.900] 0.125 0.375" in reader.text
+    assert "all 9 / 8 / 9 0.667 [0.400, 0.900] 0.125 0.333" in reader.text
+    assert "0.25 to 0.30" in reader.text
+    assert "threshold chosen on 34 cases on 30 val films" in reader.text
+    assert "2 of 9 maps are 0 everywhere" in reader.text
+    assert "Published, not re-run" in reader.text
+    assert "EVA-X-S 14.74 2.95 8.84 9.18" in reader.text
+    assert "accuracies without a ranking, not average precisions" in reader.text
+
+
+def test_a_threshold_at_an_end_of_the_grid_is_remarked_upon(run):
+    remark = "A threshold lies at an end of the grid"
+    assert remark not in read_again(run, ["localize"]).text
+    report = read_json(run / "localize" / "report.json")
+    report["localization"]["overall"]["thresholds"] = [0.3, 0.6]
+    write_json(report, run / "localize" / "report.json")
+    assert remark in read_again(run, ["localize"]).text
+
+
+def test_a_localisation_in_the_paper_s_protocol_says_so_wherever_its_numbers_are(run):
+    assert "not clean" not in read_again(run, ["localize"]).text
+    shutil.rmtree(run / "localize")
+    write_localization(run / "localize", "paper")
+    text = read_again(run, ["localize"]).text
+    assert "Protocol paper, not clean. localize: the cases that are reported chose the threshold" in text
+    assert "localize · protocol paper" in text
+    assert "Protocol paper. Test films; 95 % intervals" in text
+    assert "the curve chose them" in text
 
 
 def test_a_command_is_shown_as_it_is_typed(run):

@@ -19,8 +19,10 @@ def overlay(
     heatmap: Float[np.ndarray, "H W"],
     boxes: Sequence[tuple[float, float, float, float]] = (),
     strength: float = 0.55,
+    mask: Bool[np.ndarray, "H W"] | None = None,
 ) -> Image.Image:
-    """The film beside the film with the map over it; boxes (x, y, width, height in fractions) on both.
+    """The film beside the film with the map over it; boxes (x, y, width, height in fractions) on both, or the
+    outline of a mask.
 
     pixels, heatmap: in [0, 1]. strength: opacity where the map is 1; where it is 0 the film shows unchanged.
     """
@@ -29,6 +31,9 @@ def overlay(
     colours = np.asarray(ImageOps.colorize(levels, COLD, HOT, WARM), dtype=np.float32) / 255
     opacity = (strength * heatmap)[..., None]
     pictures = [grey, grey * (1 - opacity) + colours * opacity]
+    if mask is not None:
+        for picture in pictures:
+            picture[edge_of(mask)] = np.array(BOX_COLOUR) / 255
     sheet = Image.fromarray((np.concatenate(pictures, axis=1) * 255).round().astype(np.uint8))
     height, width = pixels.shape
     draw = ImageDraw.Draw(sheet)

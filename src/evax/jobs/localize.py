@@ -1,12 +1,11 @@
-"""evax localize: does Grad-CAM of a classifier point at the boxes of a store?"""
+"""evax localize: does Grad-CAM of a classifier find what was drawn on the films of a store?"""
 
 from __future__ import annotations
 
-import math
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import tyro
 
@@ -15,125 +14,91 @@ from evax.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from evax.data.store import ImageStore
+    from evax.deploy.predictor import Predictor
 
 
 @dataclass(frozen=True, kw_only=True)
 class LocalizeConfig:
-    """Pointing game: how often the map's peak lies in a true box, per finding, on films that have one."""
+    """Overlap of the heat map with true boxes or masks (IoU, AP25, AP50, mAP), and the pointing game."""
 
     bundle: tyro.conf.Positional[Path]
     """Classifier bundle written by `evax finetune`, or a published classifier, as in `evax predict`."""
     store: Path
-    """Store whose films have boxes."""
+    """Store whose films have boxes or masks."""
     out: Path
-    """Run folder for report.json and overlays/."""
+    """Run folder for report.json, report.html, cases.csv and overlays/."""
     at: Literal["norm1", "output"] = "norm1"
     """Layer of the map: norm1 as the paper, or output."""
     split: Literal["train", "val", "test"] = "test"
     """Films that are scored."""
+    truth: Literal["boxes", "masks", "auto"] = "boxes"
+    """What a map is held against; auto: masks for the findings that have some, boxes for the others."""
+    protocol: Literal["clean", "paper"] = "clean"
+    """clean: the threshold is chosen on other films than it is scored on; paper: on the same boxes, each a
+    case, as in the released code; not to be compared with clean.
+    """
     overlays: int = 3
     """Pictures per finding, of the films with the highest probability."""
     resamples: int = 2000
     """Bootstrap resamples of the patients."""
     seed: int = 0
-    """Of the bootstrap."""
+    """Of the bootstrap, and of the folds where the scored films choose for each other."""
 
     def __post_init__(self) -> None:
         if self.overlays < 0 or self.resamples <= 0:
             raise ConfigError("overlays must be at least 0 and resamples above 0.")
+        if self.protocol == "paper" and self.truth != "boxes":
+            raise ConfigError(
+                f"The paper's protocol scores one box after the other, got truth {self.truth}: leave --truth "
+                "out, or give --protocol clean."
+            )
 
 
 def localize(config: LocalizeConfig) -> Path:
-    """Scores every (film, finding) of the split that has a box; returns the path of report.json.
+    """Scores every (film, finding) of the split whose place is known; returns the path of report.json.
 
-    Raises DataError when no film of the split has a box of a finding the bundle knows.
+    Raises DataError when no film of the split has a box (or mask) of a finding the bundle knows.
     """
-    import numpy as np
-
-    from evax.data.store import open_store
-    from evax.deploy.predictor import open_bundle
-    from evax.evaluation.intervals import mean_interval
-    from evax.evaluation.localization import peak_in_box
-    from evax.explain.heatmap import spread
-    from evax.explain.overlay import overlay
-    from evax.files import make_folder, write_json
+    from evax.data.regions import films_with_regions, kinds_of_truth
+    from evax.files import write_json
+    from evax.jobs.localized import Maps, chosen_thresholds
+    from evax.reporting.localization import (
+        Localized,
+        draw_overlays,
+        protocol_entries,
+        published_maps,
+        scores_of,
+        write_cases,
+    )
     from evax.reporting.run_page import write_run_page
-    from evax.training.tracking import progress_bar, start_run
+    from evax.training.tracking import start_run
 
     start = time.perf_counter()
-    predictor, store = open_bundle(config.bundle), open_store(config.store)
+    predictor, store = opened(config)
     findings = predictor.card.findings
-    if predictor.card.kind != "classifier":
-        raise ConfigError(
-            f"{config.bundle} holds an encoder; localize needs a classifier. Fine-tune it first."
-        )
-    if (needed := predictor.card.preprocess.store_size) != store.size:
-        raise DataError(
-            f"{config.bundle} was trained on films kept at {needed} pixels, {config.store} keeps them at "
-            f"{store.size}: prepare the store with --size {needed}."
-        )
-    cases = films_with_boxes(store, config.split, findings)
-    if not cases:
-        raise DataError(f"No {config.split} film of {config.store} has a box of {', '.join(findings)}.")
+    kinds = kinds_of_truth(store, store.rows(config.split), findings, config.truth)
+    films = films_with_regions(store, store.rows(config.split), kinds)
+    if not films:
+        raise DataError(nothing_drawn(config, findings))
     start_run(config.out, config, resume=False)
-    rows: list[dict[str, Any]] = []
-    with progress_bar("localising", len(cases)) as advance:
-        for row, boxes_of in cases.items():
-            pixels = store.pixels(row)
-            seen = predictor.card.preprocess.to_input(pixels)
-            inputs = seen.reshape(1, -1, *seen.shape[-2:])
-            maps, scores = predictor.maps(inputs, config.at)[0], predictor.predict_inputs(inputs)[0]
-            for finding, boxes in boxes_of.items():
-                column = findings.index(finding)
-                heatmap = spread(maps[column], pixels.shape, predictor.card.preprocess)
-                rows.append(
-                    {
-                        "row": row,
-                        "image": store.manifest.table.at[row, "image"],
-                        "patient": store.manifest.table.at[row, "patient"],
-                        "finding": finding,
-                        "probability": float(scores[column]),
-                        "hit": peak_in_box(heatmap, np.array(boxes)),
-                        "heatmap": maps[column],
-                        "boxes": boxes,
-                    }
-                )
-            advance("")
-    pointing, overlays = [], list[dict[str, Any]]()
-    for finding in findings:
-        of_finding = sorted(
-            (row for row in rows if row["finding"] == finding), key=lambda row: -row["probability"]
-        )
-        if not of_finding:
-            continue
-        hits = np.array([row["hit"] for row in of_finding])
-        patients = [row["patient"] for row in of_finding]
-        interval = mean_interval(hits, patients, config.resamples, config.seed)
-        pointing.append(
-            {
-                "finding": finding, "films": len(hits), "hits": int(hits.sum()), "rate": float(hits.mean()),
-                "interval": [None if math.isnan(end) else end for end in (interval.low, interval.high)],
-            }
-        )  # fmt: skip
-        for shown in of_finding[: config.overlays]:
-            film = store.pixels(shown["row"]) / 255.0
-            heatmap = spread(shown["heatmap"], film.shape, predictor.card.preprocess)
-            picture = overlay(film, heatmap, shown["boxes"])
-            # numbered: a film's name may be its patient's, and findings may hold any character
-            path = make_folder(config.out / "overlays") / f"{len(overlays):03d}.png"
-            picture.save(path)
-            overlays.append(
-                {"picture": path.name, "finding": finding, "row": shown["row"],
-                 "probability": shown["probability"], "hit": shown["hit"]}
-            )  # fmt: skip
+    maps = Maps.of(predictor, store, config.at, config.protocol)
+    pairs = maps.pairs(films)
+    if not pairs:
+        raise DataError(f"All masks of {config.split} films of {config.store} are empty at its size.")
+    patients = store.manifest.table["patient"].loc[[pair.row for pair in pairs]].tolist()
+    chosen = chosen_thresholds(maps, pairs, patients, config.split, kinds, config.seed)
+    localized = Localized(pairs, chosen.places, patients)
+    write_cases(config.out / "cases.csv", store, localized, config.protocol)
     report = {
         "kind": "localize",
         "at": config.at,
         "split": config.split,
         "data_fingerprint": store.fingerprint,
         "bundle": str(config.bundle),
-        "pointing": pointing,
-        "overlays": overlays,
+        "protocol": protocol_entries(config.protocol, chosen.on, maps.side, config.resamples),
+        **scores_of(localized, findings, config.resamples, config.seed),
+        "published": published_maps(store),
+        "overlays": draw_overlays(config.out, store, pairs, maps.preprocess, findings, config.overlays),
         "command": command_line("localize", config),
         "seconds": round(time.perf_counter() - start, 1),
     }
@@ -142,14 +107,33 @@ def localize(config: LocalizeConfig) -> Path:
     return config.out / "report.json"
 
 
-def films_with_boxes(
-    store: ImageStore, split: str, findings: tuple[str, ...]
-) -> dict[int, dict[str, list[tuple[float, float, float, float]]]]:
-    """Row -> finding -> boxes (x, y, width, height in fractions)."""
-    wanted = {store.manifest.table.at[row, "image"]: int(row) for row in store.rows(split)}
-    cases: dict[int, dict[str, list[tuple[float, float, float, float]]]] = {}
-    for box in store.manifest.boxes.itertuples():
-        if box.image in wanted and box.finding in findings:
-            case = cases.setdefault(wanted[box.image], {})
-            case.setdefault(str(box.finding), []).append((box.x, box.y, box.width, box.height))  # type: ignore[arg-type]
-    return dict(sorted(cases.items()))
+def opened(config: LocalizeConfig) -> tuple[Predictor, ImageStore]:
+    """The classifier and the store. Raises what says that they do not fit."""
+    from evax.data.store import open_store
+    from evax.deploy.predictor import open_bundle
+
+    predictor, store = open_bundle(config.bundle), open_store(config.store)
+    if predictor.card.kind != "classifier":
+        raise ConfigError(
+            f"{config.bundle} holds an encoder; localize needs a classifier. Fine-tune it first."
+        )
+    if config.at not in predictor.layers:
+        raise ConfigError(
+            f"{config.bundle} makes no map at {config.at}: give --at {' or '.join(predictor.layers)}."
+        )
+    if (needed := predictor.card.preprocess.store_size) != store.size:
+        raise DataError(
+            f"{config.bundle} was trained on films kept at {needed} pixels, {config.store} keeps them at "
+            f"{store.size}: prepare the store with --size {needed}."
+        )
+    return predictor, store
+
+
+def nothing_drawn(config: LocalizeConfig, findings: tuple[str, ...]) -> str:
+    """That no film can be scored, and what to try."""
+    what = {"boxes": "a box", "masks": "a mask", "auto": "a box or a mask"}[config.truth]
+    other = {"boxes": " Films with masks: --truth masks.", "masks": " Films with boxes: --truth boxes."}
+    return (
+        f"No {config.split} film of {config.store} has {what} of {', '.join(findings)}."
+        f"{other.get(config.truth, '')}"
+    )

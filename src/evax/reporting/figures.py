@@ -5,7 +5,7 @@ One panel per picture, so that the page puts as many side by side as fit its rea
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import matplotlib
 import numpy as np
@@ -22,6 +22,8 @@ from evax.reporting.drawing import (
     STYLE,
     VERMILLION,
     WIDE,
+    add_legend,
+    curve_style,
     means_of_stretches,
     new_panel,
     svg_of,
@@ -64,6 +66,31 @@ def curve_panel(
         # in thousands and millions; a share stays a decimal
         axes.xaxis.set_major_formatter(EngFormatter(sep="") if x.max(initial=0) > 1 else ScalarFormatter())
         axes.yaxis.set_major_formatter(ScalarFormatter(useOffset=False))  # digits from the tick step
+        return svg_of(figure, label)
+
+
+def threshold_panel(
+    thresholds: Float[np.ndarray, " t"],
+    curves: Mapping[str, Float[np.ndarray, " t"]],
+    *,
+    label: str,
+    x_label: str,
+    y_label: str,
+    chosen: Sequence[float],
+) -> str:
+    """Named scores against a threshold, and the thresholds that were chosen, dashed."""
+    with matplotlib.rc_context(STYLE):
+        figure, axes = new_panel((WIDE, 230))
+        for at in chosen:
+            axes.axvline(at, color=QUIET, linestyle="--", linewidth=1)
+        for number, (name, scores) in enumerate(curves.items()):
+            style = curve_style(number) | {"marker": ""}
+            axes.plot(thresholds, scores, linewidth=2, label=name, **style)
+        axes.set(xlabel=x_label, ylabel=y_label)
+        axes.set_ylim(bottom=0)
+        axes.xaxis.set_major_locator(MaxNLocator(6))
+        axes.yaxis.set_major_locator(MaxNLocator(5))
+        add_legend(figure)
         return svg_of(figure, label)
 
 

@@ -8,15 +8,14 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from PIL import Image
 
 from evax.data.store import open_store
 from evax.errors import DataError
 from evax.reporting import figures
 from evax.reporting.classifier_section import comparisons, fine_tuning
 from evax.reporting.data_sheet import data_sheet
-from evax.reporting.pictures import data_uri, jpeg
-from evax.reporting.run_files import Facts, interval, numbers, read_facts, read_log
+from evax.reporting.localization_section import localisation
+from evax.reporting.run_files import Facts, numbers, read_facts, read_log
 from evax.reporting.template import write_page
 
 KINDS = {"store", "fetch", "pretrain", "finetune", "localize", "predict"}
@@ -123,37 +122,3 @@ def pre_training(name: str, folder: Path) -> dict[str, Any]:
             *curve("probe", "rankme", "RankMe (effective rank)"),
         ],
     }
-
-
-def localisation(name: str, folder: Path) -> dict[str, Any]:
-    """The pointing game and the pictures that were drawn for it."""
-    report = read_facts(folder / "report.json")
-    scored = report["pointing"]
-    pictures = []
-    for shown in report["overlays"]:
-        path = folder / "overlays" / Path(shown["picture"]).name
-        try:
-            with Image.open(path) as picture:
-                film = data_uri(jpeg(picture))
-        except OSError as error:
-            raise DataError(f"The picture {path} cannot be read: {error}. Run that step again.") from error
-        peak = "peak inside the box" if shown["hit"] else "peak outside the box"
-        pictures.append((shown["finding"], f"probability {shown['probability']:.2f}, {peak}", film))
-    return {
-        "name": name,
-        "report": report,
-        "hits": sum(row["hits"] for row in scored),
-        "films": sum(row["films"] for row in scored),
-        "figure": pointing_figure(name, scored) if scored else None,
-        "pictures": pictures,
-    }
-
-
-def pointing_figure(name: str, scored: list[Facts]) -> str:
-    """The share of hits per finding with its interval."""
-    rows = [
-        (f"{row['finding']} ({row['hits']} of {row['films']})", row["rate"], interval(row["interval"]))
-        for row in scored
-    ]
-    label, x_label = f"Pointing game of {name}", "share of peaks inside a true box"
-    return figures.interval_plot(rows, label=label, x_label=x_label, limits=(0, 1), bars=True)

@@ -15,8 +15,9 @@ from evax.reporting.classifier_section import fine_tuning, probing
 from evax.reporting.data_sheet import data_sheet
 from evax.reporting.examine import ERRORS_PER_FINDING
 from evax.reporting.figures import interval_plot
+from evax.reporting.localization_section import localisation
 from evax.reporting.masks_page import segmentation
-from evax.reporting.page import localisation, pre_training, render
+from evax.reporting.page import pre_training, render
 from evax.reporting.pictures import data_uri, film_picture
 from evax.reporting.run_files import Facts, interval, read_facts, read_suspicious
 from evax.reporting.template import show_interval, show_number
