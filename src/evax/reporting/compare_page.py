@@ -62,7 +62,10 @@ def write_tables(content: Mapping[str, Any], out: Path) -> None:
     differences = [
         {"name": each["name"], "reference": each["reference"], "of": of, "difference": one["value"]}
         | dict(zip(("low", "high"), one["interval"], strict=True))
-        | {key: one[key] for key in ("p", "p_least", "p_holm", "test", "undefined", "partial")}
+        | {
+            key: one[key]
+            for key in ("interval_method", "p", "p_least", "p_holm", "test", "undefined", "partial")
+        }
         for each in content["differences"]
         for of, one in [
             *((mean, each[mean]) for mean in MEANS),

@@ -283,6 +283,7 @@ def shown(difference: Difference, adjusted: float) -> dict[str, Any]:
     return {
         "value": plain(difference.value),
         **ends(difference.interval, "interval"),
+        "interval_method": difference.interval.method,
         "partial": difference.interval.partial,
         "p": plain(difference.p),
         "p_least": plain(difference.least_p),
