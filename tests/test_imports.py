@@ -24,7 +24,8 @@ MAY_IMPORT = {
     "cli": {"jobs"}, "__main__": {"cli"},
 }  # fmt: skip
 COMPOSITE_JOBS = {"demo", "fewshot", "crossvalidate"}
-SHARED_BY_JOBS = {"evax.jobs.studies", "evax.jobs.finetuned"}  # no jobs: they have no command
+# no jobs: they have no command
+SHARED_BY_JOBS = {"evax.jobs.studies", "evax.jobs.finetuned", "evax.jobs.probed"}
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 

@@ -85,6 +85,9 @@ class LabelledConfig:
     thresholds: str = "youden"
     """How validation chooses each finding's threshold: youden, f1, or the least sensitivity or specificity it
     must have there, as in sensitivity:0.95."""
+    sources: Path | None = None
+    """CSV table with the columns image or patient, and source (a hospital, a device): test films are scored
+    by source, too, as they are by sex, age and view."""
     resamples: int = 2000
     """Bootstrap resamples of the test patients."""
     seed: int = 0
