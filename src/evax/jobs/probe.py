@@ -23,7 +23,14 @@ from evax.jobs.studies import (
     tell_finished,
     warn_of_untaught,
 )
-from evax.reporting.study_rows import RUNS, WAYS, row_of_probe, spread_in_words, summary_of, write_points
+from evax.reporting.study_rows import (
+    RUNS,
+    WAYS,
+    row_of_probe,
+    shares_summed_up,
+    spread_in_words,
+    write_points,
+)
 from evax.training.options import LabelledConfig
 
 if TYPE_CHECKING:
@@ -196,10 +203,8 @@ def sweep(
             place = f"run {number} of {len(every)}: {point.in_words()}, seed {run.seed}"
             reports[point].append(report_of(run, learn_and_test, keep_bundle=True, place=place))
     for way in WAYS:
-        rows = []
-        for point in points:
-            scored = [row_of_probe(report, way) for report in reports[point]]
-            rows.append({**asdict(point), **summary_of(scored), "runs": scored})
+        scored = {point: [row_of_probe(report, way) for report in reports[point]] for point in points}
+        summed = shares_summed_up([(asdict(point), rows) for point, rows in scored.items()])
         card = study_card(
             config, "probe", fingerprint, name=config.name, leaks=config.split_by == "film",
             asked=asked, spread=spread_in_words(len(config.seeds), "seeds"),
@@ -210,8 +215,8 @@ def sweep(
             same.pop("strength_chosen_on", None)
         card["protocol"] = same | card["protocol"]
         card |= {"name": f"{card['name']}, {WAYS[way]}", "way": WAYS[way]}
-        write_json(card | {"points": rows}, config.out / f"{way}.json")
-        write_points(rows, config.out / f"{way}.csv")
+        write_json(card | summed, config.out / f"{way}.json")
+        write_points(summed["points"], config.out / f"{way}.csv")
     results = [config.out / f"{way}.json" for way in WAYS]
     draw_few_labels(results, config.out / "probe")
     write_study_page(results)

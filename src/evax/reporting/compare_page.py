@@ -137,7 +137,8 @@ def draw_figures(
     drawn = {"AUROC per finding": dots, "mAUC against parameters": against_size}
     if sweeps:
         runs, results = zip(*sweeps, strict=True)
-        curves = few_labels_figure(results, names=runs)
+        entering = [name for name in content["findings"] if name not in content["not_learned"]]
+        curves = few_labels_figure(results, names=runs, findings=entering)
         points = [
             {"name": row["curve"], "share": row["label_fraction"], "trainings": len(row["seeds"])}
             | {"mauc": row["mauc"]["value"], "sd": (row["spread_over_seeds"] or NO_SPREAD)["mauc"]["sd"]}
