@@ -25,7 +25,7 @@ MAY_IMPORT = {
 }  # fmt: skip
 COMPOSITE_JOBS = {"demo", "fewshot", "crossvalidate"}
 # no jobs: they have no command
-SHARED_BY_JOBS = {"evax.jobs.studies", "evax.jobs.finetuned", "evax.jobs.probed"}
+SHARED_BY_JOBS = {"evax.jobs.studies", "evax.jobs.shares", "evax.jobs.finetuned", "evax.jobs.probed"}
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 

@@ -10,13 +10,11 @@ import tyro
 
 from evax.errors import ConfigError
 from evax.jobs.finetune import films_of, finetune_in_study
+from evax.jobs.shares import LabelPoint, check_draws, label_points
 from evax.jobs.studies import (
     ALONE,
-    LabelPoint,
-    check_draws,
     continued,
     finished_of,
-    label_points,
     refuse_at_once,
     refuse_other_run,
     report_of,

@@ -8,12 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evax.errors import ConfigError
+from evax.jobs.shares import LabelPoint, check_draws, label_points
 from evax.jobs.studies import (
-    LabelPoint,
-    check_draws,
     continued,
     finished_of,
-    label_points,
     refuse_at_once,
     refuse_one_sided,
     refuse_other_run,
