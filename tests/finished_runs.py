@@ -11,7 +11,7 @@ import pandas as pd
 from evax.evaluation.classification import choose_thresholds
 from evax.evaluation.report import evaluate_classifier
 from evax.files import write_json
-from evax.jobs.fewshot import row_of, summary_of
+from evax.reporting.study_rows import row_of_share, shares_summed_up
 
 FINDINGS = ("Effusion", "Mass", "Hernia")
 ENCODER = "eva_x_tiny_patch16_224"
@@ -86,16 +86,16 @@ def write_run(
 
 
 def write_sweep(folder: Path, skill: float, *, fractions=(0.1, 1.0), seeds=(0, 1, 2), **options) -> Path:
-    points = []
+    shares = []
     for fraction in fractions:
         runs = []
         for seed in seeds:
             path = folder / "runs" / f"share-{fraction:g}-seed-{seed}"
             write_run(path, skill * (0.5 + fraction / 2), fraction=fraction, seed=seed, **options)
-            runs.append(row_of(json.loads((path / "report.json").read_text())))
-        points.append({"fraction": fraction, "lr": 1e-3, "lr_trials": [], **summary_of(runs), "runs": runs})
-    content = {"kind": "fewshot", "name": "sweep", "data_fingerprint": "0123456789abcdef", "points": points}
-    write_json(content, folder / "fewshot.json")
+            runs.append(row_of_share(json.loads((path / "report.json").read_text())))
+        shares.append(({"fraction": fraction, "count": None, "lr": 1e-3, "lr_trials": []}, runs))
+    content = {"kind": "fewshot", "name": "sweep", "data_fingerprint": "0123456789abcdef"}
+    write_json(content | shares_summed_up(shares), folder / "fewshot.json")
     return folder
 
 

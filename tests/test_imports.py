@@ -24,11 +24,10 @@ MAY_IMPORT = {
     "cli": {"jobs"}, "__main__": {"cli"},
 }  # fmt: skip
 COMPOSITE_JOBS = {"demo", "fewshot", "crossvalidate"}
+# no jobs: they have no command
 SHARED_BY_JOBS = {
-    "evax.jobs.studies",
-    "evax.jobs.finetuned",
-    "evax.jobs.localized",
-}  # no jobs: they have no command
+    "evax.jobs.studies", "evax.jobs.shares", "evax.jobs.finetuned", "evax.jobs.probed", "evax.jobs.localized",
+}  # fmt: skip
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 

@@ -182,7 +182,8 @@ def test_it_needs_no_weights_of_torch(copied, films):
 def test_a_bundle_that_was_not_exported_is_refused_with_the_command(tmp_path):
     folder = make_bundle(tmp_path / "bundle")
     with pytest.raises(
-        ExportError, match=r"bundle was not exported: `evax export .*bundle` writes model.onnx"
+        ExportError,
+        match=r"bundle was not exported: `evax export .*bundle`, where torch is, writes model.onnx",
     ):
         evax.open_bundle(folder, runtime="onnx")
 
@@ -229,6 +230,41 @@ def test_films_are_scored_and_drawn_on_a_machine_without_torch(exported, films, 
     names = [{path.name for path in (tmp_path / f"{out}.csv-maps").iterdir()} for out in ("without", "torch")]
     assert names[0] == names[1]
     assert "00001-0-Mass.png" in names[0]
+
+
+def test_without_torch_a_bundle_opens_as_it_was_exported_or_says_what_to_install_or_export(
+    exported, films, tmp_path
+):
+    program = f"""{BASE_INSTALL}
+import sys, evax
+from evax.errors import ExportError
+answer = evax.open_bundle(sys.argv[1])(sys.argv[2])
+print(list(answer.values()))
+for arguments in (sys.argv[3:4], sys.argv[1:2] + ["torch"], ["eva_x_small_cxr14"]):
+    try:
+        evax.open_bundle(*arguments)
+    except ExportError as error:
+        print(error)
+"""
+    bare, film = make_bundle(tmp_path / "bare"), films / "0.png"
+    command = [sys.executable, "-c", program, *map(str, (exported, film, bare))]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    answer, not_exported, no_torch, not_converted = done.stdout.splitlines()
+    assert json.loads(answer) == pytest.approx(list(evax.open_bundle(exported)(film).values()), abs=1e-4)
+    assert f"{bare} was not exported: `evax export {bare}`, where torch is, writes" in not_exported
+    assert "or run it in torch here: pip install 'evax[train]'" in not_exported
+    assert no_torch == "The runtime torch is not installed here: pip install 'evax[train]'"
+    assert "A published file is converted to one by torch, which is not installed here" in not_converted
+
+
+def test_a_runtime_that_is_not_installed_is_refused_before_torch_is_loaded(tmp_path):
+    folder = make_bundle(tmp_path / "bundle")
+    before = "import atexit; atexit.register(lambda: print('torch' in sys.modules))"
+    before += "\nsys.modules['openvino'] = None"  # what import sees where there is none
+    done = evax_command("export", folder, "--runtimes", "onnx", "openvino", before=before)
+    said = "evax export: The runtime openvino is not installed here: pip install 'evax[openvino]'\n"
+    assert (done.returncode, done.stderr, done.stdout) == (1, said, "False\n")
 
 
 def test_what_needs_torch_says_so_where_there_is_none(exported, films, tmp_path):

@@ -114,6 +114,18 @@ def test_bootstrap_and_delong_agree_when_every_patient_has_one_film():
     assert bootstrap.interval.high == pytest.approx(formula.interval.high, abs=0.01)
 
 
+def test_delong_s_interval_is_cut_where_no_difference_can_lie_and_says_so():
+    truth = np.array([True, True, True, False, False, False])
+    right, wrong = np.array([0.6, 0.8, 0.9, 0.3, 0.5, 0.7]), np.array([0.2, 0.4, 0.1, 0.6, 0.3, 0.9])
+    forth, back = delong(right, wrong, truth), delong(wrong, right, truth)
+    assert (forth.interval.high, forth.interval.method) == (1.0, "DeLong, cut at 1")
+    assert (back.interval.low, back.interval.method) == (-1.0, "DeLong, cut at -1")
+    assert forth.interval.low == -back.interval.high < forth.value
+    assert forth.test == back.test == "DeLong"
+    better, worse, truth, _ = two_networks(5, films=1)
+    assert delong(better[:, 0], worse[:, 0], truth).interval.method == "DeLong"
+
+
 def test_delong_of_copied_films_is_too_sure_of_itself():
     better, worse, truth, people = two_networks(7, films=1)
     once = delong(better[:, 0], worse[:, 0], truth)

@@ -169,6 +169,13 @@ def test_sweeps_keep_seeds_and_patients_apart_and_are_compared_share_by_share(tm
     assert [float(point["share"]) for point in points] == [0.1, 1.0, 0.1, 1.0]
 
 
+def test_the_curves_of_a_comparison_are_over_the_findings_of_its_means(tmp_path):
+    sweep, part = write_sweep(tmp_path / "one", 2.0), write_run(tmp_path / "p", 1.0, not_learned=("Mass",))
+    for folders, words in (([sweep], "mAUC, mean"), ([sweep, part], "mAUC of 1 finding, mean")):
+        out = done(folders, tmp_path / f"out{len(folders)}")
+        assert words in (out / "few-labels.svg").read_text()
+
+
 def test_one_sweep_alone_compares_its_shares_with_the_largest(tmp_path):
     out = done([write_sweep(tmp_path / "one", 2.0, seeds=(0, 1))], tmp_path / "out")
     content = content_of(out)

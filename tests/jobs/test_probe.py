@@ -16,6 +16,7 @@ from evax.errors import ConfigError, DataError
 from evax.evaluation.classification import choose_thresholds
 from evax.jobs.probe import ONE, ProbeConfig, probe
 from evax.models.encoders import build_encoder
+from pages import Page
 from study_pages import check_study_page
 
 
@@ -63,6 +64,37 @@ def test_the_report_holds_what_scikit_learn_computes_from_the_written_prediction
     assert f"evax probe {config.store}" in page
     assert f"<b>{metrics['mauc']['value']:.3f}</b>" in page
     assert "Frozen features and test" in page
+
+
+def test_each_way_has_subgroups_calibration_and_errors_of_its_own_as_a_fine_tuning_has(config, tmp_path):
+    store = open_store(config.store)
+    sources = store.manifest.table[["patient"]].drop_duplicates()
+    sources["source"] = np.where(np.arange(len(sources)) % 2, "north", "south")
+    sources.to_csv(tmp_path / "sources.csv", index=False)
+    report = json.loads(probe(replace(config, sources=tmp_path / "sources.csv")).read_text())
+    page = Page(config.out / "report.html")
+    assert page.open == []
+    assert page.ids >= {"errors", "errors-2", "subgroups", "subgroups-2"}
+    assert "Doubtful labels" not in page.text.replace("Doubtful labels:", "")
+    assert "for each finding and never on these" in page.text
+    assert "Sources are not compared" not in page.text
+    tables = {}
+    for way in ("linear", "knn"):
+        part = report[way]
+        table = pd.read_csv(config.out / f"predictions-{way}-test.csv")
+        tables[way] = table.filter(like="probability:").to_numpy()
+        assert [each["attribute"] for each in part["subgroups"]] == ["sex", "age", "view", "source"]
+        assert {group["group"] for group in part["subgroups"][-1]["groups"]} == {"north", "south"}
+        assert [row["name"] for row in part["calibration"]["findings"]] == list(store.manifest.findings)
+        assert part["errors"]
+        test_rows = store.rows("test").tolist()
+        limits = {row["name"]: row["threshold"] for row in part["test_metrics"]["findings"]}
+        for error in part["errors"]:
+            k, film = store.manifest.findings.index(error["finding"]), test_rows.index(error["row"])
+            assert error["probability"] == pytest.approx(tables[way][film, k], abs=1e-6)
+            assert (error["probability"] >= limits[error["finding"]]) == (error["label"] == 0)
+            assert f"row {error['row']} · {error['probability']:.3f}" in page.text
+    assert report["linear"]["errors"] != report["knn"]["errors"]
 
 
 def test_every_option_reaches_the_run(config, tmp_path):

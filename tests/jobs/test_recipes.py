@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 import re
 import shlex
 
@@ -212,6 +213,35 @@ QUIRKS = {
 }
 
 
+def prepared_for_the_paper(name):
+    """Share of the training films that validate, in the store that the head of a recipe asks for."""
+    return 0.0 if "--validation 0" in " ".join(header(name)) else 0.4
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_every_recipe_makes_one_step_in_the_paper_s_protocol(name, store_of, tmp_path):
+    store = store_of(source_of(name), prepared_for_the_paper(name))
+    options = ["--protocol", "paper", "--precision", "fp16"]
+    config, bundle, report, log = run(name, store, tmp_path / "run", *options)
+    steps = [line for line in log if line["event"] == "step"]
+    assert len(steps) == report["steps"] == report["best_step"] == 1
+    of_chance = len(report["test_metrics"]["findings"]) if "covidx" in name else 2  # softmax, or sigmoids
+    assert steps[0]["loss"] == pytest.approx(math.log(of_chance), abs=0.01)
+    assert 0 < steps[0]["grad_norm"] < math.inf
+    assert steps[0]["lr"] == config.optimizer.lr
+    (look,) = [line for line in log if line["event"] == "test"]  # and none at validation films
+    assert not [line for line in log if line["event"] == "validation"]
+    assert report["paper_protocol"]["looks"] == 1
+    assert report["paper_protocol"]["mauc"] == {"value": look["mauc"], "step": 1}
+    assert report["test_metrics"]["mauc"]["value"] == pytest.approx(look["mauc"], abs=1e-6)
+    assert report["trained_in"] == "fp16"
+    assert (bundle / "model.safetensors").is_file()
+    named = {key.removeprefix("quirk_") for key in report["protocol"] if key.startswith("quirk_")}
+    # the films of this test are cut, whatever the recipe's are
+    quirks = QUIRKS[name.removeprefix("finetune/")] | {"central_crop"}
+    assert named == quirks | {"selection_on_test", "validation_unused"}
+
+
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_the_paper_s_protocol_of_every_recipe_names_its_quirks_one_by_one(name):
     config = parsed(name, "--protocol", "paper", "--precision", "fp16")
@@ -252,6 +282,29 @@ FACTS = {
     "chestxray14-resnet50": (75, 1024, 2.5e-4, "cosine", 5, None, 0.0, 224),
     "chestxray14-vit-small": (75, 1024, 2.5e-4, "cosine", 5, 0.55, 0.2, 224),
 }
+
+
+# facts 4.1: train films of a pass, and after how many of them the test films are looked at
+LOOKS = {
+    "chestxray14": (75_312, 5),
+    "chexpert": (191_027, 1 / 20),
+    "covidx9a": (30_130, 1),
+    "covidx_cxr4": (67_863, 1),
+}
+BASELINES = ("densenet121", "resnet50", "vit-small")  # looked at half as often
+
+
+@pytest.mark.parametrize("name", FACTS)
+def test_a_recipe_looks_and_starts_as_the_released_script(name):
+    config = parsed(f"finetune/{name}")
+    films, passes = LOOKS[source_of(f"finetune/{name}")]
+    passes *= 2 if name.endswith(BASELINES) else 1
+    assert config.validate_every == round(passes * films / config.batch_size)
+    assert config.fc_norm == ("pretrained" if name.endswith(BASELINES[:2]) else "new")
+    assert config.freeze_patch_embed == (name == "chexpert-tiny")
+    assert config.train_uncertain == {"chexpert-tiny": "smooth", "chexpert-small": "mixed"}.get(name)
+    assert config.position_antialias == ("covidx" not in name)
+    assert (config.crop.aspect, config.crop.flip) == ((3 / 4, 4 / 3), 0.5)
 
 
 @pytest.mark.parametrize("name", FACTS)

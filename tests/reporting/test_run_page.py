@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
@@ -23,40 +22,10 @@ from evax.files import read_json, write_json
 from evax.reporting.examine import ERRORS_PER_FINDING, Scored, examine, run_checks
 from evax.reporting.protocol import write_predictions
 from evax.reporting.run_page import write_run_page
+from pages import Page
 
 FINDINGS = ("Effusion", "Mass")
-VOID = {"meta", "link", "img", "br", "input"}
 SECTIONS = {"short", "steps", "data", "finetuning", "subgroups", "errors", "labels", "environment", "limits"}
-
-
-class Page(HTMLParser):
-    """Ids, words, pictures, and whether every element is closed where it should be."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__()
-        self.ids, self.words, self.open, self.pictures = set(), [], [], 0
-        self.source = path.read_text(encoding="utf-8")
-        self.feed(self.source)
-
-    def handle_starttag(self, tag, attrs):
-        self.ids |= {value for name, value in attrs if name == "id"}
-        self.pictures += tag == "img"
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag, attrs):
-        self.ids |= {value for name, value in attrs if name == "id"}
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag, f"</{tag}> closes something else"
-
-    def handle_data(self, data):
-        if self.open and self.open[-1] not in ("style", "script"):
-            self.words.append(data)
-
-    @property
-    def text(self) -> str:
-        return " ".join(" ".join(self.words).split())
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,8 @@ from evax.models.encoders import ENCODERS, EVA_X
 from evax.weights.download import fetch_published
 from evax.weights.encoders import create_encoder
 from evax.weights.foreign import LAYOUTS
-from evax.weights.released import IMAGENET_FILES, RELEASED
+from evax.weights.names import IMAGENET_FILES
+from evax.weights.released import RELEASED
 from loopback import Handler, Server, serving
 from official_files import write_mim
 

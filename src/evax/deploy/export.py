@@ -30,6 +30,7 @@ from evax.deploy.exported import (
     meaning,
     session_of,
 )
+from evax.deploy.predictor import RUNTIMES
 from evax.deploy.torch_runtime import TorchPredictor, open_torch
 from evax.download import sha256_of
 from evax.errors import ExportError
@@ -158,7 +159,7 @@ def compared(
         differences.append(_apart(maps["torch"], maps[runtime], scaled=True))
     decisions = zip(answers["torch"], answers[runtime], strict=True)
     return {
-        "version": version({"onnx": "onnxruntime"}.get(runtime, runtime)),
+        "version": version(RUNTIMES[runtime][0]),
         "largest_difference": float(np.max(differences)),  # NaN stays NaN
         "films_with_another_decision": sum(
             card.present(ours) != card.present(theirs) for ours, theirs in decisions

@@ -78,7 +78,8 @@ def certified(folder: Path, card: Card) -> None:
     graph, path = folder / GRAPH, folder / CERTIFICATE
     if not (graph.is_file() and path.is_file()):
         raise ExportError(
-            f"{folder} was not exported: `evax export {folder}` writes {GRAPH} and {CERTIFICATE}."
+            f"{folder} was not exported: `evax export {folder}`, where torch is, writes {GRAPH} and "
+            f"{CERTIFICATE}; or run it in torch here: pip install 'evax[train]'."
         )
     again = f"run `evax export {folder}` again, where torch is."
     try:
@@ -105,10 +106,8 @@ def session_of(graph: Path, runtime: str) -> Run:
 
 
 def _onnx(graph: Path, threads: int) -> Run:
-    try:
-        import onnxruntime
-    except ModuleNotFoundError as error:
-        raise ExportError("Running exported bundles needs: pip install onnxruntime") from error
+    import onnxruntime
+
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     try:
@@ -123,10 +122,8 @@ def _onnx(graph: Path, threads: int) -> Run:
 
 
 def _openvino(graph: Path, threads: int) -> Run:
-    try:
-        import openvino
-    except ModuleNotFoundError as error:
-        raise ExportError("The OpenVINO runtime needs: pip install 'evax[openvino]'") from error
+    import openvino
+
     # by default OpenVINO computes in bfloat16 where the processor can, which moves logits by some hundredths
     options: dict[str, Any] = {"INFERENCE_PRECISION_HINT": "f32"}
     if threads:

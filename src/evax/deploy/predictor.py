@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
@@ -14,11 +15,15 @@ from jaxtyping import Bool, Float, Shaped
 from evax.data.pictures import read_image
 from evax.data.radiograph import Radiograph
 from evax.deploy.bundle import Card, read_card
-from evax.errors import unknown_name
+from evax.errors import ExportError, unknown_name
 from evax.explain.heatmap import At
 
 Runtime = Literal["torch", "onnx", "openvino"]
-RUNTIMES: tuple[Runtime, ...] = ("torch", "onnx", "openvino")
+RUNTIMES: dict[str, tuple[str, str]] = {  # name: its package, and what pip is asked for
+    "torch": ("torch", "'evax[train]'"),
+    "onnx": ("onnxruntime", "onnxruntime"),
+    "openvino": ("openvino", "'evax[openvino]'"),
+}
 
 
 class Predictor(ABC):
@@ -68,24 +73,40 @@ class Predictor(ABC):
         """
 
 
-def open_bundle(path: str | os.PathLike[str], runtime: str = "torch") -> Predictor:
+def default_runtime() -> Runtime:
+    """PyTorch where it is installed; else what an exported bundle is made for."""
+    return "torch" if find_spec("torch") else "onnx"
+
+
+def refuse_absent(runtime: str) -> None:
+    """Raises ExportError for a runtime that is not installed. runtime: of RUNTIMES."""
+    package, wanted = RUNTIMES[runtime]
+    if find_spec(package) is None:
+        raise ExportError(f"The runtime {runtime} is not installed here: pip install {wanted}")
+
+
+def open_bundle(path: str | os.PathLike[str], runtime: str | None = None) -> Predictor:
     """A predictor from a bundle folder, or from a published file, converted once (see deploy.published).
 
     path: a bundle folder, a published file under its official file name, or the name of one (`evax zoo
     list`), fetched when it is not on this machine. An existing path goes before a name.
-    runtime: "torch"; or "onnx" or "openvino" for what `evax export` wrote into the bundle, without torch.
+    runtime: "torch"; or "onnx" or "openvino" for what `evax export` wrote into the bundle, without torch;
+    None: torch where it is installed, else onnx.
     Raises DataError for a folder that is no bundle, ConfigError for an unknown name, WeightsError for weights
     that cannot be had or do not fit their card, ExportError for a bundle that was not exported or a runtime
     that is not installed.
     """
+    runtime = runtime or default_runtime()
     if runtime not in RUNTIMES:
         raise unknown_name("runtime", runtime, RUNTIMES)
     folder = Path(path)
     if not folder.is_dir():
+        refuse_without_converter(path)
         from evax.deploy.published import bundle_of
 
         folder = bundle_of(path)
     card = read_card(folder)
+    refuse_absent(runtime)
     if runtime == "torch":
         from evax.deploy.torch_runtime import open_torch
 
@@ -93,3 +114,12 @@ def open_bundle(path: str | os.PathLike[str], runtime: str = "torch") -> Predict
     from evax.deploy.exported import open_exported
 
     return open_exported(folder, card, runtime)
+
+
+def refuse_without_converter(path: str | os.PathLike[str]) -> None:
+    """Raises ExportError for what is no folder where there is no torch, which converts published files."""
+    if find_spec("torch") is None:
+        raise ExportError(
+            f"There is no bundle folder {path}. A published file is converted to one by torch, which is not "
+            "installed here: pip install 'evax[train]', or copy a bundle that `evax export` has written to."
+        )

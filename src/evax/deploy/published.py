@@ -16,7 +16,8 @@ from evax.models.classifier import Classifier
 from evax.models.encoders import Encoder
 from evax.weights.download import FOLDER_VARIABLE, fetch_published, weights_folder
 from evax.weights.encoders import create_published
-from evax.weights.released import RELEASED, Released, name_of_file
+from evax.weights.names import name_of_file
+from evax.weights.released import RELEASED, Released
 
 logger = logging.getLogger("evax")
 BUNDLES = "bundles"  # inside the weights folder: published files that were used as bundles

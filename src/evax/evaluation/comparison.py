@@ -14,7 +14,7 @@ from scipy.stats import norm, rankdata
 
 from evax.errors import DataError
 from evax.evaluation.classification import Flags, Floats, Reals
-from evax.evaluation.intervals import LEVEL, Interval, percentile_interval
+from evax.evaluation.intervals import LEVEL, Interval, cut_at, percentile_interval
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,8 @@ def delong(first: Reals, second: Reals, positives: Flags, level: float = LEVEL) 
     first, second: (S,) scores of the same cases, higher means more suspicious. positives: (S,).
     It counts cases as independent: where a patient has several films, p and the interval are too small; use
     `paired_difference` there. With fewer than two positives or negatives, or without any variance between
-    different areas, nothing is defined; scores that rank alike differ by 0 with p = 1.
+    different areas, nothing is defined; scores that rank alike differ by 0 with p = 1. An interval that
+    reaches beyond -1 or 1 is cut there, as its method then says.
     """
     areas, covariance = delong_covariance(np.stack([first, second]), positives)
     value = float(areas[0] - areas[1])
@@ -50,7 +51,8 @@ def delong(first: Reals, second: Reals, positives: Flags, level: float = LEVEL) 
     half = float(norm.ppf((1 + level) / 2)) * error
     alike = 1.0 if abs(value) < 1e-12 else math.nan
     p = 2 * float(norm.sf(abs(value) / error)) if error > 0 else alike
-    return Difference(value, Interval(value - half, value + half, level, method, 0), p, method)
+    interval = cut_at((-1.0, 1.0), Interval(value - half, value + half, level, method, 0))
+    return Difference(value, interval, p, method)
 
 
 def delong_covariance(scores: Reals, positives: Flags) -> tuple[Floats, Floats]:

@@ -214,10 +214,17 @@ def seed_interval(
         return Interval(math.nan, math.nan, level, method, left_out)
     half = float(t.ppf((1 + level) / 2, len(defined) - 1) * defined.std(ddof=1) / math.sqrt(len(defined)))
     low, high = float(defined.mean()) - half, float(defined.mean()) + half
-    beyond = [f"{end:g}" for end, cut in zip(within, (low < within[0], high > within[1]), strict=True) if cut]
-    if beyond:
-        method += f", cut at {' and '.join(beyond)}"
-    return Interval(max(low, within[0]), min(high, within[1]), level, method, left_out)
+    return cut_at(within, Interval(low, high, level, method, left_out))
+
+
+def cut_at(within: tuple[float, float], interval: Interval) -> Interval:
+    """An interval by formula, which may reach further than such values can; cut there, its method says so."""
+    ends = ((within[0], interval.low < within[0]), (within[1], interval.high > within[1]))
+    beyond = [f"{end:g}" for end, reached in ends if reached]
+    if not beyond:
+        return interval
+    low, high = max(interval.low, within[0]), min(interval.high, within[1])
+    return replace(interval, low=low, high=high, method=f"{interval.method}, cut at {' and '.join(beyond)}")
 
 
 def patient_weights(patients: int, resamples: int, seed: int) -> Iterator[Floats]:

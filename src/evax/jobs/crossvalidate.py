@@ -179,6 +179,7 @@ def one_study(config: CrossvalidateConfig, films: StudyFilms, asked: str) -> Pat
     """The folds of one seed; returns the path of crossvalidate.json. asked: see study_card."""
     from evax.files import write_json
     from evax.reporting.folds import draw_folds
+    from evax.reporting.pooled import pooled_metrics
     from evax.reporting.protocol import agreed
     from evax.reporting.study_page import write_study_page
 
@@ -200,11 +201,11 @@ def one_study(config: CrossvalidateConfig, films: StudyFilms, asked: str) -> Pat
     result = config.out / "crossvalidate.json"
     card = card_of(config, store, folds, films.only_train, asked)
     card["protocol"] = agreed(protocols) | card["protocol"]
-    content = card | {
-        **summary_of(rows, over="folds"),
-        "pooled": pooled(config, store, [run.out for run in runs]),
-        "folds": rows,
-    }
+    together = pooled_metrics(
+        [run.out for run in runs], store.manifest.findings, store.manifest.exclusive,
+        config.resamples, config.seed,
+    )  # fmt: skip
+    content = card | {**summary_of(rows, over="folds"), "pooled": together, "folds": rows}
     write_json(content, result)
     write_rows(rows, config.out / "crossvalidate.csv")
     draw_folds(result, config.out / "crossvalidate")
@@ -296,37 +297,6 @@ def divider_of(config: CrossvalidateConfig, films: StudyFilms) -> Divider:
         validation=config.validation,
         seed=config.seed,
     )
-
-
-def pooled(config: CrossvalidateConfig, store: ImageStore, runs: list[Path]) -> dict[str, Any]:
-    """Scores of all tested films together, each by the classifier that had not learned from it.
-
-    There are no thresholds: every fold has its own. A finding that one fold could not learn has no number.
-    """
-    import numpy as np
-    import pandas as pd
-
-    from evax.evaluation.report import evaluate_classifier
-    from evax.files import read_json
-
-    files = [run / "predictions-test.csv" for run in runs]
-    table = pd.concat([pd.read_csv(file, dtype={"patient": str}) for file in files])
-    findings = store.manifest.findings
-    reports = [read_json(run / "report.json")["test_metrics"]["findings"] for run in runs]
-    # a run from before this was kept says nothing of it
-    learned = np.all([[row.get("learned", True) for row in rows] for rows in reports], axis=0)
-    report = evaluate_classifier(
-        table[[f"probability:{name}" for name in findings]].to_numpy(dtype=np.float64),
-        table[[f"label:{name}" for name in findings]].to_numpy(dtype=np.float64),
-        findings,
-        table["patient"].tolist(),
-        np.full(len(findings), np.nan),
-        store.manifest.exclusive,
-        resamples=config.resamples,
-        seed=config.seed,
-        learned=learned,
-    )
-    return report.to_json()
 
 
 def card_of(

@@ -43,9 +43,13 @@ def export(config: ExportConfig) -> Path:
     is missing or does not agree with torch within 1e-4; the bundle is then left as it was.
     """
     from evax.deploy.bundle import read_card
-    from evax.deploy.export import export_onnx
+    from evax.deploy.predictor import refuse_absent
 
     card = read_card(config.bundle)
+    for runtime in config.runtimes:
+        refuse_absent(runtime)
+    from evax.deploy.export import export_onnx  # torch only now
+
     films = real_films(config) if config.films else synthetic_films()
     source = "given films" if config.films else f"{SYNTHETIC} synthetic films; black, white, noise"
     return export_onnx(config.bundle, card, films, source, config.runtimes)

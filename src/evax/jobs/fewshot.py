@@ -10,13 +10,11 @@ import tyro
 
 from evax.errors import ConfigError
 from evax.jobs.finetune import films_of, finetune_in_study
+from evax.jobs.shares import LabelPoint, check_draws, label_points
 from evax.jobs.studies import (
     ALONE,
-    LabelPoint,
-    check_draws,
     continued,
     finished_of,
-    label_points,
     refuse_at_once,
     refuse_other_run,
     report_of,
@@ -25,7 +23,7 @@ from evax.jobs.studies import (
     tell_finished,
     warn_of_untaught,
 )
-from evax.reporting.study_rows import RUNS, row_of, spread_in_words, summary_of, write_points
+from evax.reporting.study_rows import RUNS, row_of_share, shares_summed_up, spread_in_words, write_points
 from evax.training.supervised_options import FinetuneConfig
 
 FRACTIONS = (0.01, 0.1, 1.0)  # of the paper's Fig. 3c
@@ -124,21 +122,22 @@ def fewshot(config: FewshotConfig) -> Path:
             place = f"run {number} of {total}: {share.in_words()}, seed {seed}{rate}"
             return report_of(run, finetune_in_study, keep_bundle=config.bundles, place=place)
 
-        points, protocols = [], list[dict[str, Any]]()
+        summed, protocols = [], list[dict[str, Any]]()
         for share in shares:
             trials = {lr: report(share, config.seeds[0], lr)["validation_mauc"] for lr in config.lrs}
             lr = max(trials, key=lambda lr: trials[lr] or 0) if trials else config.optimizer.lr
             reports = [report(share, seed, lr) for seed in config.seeds]
             protocols += [each["protocol"] for each in reports]
-            runs = [row_of(each) for each in reports]
+            runs = [row_of_share(each) for each in reports]
             tried = [{"lr": lr, "validation_mauc": score} for lr, score in trials.items()]
-            points.append({**asdict(share), "lr": lr, "lr_trials": tried, **summary_of(runs), "runs": runs})
-            log.write("share", **asdict(share), lr=lr, mauc=points[-1]["mauc"]["mean"])
+            summed.append(({**asdict(share), "lr": lr, "lr_trials": tried}, runs))
+            log.write("share", **asdict(share), lr=lr, mauc=[run["mauc"] for run in runs])
     result = config.out / "fewshot.json"
     card = card_of(config, fingerprint, asked)
     card["protocol"] = agreed(protocols) | card["protocol"]
-    write_json(card | {"points": points}, result)
-    write_points(points, config.out / "fewshot.csv")
+    content = card | shares_summed_up(summed)
+    write_json(content, result)
+    write_points(content["points"], config.out / "fewshot.csv")
     draw_few_labels([result], config.out / "fewshot")
     write_study_page([result])
     tell_result([result])

@@ -10,7 +10,6 @@ import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
 from itertools import islice, takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TextIO
@@ -65,13 +64,13 @@ def predict(config: PredictConfig) -> Path:
     being written by another run, scores of a stopped run are there, no film is found, or none could be read;
     and as open_bundle does.
     """
-    from evax.deploy.predictor import open_bundle
+    from evax.deploy.predictor import default_runtime, open_bundle
     from evax.training.tracking import progress_bar
 
     card = classifier_card(config.bundle)  # before a file of an encoder is fetched for nothing
     refuse_existing(config.out)
     total = count_films(config.films)
-    runtime = config.runtime or ("torch" if find_spec("torch") else "onnx")
+    runtime = config.runtime or default_runtime()
     predictor = open_bundle(config.bundle, runtime)
     if config.heatmaps:
         make_folder(config.heatmaps)
@@ -106,10 +105,12 @@ def classifier_card(bundle: Path) -> Card:
     Raises ConfigError for an encoder.
     """
     from evax.deploy.bundle import read_card
+    from evax.deploy.predictor import refuse_without_converter
 
     if bundle.is_dir():
         card = read_card(bundle)
     else:
+        refuse_without_converter(bundle)
         from evax.deploy.published import card_of
 
         card = card_of(bundle)

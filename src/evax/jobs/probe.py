@@ -7,14 +7,11 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from evax.config import command_line
 from evax.errors import ConfigError
+from evax.jobs.shares import LabelPoint, check_draws, label_points
 from evax.jobs.studies import (
-    LabelPoint,
-    check_draws,
     continued,
     finished_of,
-    label_points,
     refuse_at_once,
     refuse_one_sided,
     refuse_other_run,
@@ -24,14 +21,20 @@ from evax.jobs.studies import (
     tell_finished,
     warn_of_untaught,
 )
-from evax.reporting.study_rows import RUNS, WAYS, row_of_probe, spread_in_words, summary_of, write_points
+from evax.reporting.study_rows import (
+    RUNS,
+    WAYS,
+    row_of_probe,
+    shares_summed_up,
+    spread_in_words,
+    write_points,
+)
 from evax.training.options import LabelledConfig
 
 if TYPE_CHECKING:
     import numpy as np
 
     from evax.data.store import ImageStore
-    from evax.reporting.examine import Scored
     from evax.training.probes import EncodedFilms
     from evax.training.tracking import RunLog
 
@@ -113,7 +116,8 @@ def probe(config: ProbeConfig) -> Path:
         warn_of_untaught(findings, labels[pool], "training films")
         asked, config = config.precision, continued(config, config.resume, ("fractions", "counts", "seeds"))
         return sweep(replace(config, seeds=config.seeds or SEEDS), store, labels, pool, val, test, asked)
-    from evax.reporting.result_line import tell_result  # matplotlib only now
+    from evax.jobs.probed import measure  # matplotlib only now
+    from evax.reporting.result_line import tell_result
 
     share = LabelShare(config.label_fraction, config.label_count, labels if config.stratified else None)
     train = share.draw(store, pool, config.seed)
@@ -123,6 +127,7 @@ def probe(config: ProbeConfig) -> Path:
             config,
             store,
             *encoded(config, store, labels, (train, val, test), log),
+            neighbours=config.neighbours,
             labels=labels,
             start=start,
         )
@@ -147,6 +152,7 @@ def sweep(
     """
     from evax.data.labelled import LabelShare, data_fingerprint
     from evax.files import write_json
+    from evax.jobs.probed import measure
     from evax.reporting.few_labels import draw_few_labels
     from evax.reporting.protocol import agreed, study_card
     from evax.reporting.result_line import tell_result
@@ -178,6 +184,7 @@ def sweep(
                 store,
                 pooled.only(share.draw(store, pool, run.seed)),
                 *others,
+                neighbours=run.neighbours,
                 labels=labels,
                 start=start,
             )
@@ -194,10 +201,8 @@ def sweep(
             place = f"run {number} of {len(every)}: {point.in_words()}, seed {run.seed}"
             reports[point].append(report_of(run, learn_and_test, keep_bundle=True, place=place))
     for way in WAYS:
-        rows = []
-        for point in points:
-            scored = [row_of_probe(report, way) for report in reports[point]]
-            rows.append({**asdict(point), **summary_of(scored), "runs": scored})
+        scored = {point: [row_of_probe(report, way) for report in reports[point]] for point in points}
+        summed = shares_summed_up([(asdict(point), rows) for point, rows in scored.items()])
         card = study_card(
             config, "probe", fingerprint, name=config.name, leaks=config.split_by == "film",
             asked=asked, spread=spread_in_words(len(config.seeds), "seeds"),
@@ -208,8 +213,8 @@ def sweep(
             same.pop("strength_chosen_on", None)
         card["protocol"] = same | card["protocol"]
         card |= {"name": f"{card['name']}, {WAYS[way]}", "way": WAYS[way]}
-        write_json(card | {"points": rows}, config.out / f"{way}.json")
-        write_points(rows, config.out / f"{way}.csv")
+        write_json(card | summed, config.out / f"{way}.json")
+        write_points(summed["points"], config.out / f"{way}.csv")
     results = [config.out / f"{way}.json" for way in WAYS]
     draw_few_labels(results, config.out / "probe")
     write_study_page(results)
@@ -253,106 +258,3 @@ def encoded(
                 np.save(file, features)
     shares = np.split(features, np.cumsum([len(part) for part in rows[:-1]]))
     return [EncodedFilms(part, share, labels[part]) for part, share in zip(rows, shares, strict=True)]
-
-
-def measure(
-    config: ProbeConfig,
-    store: ImageStore,
-    train: EncodedFilms,
-    val: EncodedFilms,
-    test: EncodedFilms,
-    *,
-    labels: np.ndarray[Any, Any],
-    start: float,
-) -> dict[str, Any]:
-    """Both probes on the same films; writes report and page of OUT and returns the report.
-
-    The direction that is checked is the linear probe's. labels: (S, K) of the whole store. start: of the
-    clock that counts its seconds.
-    """
-    from evax.evaluation.embedding import TEMPERATURE, knn_scores
-    from evax.evaluation.learned import learned_findings
-    from evax.evaluation.linear import fit_linear_probe
-    from evax.evaluation.report import plain
-    from evax.files import write_json
-    from evax.reporting.examine import quick_checks
-    from evax.reporting.protocol import label_policy, protocol_card
-    from evax.reporting.run_page import write_run_page
-
-    linear = fit_linear_probe(
-        train.features, train.labels, val.features, val.labels, store.manifest.exclusive
-    )
-
-    def vote(part: EncodedFilms) -> np.ndarray[Any, Any]:
-        return knn_scores(train.features, train.labels, part.features, config.neighbours, TEMPERATURE)
-
-    learned = learned_findings(train.labels)
-    (validated, tested), linear_metrics = score(
-        "linear", config, store, learned, (val, linear.probabilities(val.features)),
-        (test, linear.probabilities(test.features)),
-    )  # fmt: skip
-    _, knn_metrics = score("knn", config, store, learned, (val, vote(val)), (test, vote(test)))
-    protocol = protocol_card(
-        config, store, train=train.rows, validation=val.rows, test=test.rows,
-        features="mean of the last block's patches, encoder frozen, whole films",
-        strength_chosen_on="validation mAUC, one for all findings", **label_policy(config, store),
-    )  # fmt: skip
-    report = {
-        "kind": "probe",
-        **protocol,
-        "width": train.features.shape[1],
-        "linear": {
-            "strength": linear.strength,
-            "validation_mauc": {
-                f"{strength:g}": plain(value) for strength, value in linear.validation_mauc.items()
-            },
-            "test_metrics": linear_metrics,
-        },
-        "knn": {
-            "neighbours": config.neighbours,
-            "temperature": TEMPERATURE,
-            "test_metrics": knn_metrics,
-        },
-        "checks": quick_checks(store, train.rows, validated, tested, labels),
-        "command": command_line("probe", config),
-        "seconds": round(time.perf_counter() - start, 1),
-    }  # fmt: skip
-    write_json(report, config.out / "report.json")
-    write_run_page(config.out)
-    return report
-
-
-def score(
-    name: str,
-    config: ProbeConfig,
-    store: ImageStore,
-    learned: np.ndarray[Any, np.dtype[np.bool_]],
-    validation: tuple[EncodedFilms, np.ndarray[Any, Any]],
-    test: tuple[EncodedFilms, np.ndarray[Any, Any]],
-) -> tuple[tuple[Scored, Scored], dict[str, Any]]:
-    """Thresholds from validation, every number of test, and predictions-NAME-val.csv and -test.csv.
-
-    learned: (K,), findings that the training films taught; the others have no number. validation, test: films
-    and their probabilities. Returns both as they were scored, and the numbers of test.
-    """
-    from evax.evaluation.classification import choose_thresholds
-    from evax.evaluation.embedding import answered
-    from evax.evaluation.report import evaluate_classifier
-    from evax.evaluation.thresholds import ThresholdRule
-    from evax.reporting.examine import Scored
-    from evax.reporting.protocol import write_predictions
-
-    known: dict[str, Scored] = {}
-    for split, (films, scores) in (("val", validation), ("test", test)):
-        probabilities, truth = answered(scores, films.labels)
-        known[split] = Scored(films.rows, films.labels, probabilities)
-        path = config.out / f"predictions-{name}-{split}.csv"
-        write_predictions(path, store, films.rows, truth, probabilities)
-    val = known["val"].only(learned)
-    thresholds = choose_thresholds(val.probabilities, val.labels, ThresholdRule.of(config.thresholds))
-    patients = store.manifest.table["patient"].to_numpy(dtype=str)[test[0].rows]
-    metrics = evaluate_classifier(
-        known["test"].probabilities, known["test"].labels, store.manifest.findings, patients, thresholds,
-        store.manifest.exclusive, resamples=config.resamples, seed=config.seed, learned=learned,
-    )  # fmt: skip
-    return (known["val"], known["test"]), metrics.to_json()

@@ -110,7 +110,7 @@ def facts_of_released(name: str) -> str:
 
     from evax.download import recorded
     from evax.weights.download import weights_folder
-    from evax.weights.released import released
+    from evax.weights.names import released
 
     row, folder = released(name), weights_folder()
     came = recorded(folder).get(row.file, {})

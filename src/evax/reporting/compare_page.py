@@ -62,7 +62,10 @@ def write_tables(content: Mapping[str, Any], out: Path) -> None:
     differences = [
         {"name": each["name"], "reference": each["reference"], "of": of, "difference": one["value"]}
         | dict(zip(("low", "high"), one["interval"], strict=True))
-        | {key: one[key] for key in ("p", "p_least", "p_holm", "test", "undefined", "partial")}
+        | {
+            key: one[key]
+            for key in ("interval_method", "p", "p_least", "p_holm", "test", "undefined", "partial")
+        }
         for each in content["differences"]
         for of, one in [
             *((mean, each[mean]) for mean in MEANS),
@@ -134,7 +137,8 @@ def draw_figures(
     drawn = {"AUROC per finding": dots, "mAUC against parameters": against_size}
     if sweeps:
         runs, results = zip(*sweeps, strict=True)
-        curves = few_labels_figure(results, names=runs)
+        entering = [name for name in content["findings"] if name not in content["not_learned"]]
+        curves = few_labels_figure(results, names=runs, findings=entering)
         points = [
             {"name": row["curve"], "share": row["label_fraction"], "trainings": len(row["seeds"])}
             | {"mauc": row["mauc"]["value"], "sd": (row["spread_over_seeds"] or NO_SPREAD)["mauc"]["sd"]}

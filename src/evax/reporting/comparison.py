@@ -23,7 +23,8 @@ from evax.evaluation.networks import (
     wins,
 )
 from evax.evaluation.report import plain
-from evax.reporting.runs import MAY_DIFFER, OF_SOME, Entry, Runs, protocol_entry
+from evax.reporting.comparable import MAY_DIFFER, OF_SOME, protocol_entry
+from evax.reporting.runs import Entry, Runs
 
 PLACES = {"out", "store", "split", "sources"}  # of a recipe; the films and their split have a fingerprint
 
@@ -283,6 +284,7 @@ def shown(difference: Difference, adjusted: float) -> dict[str, Any]:
     return {
         "value": plain(difference.value),
         **ends(difference.interval, "interval"),
+        "interval_method": difference.interval.method,
         "partial": difference.interval.partial,
         "p": plain(difference.p),
         "p_least": plain(difference.least_p),

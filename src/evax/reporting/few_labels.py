@@ -16,6 +16,14 @@ from matplotlib.ticker import ScalarFormatter
 from evax.errors import DataError
 from evax.files import read_json
 from evax.reporting.drawing import STYLE, add_legend, curve_style, new_panel, save_figure
+from evax.reporting.study_rows import (
+    AUROC,
+    defined_in,
+    learned_by_all,
+    mean_over,
+    of_all_together,
+    spread_of,
+)
 
 Score = Literal["mauc", "macc"]
 
@@ -38,34 +46,55 @@ def draw_few_labels(results: Sequence[Path], stem: Path, score: Score = "mauc") 
 
 
 def few_labels_figure(
-    results: Sequence[Path], score: Score = "mauc", names: Sequence[str] | None = None
+    results: Sequence[Path],
+    score: Score = "mauc",
+    names: Sequence[str] | None = None,
+    findings: Sequence[str] | None = None,
 ) -> Figure:
     """One curve per fewshot.json, linear.json or knn.json, under its own name or those given.
 
     The axis shows numbers of patients when all points were asked for as such, else shares; and says how many
-    validation films, whose labels are used besides, chose.
+    validation films, whose labels are used besides, chose. findings: that the means of all curves are over;
+    None: those that every run of every curve has learned.
 
-    Raises DataError when they were not tested on the same films.
+    Raises DataError when they were not tested on the same films, or do not hold each finding of a run.
     """
     contents = [read_json(path) for path in results]
     for path, content in zip(results, contents, strict=True):
+        if "findings_in_means" not in content:
+            raise DataError(
+                f"{path} was written before sweeps kept each finding of a run: give its command once more "
+                "with --resume, which repeats no finished run."
+            )
         if content["data_fingerprint"] != contents[0]["data_fingerprint"]:
             raise DataError(
                 f"{path} and {results[0]} were not tested on the same films; draw them in two figures."
             )
-    label = {"mauc": "mAUC", "macc": "mAcc"}[score]
     counted = all(point.get("count") for content in contents for point in content["points"])
     amount = "count" if counted else "fraction"
+    runs = [run for content in contents for point in content["points"] for run in point["runs"]]
+    over = learned_by_all(runs) if findings is None else findings
     curves = [
-        _curve(content, name, score, amount)
+        _curve(content, name, score, amount, over)
         for content, name in zip(contents, names or [each["name"] for each in contents], strict=True)
     ]
     return label_curves(
         curves,
         x_label=f"labelled training patients\n(+ {_validation_films(results[0], contents[0])} that choose)",
-        y_label=f"{label}, mean ± sd over seeds",
+        y_label=f"{_score_in_words(score, over, runs)}, mean ± sd over seeds",
         tick=(lambda count: f"{count:g}") if counted else (lambda share: f"{100 * share:.3g} %"),
     )
+
+
+def _score_in_words(score: Score, findings: Sequence[str], runs: Sequence[Mapping[str, Any]]) -> str:
+    """Says how many findings a mean is over where some run has a number of others, too."""
+    label = {"mauc": "mAUC", "macc": "mAcc"}[score]
+    names = [column.removeprefix(AUROC) for column in runs[0] if column.startswith(AUROC)]
+    others = [name for name in names if name not in findings]
+    if of_all_together(runs[0], score) or not any(defined_in(run, score, others) for run in runs):
+        return label
+    entered = max(len(defined_in(run, score, findings)) for run in runs)
+    return f"{label} of {entered} finding{'' if entered == 1 else 's'}"
 
 
 def _validation_films(result: Path, content: Mapping[str, Any]) -> str:
@@ -76,14 +105,17 @@ def _validation_films(result: Path, content: Mapping[str, Any]) -> str:
     return f"{read_json(report)['validation']['films']:,} validation films"
 
 
-def _curve(content: Mapping[str, Any], name: str, score: Score, amount: str) -> LabelCurve:
+def _curve(
+    content: Mapping[str, Any], name: str, score: Score, amount: str, findings: Sequence[str]
+) -> LabelCurve:
     points = content["points"]
-
-    def column(name: str) -> Any:
-        return np.array([point[score][name] for point in points], dtype=np.float64)  # None becomes NaN
-
-    amounts = np.array([point[amount] for point in points], dtype=np.float64)
-    return LabelCurve(name, amounts, column("mean"), column("sd"))
+    spreads = [
+        spread_of([mean_over(run, score, findings) for run in point["runs"]], "seeds") for point in points
+    ]
+    columns = [[spread[key] for spread in spreads] for key in ("mean", "sd")]
+    columns.append([point[amount] for point in points])
+    means, deviations, amounts = np.array(columns, dtype=np.float64)  # None becomes NaN
+    return LabelCurve(name, amounts, means, deviations)
 
 
 def label_curves(

@@ -13,6 +13,8 @@ import pandas as pd
 from evax.errors import DataError
 from evax.files import read_json
 
+EXAMINED = ("calibration", "subgroups", "errors")  # of a classifier, beyond its scores: see examine
+
 
 class Facts(dict[str, Any]):
     """An object of a JSON file; a key it lacks is a DataError that names the file."""
@@ -44,8 +46,8 @@ def of_way(report: Facts, way: str) -> Facts:
     """A report of evax probe as that of one of its two classifiers, linear or knn."""
     others = {"strength_chosen_on"} if way == "knn" else set()
     protocol = {key: value for key, value in report["protocol"].items() if key not in others}
-    own = {"protocol": Facts(protocol, report.path), "test_metrics": report[way]["test_metrics"]}
-    return Facts(report | own, report.path)
+    own = {key: report[way][key] for key in ("test_metrics", *EXAMINED) if key in report[way]}
+    return Facts(report | own | {"protocol": Facts(protocol, report.path)}, report.path)
 
 
 def read_log(path: Path) -> dict[str, pd.DataFrame]:

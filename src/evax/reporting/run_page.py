@@ -44,9 +44,10 @@ def write_run_page(folder: Path) -> Path:
         sections = {"segmentations": [segmentation(name, folder)], "stores": stores}
     elif report["kind"] in ("finetune", "probe"):
         if report["kind"] == "probe":
-            runs = probing(folder)
+            runs = [view | {"details": details(view["report"], store)} for view in probing(folder)]
         else:
-            runs = [fine_tuning(name, folder, folder) | {"details": details(report, folder, store)}]
+            whole = details(report, store) | of_training(report, folder, store)
+            runs = [fine_tuning(name, folder, folder) | {"details": whole}]
         sections = {"runs": runs, "stores": stores}
     elif report["kind"] == "pretrain":
         sections = {"pretrainings": [pre_training(name, folder)]}
@@ -91,20 +92,26 @@ def divided_by(store: ImageStore, table: Path, fingerprint: str) -> ImageStore:
     return divided
 
 
-def details(report: Facts, folder: Path, store: ImageStore | None) -> dict[str, Any]:
-    """What the page of a whole run leaves out: subgroups, errors and doubtful labels."""
-    suspicious = read_suspicious(folder / "suspicious.csv")
+def details(report: Facts, store: ImageStore | None) -> dict[str, Any]:
+    """What the page of several runs leaves out of each classifier: subgroups and errors."""
     return {
-        "began_from": lineage(report),
         "enough": ENOUGH,
         "subgroups": [subgroup(part) for part in report["subgroups"]],
         "errors": errors(report["errors"], store),
         "errors_per_finding": ERRORS_PER_FINDING,
-        "suspicious": [suspect(row, store) for row in suspicious.head(SUSPICIOUS).to_dict("records")],
-        "suspicious_listed": len(suspicious),
         "no_pictures": ""
         if store is not None
         else f"No pictures: {report['recipe']['store']} is not there any more, or holds other films.",
+    }
+
+
+def of_training(report: Facts, folder: Path, store: ImageStore | None) -> dict[str, Any]:
+    """What else it leaves out of a fine-tuning: what the weights had learned, and doubtful labels."""
+    suspicious = read_suspicious(folder / "suspicious.csv")
+    return {
+        "began_from": lineage(report),
+        "suspicious": [suspect(row, store) for row in suspicious.head(SUSPICIOUS).to_dict("records")],
+        "suspicious_listed": len(suspicious),
     }
 
 

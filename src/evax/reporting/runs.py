@@ -1,4 +1,4 @@
-"""Finished runs that may be compared: same films, split and protocol, or a sentence that says why not."""
+"""Finished runs as the rows of a comparison: one training, the seeds of one, or a share of a sweep."""
 
 from __future__ import annotations
 
@@ -9,55 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
-from evax.errors import ConfigError, DataError
+from evax.errors import ConfigError
 from evax.evaluation.report import TOP1
-from evax.reporting.run_files import Facts, of_way, read_facts, read_predictions
+from evax.reporting.comparable import refuse_other_films, refuse_other_labels, refuse_other_protocols
+from evax.reporting.run_files import Facts, read_facts
 from evax.reporting.study_rows import RUNS, WAYS
+from evax.reporting.trainings import Answers, Training, read_report, read_training
 
-# of a protocol: what a comparison may be about, and what follows from the share of the labels
-MAY_DIFFER = {"label_fraction", "label_count", "patients_in_several_parts", "seed", "interval"}
-# what a fine-tuning has to say and a probe has not, or the other way round; those who say it must agree
-OF_SOME = ("checkpoint_chosen_on", "strength_chosen_on", "features")
-UNSAID = {"subset": "fixed", "stratified": False}  # of probes, and of runs before there was a choice
 SWEEPS = {"fewshot.json": None, "linear.json": "linear", "knn.json": "knn"}  # result -> way of the probes
-INSTEAD = {  # a result that is no run -> what it is, and what to give
-    "crossvalidate.json": "a cross-validation, whose folds are tested on different films. Give the same "
-    "fold of each, as {folder}/runs/fold-0",
-}
-
-
-@dataclass(frozen=True, eq=False)
-class Answers:
-    """A network's probabilities (S, K) and the labels (S, K), 1, 0 or NaN, of one split."""
-
-    images: Any
-    patients: Any
-    labels: Any
-    probabilities: Any
-    """In the precision that they were given in: thresholds lie between these very numbers."""
-
-
-@dataclass(frozen=True, eq=False)
-class Training:
-    """One fine-tuning, or one of the two classifiers of a probe: its report and its answers."""
-
-    folder: Path
-    report: Facts
-    test: Answers
-    validation: Answers | None
-    """None where the table was not kept, or there are no such films."""
-
-    @property
-    def thresholds(self) -> Any:
-        """(K,), chosen on validation, NaN where there is none."""
-        return np.array([row["threshold"] for row in self.report["test_metrics"]["findings"]], dtype=float)
-
-    @property
-    def learned(self) -> Any:
-        """(K,), findings that its training films taught; of a run that does not say, all."""
-        return np.array([row.get("learned", True) for row in self.report["test_metrics"]["findings"]])
 
 
 @dataclass(frozen=True, eq=False)
@@ -203,118 +163,3 @@ def read_trainings(folder: Path, runs: Sequence[Facts], way: str | None) -> tupl
     """The runs of a study that lie in its folder. way: of probes."""
     places = [folder / RUNS / Path(run["folder"]).name for run in runs]
     return tuple(read_training(place, read_report(place), way) for place in places)
-
-
-def read_report(folder: Path) -> Facts:
-    """Of a finished fine-tuning or probe. Raises DataError, saying what is missing, for anything else."""
-    for name, instead in INSTEAD.items():
-        if (folder / name).is_file():
-            raise DataError(f"{folder} is {instead.format(folder=folder)}.")
-    if not (folder / "report.json").is_file():
-        raise DataError(
-            f"{folder} holds no finished run: it has none of report.json, seeds.json, fewshot.json and "
-            "linear.json. Give the folder that --out of finetune, fewshot or probe named, once that run is "
-            "done."
-        )
-    report = read_facts(folder / "report.json")
-    if report["kind"] not in ("finetune", "probe"):
-        raise DataError(
-            f"{folder} is a run of {report['kind']}; compare takes runs of finetune, fewshot and probe."
-        )
-    return report
-
-
-def read_training(folder: Path, report: Facts, way: str | None) -> Training:
-    """A fine-tuning, or the classifier of a probe that was learned in this way, with its answers.
-
-    Raises DataError when its answers for the test films are missing.
-    """
-    report = report if way is None else of_way(report, way)
-    metrics = report["test_metrics"]
-    findings = [row["name"] for row in metrics["findings"]]
-    stem, precision = ("predictions", np.float32) if way is None else (f"predictions-{way}", np.float64)
-    test = read_answers(folder / f"{stem}-test.csv", findings, metrics["n"], precision)
-    if test is None:
-        raise DataError(f"{folder} has no {stem}-test.csv, which every comparison needs: run it again.")
-    films = report["validation"]["films"]  # protocol paper needs none
-    validation = read_answers(folder / f"{stem}-val.csv", findings, films, precision) if films else None
-    return Training(folder, report, test, validation)
-
-
-def read_answers(path: Path, findings: Sequence[str], films: int, precision: type) -> Answers | None:
-    """A table of predictions, None where it was not kept. precision: of the probabilities."""
-    table = read_predictions(path, findings, films)
-    if table is None:
-        return None
-
-    def columns(kind: str) -> pd.DataFrame:
-        return table[[f"{kind}:{finding}" for finding in findings]]
-
-    return Answers(
-        images=table["image"].to_numpy(dtype=str),
-        patients=table["patient"].to_numpy(dtype=str),
-        labels=columns("label").to_numpy(dtype=np.float64),
-        probabilities=columns("probability").to_numpy(dtype=precision),
-    )
-
-
-def refuse_other_films(first: Training, other: Training) -> None:
-    """Raises DataError unless both numbers are about the same findings on the same films."""
-    where = f"{first.folder} and {other.folder}"
-    ours, theirs = first.report, other.report
-    if ours["data_fingerprint"] != theirs["data_fingerprint"]:
-        raise DataError(
-            f"{where} learned from different stores (fingerprints {ours['data_fingerprint'][:12]} and "
-            f"{theirs['data_fingerprint'][:12]}): a difference could come from the films. "
-            "Run one of them again on the other's store."
-        )
-    names = [[row["name"] for row in report["test_metrics"]["findings"]] for report in (ours, theirs)]
-    if names[0] != names[1]:
-        raise DataError(
-            f"{where} were tested for different findings ({', '.join(names[0])} and {', '.join(names[1])}): "
-            "their means are different quantities. Run one of them again with the other's labels."
-        )
-    if not np.array_equal(first.test.images, other.test.images):
-        apart = len(set(first.test.images) ^ set(other.test.images))
-        raise DataError(
-            f"{where} were not tested on the same films: {apart} films are in one test split only. "
-            "Run both on one store with one split."
-        )
-
-
-def protocol_entry(training: Training, key: str) -> Any:
-    """Of its protocol; what older runs and probes do not say is what it then was."""
-    return training.report["protocol"].get(key, UNSAID.get(key))
-
-
-def refuse_other_protocols(trainings: Sequence[Training]) -> None:
-    """Raises DataError unless all trainings agree in whatever chose and scored them."""
-    for key in sorted({key for training in trainings for key in training.report["protocol"]} - MAY_DIFFER):
-        bound = [each for each in trainings if key not in OF_SOME or key in each.report["protocol"]]
-        for other in bound[1:]:
-            mine, yours = (protocol_entry(each, key) for each in (bound[0], other))
-            if mine != yours:
-                raise DataError(
-                    f"{bound[0].folder} and {other.folder} were run under different protocols: "
-                    f"{key.replace('_', ' ')} is '{mine}' in the first and '{yours}' in the second. "
-                    "Run one of them again as the other."
-                )
-
-
-def refuse_other_labels(first: Training, other: Training) -> None:
-    """Raises DataError unless both were held against the same labels."""
-    where = f"{first.folder} and {other.folder}"
-    both = first.learned & other.learned  # of the others, a probe keeps no labels where it knows none
-    silent = [np.isnan(each.test.labels).all(axis=0) & both for each in (first, other)]
-    if (apart := np.flatnonzero(silent[0] != silent[1])).size:
-        quiet = other if silent[1][apart[0]] else first
-        name = first.report["test_metrics"]["findings"][apart[0]]["name"]
-        raise DataError(
-            f"{where} cannot be compared: no training film of {quiet.folder} knows {name}, so that its mean "
-            "is over fewer findings. Run both with --findings that all their training films know, or compare "
-            "larger shares."
-        )
-    if not np.array_equal(first.test.labels[:, both], other.test.labels[:, both], equal_nan=True):
-        raise DataError(
-            f"{where} have other labels for the same test films: one table was changed. Run it again."
-        )

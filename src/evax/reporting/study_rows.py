@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from evax.reporting.marks import unlearned
 
+logger = logging.getLogger("evax")
 RUNS = "runs"  # folder of the runs in that of the study
 INTERVAL = "_patient_interval"
-AUROC = "auroc:"  # a column per finding, where a study keeps them
+AUROC, ACCURACY = "auroc:", "accuracy:"  # a column per finding, where a study keeps them
+COLUMNS = {"mauc": AUROC, "macc": ACCURACY}  # of the numbers that a mean is over
 WAYS = {"linear": "linear probe", "knn": "nearest neighbours"}  # of a probe, each with scores of its own
 
 
@@ -21,6 +24,11 @@ def spread_in_words(runs: int, over: str) -> str:
     enough = runs >= LEAST_RUNS
     said = "mean, sd (n - 1) and 95 % t-interval" if enough else "mean and sd (n - 1), no interval,"
     return f"{said} over {over}; the interval of one run is a bootstrap over its test patients"
+
+
+def row_of_share(report: Mapping[str, Any]) -> dict[str, Any]:
+    """What a sweep over shares of the labels keeps of a run."""
+    return {**row_of(report), **of_each_finding(report["test_metrics"])}
 
 
 def row_of(report: Mapping[str, Any]) -> dict[str, Any]:
@@ -36,6 +44,14 @@ def row_of(report: Mapping[str, Any]) -> dict[str, Any]:
 def auroc_of_each(report: Mapping[str, Any]) -> dict[str, Any]:
     """AUROC of each finding on the test films of a run."""
     return {f"{AUROC}{row['name']}": row["auroc"] for row in report["test_metrics"]["findings"]}
+
+
+def of_each_finding(metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """AUROC and accuracy of each finding, so that means can be taken over some of them. metrics: of the test
+    films of a run.
+    """
+    rows = metrics["findings"]
+    return {f"{column}{row['name']}": row[column[:-1]] for column in (AUROC, ACCURACY) for row in rows}
 
 
 def row_of_study(study: Mapping[str, Any]) -> dict[str, Any]:
@@ -61,8 +77,8 @@ def row_of_study(study: Mapping[str, Any]) -> dict[str, Any]:
 
 def row_of_probe(report: Mapping[str, Any], way: str) -> dict[str, Any]:
     """What a sweep keeps of a probe, for one of its WAYS."""
-    folder = f"{RUNS}/{Path(report['recipe']['out']).name}"
-    return {**scores_of(report, report[way]["test_metrics"]), "folder": folder}
+    folder, metrics = f"{RUNS}/{Path(report['recipe']['out']).name}", report[way]["test_metrics"]
+    return {**scores_of(report, metrics), "folder": folder, **of_each_finding(metrics)}
 
 
 def scores_of(report: Mapping[str, Any], metrics: Mapping[str, Any]) -> dict[str, Any]:
@@ -98,6 +114,75 @@ def summary_of(runs: Sequence[Mapping[str, Any]], over: str = "seeds") -> dict[s
             column.removeprefix(AUROC): spread_of([run[column] for run in runs], over) for column in columns
         }
     return summary
+
+
+def learned_by_all(runs: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The findings that every run of a sweep has learned, but for runs that have no mean at all.
+
+    runs: rows with the columns of `of_each_finding`, tested on the same films: what one of them has learned
+    and another has no number of was not learned there.
+    """
+    some = [run for run in runs if run["mauc"] is not None]
+    names = [column.removeprefix(AUROC) for column in (some[0] if some else {}) if column.startswith(AUROC)]
+    return [
+        name
+        for name in names
+        if all(any(run.get(f"{column}{name}") is not None for column in COLUMNS.values()) for run in some)
+    ]
+
+
+def mean_over(run: Mapping[str, Any], score: str, findings: Sequence[str]) -> float | None:
+    """The mauc or macc of a run over these findings alone, None where none of them has a number; top-1
+    accuracy is one of all findings together.
+    """
+    import numpy as np
+
+    if of_all_together(run, score):
+        whole: float | None = run[score]
+        return whole
+    defined = defined_in(run, score, findings)
+    return float(np.mean(list(defined.values()))) if defined else None
+
+
+def of_all_together(run: Mapping[str, Any], score: str) -> bool:
+    """Whether the score is no mean over findings."""
+    from evax.evaluation.report import TOP1
+
+    return score == "macc" and bool(run["macc_reading"] == TOP1)
+
+
+def defined_in(run: Mapping[str, Any], score: str, findings: Sequence[str]) -> dict[str, float]:
+    """What a run has of these findings."""
+    values = {name: run[f"{COLUMNS[score]}{name}"] for name in findings}
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def shares_summed_up(
+    shares: Sequence[tuple[Mapping[str, Any], Sequence[Mapping[str, Any]]]],
+) -> dict[str, Any]:
+    """Entries of a sweep's result: its points, and the findings that all their means are over, as those of
+    evax compare: else a share that teaches fewer findings would be compared on easier or harder ones.
+
+    shares: of each point what it is, and the rows of its runs.
+    """
+    findings = learned_by_all([run for _, runs in shares for run in runs])
+    if not findings:
+        logger.warning(
+            "No finding was learned by every run, so there is no mean to compare shares by: each run has its "
+            "own. Give more labels to the smallest shares."
+        )
+    points = [
+        {
+            **point,
+            **{
+                score: spread_of([mean_over(run, score, findings) for run in runs], "seeds")
+                for score in ("mauc", "macc")
+            },
+            "runs": list(runs),
+        }
+        for point, runs in shares
+    ]
+    return {"findings_in_means": findings, "points": points}
 
 
 def spread_of(values: Sequence[float | None], over: str) -> dict[str, Any]:

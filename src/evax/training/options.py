@@ -113,6 +113,9 @@ class LabelledConfig(AdaptingConfig):
     thresholds: str = "youden"
     """How validation chooses each finding's threshold: youden, f1, or the least sensitivity or specificity it
     must have there, as in sensitivity:0.95."""
+    sources: Path | None = None
+    """CSV table with the columns image or patient, and source (a hospital, a device): test films are scored
+    by source, too, as they are by sex, age and view."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

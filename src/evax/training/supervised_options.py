@@ -112,9 +112,6 @@ class FinetuneConfig(SupervisedConfig):
     """Resample the position table of another image size with antialias; the released loader does not."""
     freeze_patch_embed: bool = False
     """Leave the patch embedding as it is (stop_grad_conv1 of the released code)."""
-    sources: Path | None = None
-    """CSV table with the columns image or patient, and source (a hospital, a device): test films are scored
-    by source, too, as they are by sex, age and view."""
     subset: Subset = "fixed"
     """Of the labels, where not all are used. fixed: one draw of patients; redrawn: another at each epoch."""
     seeds: tuple[int, ...] = ()

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from evax.download import Remote, cache_folder, fetch_file
 from evax.errors import WeightsError
-from evax.weights.released import published_name, released
+from evax.weights.names import published_name, released
 
 FOLDER_VARIABLE = "EVAX_WEIGHTS"
 MIRROR_VARIABLE = "EVAX_WEIGHTS_MIRROR"

@@ -17,9 +17,10 @@ from evax.models.encoders import EVA_X, Cnn, Encoder, EvaX, PlainVit, build_enco
 from evax.weights.download import weights_path
 from evax.weights.files import noted_rotary_grid, read_state_dict
 from evax.weights.foreign import LAYOUTS, head_of, layout_of, to_timm, unwrapped
+from evax.weights.names import is_packaged
 from evax.weights.official import rotary_grid_of, square_grid, to_timm_names
 from evax.weights.packaged import imagenet_state
-from evax.weights.released import Released, is_packaged
+from evax.weights.released import Released
 
 PATCH_WEIGHT = "patch_embed.proj.weight"
 EVA02_PATCH = 14  # pixels; EVA-02 is the network of EVA-X with smaller patches

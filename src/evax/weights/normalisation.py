@@ -11,7 +11,8 @@ from evax.models.encoders import CNNS, EVA_X
 from evax.published import Channels
 from evax.weights.files import read_state_dict
 from evax.weights.foreign import shared_normalisation, unwrapped
-from evax.weights.released import RELEASED, is_packaged, name_of_file, published_name
+from evax.weights.names import is_packaged, name_of_file, published_name
+from evax.weights.released import RELEASED
 
 PROCESSOR = "preprocessor_config.json"  # where a folder of transformers keeps it
 

@@ -1,0 +1,121 @@
+"""What a probe leaves: two classifiers of frozen features, tested, with tables, report and page.
+
+No job: it has no command. Heavy rooms may be imported here; evax probe loads it when it begins to encode.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from evax.config import command_line
+from evax.data.labelled import column_of
+from evax.data.store import ImageStore
+from evax.evaluation.classification import choose_thresholds
+from evax.evaluation.embedding import TEMPERATURE, answered, knn_scores
+from evax.evaluation.learned import learned_findings
+from evax.evaluation.linear import fit_linear_probe
+from evax.evaluation.report import evaluate_classifier, plain
+from evax.evaluation.thresholds import ThresholdRule
+from evax.files import write_json
+from evax.reporting.examine import Scored, examine, quick_checks
+from evax.reporting.protocol import label_policy, protocol_card, write_predictions
+from evax.reporting.run_page import write_run_page
+from evax.training.options import LabelledConfig
+from evax.training.probes import EncodedFilms
+
+Reals = np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True, eq=False)
+class Tested:
+    """One of the two classifiers."""
+
+    validation: Scored
+    test: Scored
+    entries: dict[str, Any]
+    """Of report.json: test_metrics and what `examine` says."""
+
+
+def measure(
+    config: LabelledConfig,
+    store: ImageStore,
+    train: EncodedFilms,
+    val: EncodedFilms,
+    test: EncodedFilms,
+    *,
+    neighbours: int,
+    labels: Reals,
+    start: float,
+) -> dict[str, Any]:
+    """Both probes on the same films; writes report and page of OUT and returns the report.
+
+    The direction that is checked is the linear probe's. neighbours: training films that vote. labels: (S, K)
+    of the whole store. start: of the clock that counts its seconds.
+    """
+    exclusive, learned = store.manifest.exclusive, learned_findings(train.labels)
+    linear = fit_linear_probe(train.features, train.labels, val.features, val.labels, exclusive)
+
+    def vote(features: Reals) -> Reals:
+        return knn_scores(train.features, train.labels, features, neighbours, TEMPERATURE)
+
+    by_line, by_vote = (
+        score(name, config, store, learned, (val, answer(val.features)), (test, answer(test.features)))
+        for name, answer in (("linear", linear.probabilities), ("knn", vote))
+    )
+    protocol = protocol_card(
+        config, store, train=train.rows, validation=val.rows, test=test.rows,
+        features="mean of the last block's patches, encoder frozen, whole films",
+        strength_chosen_on="validation mAUC, one for all findings", **label_policy(config, store),
+    )  # fmt: skip
+    tried = {f"{strength:g}": plain(mauc) for strength, mauc in linear.validation_mauc.items()}
+    report = {
+        "kind": "probe",
+        **protocol,
+        "width": train.features.shape[1],
+        "linear": {"strength": linear.strength, "validation_mauc": tried, **by_line.entries},
+        "knn": {"neighbours": neighbours, "temperature": TEMPERATURE, **by_vote.entries},
+        "checks": quick_checks(store, train.rows, by_line.validation, by_line.test, labels),
+        "command": command_line("probe", config),
+        "seconds": round(time.perf_counter() - start, 1),
+    }
+    write_json(report, config.out / "report.json")
+    write_run_page(config.out)
+    return report
+
+
+def score(
+    name: str,
+    config: LabelledConfig,
+    store: ImageStore,
+    learned: np.ndarray[Any, np.dtype[np.bool_]],
+    validation: tuple[EncodedFilms, Reals],
+    test: tuple[EncodedFilms, Reals],
+) -> Tested:
+    """Thresholds from validation, every number of test, and predictions-NAME-val.csv and -test.csv.
+
+    learned: (K,), findings that the training films taught; the others have no number. validation, test: films
+    and their probabilities.
+    """
+    known: dict[str, Scored] = {}
+    for split, (films, scores) in (("val", validation), ("test", test)):
+        probabilities, truth = answered(scores, films.labels)
+        known[split] = Scored(films.rows, films.labels, probabilities)
+        path = config.out / f"predictions-{name}-{split}.csv"
+        write_predictions(path, store, films.rows, truth, probabilities)
+    chosen_on, tested = known["val"].only(learned), known["test"]
+    rule = ThresholdRule.of(config.thresholds)
+    thresholds = choose_thresholds(chosen_on.probabilities, chosen_on.labels, rule)
+    patients = store.manifest.table["patient"].to_numpy(dtype=str)[tested.rows]
+    metrics = evaluate_classifier(
+        tested.probabilities, tested.labels, store.manifest.findings, patients, thresholds,
+        store.manifest.exclusive, resamples=config.resamples, seed=config.seed, learned=learned,
+    )  # fmt: skip
+    sources = None if config.sources is None else column_of(store, config.sources, "source")
+    examined = examine(
+        store, known["val"], tested, learned, thresholds, config.resamples, config.seed, sources
+    )
+    return Tested(known["val"], tested, {"test_metrics": metrics.to_json(), **examined})

@@ -1,0 +1,127 @@
+"""Shares of the labels are compared on the findings that every run has learned."""
+
+import html
+import json
+
+import numpy as np
+import pytest
+
+from evax.errors import DataError
+from evax.files import write_json
+from evax.reporting.few_labels import few_labels_figure
+from evax.reporting.study_page import write_study_page
+from evax.reporting.study_rows import row_of_share, shares_summed_up, write_points
+from finished_runs import FINDINGS, write_run
+
+SEEDS = (0, 1)
+
+
+def sweep_of(folder, not_learned, **options):
+    """not_learned: findings by (fraction, seed)."""
+    shares = []
+    for fraction in (0.1, 1.0):
+        runs = []
+        for seed in SEEDS:
+            path = folder / "runs" / f"share-{fraction:g}-seed-{seed}"
+            missed = not_learned.get((fraction, seed), ())
+            write_run(path, 1 + fraction, fraction=fraction, seed=seed, not_learned=missed, **options)
+            runs.append(row_of_share(json.loads((path / "report.json").read_text())))
+        shares.append(({"fraction": fraction, "count": None, "lr": 1e-3}, runs))
+    card = {
+        "kind": "fewshot", "name": folder.name, "data_fingerprint": "0123456789abcdef", "encoder": "a",
+        "weights": None, "command": "evax fewshot STORE --out SWEEP", "protocol": {"name": "clean"},
+    }  # fmt: skip
+    write_json(card | shares_summed_up(shares), folder / "fewshot.json")
+    write_json({}, folder / "environment.json")
+    return folder / "fewshot.json"
+
+
+def column(result, name):
+    """(shares, seeds), of the rows of the runs; NaN without a number."""
+    points = json.loads(result.read_text())["points"]
+    return np.array([[run[name] for run in point["runs"]] for point in points], dtype=np.float64)
+
+
+def drawn(figure):
+    """Heights of each curve."""
+    return [line.lines[0].get_ydata() for line in figure.axes[0].containers]
+
+
+def test_means_are_over_what_every_run_has_learned_and_page_and_figure_say_so(tmp_path):
+    result = sweep_of(tmp_path / "one", {(0.1, 0): ("Mass",)})
+    content = json.loads(result.read_text())
+    assert content["findings_in_means"] == ["Effusion", "Hernia"]
+    # no test film has a hernia, so it has an accuracy and no AUROC
+    accuracies = (column(result, "accuracy:Effusion") + column(result, "accuracy:Hernia")) / 2
+    for score, expected in (("mauc", column(result, "auroc:Effusion")), ("macc", accuracies)):
+        spreads = [point[score] for point in content["points"]]
+        assert [spread["mean"] for spread in spreads] == pytest.approx(expected.mean(axis=1))
+        assert [spread["sd"] for spread in spreads] == pytest.approx(expected.std(axis=1, ddof=1))
+        (curve,) = drawn(few_labels_figure([result], score))
+        assert curve == pytest.approx(expected.mean(axis=1))
+    of_two = (column(result, "auroc:Effusion") + column(result, "auroc:Mass"))[1] / 2
+    assert column(result, "mauc")[1] == pytest.approx(of_two)  # a run keeps its own mean
+    labels = [few_labels_figure([result], score).axes[0].get_ylabel() for score in ("mauc", "macc")]
+    assert labels == [f"{of}, mean ± sd over seeds" for of in ("mAUC of 1 finding", "mAcc of 2 findings")]
+    page = " ".join(html.unescape(write_study_page([result]).read_text()).split())
+    assert "Means are over those that every run has learned: Effusion, Hernia; the table of runs has" in page
+    assert f"{content['points'][1]['mauc']['mean']:.3f} ±" in page
+    assert f">{of_two[0]:.3f}<" in page.replace(" ", "")
+
+
+def test_sweeps_that_learned_alike_have_the_means_of_their_runs_and_no_note(tmp_path):
+    result = sweep_of(tmp_path / "one", {})
+    content = json.loads(result.read_text())
+    for score, label in (("mauc", "mAUC"), ("macc", "mAcc")):
+        means = column(result, score).mean(axis=1)
+        assert [point[score]["mean"] for point in content["points"]] == pytest.approx(means)
+        assert few_labels_figure([result], score).axes[0].get_ylabel() == f"{label}, mean ± sd over seeds"
+    assert "Means are over those" not in write_study_page([result]).read_text()
+
+
+def test_curves_of_several_sweeps_are_over_what_the_runs_of_all_have_learned(tmp_path):
+    one = sweep_of(tmp_path / "one", {})
+    two = sweep_of(tmp_path / "two", {(1.0, 1): ("Effusion",)})
+    for curve, result in zip(drawn(few_labels_figure([one, two])), (one, two), strict=True):
+        assert curve == pytest.approx(column(result, "auroc:Mass").mean(axis=1))
+    named = few_labels_figure([one, two], findings=["Effusion"])
+    assert drawn(named)[0] == pytest.approx(column(one, "auroc:Effusion").mean(axis=1))
+
+
+def test_a_run_that_learned_nothing_is_left_out_and_counted_and_nothing_in_common_is_no_mean(
+    tmp_path, caplog
+):
+    result = sweep_of(tmp_path / "nothing", {(0.1, 0): FINDINGS})
+    few, _ = json.loads(result.read_text())["points"]
+    assert (few["mauc"]["entered"], few["mauc"]["mean"]) == (1, few["runs"][1]["mauc"])
+    assert not caplog.text
+    apart = sweep_of(tmp_path / "apart", {(0.1, 0): ("Mass", "Hernia"), (0.1, 1): ("Effusion",)})
+    assert [point["mauc"]["mean"] for point in json.loads(apart.read_text())["points"]] == [None, None]
+    assert "No finding was learned by every run" in caplog.text
+    assert (
+        "No finding was learned by every run, so there are no means" in write_study_page([apart]).read_text()
+    )
+
+
+def test_top_1_accuracy_is_of_all_findings_together(tmp_path):
+    result = sweep_of(tmp_path / "one", {(0.1, 0): ("Mass",)}, exclusive=True)
+    (curve,) = drawn(few_labels_figure([result], "macc"))
+    assert curve == pytest.approx(column(result, "macc").mean(axis=1))
+
+
+def test_the_table_has_each_finding_of_each_run(tmp_path):
+    result = sweep_of(tmp_path / "one", {(0.1, 0): ("Mass",)})
+    write_points(json.loads(result.read_text())["points"], tmp_path / "table.csv")
+    header, first, *_ = (tmp_path / "table.csv").read_text().splitlines()
+    cells = dict(zip(header.split(","), first.split(","), strict=True))
+    assert (cells["auroc:Mass"], cells["accuracy:Mass"]) == ("", "")
+    assert float(cells["auroc:Effusion"]) == column(result, "auroc:Effusion")[0, 0]
+
+
+def test_a_sweep_from_before_findings_were_kept_says_how_to_write_it_anew(tmp_path):
+    result = sweep_of(tmp_path / "one", {})
+    content = json.loads(result.read_text())
+    del content["findings_in_means"]
+    write_json(content, result)
+    with pytest.raises(DataError, match="its command once more with --resume"):
+        few_labels_figure([result])
