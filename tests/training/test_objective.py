@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from evax.training.objective import classification_loss, masked_cosine_loss
+from evax.training.objective import classification_loss, masked_cosine_loss, segmentation_loss
 
 
 def test_hidden_patches_alone_decide_the_loss():
@@ -42,3 +42,16 @@ def test_losses_agree_with_torch_s_own():
     assert classification_loss(logits, labels, exclusive=False).item() == pytest.approx(
         torch.nn.BCEWithLogitsLoss()(logits, labels).item()
     )
+
+
+def test_pixels_of_which_nothing_is_known_move_no_mask():
+    logits = torch.randn(2, 2, 4, 4, requires_grad=True)
+    truth = torch.randint(0, 2, (2, 2, 4, 4), dtype=torch.uint8)
+    truth[0, 1] = 255
+    loss = segmentation_loss(logits, truth)
+    known = truth != 255
+    by_hand = torch.nn.functional.binary_cross_entropy_with_logits(logits[known], truth[known].float())
+    assert loss.item() == pytest.approx(by_hand.item(), abs=1e-6)
+    loss.backward()
+    assert logits.grad[0, 1].abs().max() == 0
+    assert logits.grad[1].abs().min() > 0
