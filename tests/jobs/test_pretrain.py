@@ -1,7 +1,6 @@
 import json
 import signal
 import subprocess
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,7 +18,7 @@ from evax.jobs.pretrain import PretrainConfig, preprocess_of, pretrain
 from evax.training.options import OptimizerConfig
 from evax.weights.released import RELEASED
 from official_files import write_mim
-from pretraining_runs import command_of, events, losses, tiny_run
+from pretraining_runs import command_of, events, losses, started_until_step_7, tiny_run
 
 
 @pytest.fixture
@@ -152,18 +151,6 @@ def test_a_tracked_run_shows_its_curves_and_probes_and_learns_the_same(tiny, pha
 
 def test_threads_change_nothing(tiny, tmp_path):
     assert losses(tiny) == losses(replace(tiny, out=tmp_path / "three", workers=3))
-
-
-def started_until_step_7(config, command):
-    """A process that has done seven steps."""
-    log = config.out / "log.jsonl"
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 120
-    while not (log.is_file() and '"step": 7' in log.read_text()):
-        assert time.monotonic() < deadline
-        assert process.poll() is None, process.stderr.read()
-        time.sleep(0.02)
-    return process
 
 
 def test_a_killed_run_goes_on_bit_for_bit(tiny, tmp_path):

@@ -39,16 +39,20 @@ class ExportConfig:
 def export(config: ExportConfig) -> Path:
     """Exports and compares; returns the path of the certificate.
 
-    Raises DataError for a folder that is no bundle or films that cannot be read, ExportError when a runtime
-    is missing or does not agree with torch within 1e-4; the bundle is then left as it was.
+    Raises DataError for a folder that is no bundle or that another run exports, and for films that cannot be
+    read, ExportError when a runtime is missing or does not agree with torch within 1e-4; the bundle is then
+    left as it was.
     """
     from evax.deploy.bundle import read_card
-    from evax.deploy.export import export_onnx
+    from evax.files import FolderLock
 
     card = read_card(config.bundle)
-    films = real_films(config) if config.films else synthetic_films()
-    source = "given films" if config.films else f"{SYNTHETIC} synthetic films; black, white, noise"
-    return export_onnx(config.bundle, card, films, source, config.runtimes)
+    with FolderLock(config.bundle):
+        from evax.deploy.export import export_onnx
+
+        films = real_films(config) if config.films else synthetic_films()
+        source = "given films" if config.films else f"{SYNTHETIC} synthetic films; black, white, noise"
+        return export_onnx(config.bundle, card, films, source, config.runtimes)
 
 
 def real_films(config: ExportConfig) -> list[Radiograph]:
