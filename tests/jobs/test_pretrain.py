@@ -234,6 +234,13 @@ def test_resume_needs_a_run_and_the_same_options(tiny):
         pretrain(replace(tiny, resume=True, mask_ratio=0.4))
 
 
+def test_a_batch_larger_than_the_store_is_said_with_the_steps_it_leaves(tiny, caplog):
+    pretrain(replace(tiny, batch_size=100, epochs=5.0))
+    films = events(tiny.out, "start")[0]["films"]
+    steps = len(events(tiny.out, "step"))
+    assert f"--batch-size 100 is more than the {films} films of an epoch: 5 epochs are {steps}" in caplog.text
+
+
 def test_films_of_the_test_split_are_never_trained_on(phantom_store):
     store = evax.open_store(phantom_store)
     films = films_outside_tests([store, store])

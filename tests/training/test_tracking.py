@@ -65,9 +65,10 @@ def test_a_line_that_broke_off_is_no_event(tmp_path):
 
 def test_a_run_holds_its_folder_until_it_ends_or_fails(tmp_path):
     out = tmp_path / "run"
-    with run_folder(out, Continued()) as log, pytest.raises(DataError, match="Another run is writing"):
+    with run_folder(out, Continued()) as log:
         log.write("seed")
-        start_run(out, Continued(), resume=True)
+        with pytest.raises(DataError, match="Another run is writing"):
+            start_run(out, Continued(), resume=True)
     with pytest.raises(DataError, match="no") as kept, run_folder(out, Continued(), resume=True):
         raise DataError("no")
     with start_run(out, Continued(), resume=True):

@@ -71,7 +71,8 @@ def compare(config: CompareConfig) -> Path:
     from evax.reporting.comparison import differences_of, ground_in_words, rows_of
     from evax.reporting.published import published_beside
     from evax.reporting.runs import read_runs
-    from evax.training.tracking import environment, progress_bar, start_run
+    from evax.training.environment import environment
+    from evax.training.tracking import progress_bar, start_run
 
     runs = read_runs(config.runs, config.names)
     refuse_too_few_or_many(runs)

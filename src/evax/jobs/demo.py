@@ -84,7 +84,7 @@ def run_steps(config: DemoConfig) -> Path:
     """Those that are not finished yet; returns the path of report.html."""
     from evax.files import read_json, write_json
     from evax.reporting.page import write_report
-    from evax.training.tracking import environment
+    from evax.training.environment import environment
 
     journal, here = config.out / "run.json", environment()
     run: dict[str, Any] = read_json(journal) if journal.is_file() else {"environment": here, "steps": []}

@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("evax")
 MAY_CHANGE = {  # when a run goes on: how fast, and what is watched; nothing that is learned
-    "out", "resume", "precision", "compile", "workers", "accumulate", "grad_checkpointing", "checkpoint_every",
-    "probe_store", "probe_every", "track", "audit",
+    "out", "resume", "precision", "compile", "workers", "accumulate", "grad_checkpointing",
+    "checkpoint_every", "probe_store", "probe_every", "track", "audit",
 }  # fmt: skip
 PATCH_GRADIENT = 0.1  # with stop_grad_conv1; facts 2.1
 
@@ -127,6 +127,8 @@ def pretrain(config: PretrainConfig) -> Path:
         checkpoints = config.out / "checkpoints"
         first = load_newest_checkpoint(checkpoints, model, optimizer, facts, fabric.strategy.precision)
         order = FilmOrder(films.counts(), config.seed, config.store_shares)
+        if fabric.is_global_zero:
+            warn_of_few_steps(config, len(films), facts["steps"])
         learn(
             model, tokenizer, optimizer, films, order, preprocess, config, fabric, log, checkpoints, facts,
             first, probe,
@@ -154,8 +156,8 @@ def refuse_other_options(config: PretrainConfig) -> None:
     )
     if changes := changed_options(was, now, but=()):
         raise ConfigError(
-            f"{config.out} was begun with other options: {changes}. It has no checkpoint yet: give the options "
-            "of before, or delete it and start anew."
+            f"{config.out} was begun with other options: {changes}. It has no checkpoint yet: give the "
+            "options of before, or delete it and start anew."
         )
 
 
@@ -283,6 +285,15 @@ def refuse_uneven_parts(config: PretrainConfig, processes: int) -> None:
             f"batch_size {config.batch_size} cannot be cut into {parts} equal parts ({processes} processes x "
             f"accumulate {config.accumulate}): make it a multiple of {parts}."
         )
+
+
+def warn_of_few_steps(config: PretrainConfig, films: int, steps: int) -> None:
+    """A batch of more films than there are goes round them more than once in one step."""
+    if config.batch_size > films:
+        logger.warning(
+            "--batch-size %d is more than the %d films of an epoch: %g epochs are %d optimizer steps in all. "
+            "A smaller batch makes more of them.", config.batch_size, films, config.epochs, steps,
+        )  # fmt: skip
 
 
 def preprocess_of(config: PretrainConfig, stores: list[ImageStore]) -> Preprocess:

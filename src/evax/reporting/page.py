@@ -113,6 +113,7 @@ def pre_training(name: str, folder: Path) -> dict[str, Any]:
     return {
         "name": name,
         "report": report,
+        "tokenizer": in_words(report["tokenizer"]),
         "probe_findings": sorted({int(n) for n in probes.get("knn_findings", ()) if n}),
         "curves": [
             *curve("step", "cosine", "cosine with the tokenizer"),
@@ -121,6 +122,16 @@ def pre_training(name: str, folder: Path) -> dict[str, Any]:
             *curve("probe", "rankme", "RankMe (effective rank)"),
         ],
     }
+
+
+def in_words(tokenizer: str | Facts) -> str:
+    """A tokenizer's name, what of it was predicted, and its weights; of early runs the name alone."""
+    if isinstance(tokenizer, str):
+        return tokenizer
+    side = tokenizer["view"]
+    return f"{tokenizer['name']}, layer {tokenizer['layer']}, sees {side} × {side} pixels, weights " + str(
+        tokenizer["weights"]
+    )
 
 
 def localisation(name: str, folder: Path) -> dict[str, Any]:

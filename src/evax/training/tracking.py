@@ -5,17 +5,11 @@ from __future__ import annotations
 import itertools
 import json
 import logging
-import os
-import platform
 import shutil
-import subprocess
-import sys
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from datetime import UTC, datetime
-from importlib import metadata
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -35,11 +29,10 @@ from rich.progress import (
 from evax.config import write_recipe
 from evax.errors import ConfigError, EvaxError
 from evax.files import LOCK, FolderLock, make_folder, replaced_whole, write_json
+from evax.training.environment import environment
 from evax.training.plain_lines import PlainLines
 
 logger = logging.getLogger("evax")
-
-LIBRARIES = ("evax", "torch", "timm", "numpy", "pillow", "pydicom", "pyarrow")
 
 
 class Mirror(ABC):
@@ -114,15 +107,21 @@ def run_folder(out: Path, config: Any, resume: bool | None = False) -> Iterator[
 
 def _is_begun(out: Path) -> bool:
     """Whether a folder holds anything but what a run left that was killed before it began."""
-    remains = {LOCK, "mlflow.json", "environment.json", ".environment.json.unfinished", ".config.yaml.unfinished"}
+    remains = {
+        LOCK,
+        "mlflow.json",
+        "environment.json",
+        ".environment.json.unfinished",
+        ".config.yaml.unfinished",
+    }
     return any(path.name not in remains for path in out.iterdir())
 
 
 class RunLog:
-    """log.jsonl: one JSON object a line, written at once. As a context it tells its mirrors, too, and is closed
-    at the end.
+    """log.jsonl: one JSON object a line, written at once. As a context it tells its mirrors, too.
 
-    Until it is closed no other run writes into its folder. Raises DataError when another one does.
+    Until the context ends, close is called or nothing keeps it, no other run writes into its folder. Raises
+    DataError when another one does already.
     """
 
     def __init__(self, path: Path, mirrors: Sequence[Mirror] = ()) -> None:
@@ -256,63 +255,3 @@ def live_panel(title: str, total: int, done: int = 0, shown: bool = True) -> Ite
     steps = itertools.count(done + 1)
     with _progress(_Framed, _bar_columns(), title, total, done, shown) as show:
         yield lambda note: show(next(steps), note)
-
-
-def environment() -> dict[str, Any]:
-    """Versions, processor, commit and date: what a number needs beside it."""
-    import torch
-
-    return {
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
-        "python": platform.python_version(),
-        **{name: _version(name) for name in LIBRARIES},
-        "cpu": _processor(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-        "commit": _commit(),
-    }
-
-
-def _version(name: str) -> str | None:
-    try:
-        return metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return None
-
-
-def _processor() -> str:
-    information = Path("/proc/cpuinfo")
-    if not information.is_file():
-        return platform.processor() or platform.machine()
-    lines = dict(
-        line.split(":", 1) for line in information.read_text().split("\n\n")[0].splitlines() if ":" in line
-    )
-    facts = {key.strip(): value.strip() for key, value in lines.items()}
-    features = [
-        name
-        for name in ("avx2", "avx512f", "avx512_bf16", "amx_bf16")
-        if name in facts.get("flags", "").split()
-    ]
-    return f"{facts.get('model name', platform.machine())} ({', '.join(features)})"
-
-
-def _commit() -> str | None:
-    """The commit evax was run from, with '+' when files differ from it; None for an installed wheel."""
-    here = Path(__file__).parent
-    try:
-        commit = subprocess.run(
-            ["git", "describe", "--always", "--abbrev=12", "--dirty=+", "--exclude=*"],
-            cwd=here, capture_output=True, text=True, timeout=5, check=True,
-        )  # fmt: skip
-        tracked = subprocess.run(
-            ["git", "ls-files", "--error-unmatch", Path(__file__).name],
-            cwd=here,
-            capture_output=True,
-            timeout=5,
-            check=False,
-        )
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return commit.stdout.strip() if tracked.returncode == 0 else None
