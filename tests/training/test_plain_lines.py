@@ -10,16 +10,16 @@ def lines_of(total, seconds_per_step, done=0):
     for now in range(done + 1, total + 1):
         moment[0] += seconds_per_step
         before = len(said)
-        lines.show(now, f"loss {now}\n\n8 films/s")
+        lines.show(now, f"loss {now}\n\nkNN AUC 0.5")
         moments += [moment[0]] * (len(said) - before)
     return said, moments
 
 
-def test_a_line_says_how_far_it_is_how_long_the_rest_takes_and_the_note():
+def test_a_line_says_how_far_it_is_how_long_the_rest_takes_and_what_is_new():
     said, _ = lines_of(3, 40, done=1)
     assert said == [
-        "learning: 2 of 3 in 0:00:40, 0:00:40 left; loss 2; 8 films/s",
-        "learning: 3 of 3 in 0:01:20; loss 3; 8 films/s",
+        "learning: 2 of 3 in 0:00:40, 0:00:40 left; loss 2; kNN AUC 0.5",
+        "learning: 3 of 3 in 0:01:20; loss 3",
     ]
 
 

@@ -16,6 +16,7 @@ from evax.reporting import figures
 from evax.reporting.classifier_section import comparisons, fine_tuning
 from evax.reporting.data_sheet import data_sheet
 from evax.reporting.pictures import data_uri, jpeg
+from evax.reporting.pretraining import tokenizer_in_words
 from evax.reporting.run_files import Facts, interval, numbers, read_facts, read_log
 from evax.reporting.template import write_page
 
@@ -113,7 +114,7 @@ def pre_training(name: str, folder: Path) -> dict[str, Any]:
     return {
         "name": name,
         "report": report,
-        "tokenizer": in_words(report["tokenizer"]),
+        "tokenizer": tokenizer_in_words(report["tokenizer"]),
         "probe_findings": sorted({int(n) for n in probes.get("knn_findings", ()) if n}),
         "curves": [
             *curve("step", "cosine", "cosine with the tokenizer"),
@@ -122,16 +123,6 @@ def pre_training(name: str, folder: Path) -> dict[str, Any]:
             *curve("probe", "rankme", "RankMe (effective rank)"),
         ],
     }
-
-
-def in_words(tokenizer: str | Facts) -> str:
-    """A tokenizer's name, what of it was predicted, and its weights; of early runs the name alone."""
-    if isinstance(tokenizer, str):
-        return tokenizer
-    side = tokenizer["view"]
-    return f"{tokenizer['name']}, layer {tokenizer['layer']}, sees {side} × {side} pixels, weights " + str(
-        tokenizer["weights"]
-    )
 
 
 def localisation(name: str, folder: Path) -> dict[str, Any]:

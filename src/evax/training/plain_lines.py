@@ -27,10 +27,10 @@ class PlainLines:
     ) -> None:
         self._write, self._title, self._total, self._first, self._clock = write, title, total, done, clock
         self._start = clock()
-        self._said, self._said_at = done, -math.inf  # of the latest line
+        self._said, self._said_at, self._notes = done, -math.inf, list[str]()  # of the latest line
 
     def show(self, now: int, note: str) -> None:
-        """now: steps that are done. note: may have several lines."""
+        """now: steps that are done. note: may have several lines; what was said before is left out."""
         moment = self._clock()
         waited, moved = moment - self._said_at, now - self._said
         last = now >= self._total and moved > 0
@@ -42,4 +42,5 @@ class PlainLines:
         if self._first < now < self._total:
             left = spent / (now - self._first) * (self._total - now)
             words.append(f"{timedelta(seconds=round(left))} left")
-        self._write("; ".join([", ".join(words), *filter(None, note.splitlines())]))
+        before, self._notes = self._notes, [line for line in note.splitlines() if line]
+        self._write("; ".join([", ".join(words), *(line for line in self._notes if line not in before)]))
