@@ -1,7 +1,9 @@
 """Short pre-training runs, in this process and in others, and what they wrote."""
 
 import json
+import subprocess
 import sys
+import time
 
 from evax.jobs.pretrain import PretrainConfig, pretrain
 
@@ -33,3 +35,15 @@ def command_of(config, *more):
         "--precision", config.precision, "--compile", config.compile,
         "--checkpoint-every", str(config.checkpoint_every), *more,
     ]  # fmt: skip
+
+
+def started_until_step_7(config, command):
+    """A process that has done seven steps."""
+    log = config.out / "log.jsonl"
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while not (log.is_file() and '"step": 7' in log.read_text()):
+        assert time.monotonic() < deadline
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.02)
+    return process

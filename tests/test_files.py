@@ -1,7 +1,20 @@
+import fcntl
+import subprocess
+import sys
+
 import pytest
 
 from evax.errors import DataError
-from evax.files import read_json, replaced_whole, write_json
+from evax.files import LOCK, FolderLock, read_json, replaced_whole, write_json
+
+HOLDER = """
+import sys, time
+from pathlib import Path
+from evax.files import FolderLock
+lock = FolderLock(Path(sys.argv[1]))
+print("held", flush=True)
+time.sleep(60)
+"""
 
 
 def test_a_file_appears_whole_or_not_at_all(tmp_path):
@@ -30,3 +43,39 @@ def test_damaged_json_is_named(tmp_path):
     (tmp_path / "x.json").write_text("{")
     with pytest.raises(DataError, match=r"x.json cannot be read as JSON"):
         read_json(tmp_path / "x.json")
+
+
+def test_a_folder_has_one_writer_until_it_is_done_or_killed(tmp_path):
+    process = subprocess.Popen([sys.executable, "-c", HOLDER, str(tmp_path)], stdout=subprocess.PIPE)
+    assert process.stdout.readline() == b"held\n"
+    with pytest.raises(DataError, match=r"Another run is writing .*: wait for it, stop it, or"):
+        FolderLock(tmp_path)
+    process.kill()
+    process.communicate()
+    with FolderLock(tmp_path), pytest.raises(DataError, match="Another run is writing"):
+        FolderLock(tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_lock_that_nobody_keeps_is_given_back(tmp_path):
+    FolderLock(tmp_path)
+    lock = FolderLock(tmp_path)
+    lock.release()
+    FolderLock(tmp_path)
+    lock.release()  # no second time: it would take the next one's file away
+    with FolderLock(tmp_path):
+        lock.release()
+        assert (tmp_path / LOCK).exists()
+
+
+def test_a_folder_that_cannot_be_locked_is_written_with_a_warning_and_one_that_is_missing_is_refused(
+    tmp_path, monkeypatch, caplog
+):
+    def no_locks(file, operation):
+        raise OSError(37, "No locks available")
+
+    with pytest.raises(DataError, match="none cannot be written into: No such file"):
+        FolderLock(tmp_path / "none")
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    with FolderLock(tmp_path):
+        assert "cannot be locked (No locks available): let no second run write there" in caplog.text

@@ -1,18 +1,24 @@
-"""Files that are written whole or not at all."""
+"""Files that are written whole or not at all, and by one run at a time."""
 
 from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
+import sys
+import weakref
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from evax.errors import DataError
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+logger = logging.getLogger("evax")
+LOCK = ".lock"  # in a folder that a run is writing
 
 
 @contextlib.contextmanager
@@ -52,6 +58,64 @@ def make_folder(path: Path, mode: int = 0o777) -> Path:
     except OSError as error:
         raise DataError(f"The folder {path} cannot be made: {error.strerror}. Choose another.") from error
     return path
+
+
+def refuse_second_writer(file: IO[Any], out: Path) -> None:
+    """Locks a file until it is closed or its process dies; there are no such locks on Windows.
+
+    out: what is being written. Raises DataError when another run holds the lock.
+    """
+    if sys.platform != "win32":
+        import fcntl
+
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise DataError(
+                f"Another run is writing {out}: wait for it, stop it, or write somewhere else."
+            ) from error
+        except OSError as error:  # some network file systems have no locks
+            logger.warning("%s cannot be locked (%s): let no second run write there.", out, error.strerror)
+
+
+class FolderLock:
+    """A folder that this run alone writes into, until the lock is released or dropped, or its process dies.
+
+    Raises DataError when another run holds the folder, or it cannot be written into.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        path = folder / LOCK
+        try:
+            file = path.open("a")
+        except OSError as error:
+            raise DataError(f"{folder} cannot be written into: {error.strerror}. Choose another.") from error
+        try:
+            refuse_second_writer(file, folder)
+            if not _is_at(file, path):  # the run before took its file away between our two steps
+                raise DataError(f"Another run was writing {folder} a moment ago: try again.")
+        except DataError:
+            file.close()
+            raise
+        self.release = weakref.finalize(self, _give_back, file, path)
+        """Once or several times."""
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
+
+
+def _give_back(file: IO[Any], path: Path) -> None:
+    with contextlib.suppress(OSError):
+        if _is_at(file, path):  # and not the lock of a run that began in a new folder of the same name
+            path.unlink()  # while it is locked
+    file.close()
+
+
+def _is_at(file: IO[Any], path: Path) -> bool:
+    return path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat())
 
 
 def save_tensors(tensors: Mapping[str, Tensor], path: Path, metadata: dict[str, str]) -> None:

@@ -19,6 +19,7 @@ from evax.cli import run
 from evax.data.preprocess import Preprocess
 from evax.deploy.bundle import Card, save_bundle
 from evax.errors import ConfigError, DataError, ExportError
+from evax.files import FolderLock
 from evax.jobs.export import ExportConfig, real_films
 from evax.models.classifier import Classifier
 from evax.models.encoders import CNNS, build_encoder
@@ -186,6 +187,15 @@ def test_a_bundle_that_was_not_exported_is_refused_with_the_command(tmp_path):
         match=r"bundle was not exported: `evax export .*bundle`, where torch is, writes model.onnx",
     ):
         evax.open_bundle(folder, runtime="onnx")
+
+
+def test_a_bundle_that_another_run_exports_is_left_to_it(copied):
+    before = sorted(path.stat().st_mtime_ns for path in copied.iterdir())
+    with FolderLock(copied):
+        done = evax_command("export", copied)
+    assert done.returncode == 1
+    assert f"Another run is writing {copied}: wait for it" in done.stderr
+    assert sorted(path.stat().st_mtime_ns for path in copied.iterdir()) == before
 
 
 @pytest.mark.long

@@ -356,7 +356,7 @@ def test_every_published_number_says_where_it_stands_and_how_it_was_measured():
         ({"protocol__name": "paper"}, "protocols: name is 'clean' in the first and 'paper' in the second"),
         ({"protocol__uncertain": "ones"}, "uncertain is 'ignore' .* 'ones' .*again as the other"),
         ({"protocol__split": "another"}, "split is 'by patient' .* and 'another'"),
-        ({"kind": "pretrain"}, "is a run of pretrain; compare takes runs of finetune, fewshot and probe"),
+        ({"kind": "localize"}, "is a run of localize; compare takes runs of finetune, fewshot and probe, or"),
     ],
 )  # fmt: skip
 def test_runs_on_other_ground_are_refused_with_what_to_do(runs, tmp_path, changes, message):

@@ -1,7 +1,6 @@
 import json
 import signal
 import subprocess
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,7 +18,7 @@ from evax.jobs.pretrain import PretrainConfig, preprocess_of, pretrain
 from evax.training.options import OptimizerConfig
 from evax.weights.released import RELEASED
 from official_files import write_mim
-from pretraining_runs import command_of, events, losses, tiny_run
+from pretraining_runs import command_of, events, losses, started_until_step_7, tiny_run
 
 
 @pytest.fixture
@@ -154,18 +153,6 @@ def test_threads_change_nothing(tiny, tmp_path):
     assert losses(tiny) == losses(replace(tiny, out=tmp_path / "three", workers=3))
 
 
-def started_until_step_7(config, command):
-    """A process that has done seven steps."""
-    log = config.out / "log.jsonl"
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 120
-    while not (log.is_file() and '"step": 7' in log.read_text()):
-        assert time.monotonic() < deadline
-        assert process.poll() is None, process.stderr.read()
-        time.sleep(0.02)
-    return process
-
-
 def test_a_killed_run_goes_on_bit_for_bit(tiny, tmp_path):
     config = replace(tiny, epochs=6.0)
     pretrain(replace(config, out=tmp_path / "whole"))
@@ -245,6 +232,13 @@ def test_resume_needs_a_run_and_the_same_options(tiny):
     pretrain(tiny)
     with pytest.raises(WeightsError, match=r"belongs to another run \(mask_ratio was 0.3, is 0.4\)"):
         pretrain(replace(tiny, resume=True, mask_ratio=0.4))
+
+
+def test_a_batch_larger_than_the_store_is_said_with_the_steps_it_leaves(tiny, caplog):
+    pretrain(replace(tiny, batch_size=100, epochs=5.0))
+    films = events(tiny.out, "start")[0]["films"]
+    steps = len(events(tiny.out, "step"))
+    assert f"--batch-size 100 is more than the {films} films of an epoch: 5 epochs are {steps}" in caplog.text
 
 
 def test_films_of_the_test_split_are_never_trained_on(phantom_store):

@@ -3,8 +3,15 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
+
+from evax.config import write_recipe
+from evax.errors import DataError
+from evax.files import FolderLock
+from evax.jobs.demo import DemoConfig, demo
+from evax.jobs.fewshot import FewshotConfig, fewshot
 
 PROGRAM = """
 import json, sys
@@ -21,6 +28,19 @@ def used(tmp_path):
     folder.mkdir()
     (folder / "notes.txt").touch()
     return str(folder)
+
+
+def test_a_study_or_demo_that_another_process_goes_on_with_is_left_to_it(phantom_store, tmp_path):
+    config = FewshotConfig(store=phantom_store, out=tmp_path / "study", fractions=(1.0,), precision="fp32")
+    config.out.mkdir()
+    write_recipe(config, config.out / "config.yaml")
+    before = (config.out / "config.yaml").stat().st_mtime_ns
+    with FolderLock(config.out), pytest.raises(DataError, match="Another run is writing .*study: wait for"):
+        fewshot(replace(config, resume=True))
+    assert (config.out / "config.yaml").stat().st_mtime_ns == before
+    with FolderLock(config.out), pytest.raises(DataError, match="Another run is writing .*study: wait for"):
+        demo(DemoConfig(out=config.out, resume=True))
+    assert [path.name for path in config.out.iterdir()] == ["config.yaml"]
 
 
 def test_a_mistake_in_the_call_is_said_before_torch_is_imported(phantom_store, used, tmp_path):

@@ -52,7 +52,9 @@ def test_the_page_shows_the_commands_that_repeat_each_step_and_they_do(journey):
         "localize",
         "predict",
     ]
-    *_, finetune, _, _ = run["steps"]
+    *_, pretrain, finetune, _, _ = run["steps"]
+    report = json.loads((folder / "run" / pretrain["folder"] / "report.json").read_text())
+    assert pretrain["seconds"] == report["seconds"]  # of all parts, where it was resumed
     program, *arguments = shlex.split(finetune["command"])
     assert program == "evax"
     arguments[arguments.index("--out") + 1] = "again"

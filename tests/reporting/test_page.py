@@ -87,8 +87,10 @@ def write_pretraining(folder: Path) -> None:
     ]
     write_lines(folder / "log.jsonl", [{"event": "start", "step": 0}, probes[0], *steps, probes[1]])
     report = {
-        "kind": "pretrain", "encoder": "eva_x_tiny_patch16_224", "tokenizer": "efficientnet_lite0",
-        "mask_ratio": 0.3, "steps": 12, "images": 1536, "images_per_s": 33.14, "final_cosine": 0.5678,
+        "kind": "pretrain", "encoder": "eva_x_tiny_patch16_224",
+        "tokenizer": {"name": "efficientnet_lite0", "layer": "2", "view": 256, "weights": "0123abcd"},
+        "image_size": 128, "batch_size": 64, "mask_ratio": 0.3, "steps": 12, "images": 1536,
+        "resumed": 2, "images_per_s": 33.14, "final_cosine": 0.5678,
         "stores": ["feedbeef"], "knn_auc_first": 0.5123, "knn_auc_last": 0.6234, "rankme_last": 9.5,
     }  # fmt: skip
     write_json(report, folder / "report.json")
@@ -342,6 +344,10 @@ def test_pre_training_shows_its_facts_and_four_curves(reader):
     assert "0.512 → 0.623" in reader.text
     assert "0.568 (mean of the last 20 steps)" in reader.text
     assert "33.1 image views per second" in reader.text
+    assert "tokenizer efficientnet_lite0, layer 2, sees 256 × 256 pixels, weights 0123abcd " in reader.text
+    assert "crops 128 × 128 pixels" in reader.text
+    assert "optimizer steps 12 of 64 views each" in reader.text
+    assert "resumed 2 times" in reader.text
     for title in ("cosine with the tokenizer", "learning rate", "kNN mean AUC", "RankMe (effective rank)"):
         assert f'aria-label="{title} of pretrain against image views"' in reader.page
 

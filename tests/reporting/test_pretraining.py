@@ -4,7 +4,8 @@ import pytest
 import yaml
 
 from evax.errors import DataError
-from evax.reporting.pretraining import draw_pretraining_runs
+from evax.reporting.drawing import save_figure
+from evax.reporting.pretraining import points_of, pretraining_figure, read_curves
 
 
 def run_folder(folder, probe_store="stores/a", lift=0.0, probes=4):
@@ -23,7 +24,8 @@ def run_folder(folder, probe_store="stores/a", lift=0.0, probes=4):
 
 def test_runs_stand_beside_each_other_by_their_names_over_the_images_they_saw(tmp_path):
     runs = [run_folder(tmp_path / name, lift=lift) for name, lift in (("mgca", 0.1), ("imagenet", 0.0))]
-    draw_pretraining_runs(runs, tmp_path / "figure", names=["MGCA ViT-B/16", "efficientnet-lite0"])
+    curves = read_curves(runs, ["MGCA ViT-B/16", "efficientnet-lite0"])
+    save_figure(pretraining_figure(curves), tmp_path / "figure")
     text = (tmp_path / "figure.svg").read_text()
     for words in (
         "MGCA ViT-B/16",
@@ -34,20 +36,16 @@ def test_runs_stand_beside_each_other_by_their_names_over_the_images_they_saw(tm
     ):
         assert text.count(words) >= 1, words
     assert (tmp_path / "figure.png").stat().st_size > 10_000
-    draw_pretraining_runs(runs, tmp_path / "unnamed")
-    assert "imagenet" in (tmp_path / "unnamed.svg").read_text()
+    points = points_of(curves)
+    assert points[0] == {"name": "MGCA ViT-B/16", "of": "knn_auc", "images": 0.0, "value": 0.6}
+    assert len(points) == 2 * 4 + 2 * 60  # every probe, and the steps as means of stretches
 
 
 def test_runs_that_cannot_be_compared_are_refused(tmp_path):
     first = run_folder(tmp_path / "first")
     other = run_folder(tmp_path / "other", probe_store="stores/b")
-    with pytest.raises(
-        DataError, match="was probed on stores/a, .*other on stores/b: draw them in two figures"
-    ):
-        draw_pretraining_runs([first, other], tmp_path / "figure")
+    with pytest.raises(DataError, match="was probed on stores/a, .*other on stores/b: compare them apart"):
+        read_curves([first, other], ["a", "b"])
     blind = run_folder(tmp_path / "blind", probes=0)
     with pytest.raises(DataError, match="holds no probed pre-training: run evax pretrain with --probe-store"):
-        draw_pretraining_runs([first, blind], tmp_path / "figure")
-    with pytest.raises(DataError, match="1 runs were given with 2 names"):
-        draw_pretraining_runs([first], tmp_path / "figure", names=["a", "b"])
-    assert not list(tmp_path.glob("figure*"))
+        read_curves([first, blind], ["a", "b"])

@@ -1,9 +1,11 @@
+import json
 from dataclasses import dataclass
 
 import pytest
 
 from evax.errors import ConfigError, DataError
-from evax.training.tracking import read_events, run_folder, start_run
+from evax.files import LOCK
+from evax.training.tracking import Mirror, RunLog, read_events, run_folder, start_run
 
 
 @dataclass(frozen=True)
@@ -59,3 +61,50 @@ def test_a_line_that_broke_off_is_no_event(tmp_path):
     assert read_events(path, "start") == []
     path.write_text('{"event": "start", "step": 1}\n{"event": "sta')
     assert read_events(path, "start") == [{"event": "start", "step": 1}]
+
+
+def test_a_run_holds_its_folder_until_it_ends_or_fails(tmp_path):
+    out = tmp_path / "run"
+    with run_folder(out, Continued()) as log:
+        log.write("seed")
+        with pytest.raises(DataError, match="Another run is writing"):
+            start_run(out, Continued(), resume=True)
+    with pytest.raises(DataError, match="no") as kept, run_folder(out, Continued(), resume=True):
+        raise DataError("no")
+    with start_run(out, Continued(), resume=True):
+        pass
+    assert kept  # and with it all that the failed run held
+    assert [line["event"] for line in map(json.loads, (out / "log.jsonl").read_text().splitlines())] == [
+        "seed", "resume", "resume"
+    ]  # fmt: skip
+    assert not (out / LOCK).exists()
+
+
+def test_a_run_that_is_refused_touches_nothing_of_the_one_that_writes(tmp_path):
+    begun = []
+
+    class Other(Mirror):
+        def begin(self, out, config, resume):
+            begun.append(out)
+
+        def write(self, line):
+            pass
+
+        def end(self, error):
+            pass
+
+    with start_run(tmp_path, Continued(), resume=False):
+        (tmp_path / "log.jsonl").write_text('{"event": "step", "hal')  # it is in the middle of a line
+        with pytest.raises(DataError, match="Another run is writing"):
+            start_run(tmp_path, Continued(), resume=True, mirrors=[Other()])
+        assert (tmp_path / "log.jsonl").read_text() == '{"event": "step", "hal'
+    assert not begun
+
+
+def test_the_seconds_of_earlier_parts_are_those_of_their_last_lines(tmp_path):
+    seconds = [("start", 2), ("step", 10), ("resume", 0.1), ("start", 3), ("resume", 0.2), ("step", 100)]
+    lines = [json.dumps({"event": event, "seconds": value}) for event, value in seconds]
+    (tmp_path / "log.jsonl").write_text("\n".join(lines) + "\n")
+    assert RunLog(tmp_path / "log.jsonl").seconds_before() == 13
+    (tmp_path / "log.jsonl").write_text("\n".join(lines[2:3]) + "\n")  # killed before its first line
+    assert RunLog(tmp_path / "log.jsonl").seconds_before() == 0

@@ -33,6 +33,8 @@ def test_a_step_says_what_share_of_the_machine_it_used_and_how_long_the_rest_wil
 
 def test_the_terminal_shows_the_latest_step_and_probe_in_a_frame_under_the_bar(log, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "100")
+    monkeypatch.setenv("FORCE_COLOR", "1")  # a terminal, of the kind that shows the last frame alone
+    monkeypatch.setenv("TERM", "dumb")
     running = watch(log)
     with live_panel("pre-training", 3, done=1) as advance:
         running.probe(0, 0, ProbeResult(knn_auc=0.625, findings=1, linear_auc=0.5, rankme=9.0))

@@ -10,7 +10,7 @@ import torch
 from evax.data.preprocess import Preprocess
 from evax.deploy.bundle import Card, save_bundle
 from evax.errors import ConfigError, WeightsError
-from evax.models.encoders import EVA_X
+from evax.models.encoders import EVA_X, build_encoder
 from evax.weights.encoders import create_encoder
 from official_files import forward_as_released, official_mim, official_rope, write_fine_tuned, write_mim
 
@@ -244,3 +244,24 @@ def test_a_cnn_has_the_published_imagenet_weights_or_those_of_a_bundle(tmp_path)
 def test_imagenet_is_not_a_name_of_weights_for_eva_x():
     with pytest.raises(ConfigError, match="No weight file or published weight is called 'imagenet'"):
         create_encoder(TINY, "imagenet")
+
+
+def test_a_bundle_is_built_at_its_own_size_unless_another_is_asked_for(tmp_path):
+    chain = Preprocess(store_size=80, input_size=64)
+    bundle = save_bundle(
+        tmp_path / "bundle",
+        Card(kind="encoder", encoder=TINY, preprocess=chain),
+        build_encoder(TINY, img_size=64),
+    )
+    encoder = create_encoder(TINY, weights=bundle)
+    assert encoder.encode(torch.zeros(1, 1, 64, 64)).grid == (4, 4)
+    assert create_encoder(TINY, bundle / "model.safetensors").pos_embed.shape == (1, 17, 192)
+    assert create_encoder(TINY, bundle, img_size=96).pos_embed.shape == (1, 37, 192)
+    (bundle / "card.json").write_text("[]")
+    with pytest.raises(WeightsError, match=r"card.json does not say at which size its network sees films"):
+        create_encoder(TINY, bundle)
+
+
+def test_another_word_for_the_size_is_refused_with_the_right_one():
+    with pytest.raises(ConfigError, match="img_size=64, not image_size"):
+        create_encoder(TINY, image_size=64)

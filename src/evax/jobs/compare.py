@@ -1,10 +1,10 @@
-"""evax compare: finished runs on the same test films -> table, figures and page, with paired differences."""
+"""evax compare: finished runs -> table, figures and page; on the same test films with paired differences."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,12 +22,12 @@ FORMAT = 1
 @dataclass(frozen=True, kw_only=True)
 class CompareConfig:
     """Compare runs of finetune, one by one or over seeds, runs of probe, and sweeps of fewshot and probe that
-    were tested on the same films, film by film.
+    were tested on the same films, film by film; or runs of pretrain by their probes.
     """
 
     runs: tyro.conf.Positional[tuple[Path, ...]]
     """Run folders of finetune, fewshot or probe, two or more; a single sweep compares its shares, a single
-    probe its two ways."""
+    probe its two ways. Or run folders of pretrain alone, two or more."""
     out: Path
     """Folder for compare.json, compare.html, tables (CSV) and figures (SVG, PNG, CSV)."""
     names: tuple[str, ...] = ()
@@ -61,8 +61,12 @@ def compare(config: CompareConfig) -> Path:
     """Scores, compares, draws; returns the path of compare.html.
 
     Raises DataError for folders without a finished run and for runs that were not tested on the same films
-    under the same protocol, ConfigError for names that do not fit.
+    under the same protocol, ConfigError for names that do not fit and for pre-trainings among other runs.
     """
+    from evax.reporting.pretraining_page import are_pretrainings
+
+    if are_pretrainings(config.runs):
+        return compare_pretrainings(config)
     import numpy as np
 
     from evax.evaluation.networks import Ground, score_network
@@ -71,7 +75,8 @@ def compare(config: CompareConfig) -> Path:
     from evax.reporting.comparison import differences_of, ground_in_words, rows_of
     from evax.reporting.published import published_beside
     from evax.reporting.runs import read_runs
-    from evax.training.tracking import environment, progress_bar, start_run
+    from evax.training.environment import environment
+    from evax.training.tracking import progress_bar, start_run
 
     runs = read_runs(config.runs, config.names)
     refuse_too_few_or_many(runs)
@@ -119,6 +124,51 @@ def compare(config: CompareConfig) -> Path:
     page = config.out / "compare.html"
     write_compare_page(page, content, draw_figures(content, runs.sweeps, published, config.out))
     log.write("compared", rows=len(rows), differences=len(differences))
+    return page
+
+
+def compare_pretrainings(config: CompareConfig) -> Path:
+    """Cosine, probes, views and time of runs of pretrain, and their curves; returns the path of compare.html.
+
+    Raises ConfigError for options that mean nothing here, DataError for runs that were not probed, or on
+    different stores.
+    """
+    from evax.files import write_json
+    from evax.reporting.compare_figures import MOST
+    from evax.reporting.compare_page import write_figure, write_rows
+    from evax.reporting.pretraining import points_of, pretraining_figure, probe_store_of, read_curves
+    from evax.reporting.pretraining_page import pretraining_rows, write_pretraining_page
+    from evax.training.environment import environment
+    from evax.training.tracking import start_run
+
+    given = [
+        item.name
+        for item in fields(CompareConfig)
+        if item.name not in ("runs", "out", "names") and getattr(config, item.name) != item.default
+    ]
+    if given:
+        raise ConfigError(
+            f"Pre-trainings are shown as they are, with no test films to resample: leave out "
+            f"{', '.join('--' + name for name in given)}."
+        )
+    if not 2 <= len(config.runs) <= MOST:
+        raise ConfigError(f"compare takes 2 to {MOST} pre-trainings, got {len(config.runs)}.")
+    rows = pretraining_rows(config.runs, config.names)
+    curves = read_curves(config.runs, [row["name"] for row in rows])
+    log = start_run(config.out, config, resume=False)
+    content = {
+        "kind": "compare-pretrainings",
+        "format": FORMAT,
+        "probe_store": probe_store_of(config.runs[0]),
+        "rows": rows,
+        "environment": environment(),
+    }
+    write_json(content, config.out / "compare.json")
+    write_rows(rows, config.out / "compare.csv")
+    figure, page = pretraining_figure(curves), config.out / "compare.html"
+    write_figure(figure, points_of(curves), config.out / "pretrainings")
+    write_pretraining_page(page, content, figure)
+    log.write("compared", rows=len(rows))
     return page
 
 

@@ -67,17 +67,26 @@ class DemoConfig:
 def demo(config: DemoConfig) -> Path:
     """Runs the steps and returns the path of report.html.
 
-    Raises ConfigError for a run folder that exists, and whatever a step raises.
+    Raises ConfigError for a run folder that exists, DataError for one that another run is writing into, and
+    whatever a step raises.
     """
-    from evax.files import read_json, write_json
-    from evax.training.tracking import environment
+    from evax.files import FolderLock, make_folder
 
-    journal = config.out / "run.json"
     if config.out.exists() and any(config.out.iterdir()) and not config.resume:
         raise ConfigError(
             f"The run folder {config.out} exists. Choose another --out, continue with --resume, or delete it."
         )
-    here = environment()
+    with FolderLock(make_folder(config.out)):  # a step that was interrupted is deleted and begun anew
+        return run_steps(config)
+
+
+def run_steps(config: DemoConfig) -> Path:
+    """Those that are not finished yet; returns the path of report.html."""
+    from evax.files import read_json, write_json
+    from evax.reporting.page import write_report
+    from evax.training.environment import environment
+
+    journal, here = config.out / "run.json", environment()
     run: dict[str, Any] = read_json(journal) if journal.is_file() else {"environment": here, "steps": []}
     run["title"] = config.title
     finished = {(step["folder"], step["command"]) for step in run["steps"]}
@@ -94,15 +103,21 @@ def demo(config: DemoConfig) -> Path:
                 "kind": "store" if kind == "prepare" else kind,
                 "name": name,
                 "command": command,
-                "seconds": round(time.perf_counter() - start, 1),
+                "seconds": seconds_of(step, time.perf_counter() - start),
                 "folder": str(step.out.relative_to(config.out)),
             }
         )
         write_json(run, journal)
     write_json(run, journal)  # also when every step was finished before: the title may be another
-    from evax.reporting.page import write_report
-
     return write_report(config.out)
+
+
+def seconds_of(step: Any, spent: float) -> float:
+    """Of the whole step. spent: now; a pre-training that went on knows its earlier parts, too."""
+    from evax.files import read_json
+
+    whole = read_json(step.out / "report.json")["seconds"] if isinstance(step, PretrainConfig) else spent
+    return round(float(whole), 1)
 
 
 def refuse_other_places(

@@ -39,20 +39,23 @@ class ExportConfig:
 def export(config: ExportConfig) -> Path:
     """Exports and compares; returns the path of the certificate.
 
-    Raises DataError for a folder that is no bundle or films that cannot be read, ExportError when a runtime
-    is missing or does not agree with torch within 1e-4; the bundle is then left as it was.
+    Raises DataError for a folder that is no bundle or that another run exports, and for films that cannot be
+    read, ExportError when a runtime is missing or does not agree with torch within 1e-4; the bundle is then
+    left as it was.
     """
     from evax.deploy.bundle import read_card
     from evax.deploy.predictor import refuse_absent
+    from evax.files import FolderLock
 
     card = read_card(config.bundle)
     for runtime in config.runtimes:
         refuse_absent(runtime)
-    from evax.deploy.export import export_onnx  # torch only now
+    with FolderLock(config.bundle):
+        from evax.deploy.export import export_onnx  # torch only now
 
-    films = real_films(config) if config.films else synthetic_films()
-    source = "given films" if config.films else f"{SYNTHETIC} synthetic films; black, white, noise"
-    return export_onnx(config.bundle, card, films, source, config.runtimes)
+        films = real_films(config) if config.films else synthetic_films()
+        source = "given films" if config.films else f"{SYNTHETIC} synthetic films; black, white, noise"
+        return export_onnx(config.bundle, card, films, source, config.runtimes)
 
 
 def real_films(config: ExportConfig) -> list[Radiograph]:

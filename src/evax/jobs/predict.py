@@ -7,19 +7,18 @@ import csv
 import hashlib
 import logging
 import os
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice, takewhile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TextIO
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import tyro
 
 from evax.data.films import batches_of, count_films, find_films, read_or_reason
 from evax.errors import ConfigError, DataError
-from evax.files import make_folder, refuse_existing
+from evax.files import make_folder, refuse_existing, refuse_second_writer
 
 if TYPE_CHECKING:
     from evax.data.radiograph import Radiograph
@@ -225,20 +224,6 @@ class Scores:
             f"{self.out} could not be written: {error}. Free some space and add --resume, or choose another "
             "--out."
         )
-
-
-def refuse_second_writer(file: TextIO, out: Path) -> None:
-    """Locks a file until it is closed or its process dies; there are no such locks on Windows.
-
-    Raises DataError when another run holds it.
-    """
-    if sys.platform != "win32":
-        import fcntl
-
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise DataError(f"Another run is writing {out}: wait for it, or choose another --out.") from error
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import tyro
 
-from evax.config import command_line, to_plain
+from evax.config import build, changed_options, command_line, read_recipe, to_plain
 from evax.errors import ConfigError
 from evax.training.masked_options import MaskedImageConfig
 from evax.training.options import Precision, Tracker
@@ -29,6 +29,10 @@ if TYPE_CHECKING:
     from evax.training.tracking import RunLog
 
 logger = logging.getLogger("evax")
+MAY_CHANGE = {  # when a run goes on: how fast, and what is watched; nothing that is learned
+    "out", "resume", "precision", "compile", "workers", "accumulate", "grad_checkpointing",
+    "checkpoint_every", "probe_store", "probe_every", "track", "audit",
+}  # fmt: skip
 PATCH_GRADIENT = 0.1  # with stop_grad_conv1; facts 2.1
 
 
@@ -104,6 +108,7 @@ def pretrain(config: PretrainConfig) -> Path:
     from evax.training.optim import create_optimizer
     from evax.training.runtime import on_first_process, start_shared_fabric
 
+    refuse_other_options(config)
     mirrors = open_mirrors(config.track)
     films = films_outside_tests(stores)
     before = earlier_training(config.weights)
@@ -117,19 +122,43 @@ def pretrain(config: PretrainConfig) -> Path:
     log = (
         on_first_process(fabric, lambda: start_run(config.out, config, config.resume, mirrors)) or QuietLog()
     )
-    facts = identity_of_run(config, stores, len(films), tokenizer)
-    checkpoints = config.out / "checkpoints"
-    first = load_newest_checkpoint(checkpoints, model, optimizer, facts, fabric.strategy.precision)
-    order = FilmOrder(films.counts(), config.seed, config.store_shares)
     with log:
+        facts = identity_of_run(config, stores, len(films), tokenizer)
+        checkpoints = config.out / "checkpoints"
+        first = load_newest_checkpoint(checkpoints, model, optimizer, facts, fabric.strategy.precision)
+        order = FilmOrder(films.counts(), config.seed, config.store_shares)
+        if fabric.is_global_zero:
+            warn_of_few_steps(config, len(films), facts["steps"])
         learn(
             model, tokenizer, optimizer, films, order, preprocess, config, fabric, log, checkpoints, facts,
             first, probe,
         )  # fmt: skip
-    if fabric.is_global_zero:
-        write_results(config, model, films, preprocess, log, facts, before, start)
+        if fabric.is_global_zero:
+            write_results(config, model, films, preprocess, log, facts, before, start)
     fabric.barrier()
     return config.out / "encoder"
+
+
+def refuse_other_options(config: PretrainConfig) -> None:
+    """A run that goes on before its first checkpoint: only config.yaml says what it is.
+
+    A checkpoint knows it better (identity_of_run): files may have been moved since. Raises ConfigError.
+    """
+    from evax.training.checkpoint import checkpoint_paths
+
+    if not config.resume or checkpoint_paths(config.out / "checkpoints"):
+        return
+    begun = config.out / "config.yaml"
+    before = build(PretrainConfig, read_recipe(begun, PretrainConfig), str(begun))
+    was, now = (
+        {name: value for name, value in to_plain(each).items() if name not in MAY_CHANGE}
+        for each in (before, config)
+    )
+    if changes := changed_options(was, now, but=()):
+        raise ConfigError(
+            f"{config.out} was begun with other options: {changes}. It has no checkpoint yet: give the "
+            "options of before, or delete it and start anew."
+        )
 
 
 def stores_of(config: PretrainConfig) -> list[ImageStore]:
@@ -207,7 +236,7 @@ def write_results(
 ) -> None:
     """Encoder bundle, curves, report and page.
 
-    before: the training of the weights it started from. start: of the job, by time.perf_counter.
+    before: the training of the weights it started from. start: of this part, by time.perf_counter.
     """
     import numpy as np
 
@@ -227,7 +256,11 @@ def write_results(
     save_films(config.out / "encoder", seen)
     save_bundle(config.out / "encoder", card, model.encoder)
     save_figure(run_curves(log.events("step"), log.events("probe")), config.out / "curves")
-    made = {"command": command_line("pretrain", config), "seconds": round(time.perf_counter() - start, 1)}
+    made = {
+        "command": command_line("pretrain", replace(config, resume=False)),
+        "seconds": round(log.seconds_before() + time.perf_counter() - start, 1),
+        "resumed": len(log.events("start")) - 1,  # a part that was refused or broke off before has no start
+    }
     # the report comes last: a run folder that has one is finished
     write_json({"kind": "pretrain", **training, **made}, config.out / "report.json")
     write_run_page(config.out)
@@ -252,6 +285,15 @@ def refuse_uneven_parts(config: PretrainConfig, processes: int) -> None:
             f"batch_size {config.batch_size} cannot be cut into {parts} equal parts ({processes} processes x "
             f"accumulate {config.accumulate}): make it a multiple of {parts}."
         )
+
+
+def warn_of_few_steps(config: PretrainConfig, films: int, steps: int) -> None:
+    """A batch of more films than there are goes round them more than once in one step."""
+    if config.batch_size > films:
+        logger.warning(
+            "--batch-size %d is more than the %d films of an epoch: %g epochs are %d optimizer steps in all. "
+            "A smaller batch makes more of them.", config.batch_size, films, config.epochs, steps,
+        )  # fmt: skip
 
 
 def preprocess_of(config: PretrainConfig, stores: list[ImageStore]) -> Preprocess:

@@ -15,6 +15,7 @@ from evax.reporting import figures
 from evax.reporting.classifier_section import comparisons, fine_tuning
 from evax.reporting.data_sheet import data_sheet
 from evax.reporting.localization_section import localisation
+from evax.reporting.pretraining import tokenizer_in_words
 from evax.reporting.run_files import Facts, numbers, read_facts, read_log
 from evax.reporting.template import write_page
 
@@ -114,6 +115,7 @@ def pre_training(name: str, folder: Path) -> dict[str, Any]:
     return {
         "name": name,
         "report": report,
+        "tokenizer": tokenizer_in_words(report["tokenizer"]),
         "probe_findings": sorted({int(n) for n in probes.get("knn_findings", ()) if n}),
         "curves": [
             *curve("step", "cosine", "cosine with the tokenizer"),

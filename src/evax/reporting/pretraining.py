@@ -3,59 +3,93 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
-import pandas as pd
 import yaml
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, MaxNLocator, ScalarFormatter
 
 from evax.errors import DataError
-from evax.reporting.drawing import QUIET, STYLE, add_legend, curve_style, means_of_stretches, save_figure
-from evax.reporting.run_files import numbers, read_log
+from evax.reporting.drawing import QUIET, STYLE, add_legend, curve_style, means_of_stretches
+from evax.reporting.run_files import Facts, numbers, read_log
 
 STRETCHES = 60  # the cosine of single steps is noisy: means of so many stretches of a run are drawn
 PANELS = (("probe", "knn_auc", "kNN mean AUC"), ("step", "cosine", "cosine with its tokenizer"))
 
 
-def draw_pretraining_runs(runs: Sequence[Path], stem: Path, names: Sequence[str] = ()) -> None:
-    """STEM.svg and STEM.png: kNN AUC of the frozen features, and cosine with the tokenizer, over images seen.
+@dataclass(frozen=True, eq=False)
+class Curve:
+    """What is drawn of one run in one panel."""
 
-    runs: run folders, finished or not. names: what each is called, else its folder's name. Cosines with
-    different tokenizers are no common measure; the kNN AUC on one probe store is.
+    run: str
+    event: str
+    """One of PANELS."""
+    images: Any
+    """(n,), image views so far."""
+    values: Any
+    """(n,)."""
+
+
+def read_curves(runs: Sequence[Path], names: Sequence[str]) -> list[Curve]:
+    """Of each run its probes and its steps, these in at most STRETCHES points.
+
+    runs: run folders, finished or not. names: what each is called. Cosines with different tokenizers are no
+    common measure; the kNN AUC on one probe store is.
     Raises DataError for a folder without steps or probes, and for runs that were probed on different stores.
     """
-    if names and len(names) != len(runs):
-        raise DataError(f"{len(runs)} runs were given with {len(names)} names: give one each.")
     logs = [read_log(run / "log.jsonl") for run in runs]
     for run, log in zip(runs, logs, strict=True):
         if not {"step", "probe"} <= log.keys():
             raise DataError(f"{run} holds no probed pre-training: run evax pretrain with --probe-store.")
-    stores = [yaml.safe_load((run / "config.yaml").read_text())["probe_store"] for run in runs]
+    stores = [probe_store_of(run) for run in runs]
     if other := next((i for i, store in enumerate(stores) if store != stores[0]), None):
         raise DataError(
-            f"{runs[0]} was probed on {stores[0]}, {runs[other]} on {stores[other]}: draw them in two "
-            "figures."
+            f"{runs[0]} was probed on {stores[0]}, {runs[other]} on {stores[other]}: compare them apart."
         )
-    save_figure(_figure(names or [run.name for run in runs], logs), stem)
+    curves = []
+    for event, key, _ in PANELS:
+        for name, log in zip(names, logs, strict=True):
+            images, values = numbers(log[event], "images"), numbers(log[event], key)
+            images, values = images[np.isfinite(values)], values[np.isfinite(values)]
+            if event == "step":
+                images, values = means_of_stretches(images, values, STRETCHES)
+            curves.append(Curve(name, event, images, values))
+    return curves
 
 
-def _figure(names: Sequence[str], logs: Sequence[dict[str, pd.DataFrame]]) -> Figure:
+def probe_store_of(run: Path) -> str | None:
+    """The labelled store that tells how good the features of a run are."""
+    store: str | None = yaml.safe_load((run / "config.yaml").read_text())["probe_store"]
+    return store
+
+
+def points_of(curves: Sequence[Curve]) -> list[dict[str, Any]]:
+    """Every number that is drawn, as rows of a table."""
+    keys = {event: key for event, key, _ in PANELS}
+    return [
+        {"name": curve.run, "of": keys[curve.event], "images": float(images), "value": float(value)}
+        for curve in curves
+        for images, value in zip(curve.images, curve.values, strict=True)
+    ]
+
+
+def pretraining_figure(curves: Sequence[Curve]) -> Figure:
+    """Of the frozen features the kNN AUC, and the cosine with the tokenizer, over images seen."""
+    names = list(dict.fromkeys(curve.run for curve in curves))
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(11, 4.2 + 0.28 * len(names)), layout="constrained", facecolor="none")
-        for axes, (event, key, title) in zip(figure.subplots(1, 2), PANELS, strict=True):
-            for number, (name, log) in enumerate(zip(names, logs, strict=True)):
-                images, values = numbers(log[event], "images"), numbers(log[event], key)
-                images, values = images[np.isfinite(values)], values[np.isfinite(values)]
-                if event == "step":
-                    images, values = means_of_stretches(images, values, STRETCHES)
-                label = name if event == "probe" else None
-                axes.plot(
-                    images, values, label=label, linewidth=2, markersize=6,
-                    markevery=1 if event == "probe" else 10, **curve_style(number),
-                )  # fmt: skip
+        for axes, (event, _, title) in zip(figure.subplots(1, 2), PANELS, strict=True):
+            for curve in curves:
+                if curve.event == event:
+                    axes.plot(
+                        curve.images, curve.values, label=curve.run if event == "probe" else None,
+                        linewidth=2, markersize=6, markevery=1 if event == "probe" else 10,
+                        **curve_style(names.index(curve.run)),
+                    )  # fmt: skip
             if event == "probe":
                 axes.axhline(0.5, color=QUIET, linestyle="--", linewidth=1)
             axes.set(xlabel="images seen", ylabel=title)
@@ -65,3 +99,11 @@ def _figure(names: Sequence[str], logs: Sequence[dict[str, pd.DataFrame]]) -> Fi
             axes.yaxis.set_major_formatter(ScalarFormatter(useOffset=False))  # digits from the tick step
         add_legend(figure)
     return figure
+
+
+def tokenizer_in_words(tokenizer: str | Facts) -> str:
+    """A tokenizer's name, what of it was predicted, and its weights; of early runs the name alone."""
+    if isinstance(tokenizer, str):
+        return tokenizer
+    name, layer, side, weights = (tokenizer[key] for key in ("name", "layer", "view", "weights"))
+    return f"{name}, layer {layer}, sees {side} × {side} pixels, weights {weights}"

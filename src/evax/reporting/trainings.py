@@ -65,7 +65,8 @@ def read_report(folder: Path) -> Facts:
     report = read_facts(folder / "report.json")
     if report["kind"] not in ("finetune", "probe"):
         raise DataError(
-            f"{folder} is a run of {report['kind']}; compare takes runs of finetune, fewshot and probe."
+            f"{folder} is a run of {report['kind']}; compare takes runs of finetune, fewshot and probe, or "
+            "of pretrain alone."
         )
     return report
 

@@ -14,6 +14,7 @@ from lightning_fabric.plugins import Precision
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from evax.config import flat_options, shown_option
 from evax.errors import WeightsError
 from evax.files import save_tensors
 
@@ -120,8 +121,11 @@ def _read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
 
 
 def _refuse_other_runs(path: Path, before: dict[str, Any], facts: dict[str, Any]) -> None:
-    if changed := [key for key in sorted(before.keys() | facts.keys()) if before.get(key) != facts.get(key)]:
-        detail = ", ".join(f"{key} was {before.get(key)!r}, is {facts.get(key)!r}" for key in changed)
+    was, now = flat_options(before), flat_options(facts)
+    if changed := [name for name in sorted(was.keys() | now.keys()) if was.get(name) != now.get(name)]:
+        detail = "; ".join(
+            f"{name} was {shown_option(was.get(name))}, is {shown_option(now.get(name))}" for name in changed
+        )
         raise WeightsError(
             f"{path} belongs to another run ({detail}). Resume with the same options or start anew."
         )

@@ -5,17 +5,11 @@ from __future__ import annotations
 import itertools
 import json
 import logging
-import os
-import platform
 import shutil
-import subprocess
-import sys
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from datetime import UTC, datetime
-from importlib import metadata
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -34,11 +28,11 @@ from rich.progress import (
 
 from evax.config import write_recipe
 from evax.errors import ConfigError, EvaxError
-from evax.files import make_folder, replaced_whole, write_json
+from evax.files import LOCK, FolderLock, make_folder, replaced_whole, write_json
+from evax.training.environment import environment
+from evax.training.plain_lines import PlainLines
 
 logger = logging.getLogger("evax")
-
-LIBRARIES = ("evax", "torch", "timm", "numpy", "pillow", "pydicom", "pyarrow")
 
 
 class Mirror(ABC):
@@ -62,19 +56,23 @@ def start_run(out: Path, config: Any, resume: bool | None, mirrors: Sequence[Mir
 
     resume: None where this run cannot be continued though its config has the option.
     mirrors: are begun here and told what the log is told, while it is open as a context.
-    Raises as refuse_used_folder does.
+    Raises as refuse_used_folder does, and DataError when another run is writing into the folder.
     """
     refuse_used_folder(out, config, resume)
     make_folder(out)
-    for mirror in mirrors:
-        mirror.begin(out, config, bool(resume))
     log = RunLog(out / "log.jsonl", mirrors)
-    if resume:
-        log.write("resume", environment=environment())
-    else:
-        write_json(environment(), out / "environment.json")
-        with replaced_whole(out / "config.yaml") as unfinished:  # last: with it there is a run to resume
-            write_recipe(config, unfinished)
+    try:
+        for mirror in mirrors:
+            mirror.begin(out, config, bool(resume))
+        if resume:
+            log.write("resume", environment=environment())
+        else:
+            write_json(environment(), out / "environment.json")
+            with replaced_whole(out / "config.yaml") as unfinished:  # last: with it there is a run to resume
+                write_recipe(config, unfinished)
+    except BaseException:
+        log.close()
+        raise
     return log
 
 
@@ -103,19 +101,31 @@ def run_folder(out: Path, config: Any, resume: bool | None = False) -> Iterator[
         if not resume and not any((out / name).exists() for name in ("log.jsonl", "runs")):
             shutil.rmtree(out, ignore_errors=True)  # a folder that is mounted stays, empty
         raise
+    finally:
+        log.close()
 
 
 def _is_begun(out: Path) -> bool:
     """Whether a folder holds anything but what a run left that was killed before it began."""
-    remains = {"mlflow.json", "environment.json", ".environment.json.unfinished", ".config.yaml.unfinished"}
+    remains = {
+        LOCK,
+        "mlflow.json",
+        "environment.json",
+        ".environment.json.unfinished",
+        ".config.yaml.unfinished",
+    }
     return any(path.name not in remains for path in out.iterdir())
 
 
 class RunLog:
-    """log.jsonl: one JSON object a line, written at once. As a context it tells its mirrors, too."""
+    """log.jsonl: one JSON object a line, written at once. As a context it tells its mirrors, too.
+
+    Until the context ends, close is called or nothing keeps it, no other run writes into its folder. Raises
+    DataError when another one does already.
+    """
 
     def __init__(self, path: Path, mirrors: Sequence[Mirror] = ()) -> None:
-        self.path, self._start = path, time.monotonic()
+        self.path, self._start, self._lock = path, time.monotonic(), FolderLock(path.parent)
         self._mirrors, self._told = list(mirrors), list[Mirror]()
         if path.is_file() and not (text := path.read_bytes()).endswith(b"\n"):
             # a kill or a full disk broke the last line off
@@ -136,6 +146,11 @@ class RunLog:
     ) -> None:
         self._tell(lambda mirror: mirror.end(error))
         self._told = []
+        self.close()
+
+    def close(self) -> None:
+        """Lets other runs write into the folder."""
+        self._lock.release()
 
     def _tell(self, what: Callable[[Mirror], None]) -> None:
         for mirror in list(self._told):
@@ -149,6 +164,12 @@ class RunLog:
         """All lines of one kind, those of interrupted parts of the run included."""
         return read_events(self.path, event)
 
+    def seconds_before(self) -> float:
+        """Of the parts before this one, each to the last line it wrote."""
+        lines = read_lines(self.path)
+        ends = [before for before, line in itertools.pairwise(lines) if line["event"] == "resume"]
+        return sum(line["seconds"] for line in ends)
+
 
 class QuietLog(RunLog):
     """The log of the processes that leave the writing to the first."""
@@ -159,24 +180,42 @@ class QuietLog(RunLog):
     def write(self, event: str, **facts: Any) -> None:
         """Nothing."""
 
+    def close(self) -> None:
+        """Nothing."""
+
 
 def read_events(path: Path, event: str) -> list[dict[str, Any]]:
-    """All lines of one kind in a log.jsonl; none where there is no such file. A last line that broke off is
-    left out.
-    """
+    """The lines of one kind; see read_lines."""
+    return [line for line in read_lines(path) if line["event"] == event]
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """All lines of a log.jsonl; none where there is no such file. A last line that broke off is left out."""
     text = path.read_text() if path.is_file() else ""
-    lines = [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
-    return [line for line in lines if line["event"] == event]
+    return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
 
 
 @contextmanager
 def counting_bar(
     title: str, total: int, done: int = 0, shown: bool = True
 ) -> Iterator[Callable[[int, str], None]]:
-    """A terminal bar with rate and time left; the yielded function takes how much is done and a note."""
+    """A terminal bar with rate and time left, or plain lines where there is no terminal; the yielded function
+    takes how much is done and a note.
+    """
     columns = (*_bar_columns(), TextColumn("{task.fields[note]}"))
+    with _progress(Progress, columns, title, total, done, shown) as show:
+        yield show
+
+
+@contextmanager
+def _progress(
+    kind: type[Progress], columns: Sequence[ProgressColumn], title: str, total: int, done: int, shown: bool
+) -> Iterator[Callable[[int, str], None]]:
     console = Console(stderr=True)
-    with Progress(*columns, console=console, refresh_per_second=2, disable=not shown) as progress:
+    if shown and not (console.is_terminal or console.is_jupyter):
+        yield PlainLines(lambda line: console.out(line, highlight=False), title, total, done).show
+        return
+    with kind(*columns, console=console, refresh_per_second=2, disable=not shown) as progress:
         task = progress.add_task(title, total=total, completed=done, note="")
         yield lambda now, note: progress.update(task, completed=now, note=note)
 
@@ -213,67 +252,6 @@ class _Framed(Progress):
 @contextmanager
 def live_panel(title: str, total: int, done: int = 0, shown: bool = True) -> Iterator[Callable[[str], None]]:
     """As progress_bar, for a note of several lines."""
-    steps, console = itertools.count(done + 1), Console(stderr=True)
-    with _Framed(*_bar_columns(), console=console, refresh_per_second=2, disable=not shown) as progress:
-        task = progress.add_task(title, total=total, completed=done, note="")
-        yield lambda note: progress.update(task, completed=next(steps), note=note)
-
-
-def environment() -> dict[str, Any]:
-    """Versions, processor, commit and date: what a number needs beside it."""
-    import torch
-
-    return {
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
-        "python": platform.python_version(),
-        **{name: _version(name) for name in LIBRARIES},
-        "cpu": _processor(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-        "commit": _commit(),
-    }
-
-
-def _version(name: str) -> str | None:
-    try:
-        return metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return None
-
-
-def _processor() -> str:
-    information = Path("/proc/cpuinfo")
-    if not information.is_file():
-        return platform.processor() or platform.machine()
-    lines = dict(
-        line.split(":", 1) for line in information.read_text().split("\n\n")[0].splitlines() if ":" in line
-    )
-    facts = {key.strip(): value.strip() for key, value in lines.items()}
-    features = [
-        name
-        for name in ("avx2", "avx512f", "avx512_bf16", "amx_bf16")
-        if name in facts.get("flags", "").split()
-    ]
-    return f"{facts.get('model name', platform.machine())} ({', '.join(features)})"
-
-
-def _commit() -> str | None:
-    """The commit evax was run from, with '+' when files differ from it; None for an installed wheel."""
-    here = Path(__file__).parent
-    try:
-        commit = subprocess.run(
-            ["git", "describe", "--always", "--abbrev=12", "--dirty=+", "--exclude=*"],
-            cwd=here, capture_output=True, text=True, timeout=5, check=True,
-        )  # fmt: skip
-        tracked = subprocess.run(
-            ["git", "ls-files", "--error-unmatch", Path(__file__).name],
-            cwd=here,
-            capture_output=True,
-            timeout=5,
-            check=False,
-        )
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return commit.stdout.strip() if tracked.returncode == 0 else None
+    steps = itertools.count(done + 1)
+    with _progress(_Framed, _bar_columns(), title, total, done, shown) as show:
+        yield lambda note: show(next(steps), note)

@@ -15,7 +15,7 @@ from evax.errors import ConfigError, WeightsError
 from evax.models.classifier import Classifier
 from evax.models.encoders import EVA_X, Cnn, Encoder, EvaX, PlainVit, build_encoder
 from evax.weights.download import weights_path
-from evax.weights.files import noted_rotary_grid, read_state_dict
+from evax.weights.files import noted_input_size, noted_rotary_grid, read_state_dict
 from evax.weights.foreign import LAYOUTS, head_of, layout_of, to_timm, unwrapped
 from evax.weights.names import is_packaged
 from evax.weights.official import rotary_grid_of, square_grid, to_timm_names
@@ -41,12 +41,14 @@ def create_encoder(
     path goes before a name.
     full_precision: the float32 weights of a DeepSpeed bundle instead of its float16 copies.
     position_antialias: False resamples a position table without antialias, as the authors' loaders do.
-    options: timm's (img_size, drop_path_rate, ...).
+    options: timm's (img_size, drop_path_rate, ...). Without img_size a bundle's own size, else 224 pixels.
     A position table of another resolution is resampled; the rotary positions are those the file was trained
     with; anything else that does not fit is refused. Films are normalised as weights.normalisation says.
     Raises ConfigError for an unknown name, WeightsError for a file that cannot be had or read or does not
     fit.
     """
+    if "image_size" in options:
+        raise ConfigError(f"Here timm's word is used: img_size={options['image_size']}, not image_size.")
     if weights is None:
         if full_precision:
             raise ConfigError("full_precision chooses among the weights of a file: give weights too.")
@@ -57,6 +59,8 @@ def create_encoder(
         cnn.load_state_dict({key: state[key] for key in cnn.state_dict()}, strict=True)
         return cnn
     path = weights_path(name, weights)
+    if "img_size" not in options and (size := noted_input_size(path)):
+        options["img_size"] = size
     state = read_state_dict(path, full_precision)
     return _filled_encoder(name, path, state, options, position_antialias)
 

@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from evax.errors import WeightsError
+from evax.files import read_json
 from evax.weights.official import LARGEST_GRID
 
 # Found in the authors' files; they only hold values (facts 1.4): the options of a run, and numbers of numpy,
@@ -56,6 +57,18 @@ def read_state_dict(path: Path, full_precision: bool = False) -> dict[str, Tenso
         return load_file(path)
     except (SafetensorError, OSError) as error:
         raise _unreadable(path, error) from error
+
+
+def noted_input_size(path: Path) -> int | None:
+    """Side in pixels of the films that a bundle's network was made for; None for weights without a card."""
+    weights = _weight_file(path)
+    card = weights.with_name("card.json")
+    if weights.name != "model.safetensors" or not card.is_file():
+        return None
+    try:
+        return int(read_json(card)["preprocess"]["input_size"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise WeightsError(f"{card} does not say at which size its network sees films: {error!r}.") from error
 
 
 def noted_rotary_grid(path: Path) -> int | None:

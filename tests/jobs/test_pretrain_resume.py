@@ -1,0 +1,90 @@
+"""Runs that go on: alone in their folder, with the options they began with, counted as one."""
+
+import json
+import shlex
+import shutil
+import subprocess
+from dataclasses import replace
+
+import pytest
+
+from evax.errors import ConfigError, WeightsError
+from evax.jobs.pretrain import pretrain
+from evax.training.options import OptimizerConfig
+from evax.training.tracking import start_run
+from pretraining_runs import command_of, events, started_until_step_7, tiny_run
+
+
+@pytest.fixture
+def tiny(phantom_store, tmp_path):
+    return tiny_run(phantom_store, tmp_path / "run")
+
+
+def test_a_second_run_in_the_folder_is_refused_until_the_first_is_killed(tiny):
+    config = replace(tiny, epochs=60.0, checkpoint_every=7)
+    first = started_until_step_7(config, command_of(config))
+    second = subprocess.run(command_of(config, "--resume"), check=False, capture_output=True, text=True)
+    assert second.returncode == 1
+    assert f"evax pretrain: Another run is writing {config.out}: wait for it, stop it" in second.stderr
+    assert first.poll() is None
+    first.kill()
+    first.wait()
+    steps = [line["step"] for line in events(config.out, "step")]
+    assert steps == list(range(1, len(steps) + 1))
+    assert not events(config.out, "resume")
+    with start_run(config.out, config, resume=True):
+        assert len(events(config.out, "resume")) == 1
+
+
+def test_a_resumed_run_is_reported_as_the_whole_with_the_command_that_starts_it(tiny):
+    config = replace(tiny, checkpoint_every=1)
+    pretrain(config)
+    alone = json.loads((config.out / "report.json").read_text())
+    assert alone["resumed"] == 0
+    log = config.out / "log.jsonl"
+    kept = log.read_text().splitlines()
+    kept = kept[: next(i for i, line in enumerate(kept) if '"step": 4,' in line)]
+    kept[-1] = json.dumps(json.loads(kept[-1]) | {"seconds": 5000.0})  # killed then
+    log.write_text("\n".join(kept) + "\n")
+    max((config.out / "checkpoints").iterdir()).unlink()
+    pretrain(replace(config, resume=True))
+    report = json.loads((config.out / "report.json").read_text())
+    assert report["resumed"] == 1
+    assert 5000 < report["seconds"] < 5000 + 600
+    assert report["command"] == alone["command"]
+    assert "--resume" not in shlex.split(report["command"])
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"mask_ratio": 0.4}, "--mask-ratio was 0.3, is 0.4"),
+        ({"optimizer": OptimizerConfig(lr=0.01), "epochs": 2.0},
+         "--epochs was 1.5, is 2.0; --optimizer.lr was 0.0015, is 0.01"),
+        ({"tokenizer": "timm:efficientnet_b0"},
+         "--tokenizer was efficientnet_lite0, is timm:efficientnet_b0"),
+    ],
+)  # fmt: skip
+def test_before_its_first_checkpoint_a_run_goes_on_with_the_options_of_its_config_file_alone(
+    tiny, change, said
+):
+    pretrain(tiny)
+    shutil.rmtree(tiny.out / "checkpoints")
+    before = (tiny.out / "log.jsonl").read_text()
+    with pytest.raises(ConfigError, match="begun with other options") as refused:
+        pretrain(replace(tiny, resume=True, **change))
+    assert f"other options: {said}. It has no checkpoint yet" in str(refused.value)
+    assert (tiny.out / "log.jsonl").read_text() == before
+    pretrain(replace(tiny, resume=True, workers=2, checkpoint_every=3))
+    assert [line["step"] for line in events(tiny.out, "start")] == [0, 0]
+
+
+def test_a_checkpoint_refuses_other_options_by_name_and_value_alone(tiny):
+    pretrain(tiny)
+    with pytest.raises(WeightsError, match="belongs to another run") as refused:
+        pretrain(replace(tiny, resume=True, optimizer=OptimizerConfig(lr=0.01, betas=(0.9, 0.9)), seed=1))
+    assert (
+        "(optimizer.betas was 0.9 0.98, is 0.9 0.9; optimizer.lr was 0.0015, is 0.01; seed was 0, is 1)"
+        in str(refused.value)
+    )
+    pretrain(replace(tiny, resume=True))  # the refused one has given the folder back
