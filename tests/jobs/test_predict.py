@@ -325,7 +325,8 @@ def test_an_encoder_bundle_is_refused(config, tmp_path):
     card = Card(kind="encoder", encoder=TINY, preprocess=Preprocess(store_size=80, input_size=64))
     encoder = save_bundle(tmp_path / "encoder", card, build_encoder(TINY, img_size=64))
     with pytest.raises(
-        ConfigError, match="encoder holds an encoder; predict needs a classifier bundle. Fine-tune"
+        ConfigError,
+        match="encoder holds an encoder; predict needs a classifier or segmenter bundle. Fine-tune",
     ):
         predict(replace(config, bundle=encoder))
 

@@ -25,6 +25,7 @@ from evax.deploy.bundle import read_card
 from evax.errors import ConfigError, DataError
 from evax.evaluation.segmentation import THRESHOLDS
 from evax.jobs.export import ExportConfig, export
+from evax.jobs.predict import PredictConfig, predict
 from evax.jobs.prepare import PrepareConfig, prepare
 from evax.jobs.recipes import header
 from evax.jobs.segment import segment
@@ -105,6 +106,31 @@ def test_a_film_s_masks_lie_on_its_own_pixels(tiny, phantoms, tmp_path):
     masks = predictor(film)
     assert list(masks) == list(tiny.findings)
     assert all(mask.shape == film.pixels.shape and mask.dtype == bool for mask in masks.values())
+
+
+def test_predict_writes_areas_and_masks_of_the_films_own_size(tiny, phantoms, tmp_path):
+    bundle = segment(tiny)
+    films = [sorted((phantoms / "images").glob(kind))[0] for kind in ("*.dcm", "*.png")]
+    out, masks = tmp_path / "areas.csv", tmp_path / "masks"
+    predict(PredictConfig(bundle=bundle, films=tuple(films), out=out, masks=masks))
+    table, predictor = pd.read_csv(out), evax.open_bundle(bundle)
+    for row, path in enumerate(films):
+        film = evax.read_image(path)
+        for finding, mask in predictor(film).items():
+            drawn = np.asarray(Image.open(masks / f"{row + 1:05d}-{path.stem}-{finding}.png"))
+            assert np.array_equal(drawn, mask)
+            assert table.at[row, finding] == pytest.approx(mask.mean(), abs=1e-6)
+            assert table.at[row, f"{finding}:present"] == mask.any()
+            if film.spacing_mm is None:
+                assert np.isnan(table.at[row, f"{finding}:cm2"])
+            else:
+                expected = mask.sum() * film.spacing_mm[0] * film.spacing_mm[1] / 100
+                assert table.at[row, f"{finding}:cm2"] == pytest.approx(expected, abs=0.01)
+        edges = Image.open(masks / f"{row + 1:05d}-{path.stem}-edges.png")
+        assert edges.size == film.pixels.shape[::-1]
+    assert evax.read_image(films[0]).spacing_mm  # the DICOM has one, the picture has none
+    with pytest.raises(ConfigError, match="is a segmenter: --heatmaps are of classifiers"):
+        predict(PredictConfig(bundle=bundle, films=tuple(films), out=tmp_path / "b.csv", heatmaps=masks))
 
 
 def test_the_paper_s_protocol_keeps_the_last_checkpoint_at_its_threshold_and_says_so(tiny, caplog):

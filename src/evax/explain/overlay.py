@@ -10,7 +10,9 @@ from PIL import Image, ImageDraw, ImageOps
 
 # three colours of matplotlib's inferno, which a machine that only predicts has not
 COLD, WARM, HOT = "#000004", "#bc3754", "#fcffa4"
-TRUE_EDGE, CALLED_EDGE = (86, 180, 233), (230, 159, 0)  # told apart by colour-blind readers
+# Okabe and Ito's: told apart by colour-blind readers
+EDGES = ((230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (213, 94, 0), (204, 121, 167))
+CALLED_EDGE, TRUE_EDGE = EDGES[:2]
 BOX_COLOUR = (0, 200, 255)  # visible on grey and on the map, also to colour-blind readers
 
 

@@ -1,15 +1,13 @@
-"""evax predict: a bundle + films -> a table of probabilities, and heat maps when asked."""
+"""evax predict: a bundle + films -> a table of probabilities or areas, heat maps and masks when asked."""
 
 from __future__ import annotations
 
-import contextlib
-import csv
-import hashlib
+import itertools
 import logging
-import os
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice, takewhile
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -17,10 +15,13 @@ import numpy as np
 import tyro
 
 from evax.data.films import batches_of, count_films, find_films, read_or_reason
-from evax.errors import ConfigError, DataError
-from evax.files import make_folder, refuse_existing, refuse_second_writer
+from evax.errors import ConfigError
+from evax.files import make_folder, refuse_existing
+from evax.jobs.predictions import Scores
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
+
     from evax.data.radiograph import Radiograph
     from evax.deploy.bundle import Card
     from evax.deploy.predictor import Predictor
@@ -30,17 +31,23 @@ logger = logging.getLogger("evax")
 
 @dataclass(frozen=True, kw_only=True)
 class PredictConfig:
-    """Score films with a classifier, a bundle or a published one; any number of films in constant memory."""
+    """Score films with a classifier, a bundle or a published one, or draw masks with a segmenter; any number
+    of films in constant memory.
+    """
 
     bundle: tyro.conf.Positional[Path]
-    """Classifier bundle; or the name of a published classifier (`evax zoo list`), or its file under the
-    official file name: fetched if need be, and converted once into the folder EVAX_WEIGHTS."""
+    """Classifier or segmenter bundle; or the name of a published classifier (`evax zoo list`), or its file
+    under the official file name: fetched if need be, and converted once into the folder EVAX_WEIGHTS."""
     films: tyro.conf.Positional[tuple[Path, ...]]
     """Films, or folders that are searched for films."""
     out: Path
-    """CSV file: file, one probability and one present/absent per finding, notes on the film, error."""
+    """CSV file: file, one probability and one present/absent per finding, notes on the film, error. Of a
+    segmenter: share of the film, present/absent, and cm2 where the film's spacing is known."""
     heatmaps: Path | None = None
     """Folder for one Grad-CAM picture per film and present finding: ROW-FILM-FINDING.png, row of OUT."""
+    masks: Path | None = None
+    """Folder for a segmenter's masks, of the film's own size: ROW-FILM-FINDING.png, white inside, row of OUT;
+    and ROW-FILM-edges.png, the film with their edges."""
     batch_size: int = 16
     """Films scored at once."""
     runtime: Literal["torch", "onnx", "openvino"] | None = None
@@ -66,20 +73,22 @@ def predict(config: PredictConfig) -> Path:
     from evax.deploy.predictor import default_runtime, open_bundle
     from evax.training.tracking import progress_bar
 
-    card = classifier_card(config.bundle)  # before a file of an encoder is fetched for nothing
+    card = answering_card(config)  # before a file of an encoder is fetched for nothing
     refuse_existing(config.out)
     total = count_films(config.films)
     runtime = config.runtime or default_runtime()
     predictor = open_bundle(config.bundle, runtime)
-    if config.heatmaps:
-        make_folder(config.heatmaps)
+    pictures = config.heatmaps or config.masks
+    if pictures:
+        make_folder(pictures)
+    content = f"{card!r} {runtime} {[str(place) for place in (*config.films, pictures)]}"
     with (
-        Scores(config, card, runtime) as scores,
+        Scores(config.out, config.films, columns_of(card), config.resume, content) as scores,
         progress_bar("predicting", total, scores.rows) as advance,
     ):
         films = islice(find_films(config.films), scores.rows, None)
         for batch in batches_of(films, config.batch_size):
-            read = [prepared(path, predictor, bool(config.heatmaps)) for path in batch]
+            read = [prepared(path, predictor, bool(pictures)) for path in batch]
             inputs = [film.input for film in read if isinstance(film, ReadFilm)]
             answers = iter(predictor.predict_inputs(np.stack(inputs)) if inputs else ())
             for path, film in zip(batch, read, strict=True):
@@ -87,25 +96,25 @@ def predict(config: PredictConfig) -> Path:
                     scores.refused(path, film)
                 else:
                     answer = next(answers)
-                    present = card.present(answer)
-                    if config.heatmaps and True in present:  # before the line: what has one has its maps
+                    if pictures:  # before the line: what has one has its pictures
                         name = f"{scores.rows + 1:05d}-{path.stem[:64]}"  # a file's name has 255 bytes
-                        draw_heatmaps(predictor, film, present, config.heatmaps, name)
-                    scores.scored(path, answer, present, film.issues)
+                        draw(predictor, film, answer, pictures, name)
+                    scores.scored(path, cells_of(card, answer, film), film.issues)
                 advance("")
             scores.keep()
         scores.finish()
     return config.out
 
 
-def classifier_card(bundle: Path) -> Card:
+def answering_card(config: PredictConfig) -> Card:
     """What the bundle says of itself, with a warning where its test results are optimistic.
 
-    Raises ConfigError for an encoder.
+    Raises ConfigError for an encoder, and for pictures that it cannot draw.
     """
     from evax.deploy.bundle import read_card
     from evax.deploy.predictor import refuse_without_converter
 
+    bundle = config.bundle
     if bundle.is_dir():
         card = read_card(bundle)
     else:
@@ -113,125 +122,49 @@ def classifier_card(bundle: Path) -> Card:
         from evax.deploy.published import card_of
 
         card = card_of(bundle)
-    if card.kind != "classifier":
+    if card.kind == "encoder":
         raise ConfigError(
-            f"{bundle} holds an encoder; predict needs a classifier bundle. Fine-tune it first."
+            f"{bundle} holds an encoder; predict needs a classifier or segmenter bundle. Fine-tune it first."
         )
+    if (config.heatmaps and card.kind == "segmenter") or (config.masks and card.kind == "classifier"):
+        raise ConfigError(f"{bundle} is a {card.kind}: --heatmaps are of classifiers, --masks of segmenters.")
     protocol = card.training.get("protocol", {})
     if reason := protocol.get("warning") or protocol.get("leak"):
         logger.warning("%s has optimistic test results: %s.", bundle, reason)
     return card
 
 
-class Scores:
-    """The table, line by line in a file beside it that takes its place when all films have one.
+def columns_of(card: Card) -> list[str]:
+    """Of an answer, see cells_of."""
+    further = ("present",) if card.kind == "classifier" else ("present", "cm2")
+    return [*card.findings, *(f"{finding}:{each}" for each in further for finding in card.findings)]
 
-    What was kept of it outlives a kill; with resume its films are not scored again. Only what the same bundle
-    wrote, in the same runtime and with the same maps, is gone on from.
+
+def cells_of(card: Card, answer: np.ndarray[Any, Any], film: ReadFilm) -> list[str]:
+    """Probabilities and decisions of a classifier; of a segmenter each mask's share of the film, whether it
+    has a pixel, and its area where the distance of the pixels is known.
     """
-
-    def __init__(self, config: PredictConfig, card: Card, runtime: str) -> None:
-        self.out, self.card, self.films = config.out, card, config.films
-        content = f"{card!r} {runtime} {[str(place) for place in (*config.films, config.heatmaps)]}"
-        digest = hashlib.blake2b(content.encode(), digest_size=6).hexdigest()
-        self.unfinished = config.out.with_name(f".{config.out.name}.{digest}.unfinished")
-        self.resume = config.resume
-        self.rows, self.unread, self.first_reason = 0, 0, ""
-
-    def __enter__(self) -> Scores:
-        make_folder(self.out.parent)
-        try:  # a name that is no UTF-8 must not end the run
-            self.file = self.unfinished.open("a", newline="", encoding="utf-8", errors="backslashreplace")
-        except OSError as error:
-            raise self._not_written(error) from error
-        refuse_second_writer(self.file, self.out)
-        self.table = csv.writer(self.file)
-        header = ["file", *self.card.findings, *(f"{finding}:present" for finding in self.card.findings)]
-        header += ["notes", "error"]
-        end = self._kept(header)
-        if self.rows and not self.resume:
-            raise DataError(
-                f"A stopped run has scored {self.rows} of these films: add --resume to go on after them, or "
-                f"delete {self.unfinished}."
-            )
-        self.file.truncate(end)
-        if not end:
-            self.table.writerow(header)
-        if self.resume:
-            logger.info("Going on after %d films that have been scored.", self.rows)
-        return self
-
-    def _kept(self, header: list[str]) -> int:
-        """Counts the lines of an earlier run, as far as they are whole and of the films that are found now;
-        returns where they end.
-        """
-        end = 0
-        with self.unfinished.open("rb") as file, contextlib.suppress(csv.Error):  # cut between two quotes
-            whole = takewhile(lambda line: line.endswith(b"\n"), file)
-            lines = csv.reader((line.decode(errors="replace") for line in whole), strict=True)
-            if next(lines, None) == header:
-                end = file.tell()
-                for path, line in zip(find_films(self.films), lines, strict=False):
-                    name = str(path).encode(errors="backslashreplace").decode()
-                    if line[0] != name or len(line) != len(header):
-                        break
-                    self.rows, self.unread = self.rows + 1, self.unread + bool(line[-1])
-                    end = file.tell()
-        return end
-
-    def refused(self, path: Path, reason: str) -> None:
-        """A line for a film that cannot be read."""
-        self.first_reason = self.first_reason or reason
-        self.table.writerow([path, *[""] * (2 * len(self.card.findings) + 1), reason])
-        self.rows, self.unread = self.rows + 1, self.unread + 1
-
-    def scored(
-        self, path: Path, answer: np.ndarray[Any, Any], present: Sequence[bool | None], issues: Sequence[str]
-    ) -> None:
-        """A line for a film."""
-        counts = ("" if each is None else int(each) for each in present)
-        self.table.writerow([path, *(f"{value:.6f}" for value in answer), *counts, " ".join(issues), ""])
-        self.rows += 1
-
-    def keep(self) -> None:
-        """What has been written so far outlives a kill."""
-        self.file.flush()
-
-    def finish(self) -> None:
-        """The table takes its place. Raises DataError when no film could be read, or the place is taken."""
-        if self.unread == self.rows:
-            reason = self.first_reason or "see an earlier run"
-            raise DataError(f"None of the {self.rows} files could be read; the first reason: {reason}")
-        refuse_existing(self.out)
-        self.file.close()
-        os.replace(self.unfinished, self.out)
-        if self.unread:
-            logger.warning(
-                "%d of %d films could not be read: the column error of %s says why.",
-                self.unread, self.rows, self.out,
-            )  # fmt: skip
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
-        with contextlib.suppress(OSError):  # a full disk is said below, a finished table is closed
-            self.file.close()
-        if error and self.unread == self.rows:  # not worth going on from
-            self.unfinished.unlink(missing_ok=True)
-        if isinstance(error, OSError):
-            raise self._not_written(error) from error
-
-    def _not_written(self, error: OSError) -> DataError:
-        return DataError(
-            f"{self.out} could not be written: {error}. Free some space and add --resume, or choose another "
-            "--out."
-        )
+    if card.kind == "classifier":
+        decided = ("" if each is None else str(int(each)) for each in card.present(answer))
+        return [*(f"{value:.6f}" for value in answer), *decided]
+    pixels = [int(mask.sum()) for mask in card.masks(answer, film.shape).values()]
+    shares = [f"{count / math.prod(film.shape):.6f}" for count in pixels]
+    areas = [
+        "" if film.spacing_mm is None else f"{count * math.prod(film.spacing_mm) / 100:.2f}"
+        for count in pixels
+    ]
+    return [*shares, *(str(int(count > 0)) for count in pixels), *areas]
 
 
 @dataclass(frozen=True, eq=False)
 class ReadFilm:
-    """What is kept of a film until its batch is scored; the native film only where a map is drawn on it."""
+    """What is kept of a film until its batch is scored; the native film only where it is drawn on."""
 
     input: np.ndarray[Any, Any]
     issues: tuple[str, ...]
+    shape: tuple[int, ...]
+    """(H, W) of the native film."""
+    spacing_mm: tuple[float, float] | None
     radiograph: Radiograph | None
 
 
@@ -240,25 +173,58 @@ def prepared(path: Path, predictor: Predictor, keep: bool) -> ReadFilm | str:
     radiograph = read_or_reason(path)
     if isinstance(radiograph, str):
         return radiograph
-    return ReadFilm(predictor.network_input(radiograph), radiograph.issues, radiograph if keep else None)
+    return ReadFilm(
+        predictor.network_input(radiograph), radiograph.issues, radiograph.pixels.shape,
+        radiograph.spacing_mm, radiograph if keep else None,
+    )  # fmt: skip
 
 
-def draw_heatmaps(
-    predictor: Predictor, film: ReadFilm, present: Sequence[bool | None], folder: Path, name: str
-) -> None:
-    """One picture per finding that counts as present: the film beside the film with the map.
+def draw(predictor: Predictor, film: ReadFilm, answer: np.ndarray[Any, Any], folder: Path, name: str) -> None:
+    """The pictures of a film: heat maps of what counts as present, or masks.
 
     name: how the files start; unlike a film's name alone, different for every film.
     """
-    from evax.explain.heatmap import spread
-    from evax.explain.overlay import overlay
     from evax.files import replaced_whole
 
-    assert film.radiograph  # kept where maps are drawn
-    pixels = film.radiograph.pixels
-    maps = predictor.maps(film.input[None], predictor.layers[0])[0]  # of all findings, as grad_cam
+    assert film.radiograph  # kept where pictures are drawn
+    card, pixels = predictor.card, film.radiograph.pixels
+    if card.kind == "classifier":
+        drawn = heatmaps_of(predictor, film.input, pixels, card.present(answer))
+    else:
+        drawn = masks_of(card, answer, pixels)
+    for what, picture in drawn:
+        with replaced_whole(folder / f"{name}-{what.replace('/', '-')}.png") as unfinished:
+            picture.save(unfinished, "PNG")
+
+
+def heatmaps_of(
+    predictor: Predictor,
+    network_input: np.ndarray[Any, Any],
+    pixels: np.ndarray[Any, Any],
+    present: Sequence[bool | None],
+) -> Iterator[tuple[str, Image]]:
+    """Each finding that counts as present, and the film beside the film with its map."""
+    from evax.explain.heatmap import spread
+    from evax.explain.overlay import overlay
+
+    if True not in present:
+        return
+    maps = predictor.maps(network_input[None], predictor.layers[0])[0]  # of all findings, as grad_cam
     for finding, grid, is_present in zip(predictor.card.findings, maps, present, strict=True):
         if is_present:
-            picture = overlay(pixels, spread(grid, pixels.shape, predictor.card.preprocess))
-            with replaced_whole(folder / f"{name}-{finding.replace('/', '-')}.png") as unfinished:
-                picture.save(unfinished, "PNG")
+            yield finding, overlay(pixels, spread(grid, pixels.shape, predictor.card.preprocess))
+
+
+def masks_of(
+    card: Card, answer: np.ndarray[Any, Any], pixels: np.ndarray[Any, Any]
+) -> Iterator[tuple[str, Image]]:
+    """Each finding and its mask, white inside; and the film with the edges of all."""
+    from PIL import Image
+
+    from evax.explain.overlay import EDGES, outlined
+
+    masks = card.masks(answer, pixels.shape)
+    for finding, mask in masks.items():
+        yield finding, Image.fromarray(mask)
+    colours = itertools.cycle(EDGES)
+    yield "edges", outlined(pixels, [(mask, next(colours)) for mask in masks.values()])
