@@ -22,12 +22,12 @@ FORMAT = 1
 @dataclass(frozen=True, kw_only=True)
 class CompareConfig:
     """Compare runs of finetune, one by one or over seeds, runs of probe, and sweeps of fewshot and probe that
-    were tested on the same films, film by film; or runs of pretrain by their probes.
+    were tested on the same films, film by film; or runs of segment; or runs of pretrain by their probes.
     """
 
     runs: tyro.conf.Positional[tuple[Path, ...]]
     """Run folders of finetune, fewshot or probe, two or more; a single sweep compares its shares, a single
-    probe its two ways. Or run folders of pretrain alone, two or more."""
+    probe its two ways. Or run folders of pretrain alone, or of segment alone, two or more."""
     out: Path
     """Folder for compare.json, compare.html, tables (CSV) and figures (SVG, PNG, CSV)."""
     names: tuple[str, ...] = ()
@@ -63,10 +63,10 @@ def compare(config: CompareConfig) -> Path:
     Raises DataError for folders without a finished run and for runs that were not tested on the same films
     under the same protocol, ConfigError for names that do not fit and for pre-trainings among other runs.
     """
-    from evax.reporting.pretraining_page import are_pretrainings
+    from evax.reporting.kinds import kind_alone
 
-    if are_pretrainings(config.runs):
-        return compare_pretrainings(config)
+    if kind := kind_alone(config.runs):
+        return {"pretrain": compare_pretrainings, "segment": compare_segmentations}[kind](config)
     import numpy as np
 
     from evax.evaluation.networks import Ground, score_network
@@ -134,25 +134,13 @@ def compare_pretrainings(config: CompareConfig) -> Path:
     different stores.
     """
     from evax.files import write_json
-    from evax.reporting.compare_figures import MOST
     from evax.reporting.compare_page import write_figure, write_rows
     from evax.reporting.pretraining import points_of, pretraining_figure, probe_store_of, read_curves
     from evax.reporting.pretraining_page import pretraining_rows, write_pretraining_page
     from evax.training.environment import environment
     from evax.training.tracking import start_run
 
-    given = [
-        item.name
-        for item in fields(CompareConfig)
-        if item.name not in ("runs", "out", "names") and getattr(config, item.name) != item.default
-    ]
-    if given:
-        raise ConfigError(
-            f"Pre-trainings are shown as they are, with no test films to resample: leave out "
-            f"{', '.join('--' + name for name in given)}."
-        )
-    if not 2 <= len(config.runs) <= MOST:
-        raise ConfigError(f"compare takes 2 to {MOST} pre-trainings, got {len(config.runs)}.")
+    refuse_unused(config, "Pre-trainings are shown as they are, with no test films to resample")
     rows = pretraining_rows(config.runs, config.names)
     curves = read_curves(config.runs, [row["name"] for row in rows])
     log = start_run(config.out, config, resume=False)
@@ -170,6 +158,61 @@ def compare_pretrainings(config: CompareConfig) -> Path:
     write_pretraining_page(page, content, figure)
     log.write("compared", rows=len(rows))
     return page
+
+
+def compare_segmentations(config: CompareConfig) -> Path:
+    """Dice of runs of segment on the same test films, paired differences; returns the path of compare.html.
+
+    Raises ConfigError for options that mean nothing here, DataError for runs that are not comparable.
+    """
+    from evax.files import write_json
+    from evax.reporting.protocol import agreed
+    from evax.reporting.segmentations import (
+        differences_of,
+        read_segmentations,
+        rows_of,
+        write_segmentation_page,
+    )
+    from evax.training.environment import environment
+    from evax.training.tracking import start_run
+
+    refuse_unused(config, "Segmentations are compared by their masks", "reference", "resamples", "seed")
+    runs = read_segmentations(config.runs, config.names)
+    differences = differences_of(runs, config.reference, config.resamples, config.seed)
+    log = start_run(config.out, config, resume=False)
+    content = {
+        "kind": "compare-segmentations",
+        "format": FORMAT,
+        "data_fingerprint": runs[0].report["data_fingerprint"],
+        "test": runs[0].report["test"],
+        "protocol": agreed([run.report["protocol"] for run in runs]),
+        "resamples": config.resamples,
+        "rows": rows_of(runs),
+        "differences": differences,
+        "environment": environment(),
+    }
+    write_json(content, config.out / "compare.json")
+    page = write_segmentation_page(config.out, content)
+    log.write("compared", rows=len(runs), differences=len(differences))
+    return page
+
+
+def refuse_unused(config: CompareConfig, why: str, *used: str) -> None:
+    """Raises ConfigError for options that mean nothing for these runs, and for too few or too many of them.
+
+    used: options that mean something, besides runs, out and names.
+    """
+    from evax.reporting.compare_figures import MOST
+
+    given = [
+        item.name
+        for item in fields(CompareConfig)
+        if item.name not in ("runs", "out", "names", *used) and getattr(config, item.name) != item.default
+    ]
+    if given:
+        raise ConfigError(f"{why}: leave out {', '.join('--' + name for name in given)}.")
+    if not 2 <= len(config.runs) <= MOST:
+        raise ConfigError(f"compare takes 2 to {MOST} such runs, got {len(config.runs)}.")
 
 
 def refuse_too_few_or_many(runs: Runs) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 
 from evax.errors import DataError
+from evax.reporting.run_files import Facts
 from evax.reporting.trainings import Training
 
 # of a protocol: what a comparison may be about, and what follows from the share of the labels
@@ -17,7 +19,19 @@ OF_SOME = ("checkpoint_chosen_on", "strength_chosen_on", "features")
 UNSAID = {"subset": "fixed", "stratified": False}  # of probes, and of runs before there was a choice
 
 
-def refuse_other_films(first: Training, other: Training) -> None:
+class Tested(Protocol):
+    """A run with the films it was tested on."""
+
+    @property
+    def folder(self) -> Path: ...
+    @property
+    def report(self) -> Facts: ...
+    @property
+    def images(self) -> Any:
+        """(S,), names of the test films in order."""
+
+
+def refuse_other_films(first: Tested, other: Tested) -> None:
     """Raises DataError unless both numbers are about the same findings on the same films."""
     where = f"{first.folder} and {other.folder}"
     ours, theirs = first.report, other.report
@@ -33,20 +47,20 @@ def refuse_other_films(first: Training, other: Training) -> None:
             f"{where} were tested for different findings ({', '.join(names[0])} and {', '.join(names[1])}): "
             "their means are different quantities. Run one of them again with the other's labels."
         )
-    if not np.array_equal(first.test.images, other.test.images):
-        apart = len(set(first.test.images) ^ set(other.test.images))
+    if not np.array_equal(first.images, other.images):
+        apart = len(set(first.images) ^ set(other.images))
         raise DataError(
             f"{where} were not tested on the same films: {apart} films are in one test split only. "
             "Run both on one store with one split."
         )
 
 
-def protocol_entry(training: Training, key: str) -> Any:
+def protocol_entry(training: Tested, key: str) -> Any:
     """Of its protocol; what older runs and probes do not say is what it then was."""
     return training.report["protocol"].get(key, UNSAID.get(key))
 
 
-def refuse_other_protocols(trainings: Sequence[Training]) -> None:
+def refuse_other_protocols(trainings: Sequence[Tested]) -> None:
     """Raises DataError unless all trainings agree in whatever chose and scored them."""
     for key in sorted({key for training in trainings for key in training.report["protocol"]} - MAY_DIFFER):
         bound = [each for each in trainings if key not in OF_SOME or key in each.report["protocol"]]

@@ -37,8 +37,10 @@ class SizedScore:
     mauc: Bar
 
 
-def finding_dots(findings: Sequence[str], rows: Sequence[tuple[str, Sequence[Bar]]], mean: str) -> Figure:
-    """AUROC of every finding and their mean, one dot with its interval per row of the comparison.
+def finding_dots(
+    findings: Sequence[str], rows: Sequence[tuple[str, Sequence[Bar]]], mean: str, score: str = "AUROC"
+) -> Figure:
+    """A score of every finding and their mean, one dot with its interval per row of the comparison.
 
     rows: name, and one Bar per finding with the mean's behind them. mean: what the last line is called.
     Dots on lines instead of the paper's bars: a bar from 0 would hide differences of a hundredth.
@@ -57,7 +59,7 @@ def finding_dots(findings: Sequence[str], rows: Sequence[tuple[str, Sequence[Bar
         axes.tick_params(axis="y", labelcolor=INK)
         axes.set_ylim(len(lines) - 0.5, -0.5)
         axes.grid(axis="y", visible=False)
-        axes.set_xlabel("AUROC, 95 % interval over patients")
+        axes.set_xlabel(f"{score}, 95 % interval over patients")
         axes.xaxis.set_major_locator(MaxNLocator(6))
         add_legend(figure)
     return figure

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from jaxtyping import Float, Int64
 from PIL import Image
 
@@ -21,22 +22,24 @@ from evax.reporting.pictures import data_uri, jpeg
 from evax.reporting.run_files import Facts, interval, numbers, read_facts, read_log
 
 Rows = Int64[np.ndarray, " S"]
+PIXELS = ("inside", "called", "both")  # columns of dice-test.csv
 
 
 def write_dice_table(
     path: Path, store: ImageStore, rows: Rows, findings: Sequence[str], overlaps: Overlaps
 ) -> None:
-    """One line per film: image, patient, then Dice, true and called share of the film of every finding.
+    """One line per film: image, patient, then Dice and pixels of every finding: inside, called so, and both.
 
     overlaps: of these films, at one threshold per finding. A finding of which nothing is known is empty.
     """
     table = store.manifest.table.loc[rows, ["image", "patient"]].reset_index(drop=True)
     each = film_dice(overlaps)
     for k, finding in enumerate(findings):
-        known = np.where(overlaps.known[:, k], 1.0, np.nan)
         table[f"dice:{finding}"] = each[:, k]
-        table[f"true area:{finding}"] = known * overlaps.inside[:, k] / overlaps.pixels
-        table[f"called area:{finding}"] = known * overlaps.called[:, k, 0] / overlaps.pixels
+        counts = (overlaps.inside[:, k], overlaps.called[:, k, 0], overlaps.both[:, k, 0])
+        for column, pixels in zip(PIXELS, counts, strict=True):
+            known = pd.Series(pixels, dtype="Int64").where(pd.Series(overlaps.known[:, k]))
+            table[f"{column}:{finding}"] = known
     with replaced_whole(path) as unfinished:
         table.to_csv(unfinished, index=False)
 

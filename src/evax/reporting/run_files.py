@@ -79,7 +79,7 @@ def read_predictions(path: Path, findings: Sequence[str], films: int) -> pd.Data
     """
     if not path.is_file():
         return None
-    table = _read_table(path, dtype={"image": str, "patient": str}, na_values=[""])
+    table = read_table(path, dtype={"image": str, "patient": str}, na_values=[""])
     wanted = [f"{kind}:{finding}" for finding in findings for kind in ("label", "probability")]
     if missing := [column for column in ("image", "patient", *wanted) if column not in table]:
         raise DataError(f"{path} lacks the column '{missing[0]}': run it again.")
@@ -90,10 +90,11 @@ def read_predictions(path: Path, findings: Sequence[str], films: int) -> pd.Data
 
 def read_suspicious(path: Path) -> pd.DataFrame:
     """suspicious.csv. Raises DataError when it cannot be read."""
-    return _read_table(path)
+    return read_table(path)
 
 
-def _read_table(path: Path, **options: Any) -> pd.DataFrame:
+def read_table(path: Path, **options: Any) -> pd.DataFrame:
+    """A CSV table. options: of pandas. Raises DataError when it cannot be read."""
     try:
         return pd.read_csv(path, keep_default_na=False, **options)
     except (OSError, ValueError) as error:

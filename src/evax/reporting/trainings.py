@@ -41,6 +41,11 @@ class Training:
     """None where the table was not kept, or there are no such films."""
 
     @property
+    def images(self) -> Any:
+        """(S,), names of the test films in order."""
+        return self.test.images
+
+    @property
     def thresholds(self) -> Any:
         """(K,), chosen on validation, NaN where there is none."""
         return np.array([row["threshold"] for row in self.report["test_metrics"]["findings"]], dtype=float)
