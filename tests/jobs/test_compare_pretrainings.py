@@ -76,7 +76,7 @@ def test_a_pre_training_among_other_runs_is_refused_with_the_way_out(runs, tmp_p
 def test_options_that_mean_nothing_here_are_refused(runs, tmp_path, options, said):
     with pytest.raises(ConfigError, match=said):
         compare(CompareConfig(runs=runs, out=tmp_path / "out", **options))
-    with pytest.raises(ConfigError, match="takes 2 to 12 pre-trainings, got 1"):
+    with pytest.raises(ConfigError, match="takes 2 to 12 such runs, got 1"):
         compare(CompareConfig(runs=runs[:1], out=tmp_path / "out"))
 
 
