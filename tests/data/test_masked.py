@@ -13,7 +13,7 @@ from evax.data.masked import (
     findings_with_masks,
     known_masks,
     masked_view,
-    without_masks,
+    without_pixels,
 )
 from evax.data.sources import read_source
 from evax.data.split import assign_splits
@@ -84,8 +84,8 @@ def test_findings_are_chosen_in_the_order_asked_for_and_others_are_refused(store
 
 def test_a_finding_that_a_split_has_no_mask_of_is_named_with_the_first_such_split(store):
     parts = {"train": np.arange(6), "val": np.array([0, 1]), "test": np.array([3])}
-    assert without_masks(store, ("A", "B"), parts) == {"A": "test", "B": "val"}
-    assert without_masks(store, ("A", "B"), {"train": np.arange(6)}) == {}
+    assert without_pixels(store, ("A", "B"), parts) == {"A": "test", "B": "val"}
+    assert without_pixels(store, ("A", "B"), {"train": np.arange(6)}) == {}
 
 
 def test_a_store_without_masks_is_refused_with_what_would_have_some(tmp_path):

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from sklearn.metrics import f1_score, jaccard_score
 
+from evax.data.masked import UNKNOWN
 from evax.evaluation.intervals import patient_weights
 from evax.evaluation.segmentation import (
     THRESHOLDS,
-    UNKNOWN,
     Overlaps,
     choose_thresholds,
     count_overlap,
@@ -128,7 +128,8 @@ def test_films_without_the_finding_count_in_the_pixels_of_all_and_have_numbers_o
     probability[1, 0, 0, 0] = 1.0
     overlaps = overlaps_of(probability, truth).at(np.array([0.5]))
     (row,) = evaluate_segmenter(overlaps, ["A"], list("abcd"), 20).findings
-    assert (row.films_with, row.films_without, row.patients) == (2, 2, 4)
+    assert (row.films_with, row.films_without) == (2, 2)
+    assert (row.patients_with, row.patients_without, row.few_patients) == (2, 2, True)
     assert row.untouched == 0.5
     assert row.false_area == pytest.approx(1 / SIDE**2 / 2)
     everything = f1_score(truth.ravel(), probability.ravel() >= 0.5)
@@ -145,3 +146,14 @@ def test_one_patient_shows_no_spread():
     assert evaluate_segmenter(overlaps, ["A"], ["a", "a", "a"], 20).to_json()["findings"][0][
         "dice_interval"
     ] == [None, None]
+
+
+def test_the_mean_of_films_shows_no_spread_where_one_patient_alone_has_the_finding():
+    probability, truth = drawn(films=8, findings=1)
+    truth[1:] = 0
+    overlaps = overlaps_of(probability, truth).at(np.array([0.5]))
+    (row,) = evaluate_segmenter(overlaps, ["A"], list("abcdefgh"), 40).findings
+    assert row.patients_with == 1
+    assert not math.isnan(row.film_dice)
+    assert math.isnan(row.film_dice_interval.low)
+    assert not math.isnan(row.dice_interval.low)  # all eight have a say in the pixels of all

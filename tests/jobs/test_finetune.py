@@ -176,7 +176,7 @@ def test_an_encoder_that_was_pre_trained_on_the_test_films_is_refused(tiny, phan
     save_films(tmp_path / "encoder", store.digests(store.rows("train", "val")))
     finetune(config)
     save_films(tmp_path / "encoder", store.digests(store.rows("val", "test")[::2]))
-    with pytest.raises(DataError, match=r"was pre-trained on \d+ of the \d+ test films"):
+    with pytest.raises(DataError, match=r"has learned from \d+ of the \d+ test films"):
         finetune(replace(config, out=tmp_path / "other"))
     assert not (tmp_path / "other").exists()
 

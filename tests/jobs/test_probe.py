@@ -216,7 +216,7 @@ def test_an_encoder_that_was_pre_trained_on_the_test_films_is_refused(config, tm
     card = Card(kind="encoder", encoder=config.encoder, preprocess=Preprocess(store_size=96, input_size=64))
     encoder = save_bundle(tmp_path / "encoder", card, build_encoder(config.encoder, img_size=64))
     save_films(encoder, store.digests(store.rows("test")[:1]))
-    with pytest.raises(DataError, match=r"was pre-trained on 1 of the \d+ test films"):
+    with pytest.raises(DataError, match=r"has learned from 1 of the \d+ test films"):
         probe(replace(config, weights=encoder))
     assert not config.out.exists()
 

@@ -17,6 +17,7 @@ import evax
 from evax.cli import run
 from evax.config import parse_command_line, shipped_recipes
 from evax.data.building import build_store
+from evax.data.loader import Batch
 from evax.data.preprocess import on_film
 from evax.data.sources import read_source
 from evax.data.split import assign_splits
@@ -26,13 +27,18 @@ from evax.errors import ConfigError, DataError
 from evax.evaluation.segmentation import THRESHOLDS, global_dice
 from evax.jobs.compare import CompareConfig, compare
 from evax.jobs.export import ExportConfig, export
+from evax.jobs.finetune import FinetuneConfig, finetune
 from evax.jobs.predict import PredictConfig, predict
 from evax.jobs.prepare import PrepareConfig, prepare
 from evax.jobs.recipes import header
 from evax.jobs.segment import segment
+from evax.models.encoders import build_encoder
+from evax.models.segmenter import Segmenter
 from evax.reporting.segmentations import read_segmentation
+from evax.training.fit import Look, Looks, learn_and_choose
 from evax.training.options import OptimizerConfig
 from evax.training.segment_options import SegmentConfig
+from evax.training.tracking import RunLog
 
 RECIPES = [name for name in shipped_recipes() if name.startswith("segment/")]
 
@@ -58,6 +64,10 @@ def tiny(masked_store, tmp_path):
 
 def report_of(config):
     return json.loads((config.out / "report.json").read_text())
+
+
+def report_of_run(bundle):
+    return json.loads((bundle.parent / "report.json").read_text())
 
 
 def log_of(config, event):
@@ -127,9 +137,14 @@ def test_predict_writes_areas_and_masks_of_the_films_own_size(tiny, phantoms, tm
             else:
                 expected = mask.sum() * film.spacing_mm[0] * film.spacing_mm[1] / 100
                 assert table.at[row, f"{finding}:cm2"] == pytest.approx(expected, abs=0.01)
-        edges = Image.open(masks / f"{row + 1:05d}-{path.stem}-edges.png")
+        edges = Image.open(masks / f"{row + 1:05d}-{path.stem}.png")
         assert edges.size == film.pixels.shape[::-1]
     assert evax.read_image(films[0]).spacing_mm  # the DICOM has one, the picture has none
+    inside = phantoms / "images" / "masks"
+    with pytest.raises(ConfigError, match="would be taken for films"):
+        predict(
+            PredictConfig(bundle=bundle, films=(phantoms / "images",), out=tmp_path / "b.csv", masks=inside)
+        )
     with pytest.raises(ConfigError, match="is a segmenter: --heatmaps are of classifiers"):
         predict(PredictConfig(bundle=bundle, films=tuple(films), out=tmp_path / "b.csv", heatmaps=masks))
 
@@ -207,8 +222,58 @@ def test_findings_without_masks_in_a_split_are_left_out_with_a_warning_and_refus
     names = [row["name"] for row in report_of(tiny)["test_metrics"]["findings"]]
     assert names == ["Consolidation", "Effusion", "Mass", "Pneumothorax"]
     assert "Left out, because not every split has masks of it: Cardiomegaly (no test film)." in caplog.text
-    with pytest.raises(DataError, match=r"masks of Cardiomegaly \(no test film\): leave these out"):
+    with pytest.raises(DataError, match=r"pixels of Cardiomegaly \(no test film\): leave these out"):
         segment(replace(tiny, store=phantom_store, out=tiny.out.with_name("b")))
+
+
+def test_a_finding_that_the_drawn_patients_cannot_teach_is_left_out(tiny, caplog):
+    segment(replace(tiny, findings=(), label_count=2))
+    report = report_of(tiny)
+    store, names = open_store(tiny.store), [row["name"] for row in report["test_metrics"]["findings"]]
+    assert report["train"]["patients"] <= 2
+    assert "(no train film)" in caplog.text
+    assert 0 < len(names) < len(store.mask_findings())
+
+
+def test_weights_that_saw_a_central_crop_draw_masks_of_whole_films(tiny, masked_store, tmp_path):
+    cropped = finetune(
+        FinetuneConfig(
+            store=masked_store, out=tmp_path / "ft", image_size=64, resize_size=80, steps=2, batch_size=8,
+            resamples=20, workers=1, precision="fp32", compile="off",
+        )
+    )  # fmt: skip
+    assert read_card(cropped).preprocess.resize_size == 80
+    assert read_card(segment(replace(tiny, weights=cropped))).preprocess.resize_size is None
+
+
+def test_weights_that_learned_from_the_test_films_are_refused_whatever_taught_them(tiny, tmp_path):
+    bundle = segment(tiny)  # a segmenter's encoder is a beginning, too
+    again = replace(tiny, weights=bundle, out=tmp_path / "again")
+    assert report_of_run(segment(again))["best_step"] > 0
+    store = open_store(tiny.store)
+    table = store.manifest.table[["image", "split"]].copy()
+    table["split"] = table["split"].map({"train": "test", "test": "train", "val": "val"})
+    table.to_csv(tmp_path / "swapped.csv", index=False)
+    with pytest.raises(DataError, match=r"has learned from \d+ of the \d+ test films"):
+        segment(replace(again, split=tmp_path / "swapped.csv", out=tmp_path / "swapped"))
+
+
+def test_without_a_score_the_latest_weights_are_kept(tiny):
+    state = {"looks": 0}
+
+    def look():
+        state["looks"] += 1
+        return Look(float("nan"), {"dice": float("nan")})
+
+    model = Segmenter(build_encoder("eva_x_tiny_patch16_224", img_size=32), 1, decoder_width=4)
+    tiny.out.mkdir()
+    batches = [
+        Batch(step, np.zeros(2, int), np.zeros(2, int), np.zeros((2, 2, 4, 4), np.uint8)) for step in range(4)
+    ]
+    looks = Looks(look, 2, "validation", "Dice")
+    log = RunLog(tiny.out / "log.jsonl")
+    assert learn_and_choose(model, iter(batches), 4, lambda batch: {"loss": 0.0}, looks, 0, log) == 4
+    assert state["looks"] == 2
 
 
 def test_what_cannot_be_learned_is_refused_before_a_folder_is_made(tiny, tmp_path):

@@ -78,17 +78,19 @@ def known_masks(store: ImageStore, findings: Sequence[str], with_absent: bool) -
     return known
 
 
-def without_masks(store: ImageStore, findings: Sequence[str], parts: Mapping[str, Rows]) -> dict[str, str]:
-    """Of these findings those that cannot be learned, chosen or tested: finding -> a split without a mask.
+def without_pixels(store: ImageStore, findings: Sequence[str], parts: Mapping[str, Rows]) -> dict[str, str]:
+    """Of these findings those that cannot be learned, chosen or tested: finding -> the first split in which
+    no mask has a pixel.
 
     parts: name of the split -> its films.
     """
-    return {
-        name: split
-        for name in findings
-        for split, rows in reversed(list(parts.items()))
-        if not np.isin(rows, store.masked_rows(name)).any()
-    }
+    lacking: dict[str, str] = {}
+    for name in findings:
+        masked = store.masked_rows(name)
+        for split, rows in parts.items():
+            if not any(store.masks(row)[name].any() for row in np.intersect1d(rows, masked)):
+                lacking.setdefault(name, split)
+    return lacking
 
 
 def masked_view(films: MaskedFilms, size: int, crop: CropConfig, distort: bool, seed: int) -> TrainingView:

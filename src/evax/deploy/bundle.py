@@ -85,12 +85,20 @@ def save_bundle(folder: Path, card: Card, network: nn.Module) -> Path:
 
 
 def save_films(folder: Path, digests: UInt64[np.ndarray, " films"]) -> None:
-    """Keeps beside an encoder which films it learned from, so that nobody tests on them unknowingly.
+    """Keeps beside weights which films they learned from, so that nobody tests on them unknowingly.
 
     digests: see ImageStore.digests. They say nothing about a film or a patient to who does not hold the film.
     """
     with replaced_whole(folder / FILMS) as unfinished:
         unfinished.write_bytes(digests.astype("<u8").tobytes())
+
+
+def films_seen_too(
+    weights: Path | None, store: ImageStore, *parts: Int64[np.ndarray, " _"]
+) -> UInt64[np.ndarray, " films"]:
+    """The digests of these films, whose labels or masks taught or chose, and of those seen before."""
+    before = [] if weights is None else [read_films(weights)]
+    return np.unique(np.concatenate([*before, *(store.digests(rows) for rows in parts)]))
 
 
 def is_bundle(weights: Path | None) -> bool:
@@ -107,7 +115,7 @@ def read_films(weights: Path) -> UInt64[np.ndarray, " films"]:
 def seen_films(
     weights: Path | None, store: ImageStore, rows: Int64[np.ndarray, " rows"]
 ) -> Bool[np.ndarray, " rows"]:
-    """Which of these films an encoder was pre-trained on; none for weights that keep no list of films.
+    """Which of these films the weights learned from; none for weights that keep no list of films.
 
     Only the very same stored pixels are recognised, not a film at another size or another film of a patient.
     """
@@ -117,11 +125,11 @@ def seen_films(
 
 
 def refuse_seen_films(weights: Path | None, store: ImageStore, test: Int64[np.ndarray, " rows"]) -> None:
-    """Raises DataError when an encoder was pre-trained on films of this test split (see seen_films)."""
+    """Raises DataError when weights have learned from films of this test split (see seen_films)."""
     if seen := int(seen_films(weights, store, test).sum()):
         raise DataError(
-            f"{weights} was pre-trained on {seen} of the {len(test)} test films of {store.path}. Prepare "
-            "both stores with the same patients and --seed, or pre-train without these films."
+            f"{weights} has learned from {seen} of the {len(test)} test films of {store.path}. Divide both "
+            "stores alike (the same patients and --seed, or one --split), or train without these films."
         )
 
 
@@ -131,8 +139,8 @@ def read_card(folder: Path) -> Card:
     if not path.is_file():
         wrong = "is not a bundle: it has no card.json" if folder.exists() else "does not exist"
         raise DataError(
-            f"{folder} {wrong}. A bundle is written by pretrain and finetune, and of published weights by "
-            "`evax zoo convert NAME --to bundle`."
+            f"{folder} {wrong}. A bundle is written by pretrain, finetune and segment, and of published "
+            "weights by `evax zoo convert NAME --to bundle`."
         )
     content = read_json(path)
     try:

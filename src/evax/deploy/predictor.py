@@ -106,6 +106,11 @@ def open_bundle(path: str | os.PathLike[str], runtime: str | None = None) -> Pre
 
         folder = bundle_of(path)
     card = read_card(folder)
+    if card.kind == "segmenter" and runtime != "torch":
+        raise ExportError(
+            f"{folder} holds a segmenter, which is not exported: it runs in torch only (pip install "
+            "'evax[train]')."
+        )
     refuse_absent(runtime)
     if runtime == "torch":
         from evax.deploy.torch_runtime import open_torch

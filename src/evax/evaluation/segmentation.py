@@ -23,11 +23,11 @@ from evax.evaluation.intervals import (
     mean_interval,
     percentile_interval,
 )
+from evax.evaluation.learned import FEW
 from evax.evaluation.report import MeanReport, plain
 
 # 0.01 to 0.99; the paper's 0.3 is one of them
 THRESHOLDS = np.arange(1, 100) / 100
-UNKNOWN = 255  # of a pixel of the truth
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,7 +68,7 @@ def count_overlap(
     """Pixels that are inside and called inside, those called inside, and those inside.
 
     probability: in [0, 1]; a pixel is called inside when it is at or above a threshold of THRESHOLDS. truth:
-    1 inside, 0 outside, UNKNOWN left out.
+    1 inside, 0 outside, anything else unknown and left out.
     """
     level = np.searchsorted(THRESHOLDS, probability.ravel(), side="right")  # how many thresholds it reaches
     inside, outside = (
@@ -137,7 +137,11 @@ class RegionReport:
     """Films that have a pixel of it."""
     films_without: int
     """Films that are known to have none."""
-    patients: int
+    patients_with: int
+    patients_without: int
+    """Patients may be on both sides."""
+    few_patients: bool
+    """With the finding, see `learned.FEW`."""
     threshold: float
     """Probability from which a pixel is called inside."""
     dice: float
@@ -190,14 +194,17 @@ def evaluate_segmenter(
     n_patients = len(np.unique(people))
     regions = []
     for k, name in enumerate(findings):
-        known = overlaps.known[:, k]
+        known, has = overlaps.known[:, k], overlaps.inside[:, k] > 0
+        patients_with = len(np.unique(people[has]))
         of_finding = percentile_interval(draws[k], len(np.unique(people[known])))
         regions.append(
             RegionReport(
                 name=name,
-                films_with=int((overlaps.inside[:, k] > 0).sum()),
-                films_without=int((known & (overlaps.inside[:, k] == 0)).sum()),
-                patients=len(np.unique(people[known])),
+                films_with=int(has.sum()),
+                films_without=int((known & ~has).sum()),
+                patients_with=patients_with,
+                patients_without=len(np.unique(people[known & ~has])),
+                few_patients=patients_with < FEW,
                 threshold=float(overlaps.thresholds[k, 0]),
                 dice=float(scores[k]),
                 dice_interval=of_finding,
@@ -206,7 +213,7 @@ def evaluate_segmenter(
                     of_finding, low=jaccard_of(of_finding.low), high=jaccard_of(of_finding.high)
                 ),
                 film_dice=mean_of(each[:, k]),
-                film_dice_interval=mean_interval(each[:, k], people, resamples, seed),
+                film_dice_interval=interval_of(each[:, k], people, resamples, seed),
                 film_dice_median=median_of(each[:, k]),
                 untouched=mean_of(np.where(np.isnan(beside[:, k]), math.nan, beside[:, k] == 0)),
                 false_area=mean_of(beside[:, k]),
@@ -233,6 +240,16 @@ def dice_draws(
     # means over the same films: their number cancels out
     ratio: np.ndarray = np.divide(2 * both, whole, out=np.full(whole.shape, math.nan), where=whole > 0)
     return ratio
+
+
+def interval_of(
+    values: Float[np.ndarray, " S"], patients: NDArray[Any], resamples: int, seed: int
+) -> Interval:
+    """Of the mean of the values that are no NaN, over the patients who have one."""
+    known = ~np.isnan(values)
+    if not known.any():
+        return percentile_interval(np.full(resamples, math.nan), 0)
+    return mean_interval(values[known], patients[known], resamples, seed)
 
 
 def mean_of(values: Float[np.ndarray, " S"]) -> float:

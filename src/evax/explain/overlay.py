@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -63,6 +64,18 @@ def outlined(
     for mask, colour in masks:
         picture[edge_of(mask, width=max(1, max(pixels.shape) // 250))] = colour
     return Image.fromarray(picture)
+
+
+def outlined_and_named(
+    pixels: Float[np.ndarray, "H W"], masks: Mapping[str, Bool[np.ndarray, "H W"]]
+) -> Image.Image:
+    """The film with the edges of several masks and, in their colours, their names. pixels: in [0, 1]."""
+    colours = dict(zip(masks, itertools.cycle(EDGES), strict=False))
+    picture = outlined(pixels, [(mask, colours[name]) for name, mask in masks.items()])
+    draw, size = ImageDraw.Draw(picture), max(10, max(pixels.shape) // 40)
+    for line, (name, colour) in enumerate(colours.items()):
+        draw.text((size // 2, size // 2 + line * 1.3 * size), name, fill=colour, font_size=size)
+    return picture
 
 
 def edge_of(mask: Bool[np.ndarray, "H W"], width: int = 1) -> Bool[np.ndarray, "H W"]:

@@ -57,9 +57,13 @@ class LocalizeConfig:
 def localize(config: LocalizeConfig) -> Path:
     """Scores every (film, finding) of the split whose place is known; returns the path of report.json.
 
-    Raises DataError when no film of the split has a box (or mask) of a finding the bundle knows.
+    Raises DataError when no film of the split has a box (or mask) of a finding the bundle knows, and for test
+    films that the bundle learned from.
     """
+    import numpy as np
+
     from evax.data.regions import films_with_regions, kinds_of_truth
+    from evax.deploy.bundle import refuse_seen_films
     from evax.files import write_json
     from evax.jobs.localized import Maps, chosen_thresholds
     from evax.reporting.localization import (
@@ -80,6 +84,8 @@ def localize(config: LocalizeConfig) -> Path:
     films = films_with_regions(store, store.rows(config.split), kinds)
     if not films:
         raise DataError(nothing_drawn(config, findings))
+    if config.split == "test":
+        refuse_seen_films(config.bundle, store, np.array(list(films), dtype=np.int64))
     start_run(config.out, config, resume=False)
     maps = Maps.of(predictor, store, config.at, config.protocol)
     pairs = maps.pairs(films)
@@ -115,7 +121,8 @@ def opened(config: LocalizeConfig) -> tuple[Predictor, ImageStore]:
     predictor, store = open_bundle(config.bundle), open_store(config.store)
     if predictor.card.kind != "classifier":
         raise ConfigError(
-            f"{config.bundle} holds an encoder; localize needs a classifier. Fine-tune it first."
+            f"{config.bundle} holds weights of kind {predictor.card.kind}; localize needs a classifier. "
+            "Fine-tune it first."
         )
     if config.at not in predictor.layers:
         raise ConfigError(

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import itertools
 import logging
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -47,7 +46,7 @@ class PredictConfig:
     """Folder for one Grad-CAM picture per film and present finding: ROW-FILM-FINDING.png, row of OUT."""
     masks: Path | None = None
     """Folder for a segmenter's masks, of the film's own size: ROW-FILM-FINDING.png, white inside, row of OUT;
-    and ROW-FILM-edges.png, the film with their edges."""
+    and ROW-FILM.png, the film with their edges."""
     batch_size: int = 16
     """Films scored at once."""
     runtime: Literal["torch", "onnx", "openvino"] | None = None
@@ -96,10 +95,12 @@ def predict(config: PredictConfig) -> Path:
                     scores.refused(path, film)
                 else:
                     answer = next(answers)
+                    masks = card.masks(answer, film.shape) if card.kind == "segmenter" else {}
                     if pictures:  # before the line: what has one has its pictures
                         name = f"{scores.rows + 1:05d}-{path.stem[:64]}"  # a file's name has 255 bytes
-                        draw(predictor, film, answer, pictures, name)
-                    scores.scored(path, cells_of(card, answer, film), film.issues)
+                        draw(predictor, film, answer, masks, pictures / name)
+                    cells = areas_of(masks, film) if masks else scores_of(card, answer)
+                    scores.scored(path, cells, film.issues)
                 advance("")
             scores.keep()
         scores.finish()
@@ -128,31 +129,42 @@ def answering_card(config: PredictConfig) -> Card:
         )
     if (config.heatmaps and card.kind == "segmenter") or (config.masks and card.kind == "classifier"):
         raise ConfigError(f"{bundle} is a {card.kind}: --heatmaps are of classifiers, --masks of segmenters.")
+    pictures = config.heatmaps or config.masks
+    if pictures and (inside := [place for place in config.films if is_within(pictures, place)]):
+        raise ConfigError(
+            f"{pictures} lies in {inside[0]}, where its pictures would be taken for films: choose another."
+        )
     protocol = card.training.get("protocol", {})
     if reason := protocol.get("warning") or protocol.get("leak"):
         logger.warning("%s has optimistic test results: %s.", bundle, reason)
     return card
 
 
+def is_within(folder: Path, other: Path) -> bool:
+    """Whether a folder is another one or lies in it."""
+    return other.is_dir() and folder.resolve().is_relative_to(other.resolve())
+
+
 def columns_of(card: Card) -> list[str]:
-    """Of an answer, see cells_of."""
+    """Of an answer, see scores_of and areas_of."""
     further = ("present",) if card.kind == "classifier" else ("present", "cm2")
     return [*card.findings, *(f"{finding}:{each}" for each in further for finding in card.findings)]
 
 
-def cells_of(card: Card, answer: np.ndarray[Any, Any], film: ReadFilm) -> list[str]:
-    """Probabilities and decisions of a classifier; of a segmenter each mask's share of the film, whether it
-    has a pixel, and its area where the distance of the pixels is known.
+def scores_of(card: Card, answer: np.ndarray[Any, Any]) -> list[str]:
+    """Probabilities and decisions of a classifier."""
+    decided = ("" if each is None else str(int(each)) for each in card.present(answer))
+    return [*(f"{value:.6f}" for value in answer), *decided]
+
+
+def areas_of(masks: Mapping[str, np.ndarray[Any, Any]], film: ReadFilm) -> list[str]:
+    """Of a segmenter each mask's share of the film, whether it has a pixel, and its area where the distance
+    of the pixels is known.
     """
-    if card.kind == "classifier":
-        decided = ("" if each is None else str(int(each)) for each in card.present(answer))
-        return [*(f"{value:.6f}" for value in answer), *decided]
-    pixels = [int(mask.sum()) for mask in card.masks(answer, film.shape).values()]
+    pixels = [int(mask.sum()) for mask in masks.values()]
     shares = [f"{count / math.prod(film.shape):.6f}" for count in pixels]
-    areas = [
-        "" if film.spacing_mm is None else f"{count * math.prod(film.spacing_mm) / 100:.2f}"
-        for count in pixels
-    ]
+    spacing = film.spacing_mm
+    areas = ["" if spacing is None else f"{count * math.prod(spacing) / 100:.2f}" for count in pixels]
     return [*shares, *(str(int(count > 0)) for count in pixels), *areas]
 
 
@@ -179,21 +191,32 @@ def prepared(path: Path, predictor: Predictor, keep: bool) -> ReadFilm | str:
     )  # fmt: skip
 
 
-def draw(predictor: Predictor, film: ReadFilm, answer: np.ndarray[Any, Any], folder: Path, name: str) -> None:
-    """The pictures of a film: heat maps of what counts as present, or masks.
+def draw(
+    predictor: Predictor,
+    film: ReadFilm,
+    answer: np.ndarray[Any, Any],
+    masks: Mapping[str, np.ndarray[Any, Any]],
+    stem: Path,
+) -> None:
+    """The pictures of a film: heat maps of what counts as present; or masks, and the film with their edges.
 
-    name: how the files start; unlike a film's name alone, different for every film.
+    stem: how their paths start; unlike a film's name alone, different for every film.
     """
+    from PIL import Image
+
+    from evax.explain.overlay import outlined_and_named
     from evax.files import replaced_whole
 
     assert film.radiograph  # kept where pictures are drawn
-    card, pixels = predictor.card, film.radiograph.pixels
-    if card.kind == "classifier":
-        drawn = heatmaps_of(predictor, film.input, pixels, card.present(answer))
+    pixels = film.radiograph.pixels
+    if masks:
+        drawn = {f"-{finding}": Image.fromarray(mask) for finding, mask in masks.items()}
+        drawn[""] = outlined_and_named(pixels, masks)
     else:
-        drawn = masks_of(card, answer, pixels)
-    for what, picture in drawn:
-        with replaced_whole(folder / f"{name}-{what.replace('/', '-')}.png") as unfinished:
+        present = predictor.card.present(answer)
+        drawn = {f"-{name}": picture for name, picture in heatmaps_of(predictor, film.input, pixels, present)}
+    for what, picture in drawn.items():
+        with replaced_whole(stem.with_name(f"{stem.name}{what.replace('/', '-')}.png")) as unfinished:
             picture.save(unfinished, "PNG")
 
 
@@ -213,18 +236,3 @@ def heatmaps_of(
     for finding, grid, is_present in zip(predictor.card.findings, maps, present, strict=True):
         if is_present:
             yield finding, overlay(pixels, spread(grid, pixels.shape, predictor.card.preprocess))
-
-
-def masks_of(
-    card: Card, answer: np.ndarray[Any, Any], pixels: np.ndarray[Any, Any]
-) -> Iterator[tuple[str, Image]]:
-    """Each finding and its mask, white inside; and the film with the edges of all."""
-    from PIL import Image
-
-    from evax.explain.overlay import EDGES, outlined
-
-    masks = card.masks(answer, pixels.shape)
-    for finding, mask in masks.items():
-        yield finding, Image.fromarray(mask)
-    colours = itertools.cycle(EDGES)
-    yield "edges", outlined(pixels, [(mask, next(colours)) for mask in masks.values()])

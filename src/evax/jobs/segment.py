@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import shutil
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,9 +16,8 @@ from evax.training.segment_options import PAPER_THRESHOLD, SegmentConfig
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
-    from evax.data.masked import MaskedFilms, Rows
+    from evax.data.masked import MaskedFilms
     from evax.data.preprocess import Preprocess
-    from evax.data.store import ImageStore
     from evax.evaluation.segmentation import Overlaps
     from evax.models.segmenter import Segmenter
 
@@ -46,7 +46,10 @@ def segment(config: SegmentConfig) -> Path:
     from evax.weights.encoders import create_encoder
 
     note_other_size(config.weights, config.image_size)
-    preprocess = starting_preprocess(config.encoder, config.weights, films.store, config.image_size)
+    preprocess = replace(
+        starting_preprocess(config.encoder, config.weights, films.store, config.image_size),
+        resize_size=None,  # masks are of whole films
+    )
     with seeded(config.seed):
         encoder = create_encoder(
             config.encoder, config.weights, img_size=config.image_size, drop_path_rate=config.drop_path
@@ -73,51 +76,56 @@ def masked_films_of(config: SegmentConfig) -> MaskedFilms:
     pre-trained on; ConfigError for a finding without masks.
     """
     from evax.data.labelled import LabelShare, capped_rows, split_rows
-    from evax.data.manifest import SPLITS
     from evax.data.masked import MaskedFilms, findings_with_masks, known_masks
     from evax.data.store import open_store
     from evax.deploy.bundle import refuse_seen_films
 
-    as_paper = config.protocol == "paper"
     store = open_store(config.store)
     findings = findings_with_masks(store, config.findings)
-    parts = split_rows(store, config.split, config.split_by, needs_validation=not as_paper)
-    findings = in_all_splits(config, store, findings, dict(zip(SPLITS, parts, strict=True)))
-    known = known_masks(store, findings, with_absent=config.absent == "outside")
-    pool, validation, test = (rows[known[rows].any(axis=1)] for rows in parts)
-    refuse_seen_films(config.weights, store, test)
+    parts = split_rows(store, config.split, config.split_by, needs_validation=config.protocol == "clean")
     share = LabelShare(config.label_fraction, config.label_count)
-    return MaskedFilms(
-        store=store,
-        findings=findings,
-        known=known,
-        pool=pool,
-        train=share.draw(store, pool, config.seed),
-        choosing=capped_rows(store, validation, config.validation_cap),
-        validation=validation,
-        test=test,
-    )
+
+    def chosen(findings: tuple[str, ...]) -> MaskedFilms:
+        known = known_masks(store, findings, with_absent=config.absent == "outside")
+        pool, validation, test = (rows[known[rows].any(axis=1)] for rows in parts)
+        return MaskedFilms(
+            store=store,
+            findings=findings,
+            known=known,
+            pool=pool,
+            train=share.draw(store, pool, config.seed),
+            choosing=capped_rows(store, validation, config.validation_cap),
+            validation=validation,
+            test=test,
+        )
+
+    films = chosen(findings)
+    if learnable := in_all_splits(config, films):
+        films = chosen(learnable)
+    refuse_seen_films(config.weights, store, films.test)
+    unused = sum(map(len, parts)) - len(films.pool) - len(films.validation) - len(films.test)
+    if unused:
+        logger.info("%d films of %s are not used: nothing is known of their masks.", unused, store.path)
+    return films
 
 
-def in_all_splits(
-    config: SegmentConfig, store: ImageStore, findings: tuple[str, ...], parts: dict[str, Rows]
-) -> tuple[str, ...]:
-    """The findings that every split has masks of; others are named in a warning.
+def in_all_splits(config: SegmentConfig, films: MaskedFilms) -> tuple[str, ...]:
+    """The findings that can be learned, chosen by and tested; others are named in a warning.
 
-    parts: the films of train, val and test. Raises DataError where none is left, or one that was asked for
-    has no mask in a split.
+    Raises DataError where none is left, or one that was asked for has no pixel in a split.
     """
-    from evax.data.masked import without_masks
+    from evax.data.masked import without_pixels
 
+    parts = {"train": films.train, "val": films.validation, "test": films.test}
     if config.protocol == "paper":  # validation chooses nothing
-        parts = {name: rows for name, rows in parts.items() if name != "val"}
-    lacking = without_masks(store, findings, parts)
+        del parts["val"]
+    lacking = without_pixels(films.store, films.findings, parts)
     said = ", ".join(f"{name} (no {split} film)" for name, split in lacking.items())
-    left = tuple(name for name in findings if name not in lacking)
+    left = tuple(name for name in films.findings if name not in lacking)
     if lacking and (config.findings or not left):
         raise DataError(
-            f"Not every split of {store.path} has masks of {said}: leave these out of --findings, or divide "
-            "the films otherwise (--split)."
+            f"Not every split of {films.store.path} has a mask with pixels of {said}: leave these out of "
+            "--findings, use more labels, or divide the films otherwise (--split)."
         )
     if lacking:
         logger.warning("Left out, because not every split has masks of it: %s.", said)
@@ -141,7 +149,7 @@ def write_results(
     """
     import numpy as np
 
-    from evax.deploy.bundle import Card, model_facts, save_bundle
+    from evax.deploy.bundle import Card, films_seen_too, model_facts, save_bundle, save_films
     from evax.evaluation.report import plain
     from evax.evaluation.segmentation import choose_thresholds, evaluate_segmenter, global_dice, mean_of
     from evax.files import write_json
@@ -175,6 +183,9 @@ def write_results(
         metrics=metrics,
     )
     save_bundle(config.out / "bundle", card, model)
+    save_films(
+        config.out / "bundle", films_seen_too(config.weights, films.store, films.train, films.validation)
+    )
     write_dice_table(config.out / "dice-test.csv", films.store, films.test, films.findings, chosen)
     shown = draw_masks(
         config.out / "pictures", films, chosen, config.pictures,
@@ -205,13 +216,13 @@ def protocol_of(config: SegmentConfig, films: MaskedFilms) -> dict[str, Any]:
     if config.protocol == "paper":
         chosen = {
             "name": "paper",
-            "warning": "last checkpoint and threshold 0.3, as in the paper's code; validation chose nothing",
+            "note": "last checkpoint and threshold 0.3, as in the paper's code; validation chose nothing",
             "checkpoint_chosen_on": "nothing: the last one",
             "thresholds_chosen_on": "nothing: 0.3",
         }
     else:
         chosen = {
-            "checkpoint_chosen_on": "validation, mean Dice",
+            "checkpoint_chosen_on": f"mean Dice of {len(films.choosing)} validation films",
             "thresholds_chosen_on": "validation, Dice of all pixels together",
         }
     return protocol_card(

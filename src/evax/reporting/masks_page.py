@@ -14,7 +14,9 @@ from PIL import Image
 from evax.data.masked import MaskedFilms
 from evax.data.store import ImageStore
 from evax.errors import DataError
-from evax.evaluation.segmentation import THRESHOLDS, Overlaps, film_dice
+from evax.evaluation.learned import FEW
+from evax.evaluation.report import plain
+from evax.evaluation.segmentation import THRESHOLDS, Overlaps, false_area, film_dice
 from evax.explain.overlay import CALLED_EDGE, TRUE_EDGE, outlined
 from evax.files import make_folder, replaced_whole
 from evax.reporting import figures
@@ -28,11 +30,13 @@ PIXELS = ("inside", "called", "both")  # columns of dice-test.csv
 def write_dice_table(
     path: Path, store: ImageStore, rows: Rows, findings: Sequence[str], overlaps: Overlaps
 ) -> None:
-    """One line per film: image, patient, then Dice and pixels of every finding: inside, called so, and both.
+    """One line per film: row of the store, image, patient; of every finding Dice and pixels: inside, called
+    inside, and both.
 
     overlaps: of these films, at one threshold per finding. A finding of which nothing is known is empty.
     """
     table = store.manifest.table.loc[rows, ["image", "patient"]].reset_index(drop=True)
+    table.insert(0, "row", rows)
     each = film_dice(overlaps)
     for k, finding in enumerate(findings):
         table[f"dice:{finding}"] = each[:, k]
@@ -51,17 +55,16 @@ def draw_masks(
     count: int,
     probabilities_of: Callable[[Rows], Iterable[Float[np.ndarray, "K H W"]]],
 ) -> list[dict[str, Any]]:
-    """Pictures of test films, per finding evenly spread from the best Dice to the worst; says which.
+    """Pictures of test films, per finding from the best Dice to the worst, and false alarms; says which.
 
     overlaps: of films.test, at one threshold per finding. count: of pictures, of all findings together.
     probabilities_of: the segmenter on rows of the store.
     """
-    each, shown = film_dice(overlaps), list[dict[str, Any]]()
+    shown: list[dict[str, Any]] = []
     for k, finding in enumerate(films.findings):
-        ranked = np.argsort(-each[:, k])[: np.count_nonzero(~np.isnan(each[:, k]))]
-        wanted = min(len(ranked), -(-count // len(films.findings)))
-        places = ranked[np.linspace(0, len(ranked) - 1, wanted).round().astype(int)]
-        threshold = float(overlaps.thresholds[k, 0])
+        of_finding = count // len(films.findings) + (k < count % len(films.findings))
+        places = shown_places(overlaps, k, of_finding)
+        threshold, each = float(overlaps.thresholds[k, 0]), film_dice(overlaps)[:, k]
         for place, answer in zip(places, probabilities_of(films.test[places]), strict=True):
             row = int(films.test[place])
             truth, called = films.truth(row)[k] == 1, answer[k] >= threshold
@@ -70,10 +73,20 @@ def draw_masks(
             # numbered: a film's name may be its patient's, and findings may hold any character
             path = make_folder(folder) / f"{len(shown):03d}.png"
             picture.save(path)
-            shown.append(
-                {"picture": path.name, "finding": finding, "row": row, "dice": float(each[place, k])}
-            )
+            own = {"dice": plain(float(each[place])), "called": float(called.mean())}
+            shown.append({"picture": path.name, "finding": finding, "row": row, **own})
     return shown
+
+
+def shown_places(overlaps: Overlaps, finding: int, count: int) -> Int64[np.ndarray, " n"]:
+    """At most so many films of a finding: the worst false alarms, a quarter, behind films that have it."""
+    called = false_area(overlaps)[:, finding]
+    false = np.argsort(-called)[: min(count // 4, int(np.nansum(called > 0)))]
+    each = film_dice(overlaps)[:, finding]
+    ranked = np.argsort(-each)[: np.count_nonzero(~np.isnan(each))]
+    wanted = min(len(ranked), count - len(false))
+    spread = ranked[np.linspace(0, len(ranked) - 1, wanted).round().astype(int)]
+    return np.concatenate([spread, false]).astype(np.int64)
 
 
 def segmentation(name: str, folder: Path) -> dict[str, Any]:
@@ -82,6 +95,7 @@ def segmentation(name: str, folder: Path) -> dict[str, Any]:
     rows = [
         (f"{row['name']}, n = {row['films_with']}", row["dice"], interval(row["dice_interval"]))
         for row in report["test_metrics"]["findings"]
+        if row["dice"] is not None
     ]
     curves = [("Dice on test", figures.interval_plot(
         rows, label=f"Dice of {name}", x_label="Dice of all pixels", limits=(0, 1), bars=True
@@ -104,6 +118,7 @@ def segmentation(name: str, folder: Path) -> dict[str, Any]:
         "report": report,
         "metrics": report["test_metrics"],
         "curves": curves,
+        "few": FEW,
         "pictures": [pictured(folder, shown) for shown in report["pictures"]],
     }
 
@@ -116,4 +131,5 @@ def pictured(folder: Path, shown: Facts) -> tuple[str, str, str]:
             film = data_uri(jpeg(picture))
     except OSError as error:
         raise DataError(f"The picture {path} cannot be read: {error}. Run that step again.") from error
-    return shown["finding"], f"row {shown['row']} · Dice {shown['dice']:.3f}", film
+    said = f"Dice {shown['dice']:.3f}" if shown["dice"] is not None else f"none; {shown['called']:.1%} drawn"
+    return shown["finding"], f"row {shown['row']} · {said}", film

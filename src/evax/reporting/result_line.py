@@ -44,10 +44,11 @@ def tell_result(results: Sequence[Path]) -> None:
 
 def tell_dice(report: Path) -> None:
     """The same of evax segment: Dice per finding."""
-    rows = read_facts(report)["test_metrics"]["findings"]
-    said = ", ".join(
-        f"{row['name']} {show_number(row['dice'])} {show_interval(row['dice_interval'])}" for row in rows
-    )
+    metrics = read_facts(report)["test_metrics"]
+    parts = [(row["name"], row["dice"], row["dice_interval"]) for row in metrics["findings"]]
+    if len(parts) > 1:
+        parts.insert(0, ("mean", metrics["mdice"]["value"], metrics["mdice"]["interval"]))
+    said = ", ".join(f"{name} {show_number(value)} {show_interval(ends)}" for name, value, ends in parts)
     logger.info(
         "Dice on test, 95 %% interval over patients: %s. Page: %s", said, report.parent / "report.html"
     )

@@ -134,10 +134,11 @@ def learn_and_choose(
             if looks.look and (done % looks.every == 0 or done == steps):
                 score, facts = looks.look()
                 log.write(looks.split, step=done, **facts)
-                if score > best_score or not best_weights:  # NaN where nothing can be learned
-                    best_score, best_step = score, done
+                # without any score, where nothing can be learned, the latest weights are kept
+                if score > best_score or best_score == -math.inf:
+                    best_score, best_step = (-math.inf if math.isnan(score) else score), done
                     best_weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-            best = f", {looks.what} {best_score:.3f}" if best_step else ""
+            best = f", {looks.what} {best_score:.3f}" if best_score > -math.inf else ""
             advance(f"loss {measured['loss']:.3f}{best}")
     if not best_weights:
         return steps

@@ -61,8 +61,16 @@ def create_encoder(
     path = weights_path(name, weights)
     if "img_size" not in options and (size := noted_input_size(path)):
         options["img_size"] = size
-    state = read_state_dict(path, full_precision)
+    state = _without_decoder(read_state_dict(path, full_precision))
     return _filled_encoder(name, path, state, options, position_antialias)
+
+
+def _without_decoder(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Of a segmenter of evax its encoder; any other weights as they are."""
+    parts = {name.partition(".")[0] for name in state}
+    if not {"encoder", "decoder", "head"} <= parts:
+        return state
+    return {name: tensor for name, tensor in state.items() if name.startswith("encoder.")}
 
 
 def create_published(row: Released, path: Path, full_precision: bool = False) -> Encoder | Classifier:
