@@ -8,6 +8,8 @@ from dataclasses import replace
 
 import pytest
 
+import evax
+from evax.data.building import build_store
 from evax.errors import ConfigError, WeightsError
 from evax.jobs.pretrain import pretrain
 from evax.training.options import OptimizerConfig
@@ -88,3 +90,22 @@ def test_a_checkpoint_refuses_other_options_by_name_and_value_alone(tiny):
         in str(refused.value)
     )
     pretrain(replace(tiny, resume=True))  # the refused one has given the folder back
+
+
+def test_a_run_goes_on_with_the_probe_store_it_was_probed_on_wherever_that_lies(
+    tiny, phantom_store, phantoms, tmp_path
+):
+    config = replace(tiny, probe_store=phantom_store)
+    pretrain(config)
+    films = replace(evax.open_store(phantom_store).manifest, root=phantoms)
+    other, moved = build_store(films, tmp_path / "other", size=64).path, tmp_path / "moved"
+    before = (config.out / "log.jsonl").read_text()
+    with pytest.raises(ConfigError, match=r"run was probed on another store than .*other .* curve is of one"):
+        pretrain(replace(config, resume=True, probe_store=other))
+    assert (config.out / "log.jsonl").read_text() == before
+    (config.out / "report.json").unlink()
+    shutil.copytree(phantom_store, moved)
+    pretrain(replace(config, resume=True, probe_store=moved))
+    assert {line["probe_store"] for line in events(config.out, "probe")} == {
+        evax.open_store(phantom_store).fingerprint
+    }

@@ -37,7 +37,7 @@ def test_the_terminal_shows_the_latest_step_and_probe_in_a_frame_under_the_bar(l
     monkeypatch.setenv("TERM", "dumb")
     running = watch(log)
     with live_panel("pre-training", 3, done=1) as advance:
-        running.probe(0, 0, ProbeResult(knn_auc=0.625, findings=1, linear_auc=0.5, rankme=9.0))
+        running.probe(0, 0, ProbeResult(knn_auc=0.625, findings=1, linear_auc=0.5, rankme=9.0, store="ab12"))
         running.step(1, 0, 8, measured())
         advance(running.news())
     shown = [line.strip("│ ") for line in capsys.readouterr().err.strip().splitlines()]
@@ -71,7 +71,7 @@ def test_predictions_that_are_the_same_everywhere_late_in_a_run_are_said_once(
 
 def test_features_on_one_line_are_a_collapse_only_in_the_second_half(log, caplog):
     running = watch(log)
-    flat = ProbeResult(knn_auc=0.5, findings=1, linear_auc=0.5, rankme=1.1)
+    flat = ProbeResult(knn_auc=0.5, findings=1, linear_auc=0.5, rankme=1.1, store="ab12")
     running.probe(0, 0, flat)
     assert not log.events("collapse")
     running.probe(101, 808, flat)

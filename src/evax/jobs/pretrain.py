@@ -31,7 +31,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger("evax")
 MAY_CHANGE = {  # when a run goes on: how fast, and what is watched; nothing that is learned
     "out", "resume", "precision", "compile", "workers", "accumulate", "grad_checkpointing",
-    "checkpoint_every", "probe_store", "probe_every", "track", "audit",
+    "checkpoint_every", "probe_every", "track", "audit",
+    "probe_store",  # by its path; its films and labels are those of before: refuse_other_probe_store
 }  # fmt: skip
 PATCH_GRADIENT = 0.1  # with stop_grad_conv1; facts 2.1
 
@@ -99,6 +100,7 @@ def pretrain(config: PretrainConfig) -> Path:
     start = time.perf_counter()
     refuse_used_folder(config.out, config, config.resume)  # before torch, as far as this can be known
     stores = stores_of(config)
+    refuse_other_probe_store(config)
     from evax.data.order import FilmOrder
     from evax.data.unlabelled import films_outside_tests
     from evax.deploy.lineage import earlier_training
@@ -158,6 +160,27 @@ def refuse_other_options(config: PretrainConfig) -> None:
         raise ConfigError(
             f"{config.out} was begun with other options: {changes}. It has no checkpoint yet: give the "
             "options of before, or delete it and start anew."
+        )
+
+
+def refuse_other_probe_store(config: PretrainConfig) -> None:
+    """The probes of a run are one curve, so of one store; they may begin or end when the run goes on.
+
+    Raises ConfigError.
+    """
+    from evax.data.store import open_store
+    from evax.training.tracking import read_events
+
+    if not config.resume or config.probe_store is None:
+        return
+    probes = read_events(config.out / "log.jsonl", "probe")
+    before = [line["probe_store"] for line in probes if "probe_store" in line]
+    now = open_store(config.probe_store).fingerprint
+    if before and before[-1] != now:
+        raise ConfigError(
+            f"{config.out} was probed on another store than {config.probe_store} (fingerprint "
+            f"{before[-1][:12]}, not {now[:12]}), and its curve is of one. Give --probe-store of before, or "
+            "leave it out."
         )
 
 
