@@ -46,7 +46,9 @@ def test_runs_stand_beside_each_other_by_their_names_over_the_images_they_saw(tm
 def test_runs_that_cannot_be_compared_are_refused(tmp_path):
     first = run_folder(tmp_path / "first")
     other = run_folder(tmp_path / "other", probe_stores=["bbbb"])  # another store under the same path
-    with pytest.raises(DataError, match=r"fingerprint aaaa, .*other on that with bbbb: .* compare them apart"):
+    with pytest.raises(
+        DataError, match=r"fingerprint aaaa, .*other on that with bbbb: .* compare them apart"
+    ):
         read_curves([first, other], ["a", "b"])
     glued = run_folder(tmp_path / "glued", probe_stores=["aaaa", "bbbb"])
     with pytest.raises(DataError, match=r"glued was probed on several stores, .* aaaa, bbbb: .* no curve"):
