@@ -10,7 +10,7 @@ import pytest
 
 import evax
 from evax.data.building import build_store
-from evax.errors import ConfigError, WeightsError
+from evax.errors import ConfigError, DataError, WeightsError
 from evax.jobs.pretrain import pretrain
 from evax.training.options import OptimizerConfig
 from evax.training.tracking import start_run
@@ -109,3 +109,13 @@ def test_a_run_goes_on_with_the_probe_store_it_was_probed_on_wherever_that_lies(
     assert {line["probe_store"] for line in events(config.out, "probe")} == {
         evax.open_store(phantom_store).fingerprint
     }
+
+
+def test_a_damaged_line_inside_the_log_refuses_to_go_on_and_says_where(tiny):
+    pretrain(tiny)
+    log = tiny.out / "log.jsonl"
+    first, second, *rest = log.read_text().splitlines()
+    log.write_text(damaged := "\n".join([first, second[:-9], *rest]) + "\n")
+    with pytest.raises(DataError, match=r"log\.jsonl, line 2, is not a JSON object"):
+        pretrain(replace(tiny, resume=True))
+    assert log.read_text() == damaged
