@@ -49,7 +49,7 @@ def test_a_resumed_run_is_reported_as_the_whole_with_the_command_that_starts_it(
     kept[-1] = json.dumps(json.loads(kept[-1]) | {"seconds": 5000.0})  # killed then
     log.write_text("\n".join(kept) + "\n")
     max((config.out / "checkpoints").iterdir()).unlink()
-    pretrain(replace(config, resume=True))
+    pretrain(replace(config, resume=True, workers=2, checkpoint_every=3))
     report = json.loads((config.out / "report.json").read_text())
     assert report["resumed"] == 1
     assert 5000 < report["seconds"] < 5000 + 600

@@ -99,6 +99,7 @@ def pretrain(config: PretrainConfig) -> Path:
 
     start = time.perf_counter()
     refuse_used_folder(config.out, config, config.resume)  # before torch, as far as this can be known
+    begun = begun_with(config)
     stores = stores_of(config)
     refuse_other_probe_store(config)
     from evax.data.order import FilmOrder
@@ -110,7 +111,7 @@ def pretrain(config: PretrainConfig) -> Path:
     from evax.training.optim import create_optimizer
     from evax.training.runtime import on_first_process, start_shared_fabric
 
-    refuse_other_options(config)
+    refuse_other_options(config, begun)
     mirrors = open_mirrors(config.track)
     films = films_outside_tests(stores)
     before = earlier_training(config.weights)
@@ -136,12 +137,20 @@ def pretrain(config: PretrainConfig) -> Path:
             first, probe,
         )  # fmt: skip
         if fabric.is_global_zero:
-            write_results(config, model, films, preprocess, log, facts, before, start)
+            write_results(config, begun, model, films, preprocess, log, facts, before, start)
     fabric.barrier()
     return config.out / "encoder"
 
 
-def refuse_other_options(config: PretrainConfig) -> None:
+def begun_with(config: PretrainConfig) -> PretrainConfig:
+    """The options that the run was begun with. Raises ConfigError when its config.yaml cannot be used."""
+    if not config.resume:
+        return config
+    path = config.out / "config.yaml"
+    return build(PretrainConfig, read_recipe(path, PretrainConfig), str(path))
+
+
+def refuse_other_options(config: PretrainConfig, begun: PretrainConfig) -> None:
     """A run that goes on before its first checkpoint: only config.yaml says what it is.
 
     A checkpoint knows it better (identity_of_run): files may have been moved since. Raises ConfigError.
@@ -150,11 +159,9 @@ def refuse_other_options(config: PretrainConfig) -> None:
 
     if not config.resume or checkpoint_paths(config.out / "checkpoints"):
         return
-    begun = config.out / "config.yaml"
-    before = build(PretrainConfig, read_recipe(begun, PretrainConfig), str(begun))
     was, now = (
         {name: value for name, value in to_plain(each).items() if name not in MAY_CHANGE}
-        for each in (before, config)
+        for each in (begun, config)
     )
     if changes := changed_options(was, now, but=()):
         raise ConfigError(
@@ -249,6 +256,7 @@ def probe_of(
 
 def write_results(
     config: PretrainConfig,
+    begun: PretrainConfig,
     model: MaskedImageModel,
     films: Films,
     preprocess: Preprocess,
@@ -259,7 +267,8 @@ def write_results(
 ) -> None:
     """Encoder bundle, curves, report and page.
 
-    before: the training of the weights it started from. start: of this part, by time.perf_counter.
+    begun: see begun_with. before: the training of the weights it started from. start: of this part, by
+    time.perf_counter.
     """
     import numpy as np
 
@@ -280,7 +289,7 @@ def write_results(
     save_bundle(config.out / "encoder", card, model.encoder)
     save_figure(run_curves(log.events("step"), log.events("probe")), config.out / "curves")
     made = {
-        "command": command_line("pretrain", replace(config, resume=False)),
+        "command": command_line("pretrain", begun),
         "seconds": round(log.seconds_before() + time.perf_counter() - start, 1),
         "resumed": len(log.events("start")) - 1,  # a part that was refused or broke off before has no start
     }
