@@ -1,6 +1,7 @@
 """Runs that go on: alone in their folder, with the options they began with, counted as one."""
 
 import json
+import logging
 import shlex
 import shutil
 import subprocess
@@ -9,6 +10,7 @@ from dataclasses import replace
 import pytest
 
 import evax
+from evax.cli import run
 from evax.data.building import build_store
 from evax.errors import ConfigError, DataError, WeightsError
 from evax.jobs.pretrain import pretrain
@@ -89,6 +91,9 @@ def test_a_checkpoint_refuses_other_options_by_name_and_value_alone(tiny):
         "(optimizer.betas was 0.9 0.98, is 0.9 0.9; optimizer.lr was 0.0015, is 0.01; seed was 0, is 1)"
         in str(refused.value)
     )
+    (tiny.out / "report.json").unlink()  # killed just before it was finished
+    with pytest.raises(WeightsError, match=r"belongs to another run \(seed was 0, is 1\)"):
+        pretrain(replace(tiny, resume=True, seed=1))
     pretrain(replace(tiny, resume=True))  # the refused one has given the folder back
 
 
@@ -119,3 +124,12 @@ def test_a_damaged_line_inside_the_log_refuses_to_go_on_and_says_where(tiny):
     with pytest.raises(DataError, match=r"log\.jsonl, line 2, is not a JSON object"):
         pretrain(replace(tiny, resume=True))
     assert log.read_text() == damaged
+
+
+def test_a_finished_run_is_said_to_be_and_stays_as_it_is(tiny, caplog):
+    pretrain(tiny)
+    before = {path: path.stat().st_mtime_ns for path in tiny.out.rglob("*")}
+    with caplog.at_level(logging.INFO, "evax"):
+        assert run([*command_of(tiny, "--resume")[3:]]) == 0
+    assert f"{tiny.out} is finished: all of its" in caplog.text
+    assert {path: path.stat().st_mtime_ns for path in tiny.out.rglob("*")} == before

@@ -88,7 +88,7 @@ class PretrainConfig(MaskedImageConfig):
 
 
 def pretrain(config: PretrainConfig) -> Path:
-    """Runs the pre-training; returns the folder of the encoder bundle.
+    """Runs the pre-training; returns the folder of the encoder bundle. Of a finished run nothing is written.
 
     Under torchrun all processes share the work, and the first one writes.
     Raises ConfigError for a run folder that exists, DataError for stores that cannot be used and for a run
@@ -117,6 +117,9 @@ def pretrain(config: PretrainConfig) -> Path:
     before = earlier_training(config.weights)
     preprocess = preprocess_of(config, stores)
     tokenizer = tokenizer_of(config, preprocess)
+    facts = identity_of_run(config, stores, len(films), tokenizer)
+    if is_finished(config, facts):
+        return config.out / "encoder"
     model = student_of(config, tokenizer)
     optimizer = create_optimizer(model, config.optimizer, depth=len(model.encoder.blocks))
     fabric = start_shared_fabric(precision_of_run(config))
@@ -126,7 +129,6 @@ def pretrain(config: PretrainConfig) -> Path:
         on_first_process(fabric, lambda: start_run(config.out, config, config.resume, mirrors)) or QuietLog()
     )
     with log:
-        facts = identity_of_run(config, stores, len(films), tokenizer)
         checkpoints = config.out / "checkpoints"
         first = load_newest_checkpoint(checkpoints, model, optimizer, facts, fabric.strategy.precision)
         order = FilmOrder(films.counts(), config.seed, config.store_shares)
@@ -189,6 +191,23 @@ def refuse_other_probe_store(config: PretrainConfig) -> None:
             f"{before[-1][:12]}, not {now[:12]}), and its curve is of one. Give --probe-store of before, or "
             "leave it out."
         )
+
+
+def is_finished(config: PretrainConfig, facts: dict[str, Any]) -> bool:
+    """Whether a run that shall go on has its report and all of its steps; it is said, and nothing is written.
+
+    facts: see identity_of_run. Raises WeightsError for a run with other options.
+    """
+    from evax.training.checkpoint import all_done
+
+    page = config.out / "report.html"
+    if not (config.resume and page.with_suffix(".json").is_file()):
+        return False
+    if done := all_done(config.out / "checkpoints", facts):
+        logger.info(
+            "%s is finished: all of its %d steps are done. Page: %s", config.out, facts["steps"], page
+        )
+    return done
 
 
 def stores_of(config: PretrainConfig) -> list[ImageStore]:
