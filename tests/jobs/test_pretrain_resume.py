@@ -133,3 +133,14 @@ def test_a_finished_run_is_said_to_be_and_stays_as_it_is(tiny, caplog):
         assert run([*command_of(tiny, "--resume")[3:]]) == 0
     assert f"{tiny.out} is finished: all of its" in caplog.text
     assert {path: path.stat().st_mtime_ns for path in tiny.out.rglob("*")} == before
+
+
+def test_the_weights_it_began_from_are_known_by_their_tensors_wherever_they_lie(tiny, tmp_path):
+    first = pretrain(replace(tiny, epochs=0.3))
+    config = replace(tiny, epochs=0.3, out=tmp_path / "second", weights=first)
+    second = pretrain(config)
+    (config.out / "report.json").unlink()
+    shutil.copytree(first, tmp_path / "moved")
+    with pytest.raises(WeightsError, match=r"belongs to another run \(weights was \w{16}, is \w{16}\)"):
+        pretrain(replace(config, resume=True, weights=second))
+    pretrain(replace(config, resume=True, weights=tmp_path / "moved"))

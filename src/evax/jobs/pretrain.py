@@ -370,7 +370,7 @@ def identity_of_run(
     """What a resumed run must share with the one that wrote the checkpoint."""
     return {
         "encoder": config.encoder,
-        "weights": None if config.weights is None else str(config.weights),
+        "weights": digest_of_weights(config),
         "tokenizer": tokenizer.identity(),
         "stores": [store.fingerprint for store in stores],
         "store_shares": list(config.store_shares),
@@ -385,3 +385,14 @@ def identity_of_run(
         "crop": to_plain(config.crop),
         "optimizer": to_plain(config.optimizer),
     }
+
+
+def digest_of_weights(config: PretrainConfig) -> str | None:
+    """Of the tensors of the file it starts from, wherever that lies; None for random ones."""
+    from evax.training.checkpoint import digest_of
+    from evax.weights.download import weights_path
+    from evax.weights.files import read_state_dict
+
+    if config.weights is None:
+        return None
+    return digest_of(read_state_dict(weights_path(config.encoder, config.weights)))[:16]
