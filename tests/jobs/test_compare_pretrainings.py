@@ -9,7 +9,9 @@ import pytest
 from evax.cli import run
 from evax.errors import ConfigError, DataError
 from evax.jobs.compare import CompareConfig, compare
+from evax.jobs.finetune import FinetuneConfig
 from evax.jobs.pretrain import pretrain
+from evax.training.tracking import start_run
 from finished_runs import change_json, write_run
 from pretraining_runs import tiny_run
 
@@ -60,8 +62,25 @@ def test_the_command_writes_a_page_a_table_and_a_figure_with_its_numbers(runs, t
 
 def test_a_pre_training_among_other_runs_is_refused_with_the_way_out(runs, tmp_path):
     other = write_run(tmp_path / "finetuned", 1.0)
-    for folders in ((runs[0], other), (other, runs[0]), (runs[0], tmp_path / "none")):
+    (tmp_path / "films").mkdir()
+    for folders in ((runs[0], other), (other, runs[0]), (runs[0], tmp_path / "films")):
         with pytest.raises(ConfigError, match=r"first is a pre-training, .* is no finished one: no films"):
+            compare(CompareConfig(runs=folders, out=tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_run_that_is_not_finished_or_not_there_is_said_to_be_so(runs, tmp_path):
+    begun, tuning, none = (tmp_path / name for name in ("begun", "tuning", "none"))
+    shutil.copytree(runs[0], begun)
+    (begun / "report.json").unlink()
+    start_run(tuning, FinetuneConfig(store=tmp_path, out=tuning), resume=False).close()
+    for folders, said in (
+        ((runs[0], begun), r"begun is not finished: evax pretrain ... --resume\."),
+        ((begun, begun), r"begun is not finished: evax pretrain ... --resume\."),
+        ((runs[0], tuning), r"tuning is not finished: wait for it, or run its command again\."),
+        ((none, runs[0]), r"none does not exist"),
+    ):
+        with pytest.raises(DataError, match=said):
             compare(CompareConfig(runs=folders, out=tmp_path / "out"))
     assert not (tmp_path / "out").exists()
 
