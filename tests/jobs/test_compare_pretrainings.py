@@ -11,8 +11,10 @@ from evax.errors import ConfigError, DataError
 from evax.jobs.compare import CompareConfig, compare
 from evax.jobs.finetune import FinetuneConfig
 from evax.jobs.pretrain import pretrain
+from evax.training.options import OptimizerConfig
 from evax.training.tracking import start_run
 from finished_runs import change_json, write_run
+from pages import Page
 from pretraining_runs import tiny_run
 
 
@@ -58,6 +60,26 @@ def test_the_command_writes_a_page_a_table_and_a_figure_with_its_numbers(runs, t
     }
     assert (out / "pretrainings.svg").is_file()
     assert (out / "pretrainings.png").is_file()
+
+
+def test_the_page_shows_in_which_entries_of_their_recipes_the_runs_differ(runs, phantom_store, tmp_path):
+    config = tiny_run(
+        phantom_store.resolve(), tmp_path / "later", epochs=0.5, probe_store=phantom_store, seed=3,
+        weights=runs[0] / "encoder", optimizer=OptimizerConfig(lr=0.01), tokenizer_layer="2",
+    )  # fmt: skip
+    pretrain(config)
+    page = compare(CompareConfig(runs=(runs[0], config.out), out=tmp_path / "out"))
+    found = json.loads((tmp_path / "out" / "compare.json").read_text())
+    differs = {one["entry"]: one["values"] for one in found["recipe_differs"]}
+    assert differs.keys() == {"weights", "seed", "optimizer.lr", "tokenizer"}
+    assert differs["seed"] == [[0], [3]]
+    assert differs["weights"][0] == [None]
+    assert [row["images_total"] for row in found["rows"]] == [24, 48]
+    text = Page(page).text
+    for words in ("What differs between the rows", "optimizer.lr", "0.01", "24 48 in all"):
+        assert words in text, words
+    alike = compare(CompareConfig(runs=runs, out=tmp_path / "alike", names=("a", "b")))
+    assert "optimizer.lr" not in Page(alike).text
 
 
 def test_a_pre_training_among_other_runs_is_refused_with_the_way_out(runs, tmp_path):

@@ -142,7 +142,7 @@ def compare_pretrainings(config: CompareConfig) -> Path:
         probe_store_of,
         read_curves,
     )
-    from evax.reporting.pretraining_page import pretraining_rows, write_pretraining_page
+    from evax.reporting.pretraining_page import differing_recipes, pretraining_rows, write_pretraining_page
     from evax.reporting.run_files import read_log
     from evax.training.environment import environment
     from evax.training.tracking import start_run
@@ -156,6 +156,7 @@ def compare_pretrainings(config: CompareConfig) -> Path:
         "format": FORMAT,
         "probe_store": probe_path(first),
         "probe_fingerprint": probe_store_of(first, read_log(first / "log.jsonl")),
+        "recipe_differs": differing_recipes(config.runs),
         "rows": rows,
         "environment": environment(),
     }
