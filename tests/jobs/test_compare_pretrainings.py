@@ -53,6 +53,8 @@ def test_the_command_writes_a_page_a_table_and_a_figure_with_its_numbers(runs, t
     ):
         assert words in page, words
     assert page.count("<svg") == 1
+    assert '<div class="panels whole">' in page  # its two panels have the width of the page
+    assert ".panels.whole" in page
     with (out / "pretrainings.csv").open(newline="") as file:
         points = list(csv.DictReader(file))
     assert {(point["name"], point["of"]) for point in points} == {
