@@ -71,13 +71,13 @@ def probe_store_of(run: Path, log: Mapping[str, pd.DataFrame]) -> str:
     the store that lies where config.yaml says. Raises DataError for probes on several stores.
     """
     probes = log["probe"]
-    stores = probes["probe_store"].dropna().unique() if "probe_store" in probes else ()
+    stores = [*probes["probe_store"].dropna().unique()] if "probe_store" in probes else []
     if len(stores) > 1:
         raise DataError(
             f"{run} was probed on several stores, with the fingerprints "
             f"{', '.join(store[:12] for store in stores)}: its probes are no curve. Pre-train it again."
         )
-    return str(stores[0]) if len(stores) else open_store(Path(str(probe_path(run)))).fingerprint
+    return str(stores[0]) if stores else open_store(Path(str(probe_path(run)))).fingerprint
 
 
 def probe_path(run: Path) -> str | None:
