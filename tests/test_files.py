@@ -5,7 +5,7 @@ import sys
 import pytest
 
 from evax.errors import DataError
-from evax.files import LOCK, FolderLock, read_json, replaced_whole, write_json
+from evax.files import LOCK, FolderLock, read_json, read_lines, replaced_whole, write_json
 
 HOLDER = """
 import sys, time
@@ -79,3 +79,14 @@ def test_a_folder_that_cannot_be_locked_is_written_with_a_warning_and_one_that_i
     monkeypatch.setattr(fcntl, "flock", no_locks)
     with FolderLock(tmp_path):
         assert "cannot be locked (No locks available): let no second run write there" in caplog.text
+
+
+@pytest.mark.parametrize("damage", [b'{"event": "st', b"\xff\x00", b"5", b'{"step": 3}', b""])
+def test_a_damaged_line_of_a_log_is_named_and_one_that_broke_off_at_its_end_forgiven(tmp_path, damage):
+    path, line = tmp_path / "log.jsonl", b'{"event": "step", "step": 1}\n'
+    assert read_lines(path) == []
+    path.write_bytes(line + line + damage)
+    assert read_lines(path) == [{"event": "step", "step": 1}] * 2
+    path.write_bytes(line + damage + b"\n" + line)
+    with pytest.raises(DataError, match=r"log\.jsonl, line 2, is not a JSON object .* Mend that line"):
+        read_lines(path)

@@ -149,3 +149,22 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text())
     except (OSError, ValueError) as error:
         raise DataError(f"{path} cannot be read as JSON: {error}.") from error
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """All events of a log.jsonl; none where there is no such file. A last line that broke off is left out.
+
+    Raises DataError naming the file and a line that is damaged.
+    """
+    text = path.read_bytes() if path.is_file() else b""
+    lines = []
+    for number, line in enumerate(text[: text.rfind(b"\n") + 1].splitlines(), start=1):
+        try:
+            content = json.loads(line)
+            lines.append(dict(content) | {"event": content["event"]})
+        except (ValueError, TypeError, KeyError) as error:
+            raise DataError(
+                f"{path}, line {number}, is not a JSON object with an 'event': "
+                f"{line[:60].decode(errors='replace')!r}. Mend that line, or delete it."
+            ) from error
+    return lines

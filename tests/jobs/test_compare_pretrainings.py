@@ -9,8 +9,12 @@ import pytest
 from evax.cli import run
 from evax.errors import ConfigError, DataError
 from evax.jobs.compare import CompareConfig, compare
+from evax.jobs.finetune import FinetuneConfig
 from evax.jobs.pretrain import pretrain
+from evax.training.options import OptimizerConfig
+from evax.training.tracking import start_run
 from finished_runs import change_json, write_run
+from pages import Page
 from pretraining_runs import tiny_run
 
 
@@ -49,6 +53,8 @@ def test_the_command_writes_a_page_a_table_and_a_figure_with_its_numbers(runs, t
     ):
         assert words in page, words
     assert page.count("<svg") == 1
+    assert '<div class="panels whole">' in page  # its two panels have the width of the page
+    assert ".panels.whole" in page
     with (out / "pretrainings.csv").open(newline="") as file:
         points = list(csv.DictReader(file))
     assert {(point["name"], point["of"]) for point in points} == {
@@ -58,10 +64,47 @@ def test_the_command_writes_a_page_a_table_and_a_figure_with_its_numbers(runs, t
     assert (out / "pretrainings.png").is_file()
 
 
+def test_the_page_shows_in_which_entries_of_their_recipes_the_runs_differ(runs, phantom_store, tmp_path):
+    config = tiny_run(
+        phantom_store.resolve(), tmp_path / "later", epochs=0.5, probe_store=phantom_store, seed=3,
+        weights=runs[0] / "encoder", optimizer=OptimizerConfig(lr=0.01), tokenizer_layer="2",
+    )  # fmt: skip
+    pretrain(config)
+    page = compare(CompareConfig(runs=(runs[0], config.out), out=tmp_path / "out"))
+    found = json.loads((tmp_path / "out" / "compare.json").read_text())
+    differs = {one["entry"]: one["values"] for one in found["recipe_differs"]}
+    assert differs.keys() == {"weights", "seed", "optimizer.lr", "tokenizer"}
+    assert differs["seed"] == [[0], [3]]
+    assert differs["weights"][0] == [None]
+    assert [row["images_total"] for row in found["rows"]] == [24, 48]
+    text = Page(page).text
+    for words in ("What differs between the rows", "optimizer.lr", "0.01", "24 48 in all"):
+        assert words in text, words
+    alike = compare(CompareConfig(runs=runs, out=tmp_path / "alike", names=("a", "b")))
+    assert "optimizer.lr" not in Page(alike).text
+
+
 def test_a_pre_training_among_other_runs_is_refused_with_the_way_out(runs, tmp_path):
     other = write_run(tmp_path / "finetuned", 1.0)
-    for folders in ((runs[0], other), (other, runs[0]), (runs[0], tmp_path / "none")):
+    (tmp_path / "films").mkdir()
+    for folders in ((runs[0], other), (other, runs[0]), (runs[0], tmp_path / "films")):
         with pytest.raises(ConfigError, match=r"first is a pre-training, .* is no finished one: no films"):
+            compare(CompareConfig(runs=folders, out=tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_run_that_is_not_finished_or_not_there_is_said_to_be_so(runs, tmp_path):
+    begun, tuning, none = (tmp_path / name for name in ("begun", "tuning", "none"))
+    shutil.copytree(runs[0], begun)
+    (begun / "report.json").unlink()
+    start_run(tuning, FinetuneConfig(store=tmp_path, out=tuning), resume=False).close()
+    for folders, said in (
+        ((runs[0], begun), r"begun is not finished: evax pretrain ... --resume\."),
+        ((begun, begun), r"begun is not finished: evax pretrain ... --resume\."),
+        ((runs[0], tuning), r"tuning is not finished: wait for it, or run its command again\."),
+        ((none, runs[0]), r"none does not exist"),
+    ):
+        with pytest.raises(DataError, match=said):
             compare(CompareConfig(runs=folders, out=tmp_path / "out"))
     assert not (tmp_path / "out").exists()
 

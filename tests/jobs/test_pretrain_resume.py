@@ -1,6 +1,7 @@
 """Runs that go on: alone in their folder, with the options they began with, counted as one."""
 
 import json
+import logging
 import shlex
 import shutil
 import subprocess
@@ -8,7 +9,10 @@ from dataclasses import replace
 
 import pytest
 
-from evax.errors import ConfigError, WeightsError
+import evax
+from evax.cli import run
+from evax.data.building import build_store
+from evax.errors import ConfigError, DataError, WeightsError
 from evax.jobs.pretrain import pretrain
 from evax.training.options import OptimizerConfig
 from evax.training.tracking import start_run
@@ -47,7 +51,7 @@ def test_a_resumed_run_is_reported_as_the_whole_with_the_command_that_starts_it(
     kept[-1] = json.dumps(json.loads(kept[-1]) | {"seconds": 5000.0})  # killed then
     log.write_text("\n".join(kept) + "\n")
     max((config.out / "checkpoints").iterdir()).unlink()
-    pretrain(replace(config, resume=True))
+    pretrain(replace(config, resume=True, workers=2, checkpoint_every=3))
     report = json.loads((config.out / "report.json").read_text())
     assert report["resumed"] == 1
     assert 5000 < report["seconds"] < 5000 + 600
@@ -87,4 +91,56 @@ def test_a_checkpoint_refuses_other_options_by_name_and_value_alone(tiny):
         "(optimizer.betas was 0.9 0.98, is 0.9 0.9; optimizer.lr was 0.0015, is 0.01; seed was 0, is 1)"
         in str(refused.value)
     )
+    (tiny.out / "report.json").unlink()  # killed just before it was finished
+    with pytest.raises(WeightsError, match=r"belongs to another run \(seed was 0, is 1\)"):
+        pretrain(replace(tiny, resume=True, seed=1))
     pretrain(replace(tiny, resume=True))  # the refused one has given the folder back
+
+
+def test_a_run_goes_on_with_the_probe_store_it_was_probed_on_wherever_that_lies(
+    tiny, phantom_store, phantoms, tmp_path
+):
+    config = replace(tiny, probe_store=phantom_store)
+    pretrain(config)
+    films = replace(evax.open_store(phantom_store).manifest, root=phantoms)
+    other, moved = build_store(films, tmp_path / "other", size=64).path, tmp_path / "moved"
+    before = (config.out / "log.jsonl").read_text()
+    with pytest.raises(ConfigError, match=r"run was probed on another store than .*other .* curve is of one"):
+        pretrain(replace(config, resume=True, probe_store=other))
+    assert (config.out / "log.jsonl").read_text() == before
+    (config.out / "report.json").unlink()
+    shutil.copytree(phantom_store, moved)
+    pretrain(replace(config, resume=True, probe_store=moved))
+    assert {line["probe_store"] for line in events(config.out, "probe")} == {
+        evax.open_store(phantom_store).fingerprint
+    }
+
+
+def test_a_damaged_line_inside_the_log_refuses_to_go_on_and_says_where(tiny):
+    pretrain(tiny)
+    log = tiny.out / "log.jsonl"
+    first, second, *rest = log.read_text().splitlines()
+    log.write_text(damaged := "\n".join([first, second[:-9], *rest]) + "\n")
+    with pytest.raises(DataError, match=r"log\.jsonl, line 2, is not a JSON object"):
+        pretrain(replace(tiny, resume=True))
+    assert log.read_text() == damaged
+
+
+def test_a_finished_run_is_said_to_be_and_stays_as_it_is(tiny, caplog):
+    pretrain(tiny)
+    before = {path: path.stat().st_mtime_ns for path in tiny.out.rglob("*")}
+    with caplog.at_level(logging.INFO, "evax"):
+        assert run([*command_of(tiny, "--resume")[3:]]) == 0
+    assert f"{tiny.out} is finished: all of its" in caplog.text
+    assert {path: path.stat().st_mtime_ns for path in tiny.out.rglob("*")} == before
+
+
+def test_the_weights_it_began_from_are_known_by_their_tensors_wherever_they_lie(tiny, tmp_path):
+    first = pretrain(replace(tiny, epochs=0.3))
+    config = replace(tiny, epochs=0.3, out=tmp_path / "second", weights=first)
+    second = pretrain(config)
+    (config.out / "report.json").unlink()
+    shutil.copytree(first, tmp_path / "moved")
+    with pytest.raises(WeightsError, match=r"belongs to another run \(weights was \w{16}, is \w{16}\)"):
+        pretrain(replace(config, resume=True, weights=second))
+    pretrain(replace(config, resume=True, weights=tmp_path / "moved"))

@@ -66,6 +66,15 @@ def test_the_report_holds_what_scikit_learn_computes_from_the_written_prediction
     assert "Frozen features and test" in page
 
 
+def test_checks_that_failed_are_said_on_the_terminal(config, caplog):
+    checks = json.loads(probe(config).read_text())["checks"]
+    failed = [f"{check['message']}\n  -> {check['action']}" for check in checks if check["passed"] is False]
+    assert failed
+    assert [each.message for each in caplog.records if each.message.startswith("CHECK")] == [
+        f"CHECK: {words}" for words in failed
+    ]
+
+
 def test_each_way_has_subgroups_calibration_and_errors_of_its_own_as_a_fine_tuning_has(config, tmp_path):
     store = open_store(config.store)
     sources = store.manifest.table[["patient"]].drop_duplicates()

@@ -497,10 +497,13 @@ def test_a_file_that_lacks_something_is_named_with_what_it_lacks(run, file, key)
         write_report(run)
 
 
-def test_a_broken_line_of_a_log_is_named_with_its_number(run):
+def test_a_broken_line_of_a_log_is_named_with_its_number_unless_it_is_the_last(run):
     write_journal(run, ["finetune"])
     log = run / "finetune" / "log.jsonl"
-    log.write_text(log.read_text() + '{"event": "step", "st')
+    whole = log.read_text()
+    log.write_text(whole + '{"event": "step", "st')
+    write_report(run)
+    log.write_text(whole + '{"event": "step", "st\n')
     with pytest.raises(DataError, match=r"finetune/log\.jsonl, line 11, is not"):
         write_report(run)
 

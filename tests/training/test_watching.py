@@ -4,7 +4,7 @@ import pytest
 
 from evax.training.probes import ProbeResult
 from evax.training.tracking import RunLog, live_panel
-from evax.training.watching import STEPS_OF_SPREAD, Watch
+from evax.training.watching import STEPS_OF_SPREAD, Watch, summary_of
 
 
 @pytest.fixture
@@ -37,7 +37,7 @@ def test_the_terminal_shows_the_latest_step_and_probe_in_a_frame_under_the_bar(l
     monkeypatch.setenv("TERM", "dumb")
     running = watch(log)
     with live_panel("pre-training", 3, done=1) as advance:
-        running.probe(0, 0, ProbeResult(knn_auc=0.625, findings=1, linear_auc=0.5, rankme=9.0))
+        running.probe(0, 0, ProbeResult(knn_auc=0.625, findings=1, linear_auc=0.5, rankme=9.0, store="ab12"))
         running.step(1, 0, 8, measured())
         advance(running.news())
     shown = [line.strip("│ ") for line in capsys.readouterr().err.strip().splitlines()]
@@ -71,9 +71,23 @@ def test_predictions_that_are_the_same_everywhere_late_in_a_run_are_said_once(
 
 def test_features_on_one_line_are_a_collapse_only_in_the_second_half(log, caplog):
     running = watch(log)
-    flat = ProbeResult(knn_auc=0.5, findings=1, linear_auc=0.5, rankme=1.1)
+    flat = ProbeResult(knn_auc=0.5, findings=1, linear_auc=0.5, rankme=1.1, store="ab12")
     running.probe(0, 0, flat)
     assert not log.events("collapse")
     running.probe(101, 808, flat)
     assert "RankMe 1.10" in log.events("collapse")[0]["sign"]
     assert "start again with a lower --optimizer.lr" in caplog.text
+
+
+def test_of_steps_that_were_done_twice_the_last_line_counts_in_the_summary(log):
+    for first, steps, cosine, rate in ((0, range(1, 31), 0.2, 100.0), (10, range(11, 41), 0.4, 50.0)):
+        running = watch(log, first=first)
+        running.probe(
+            first, 8 * first, ProbeResult(knn_auc=cosine, findings=1, linear_auc=0.5, rankme=9.0, store="ab")
+        )
+        for done in steps:
+            running.step(done, 0, 8 * done, measured(cosine=cosine + done / 1000, images_per_s=rate))
+    summary = summary_of(log)
+    assert summary["final_cosine"] == pytest.approx(0.4 + 30.5 / 1000)  # of steps 21 to 40
+    assert summary["images_per_s"] == pytest.approx(39 / (9 / 100 + 30 / 50))
+    assert (summary["knn_auc_first"], summary["knn_auc_last"]) == (0.2, 0.4)

@@ -135,19 +135,28 @@ def compare_pretrainings(config: CompareConfig) -> Path:
     """
     from evax.files import write_json
     from evax.reporting.compare_page import write_figure, write_rows
-    from evax.reporting.pretraining import points_of, pretraining_figure, probe_store_of, read_curves
-    from evax.reporting.pretraining_page import pretraining_rows, write_pretraining_page
+    from evax.reporting.pretraining import (
+        points_of,
+        pretraining_figure,
+        probe_path,
+        probe_store_of,
+        read_curves,
+    )
+    from evax.reporting.pretraining_page import differing_recipes, pretraining_rows, write_pretraining_page
+    from evax.reporting.run_files import read_log
     from evax.training.environment import environment
     from evax.training.tracking import start_run
 
     refuse_unused(config, "Pre-trainings are shown as they are, with no test films to resample")
-    rows = pretraining_rows(config.runs, config.names)
+    rows, first = pretraining_rows(config.runs, config.names), config.runs[0]
     curves = read_curves(config.runs, [row["name"] for row in rows])
     log = start_run(config.out, config, resume=False)
     content = {
         "kind": "compare-pretrainings",
         "format": FORMAT,
-        "probe_store": probe_store_of(config.runs[0]),
+        "probe_store": probe_path(first),
+        "probe_fingerprint": probe_store_of(first, read_log(first / "log.jsonl")),
+        "recipe_differs": differing_recipes(config.runs),
         "rows": rows,
         "environment": environment(),
     }

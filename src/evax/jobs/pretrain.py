@@ -31,7 +31,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger("evax")
 MAY_CHANGE = {  # when a run goes on: how fast, and what is watched; nothing that is learned
     "out", "resume", "precision", "compile", "workers", "accumulate", "grad_checkpointing",
-    "checkpoint_every", "probe_store", "probe_every", "track", "audit",
+    "checkpoint_every", "probe_every", "track", "audit",
+    "probe_store",  # by its path; its films and labels are those of before: refuse_other_probe_store
 }  # fmt: skip
 PATCH_GRADIENT = 0.1  # with stop_grad_conv1; facts 2.1
 
@@ -87,7 +88,7 @@ class PretrainConfig(MaskedImageConfig):
 
 
 def pretrain(config: PretrainConfig) -> Path:
-    """Runs the pre-training; returns the folder of the encoder bundle.
+    """Runs the pre-training; returns the folder of the encoder bundle. Of a finished run nothing is written.
 
     Under torchrun all processes share the work, and the first one writes.
     Raises ConfigError for a run folder that exists, DataError for stores that cannot be used and for a run
@@ -98,7 +99,9 @@ def pretrain(config: PretrainConfig) -> Path:
 
     start = time.perf_counter()
     refuse_used_folder(config.out, config, config.resume)  # before torch, as far as this can be known
+    begun = begun_with(config)
     stores = stores_of(config)
+    refuse_other_probe_store(config)
     from evax.data.order import FilmOrder
     from evax.data.unlabelled import films_outside_tests
     from evax.deploy.lineage import earlier_training
@@ -108,12 +111,15 @@ def pretrain(config: PretrainConfig) -> Path:
     from evax.training.optim import create_optimizer
     from evax.training.runtime import on_first_process, start_shared_fabric
 
-    refuse_other_options(config)
+    refuse_other_options(config, begun)
     mirrors = open_mirrors(config.track)
     films = films_outside_tests(stores)
     before = earlier_training(config.weights)
     preprocess = preprocess_of(config, stores)
     tokenizer = tokenizer_of(config, preprocess)
+    facts = identity_of_run(config, stores, len(films), tokenizer)
+    if is_finished(config, facts):
+        return config.out / "encoder"
     model = student_of(config, tokenizer)
     optimizer = create_optimizer(model, config.optimizer, depth=len(model.encoder.blocks))
     fabric = start_shared_fabric(precision_of_run(config))
@@ -123,7 +129,6 @@ def pretrain(config: PretrainConfig) -> Path:
         on_first_process(fabric, lambda: start_run(config.out, config, config.resume, mirrors)) or QuietLog()
     )
     with log:
-        facts = identity_of_run(config, stores, len(films), tokenizer)
         checkpoints = config.out / "checkpoints"
         first = load_newest_checkpoint(checkpoints, model, optimizer, facts, fabric.strategy.precision)
         order = FilmOrder(films.counts(), config.seed, config.store_shares)
@@ -134,12 +139,20 @@ def pretrain(config: PretrainConfig) -> Path:
             first, probe,
         )  # fmt: skip
         if fabric.is_global_zero:
-            write_results(config, model, films, preprocess, log, facts, before, start)
+            write_results(config, begun, model, films, preprocess, log, facts, before, start)
     fabric.barrier()
     return config.out / "encoder"
 
 
-def refuse_other_options(config: PretrainConfig) -> None:
+def begun_with(config: PretrainConfig) -> PretrainConfig:
+    """The options that the run was begun with. Raises ConfigError when its config.yaml cannot be used."""
+    if not config.resume:
+        return config
+    path = config.out / "config.yaml"
+    return build(PretrainConfig, read_recipe(path, PretrainConfig), str(path))
+
+
+def refuse_other_options(config: PretrainConfig, begun: PretrainConfig) -> None:
     """A run that goes on before its first checkpoint: only config.yaml says what it is.
 
     A checkpoint knows it better (identity_of_run): files may have been moved since. Raises ConfigError.
@@ -148,17 +161,53 @@ def refuse_other_options(config: PretrainConfig) -> None:
 
     if not config.resume or checkpoint_paths(config.out / "checkpoints"):
         return
-    begun = config.out / "config.yaml"
-    before = build(PretrainConfig, read_recipe(begun, PretrainConfig), str(begun))
     was, now = (
         {name: value for name, value in to_plain(each).items() if name not in MAY_CHANGE}
-        for each in (before, config)
+        for each in (begun, config)
     )
     if changes := changed_options(was, now, but=()):
         raise ConfigError(
             f"{config.out} was begun with other options: {changes}. It has no checkpoint yet: give the "
             "options of before, or delete it and start anew."
         )
+
+
+def refuse_other_probe_store(config: PretrainConfig) -> None:
+    """The probes of a run are one curve, so of one store; they may begin or end when the run goes on.
+
+    Raises ConfigError.
+    """
+    from evax.data.store import open_store
+    from evax.training.tracking import read_events
+
+    if not config.resume or config.probe_store is None:
+        return
+    probes = read_events(config.out / "log.jsonl", "probe")
+    before = [line["probe_store"] for line in probes if "probe_store" in line]
+    now = open_store(config.probe_store).fingerprint
+    if before and before[-1] != now:
+        raise ConfigError(
+            f"{config.out} was probed on another store than {config.probe_store} (fingerprint "
+            f"{before[-1][:12]}, not {now[:12]}), and its curve is of one. Give --probe-store of before, or "
+            "leave it out."
+        )
+
+
+def is_finished(config: PretrainConfig, facts: dict[str, Any]) -> bool:
+    """Whether a run that shall go on has its report and all of its steps; it is said, and nothing is written.
+
+    facts: see identity_of_run. Raises WeightsError for a run with other options.
+    """
+    from evax.training.checkpoint import all_done
+
+    page = config.out / "report.html"
+    if not (config.resume and page.with_suffix(".json").is_file()):
+        return False
+    if done := all_done(config.out / "checkpoints", facts):
+        logger.info(
+            "%s is finished: all of its %d steps are done. Page: %s", config.out, facts["steps"], page
+        )
+    return done
 
 
 def stores_of(config: PretrainConfig) -> list[ImageStore]:
@@ -226,6 +275,7 @@ def probe_of(
 
 def write_results(
     config: PretrainConfig,
+    begun: PretrainConfig,
     model: MaskedImageModel,
     films: Films,
     preprocess: Preprocess,
@@ -236,7 +286,8 @@ def write_results(
 ) -> None:
     """Encoder bundle, curves, report and page.
 
-    before: the training of the weights it started from. start: of this part, by time.perf_counter.
+    begun: see begun_with. before: the training of the weights it started from. start: of this part, by
+    time.perf_counter.
     """
     import numpy as np
 
@@ -257,7 +308,7 @@ def write_results(
     save_bundle(config.out / "encoder", card, model.encoder)
     save_figure(run_curves(log.events("step"), log.events("probe")), config.out / "curves")
     made = {
-        "command": command_line("pretrain", replace(config, resume=False)),
+        "command": command_line("pretrain", begun),
         "seconds": round(log.seconds_before() + time.perf_counter() - start, 1),
         "resumed": len(log.events("start")) - 1,  # a part that was refused or broke off before has no start
     }
@@ -319,7 +370,7 @@ def identity_of_run(
     """What a resumed run must share with the one that wrote the checkpoint."""
     return {
         "encoder": config.encoder,
-        "weights": None if config.weights is None else str(config.weights),
+        "weights": digest_of_weights(config),
         "tokenizer": tokenizer.identity(),
         "stores": [store.fingerprint for store in stores],
         "store_shares": list(config.store_shares),
@@ -334,3 +385,14 @@ def identity_of_run(
         "crop": to_plain(config.crop),
         "optimizer": to_plain(config.optimizer),
     }
+
+
+def digest_of_weights(config: PretrainConfig) -> str | None:
+    """Of the tensors of the file it starts from, wherever that lies; None for random ones."""
+    from evax.training.checkpoint import digest_of
+    from evax.weights.download import weights_path
+    from evax.weights.files import read_state_dict
+
+    if config.weights is None:
+        return None
+    return digest_of(read_state_dict(weights_path(config.encoder, config.weights)))[:16]

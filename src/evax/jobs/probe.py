@@ -117,13 +117,14 @@ def probe(config: ProbeConfig) -> Path:
         asked, config = config.precision, continued(config, config.resume, ("fractions", "counts", "seeds"))
         return sweep(replace(config, seeds=config.seeds or SEEDS), store, labels, pool, val, test, asked)
     from evax.jobs.probed import measure  # matplotlib only now
+    from evax.reporting.examine import tell
     from evax.reporting.result_line import tell_result
 
     share = LabelShare(config.label_fraction, config.label_count, labels if config.stratified else None)
     train = share.draw(store, pool, config.seed)
     warn_of_untaught(findings, labels[train], "training films")
     with run_folder(config.out, config, resume=None) as log:
-        measure(
+        report = measure(
             config,
             store,
             *encoded(config, store, labels, (train, val, test), log),
@@ -132,6 +133,7 @@ def probe(config: ProbeConfig) -> Path:
             start=start,
         )
     tell_result([config.out / "report.json"])
+    tell(report["checks"])
     return config.out / "report.json"
 
 

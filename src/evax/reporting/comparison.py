@@ -24,6 +24,7 @@ from evax.evaluation.networks import (
 )
 from evax.evaluation.report import plain
 from evax.reporting.comparable import MAY_DIFFER, OF_SOME, protocol_entry
+from evax.reporting.recipe_entries import differing_entries
 from evax.reporting.runs import Entry, Runs
 
 PLACES = {"out", "store", "split", "sources"}  # of a recipe; the films and their split have a fingerprint
@@ -64,25 +65,6 @@ def rows_of(
     ]
 
 
-def recipe_differences(entries: Sequence[Entry]) -> list[dict[str, Any]]:
-    """The entries of the recipes in which the rows differ.
-
-    Each as {"entry": "optimizer.lr", "values": [per row: the distinct values of its trainings]}, None for
-    what a recipe lacks. What only the recipes of one command have is compared among its own rows.
-    """
-    kinds = [entry.report["kind"] for entry in entries]
-    recipes = [[flat_options(training.report["recipe"]) for training in entry.trainings] for entry in entries]
-    names = list(dict.fromkeys(name for row in recipes for recipe in row for name in recipe))
-    found = []
-    for name in names:
-        values = [distinct([recipe.get(name) for recipe in row]) for row in recipes]
-        asked = {kind for kind, row in zip(kinds, recipes, strict=True) if any(name in one for one in row)}
-        compared = [value for kind, value in zip(kinds, values, strict=True) if kind in asked]
-        if name not in PLACES and any(each != compared[0] for each in compared):
-            found.append({"entry": name, "values": values})
-    return found
-
-
 def protocol_of(entries: Sequence[Entry]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """What the protocols of all rows say, and what only some of them have to say, see OF_SOME.
 
@@ -95,11 +77,6 @@ def protocol_of(entries: Sequence[Entry]) -> tuple[dict[str, Any], list[dict[str
     apart = [name for name in names if name in OF_SOME and not all(name in card for card in cards)]
     shared = {name: protocol_entry(first, name) for name in names if name not in apart}
     return shared, [{"entry": name, "values": [card.get(name) for card in cards]} for name in apart]
-
-
-def distinct(values: Sequence[Any]) -> list[Any]:
-    """Each value once, in order; lists are values too."""
-    return [value for number, value in enumerate(values) if value not in values[:number]]
 
 
 def own_numbers(numbers: ScoredNetwork, ground: Ground) -> dict[str, Any]:
@@ -253,7 +230,14 @@ def ground_in_words(runs: Runs, references: Sequence[int | None], ground: Ground
         "few_patients": [name for name, few in zip(runs.findings, ground.few, strict=True) if few],
         "test": {"films": films, "patients": ground.people},
         "validation": report["validation"],
-        "recipe_differs": recipe_differences(runs.entries),
+        "recipe_differs": differing_entries(
+            [entry.report["kind"] for entry in runs.entries],
+            [
+                [flat_options(training.report["recipe"]) for training in entry.trainings]
+                for entry in runs.entries
+            ],
+            PLACES,
+        ),
         "protocol": shared,
         "protocol_of_some": apart,
         "statistics": {

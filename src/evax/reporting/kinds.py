@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from evax.errors import ConfigError
+from evax.errors import ConfigError, DataError
 from evax.reporting.run_files import read_facts
 from evax.reporting.runs import distinct_names
 
@@ -21,9 +21,15 @@ ALONE = {  # kind of a report: what such a run is, why it is alone, and what to 
     ),
 }
 
+BEGINNING = ("environment.json", "mlflow.json")  # what a run writes before it has a result
+
 
 def kind_alone(folders: Sequence[Path]) -> str | None:
-    """The kind of these runs where it is one of ALONE. Raises ConfigError where it is that of some only."""
+    """The kind of these runs where it is one of ALONE.
+
+    Raises ConfigError where it is that of some only, and as refuse_unfinished does.
+    """
+    refuse_unfinished(folders)
     reports = [folder / "report.json" for folder in folders]
     kinds = [read_facts(path).get("kind") if path.is_file() else None for path in reports]
     for kind, (what, why) in ALONE.items():
@@ -33,6 +39,20 @@ def kind_alone(folders: Sequence[Path]) -> str | None:
             )
             raise ConfigError(f"{one} is {what}, {other} is no finished one: {why.format(one=one)}.")
     return kinds[0] if kinds[0] in ALONE else None
+
+
+def refuse_unfinished(folders: Sequence[Path]) -> None:
+    """Raises DataError for a folder that does not exist, and for a run that has no result yet."""
+    for folder in folders:
+        if not folder.exists():
+            raise DataError(f"{folder} does not exist. Give the folders that --out of the runs named.")
+        if not (folder / "config.yaml").is_file() or {*folder.glob("*.json")} - {
+            folder / name for name in BEGINNING
+        }:
+            continue
+        pretrains = "\ntokenizer: " in (folder / "config.yaml").read_text()
+        rest = "evax pretrain ... --resume" if pretrains else "wait for it, or run its command again"
+        raise DataError(f"{folder} is not finished: {rest}.")
 
 
 def named(folders: Sequence[Path], names: Sequence[str]) -> list[str]:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import matplotlib
 import numpy as np
+import pandas as pd
 import yaml
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, MaxNLocator, ScalarFormatter
 
+from evax.data.store import open_store
 from evax.errors import DataError
 from evax.reporting.drawing import QUIET, STYLE, add_legend, curve_style, means_of_stretches
 from evax.reporting.run_files import Facts, numbers, read_log
@@ -45,10 +47,11 @@ def read_curves(runs: Sequence[Path], names: Sequence[str]) -> list[Curve]:
     for run, log in zip(runs, logs, strict=True):
         if not {"step", "probe"} <= log.keys():
             raise DataError(f"{run} holds no probed pre-training: run evax pretrain with --probe-store.")
-    stores = [probe_store_of(run) for run in runs]
+    stores = [probe_store_of(run, log) for run, log in zip(runs, logs, strict=True)]
     if other := next((i for i, store in enumerate(stores) if store != stores[0]), None):
         raise DataError(
-            f"{runs[0]} was probed on {stores[0]}, {runs[other]} on {stores[other]}: compare them apart."
+            f"{runs[0]} was probed on the store with the fingerprint {stores[0][:12]}, {runs[other]} on that "
+            f"with {stores[other][:12]}: other films or labels, so compare them apart."
         )
     curves = []
     for event, key, _ in PANELS:
@@ -61,10 +64,26 @@ def read_curves(runs: Sequence[Path], names: Sequence[str]) -> list[Curve]:
     return curves
 
 
-def probe_store_of(run: Path) -> str | None:
-    """The labelled store that tells how good the features of a run are."""
-    store: str | None = yaml.safe_load((run / "config.yaml").read_text())["probe_store"]
-    return store
+def probe_store_of(run: Path, log: Mapping[str, pd.DataFrame]) -> str:
+    """Fingerprint of the labelled store that tells how good the features of a run are.
+
+    log: of the run, see read_log. Where its probes do not name their store, as those of early runs, it is
+    the store that lies where config.yaml says. Raises DataError for probes on several stores.
+    """
+    probes = log["probe"]
+    stores = [*probes["probe_store"].dropna().unique()] if "probe_store" in probes else []
+    if len(stores) > 1:
+        raise DataError(
+            f"{run} was probed on several stores, with the fingerprints "
+            f"{', '.join(store[:12] for store in stores)}: its probes are no curve. Pre-train it again."
+        )
+    return str(stores[0]) if stores else open_store(Path(str(probe_path(run)))).fingerprint
+
+
+def probe_path(run: Path) -> str | None:
+    """Where the labelled store lay when a run began; None where it was probed only later."""
+    path: str | None = yaml.safe_load((run / "config.yaml").read_text())["probe_store"]
+    return path
 
 
 def points_of(curves: Sequence[Curve]) -> list[dict[str, Any]]:

@@ -6,18 +6,24 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import yaml
 from matplotlib.figure import Figure
 
+from evax.config import flat_options
 from evax.reporting.drawing import svg_of
 from evax.reporting.kinds import named
 from evax.reporting.pretraining import tokenizer_in_words
-from evax.reporting.run_files import read_facts
+from evax.reporting.recipe_entries import differing_entries
+from evax.reporting.run_files import read_facts, read_log
 from evax.reporting.template import write_page
 
 OF_REPORT = (  # columns of the table, in order
-    "encoder", "image_size", "images", "steps", "batch_size", "final_cosine", "knn_auc_first", "knn_auc_last",
-    "linear_auc_last", "rankme_last", "images_per_s", "seconds",
+    "encoder", "image_size", "images", "images_total", "steps", "batch_size", "final_cosine",
+    "knn_auc_first", "knn_auc_last", "linear_auc_last", "rankme_last", "images_per_s", "seconds",
 )  # fmt: skip
+
+NOT_LEARNED = {"out", "resume", "checkpoint_every", "probe_store", "track", "audit"}
+OF_TOKENIZER = {"tokenizer_weights", "tokenizer_layer", "tokenizer_view"}  # in its words already
 
 
 def pretraining_rows(folders: Sequence[Path], names: Sequence[str]) -> list[dict[str, Any]]:
@@ -28,6 +34,27 @@ def pretraining_rows(folders: Sequence[Path], names: Sequence[str]) -> list[dict
         tokenizer = {"tokenizer": tokenizer_in_words(report["tokenizer"])}
         rows.append({"name": name} | tokenizer | {key: report[key] for key in OF_REPORT})
     return rows
+
+
+def differing_recipes(folders: Sequence[Path]) -> list[dict[str, Any]]:
+    """See differing_entries. Raises DataError for a report that lacks what a run is."""
+    recipes = [[recipe_of(folder)] for folder in folders]
+    return differing_entries(["pretrain"] * len(recipes), recipes, NOT_LEARNED)
+
+
+def recipe_of(folder: Path) -> dict[str, Any]:
+    """The options that a run began with; stores, weights and tokenizer by what they are in place of where
+    they lay, and the precision it had.
+    """
+    report, log = read_facts(folder / "report.json"), read_log(folder / "log.jsonl")
+    asked = yaml.safe_load((folder / "config.yaml").read_text())
+    known = {
+        "stores": "fingerprint " + ", ".join(store[:12] for store in report["stores"]),
+        "weights": report["weights"],
+        "tokenizer": tokenizer_in_words(report["tokenizer"]),
+        "precision": log["start"]["precision"].iloc[-1],
+    }
+    return flat_options({name: value for name, value in asked.items() if name not in OF_TOKENIZER} | known)
 
 
 def write_pretraining_page(path: Path, content: Mapping[str, Any], figure: Figure) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from evax.errors import DataError
-from evax.files import read_json
+from evax.files import read_json, read_lines
 
 EXAMINED = ("calibration", "subgroups", "errors")  # of a classifier, beyond its scores: see examine
 
@@ -53,18 +52,10 @@ def of_way(report: Facts, way: str) -> Facts:
 def read_log(path: Path) -> dict[str, pd.DataFrame]:
     """The lines of a log.jsonl per kind of event, in order; empty without the file.
 
-    A run that was interrupted repeats steps when it goes on: the last line of a step counts.
+    A run that was interrupted repeats steps when it goes on: the last line of a step counts. Raises DataError
+    as read_lines does.
     """
-    if not path.is_file():
-        return {}
-    rows: list[dict[str, Any]] = []
-    for number, line in enumerate(path.read_text().splitlines(), start=1):
-        try:
-            rows.append(dict(json.loads(line)) | {"event": json.loads(line)["event"]})
-        except (ValueError, TypeError, KeyError) as error:
-            raise DataError(
-                f"{path}, line {number}, is not a JSON object with an 'event': {line[:60]!r}."
-            ) from error
+    rows = read_lines(path)
     table = pd.DataFrame(rows, columns=list(dict.fromkeys(key for row in rows for key in row)))
     return {
         str(event): part.drop_duplicates("step", keep="last") if "step" in part else part

@@ -59,6 +59,24 @@ def checkpoint_paths(folder: Path) -> list[Path]:
     return sorted(folder.glob("step-*.safetensors"))
 
 
+def all_done(folder: Path, facts: dict[str, Any]) -> bool:
+    """Whether the newest checkpoint is that of a run's last step; its tensors are not read.
+
+    facts: as for load_newest_checkpoint. Raises WeightsError for a checkpoint of a run with other options.
+    """
+    if not (paths := checkpoint_paths(folder)):
+        return False
+    try:
+        with safe_open(paths[-1], framework="pt") as file:
+            metadata = file.metadata()
+    except (SafetensorError, OSError):
+        metadata = None
+    if not metadata:
+        return False  # load_newest_checkpoint passes over it, too
+    _refuse_other_runs(paths[-1], json.loads(metadata["facts"]), facts)
+    return int(metadata["step"]) == facts["steps"]
+
+
 def last_good(folder: Path) -> str:
     """Where a run that diverged can go on."""
     if not (paths := checkpoint_paths(folder)):

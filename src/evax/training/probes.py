@@ -39,14 +39,17 @@ class ProbeResult:
     """The same of a linear probe on the films that vote."""
     rankme: float
     """exp(entropy of the singular values) of the validation features, between 1 and the width."""
+    store: str
+    """Fingerprint of the labelled store: probes on different stores are no common measure."""
 
-    def to_json(self) -> dict[str, float | int | None]:
+    def to_json(self) -> dict[str, float | int | str | None]:
         """Undefined is None."""
         return {
             "knn_auc": None if math.isnan(self.knn_auc) else self.knn_auc,
             "knn_findings": self.findings,
             "linear_auc": None if math.isnan(self.linear_auc) else self.linear_auc,
             "rankme": self.rankme,
+            "probe_store": self.store,
         }
 
 
@@ -127,4 +130,4 @@ def probe(encoder: Encoder, store: ImageStore, preprocess: Preprocess, fabric: F
             strengths=(STRENGTH,),
         )  # fmt: skip
         linear_auc = fitted.validation_mauc[STRENGTH]
-    return ProbeResult(macro.value, macro.entered, linear_auc, rank_me(val_features))
+    return ProbeResult(macro.value, macro.entered, linear_auc, rank_me(val_features), store.fingerprint)

@@ -28,7 +28,7 @@ from rich.progress import (
 
 from evax.config import write_recipe
 from evax.errors import ConfigError, EvaxError
-from evax.files import LOCK, FolderLock, make_folder, replaced_whole, write_json
+from evax.files import LOCK, FolderLock, make_folder, read_lines, replaced_whole, write_json
 from evax.training.environment import environment
 from evax.training.plain_lines import PlainLines
 
@@ -185,14 +185,8 @@ class QuietLog(RunLog):
 
 
 def read_events(path: Path, event: str) -> list[dict[str, Any]]:
-    """The lines of one kind; see read_lines."""
+    """The lines of one kind; see files.read_lines."""
     return [line for line in read_lines(path) if line["event"] == event]
-
-
-def read_lines(path: Path) -> list[dict[str, Any]]:
-    """All lines of a log.jsonl; none where there is no such file. A last line that broke off is left out."""
-    text = path.read_text() if path.is_file() else ""
-    return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
 
 
 @contextmanager

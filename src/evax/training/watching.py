@@ -8,6 +8,7 @@ import logging
 import math
 import time
 from collections import deque
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -132,8 +133,11 @@ def start_watch(
 
 
 def summary_of(log: RunLog) -> dict[str, Any]:
-    """Final cosine and speed (means of the last 20 steps and of all but the first), first and last probe."""
-    steps, probes = log.events("step"), log.events("probe")
+    """Final cosine and speed (means of the last 20 steps and of all but the first), first and last probe.
+
+    Of a step that was done twice, because a run went on from before it, the last line counts.
+    """
+    steps, probes = (last_of_each_step(log.events(event)) for event in ("step", "probe"))
     last = steps[-20:]
     rates = [line["images_per_s"] for line in steps[1:]] or [steps[0]["images_per_s"]]
     return {
@@ -144,3 +148,9 @@ def summary_of(log: RunLog) -> dict[str, Any]:
         "linear_auc_last": probes[-1]["linear_auc"] if probes else None,
         "rankme_last": probes[-1]["rankme"] if probes else None,
     }
+
+
+def last_of_each_step(lines: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The lines in the order of their steps, the last one of each."""
+    last = {line["step"]: line for line in lines}
+    return [last[step] for step in sorted(last)]
