@@ -144,17 +144,16 @@ def dice_figure(rows: Sequence[Mapping[str, Any]]) -> Figure:
     def bar(value: float | None, ends: Sequence[float | None]) -> Bar:
         return Bar(*(np.nan if number is None else number for number in (value, *ends)))
 
+    names = [finding["name"] for finding in rows[0]["findings"]]
     bars = [
-        (
-            row["name"],
-            [
-                *(bar(finding["dice"], finding["dice_interval"]) for finding in row["findings"]),
-                bar(row["mdice"]["value"], row["mdice"]["interval"]),
-            ],
-        )
+        (row["name"], [bar(finding["dice"], finding["dice_interval"]) for finding in row["findings"]])
         for row in rows
     ]
-    return finding_dots([finding["name"] for finding in rows[0]["findings"]], bars, "mean", "Dice")
+    if len(names) == 1:  # its own mean
+        return finding_dots([], bars, names[0], "Dice")
+    for (_, of_row), row in zip(bars, rows, strict=True):
+        of_row.append(bar(row["mdice"]["value"], row["mdice"]["interval"]))
+    return finding_dots(names, bars, "mean", "Dice")
 
 
 def write_segmentation_page(out: Path, content: Mapping[str, Any]) -> Path:
