@@ -119,6 +119,7 @@ def test_a_run_goes_on_with_the_probe_store_it_was_probed_on_wherever_that_lies(
 def test_a_damaged_line_inside_the_log_refuses_to_go_on_and_says_where(tiny):
     pretrain(tiny)
     log = tiny.out / "log.jsonl"
+    (tiny.out / "report.json").unlink()  # not finished yet
     first, second, *rest = log.read_text().splitlines()
     log.write_text(damaged := "\n".join([first, second[:-9], *rest]) + "\n")
     with pytest.raises(DataError, match=r"log\.jsonl, line 2, is not a JSON object"):
