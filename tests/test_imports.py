@@ -27,7 +27,7 @@ COMPOSITE_JOBS = {"demo", "fewshot", "crossvalidate"}
 # no jobs: they have no command
 SHARED_BY_JOBS = {
     "evax.jobs.studies", "evax.jobs.shares", "evax.jobs.finetuned", "evax.jobs.probed", "evax.jobs.localized",
-    "evax.jobs.predictions",
+    "evax.jobs.predictions", "evax.jobs.resuming", "evax.jobs.pretrained",
 }  # fmt: skip
 MODULES = sorted(PACKAGE.rglob("*.py"))
 

@@ -126,7 +126,10 @@ def test_what_is_no_classifier_or_not_the_published_file_is_one_line_and_leaves_
         (renamed, f"evax zoo convert {renamed} --to bundle --out BUNDLE --like NAME"),
         (wrong, "does not fit a head of 5 findings"),
         (page, "cannot be read as a PyTorch file: it begins with b'<!doctype html>'. Is it"),
-        (tmp_path / "no" / "bundle", "bundle does not exist. A bundle is written by pretrain and finetune"),
+        (
+            tmp_path / "no" / "bundle",
+            "bundle does not exist. A bundle is written by pretrain, finetune and segment",
+        ),
         (NAME, "could not be fetched"),
         ("eva_x_small_siim", "has the layout of mmseg, which evax does not convert"),
     ):

@@ -352,7 +352,7 @@ def test_recipes_are_listed_shown_and_found_by_name():
     listing = recipes(RecipesConfig())
     assert all(name in listing for name in shipped_recipes())
     assert {name.split("/")[0] for name in shipped_recipes()} == {
-        "corpora", "demo", "demo_quick", "finetune", "pretrain", "tokenizers"
+        "corpora", "demo", "demo_quick", "finetune", "pretrain", "segment", "tokenizers"
     }  # fmt: skip
     shown = recipes(RecipesConfig(name="finetune/chexpert-tiny"))
     assert shown == recipe_path("finetune/chexpert-tiny").read_text().rstrip()

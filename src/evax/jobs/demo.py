@@ -18,7 +18,8 @@ from evax.jobs.finetune import finetune
 from evax.jobs.localize import LocalizeConfig, localize
 from evax.jobs.predict import PredictConfig, predict
 from evax.jobs.prepare import PrepareConfig, prepare
-from evax.jobs.pretrain import PretrainConfig, pretrain
+from evax.jobs.pretrain import pretrain
+from evax.training.masked_options import PretrainConfig
 from evax.training.supervised_options import FinetuneConfig
 
 RUN_FOLDER = "RUN"  # first part of a path in a recipe that stands for --out

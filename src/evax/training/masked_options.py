@@ -5,11 +5,15 @@ anything.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import tyro
 
 from evax.data.augment import CropConfig
 from evax.errors import ConfigError
 from evax.training.masking import hidden_count
-from evax.training.options import Compile, MaskPattern, OptimizerConfig, Precision
+from evax.training.options import Compile, MaskPattern, OptimizerConfig, Precision, Tracker
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,3 +79,53 @@ class MaskedImageConfig:
     def hidden(self) -> int:
         """Patches of a crop that are hidden."""
         return hidden_count(self.patches, self.mask_ratio)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainConfig(MaskedImageConfig):
+    """Pre-train an encoder without labels, on every film of the stores that is not in their test split."""
+
+    stores: tyro.conf.Positional[tuple[Path, ...]]
+    """Stores made by `evax prepare`."""
+    store_shares: tuple[float, ...] = ()
+    """How often each store is shown relative to the others; without it, every film once per epoch."""
+    out: Path
+    """Run folder; the encoder is written to OUT/encoder."""
+    encoder: str = "eva_x_tiny_patch16_224"
+    """Encoder by name."""
+    weights: Path | None = None
+    """Encoder bundle, weight file or published weight to start from; random weights without it."""
+    tokenizer: str = "efficientnet_lite0"
+    """Frozen network whose features are predicted: a name, timm:NAME, transformers:FOLDER, or a bundle."""
+    tokenizer_weights: Path | None = None
+    """Weight file of a named or timm tokenizer, where no package brings it."""
+    tokenizer_layer: str = "auto"
+    """auto (docs/how-to/pretrain.md), last, projected, the number of a block or stage, from 0, or 3+4."""
+    tokenizer_view: int | None = None
+    """Side in pixels of the crop as the tokenizer sees it, may be above image_size; default: for one grid."""
+    tokenizer_norm: Literal["own", "store"] = "own"
+    """Mean and standard deviation of the tokenizer's input: those it was trained with, or the encoder's."""
+    probe_store: Path | None = None
+    """Labelled store for kNN and linear-probe AUC and RankMe during the run, from its train films to its
+    validation films.
+    """
+    track: tuple[Tracker, ...] = ()
+    """Show the log's numbers in TensorBoard (OUT/tensorboard) or at an MLflow server, too."""
+    audit: Path | None = None
+    """audit.json of `evax audit`: stores that it does not know or that failed it are refused."""
+    resume: bool = False
+    """Continue the run in OUT from its newest checkpoint."""
+
+    def __post_init__(self) -> None:
+        if not self.stores:
+            raise ConfigError("pretrain needs at least one store: evax pretrain STORE... --out RUN.")
+        shares = self.store_shares
+        if shares and (len(shares) != len(self.stores) or min(shares) < 0 or not sum(shares) > 0):
+            raise ConfigError(
+                f"store_shares are {len(self.stores)} numbers, one per store, not all 0, got {shares}."
+            )
+        if self.tokenizer_view is not None and not 32 <= self.tokenizer_view <= 2048:
+            raise ConfigError(
+                f"tokenizer_view must lie between 32 and 2048 pixels, got {self.tokenizer_view}."
+            )
+        super().__post_init__()

@@ -1,0 +1,76 @@
+"""What a pre-training leaves: encoder bundle, curves, report and page.
+
+No job: it has no command. Heavy rooms may be imported here; evax pretrain loads it when it has learned.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from evax.config import command_line
+from evax.data.loader import Films
+from evax.data.preprocess import Preprocess
+from evax.deploy.bundle import Card, read_films, save_bundle, save_films
+from evax.deploy.lineage import films_seen, training_so_far
+from evax.files import write_json
+from evax.models.masked import MaskedImageModel
+from evax.reporting.drawing import save_figure
+from evax.reporting.run_curves import run_curves
+from evax.reporting.run_page import write_run_page
+from evax.training.masked_options import PretrainConfig
+from evax.training.tracking import RunLog
+from evax.training.watching import summary_of
+
+logger = logging.getLogger("evax")
+
+
+def write_results(
+    config: PretrainConfig,
+    begun: PretrainConfig,
+    model: MaskedImageModel,
+    films: Films,
+    preprocess: Preprocess,
+    log: RunLog,
+    facts: dict[str, Any],
+    before: dict[str, Any] | None,
+    start: float,
+) -> None:
+    """Encoder bundle, curves, report and page.
+
+    begun: see begun_with. before: the training of the weights it started from. start: of this part, by
+    time.perf_counter.
+    """
+    # a teacher's films are the student's, too: it learned from what the teacher learned from them
+    seen = films_seen(config.weights, np.union1d(films.digests(), read_films(Path(config.tokenizer))))
+    images = facts["steps"] * config.batch_size
+    training = facts | summary_of(log) | training_so_far(before, images, len(seen))
+    card = Card(kind="encoder", encoder=config.encoder, preprocess=preprocess, training=training)
+    save_films(config.out / "encoder", seen)
+    save_bundle(config.out / "encoder", card, model.encoder)
+    save_figure(run_curves(log.events("step"), log.events("probe")), config.out / "curves")
+    made = {
+        "command": command_line("pretrain", begun),
+        "seconds": round(log.seconds_before() + time.perf_counter() - start, 1),
+        "resumed": len(log.events("start")) - 1,  # a part that was refused or broke off before has no start
+    }
+    # the report comes last: a run folder that has one is finished
+    write_json({"kind": "pretrain", **training, **made}, config.out / "report.json")
+    write_run_page(config.out)
+    tell_probe(log.events("probe"), config.out / "report.html")
+
+
+def tell_probe(probes: Sequence[dict[str, Any]], page: Path) -> None:
+    """The last words on the terminal: how good the features are at the end, and where the page is."""
+    scores = ""
+    if probes:
+        named = {"kNN AUC": "knn_auc", "linear probe": "linear_auc", "RankMe": "rankme"}
+        last = {name: probes[-1].get(key) for name, key in named.items()}
+        said = ", ".join(f"{name} {value:.3f}" for name, value in last.items() if value is not None)
+        scores = f"After step {probes[-1]['step']}: {said}. "
+    logger.info("%sPage: %s", scores, page)
