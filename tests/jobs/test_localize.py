@@ -10,7 +10,7 @@ from PIL import Image
 import evax
 from evax.data.labelled import in_drawn_order
 from evax.data.preprocess import Preprocess
-from evax.deploy.bundle import Card, save_bundle
+from evax.deploy.bundle import Card, save_bundle, save_films
 from evax.errors import ConfigError, DataError
 from evax.evaluation.localization import (
     THRESHOLDS,
@@ -99,6 +99,16 @@ def test_a_finding_that_one_patient_has_is_scored_without_an_interval(config, ph
     assert report["localization"]["overall"]["map"] is None
     assert report["localization"]["overall"]["thresholds"] == []
     assert "none" in (config.out / "report.html").read_text()
+
+
+def test_test_films_that_taught_the_classifier_are_refused_and_others_are_not(config, tmp_path):
+    store = evax.open_store(config.store)
+    save_films(config.bundle, store.digests(store.rows("train", "val")))
+    localize(config)
+    save_films(config.bundle, store.digests(np.arange(len(store))))
+    with pytest.raises(DataError, match=r"has learned from \d+ of the \d+ test films"):
+        localize(replace(config, out=tmp_path / "again"))
+    localize(replace(config, out=tmp_path / "train", split="train"))  # asked for by name
 
 
 def test_a_store_of_films_at_another_size_is_refused(config, phantoms, tmp_path):
