@@ -71,6 +71,11 @@ def test_without_both_kinds_of_films_there_is_no_temperature(labels):
     assert math.isnan(fit_temperature(probabilities, np.array(labels), exclusive=False))
 
 
+@pytest.mark.parametrize("labels", [[0.0, 0.0, 1.0, 1.0], [1.0, 1.0, 0.0, 0.0]])
+def test_few_films_told_apart_without_a_mistake_or_all_wrongly_have_no_temperature(labels):
+    assert math.isnan(fit_temperature(np.array([0.2, 0.3, 0.6, 0.7]), np.array(labels), exclusive=False))
+
+
 def test_exclusive_films_of_one_finding_have_no_temperature():
     probabilities, labels = np.full((3, 2), 0.5), np.tile([1.0, 0.0], (3, 1))
     assert math.isnan(fit_temperature(probabilities, labels, exclusive=True))

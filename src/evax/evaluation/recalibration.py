@@ -95,8 +95,9 @@ def fit_temperature(probabilities: Reals, labels: Reals, exclusive: bool) -> flo
 
     probabilities: (S,) of one finding or (S, K). labels: the same shape, 1, 0 or NaN; exactly one 1 per row
     when exclusive.
-    Returns a value in [1 / HOTTEST, HOTTEST], above 1 where the network was too sure; NaN where there is
-    nothing to fit: no label is known, or all are alike.
+    Returns a value in (1 / HOTTEST, HOTTEST), above 1 where the network was too sure; NaN where there is
+    nothing to fit: no label is known, all are alike, or the loss still falls at an end of the range, as where
+    the few films are told apart without a mistake or not at all.
     Source: Guo et al. 2017; for a sigmoid the logit is divided, for a softmax all logits.
     """
     known = ~np.isnan(labels)
@@ -115,8 +116,9 @@ def fit_temperature(probabilities: Reals, labels: Reals, exclusive: bool) -> flo
         def loss(log_temperature: float) -> float:
             return float(np.logaddexp(0, -signed / math.exp(log_temperature)).mean())
 
-    found = minimize_scalar(loss, bounds=(-math.log(HOTTEST), math.log(HOTTEST)), options={"xatol": 1e-10})
-    return math.exp(found.x)
+    end = math.log(HOTTEST)
+    found = minimize_scalar(loss, bounds=(-end, end), options={"xatol": 1e-10})
+    return math.nan if abs(found.x) > end - 1e-3 else math.exp(found.x)
 
 
 def with_temperature(probabilities: Reals, temperature: float, exclusive: bool) -> Floats:
