@@ -18,6 +18,7 @@ from evax.cli import run
 from evax.config import parse_command_line, shipped_recipes
 from evax.data.building import build_store
 from evax.data.loader import Batch
+from evax.data.masked import without_pixels
 from evax.data.preprocess import on_film
 from evax.data.sources import read_source
 from evax.data.split import assign_splits
@@ -31,7 +32,7 @@ from evax.jobs.finetune import FinetuneConfig, finetune
 from evax.jobs.predict import PredictConfig, predict
 from evax.jobs.prepare import PrepareConfig, prepare
 from evax.jobs.recipes import header
-from evax.jobs.segment import segment
+from evax.jobs.segment import masked_films_of, segment
 from evax.models.encoders import build_encoder
 from evax.models.segmenter import Segmenter
 from evax.reporting.segmentations import read_segmentation
@@ -233,6 +234,20 @@ def test_a_finding_that_the_drawn_patients_cannot_teach_is_left_out(tiny, caplog
     assert report["train"]["patients"] <= 2
     assert "(no train film)" in caplog.text
     assert 0 < len(names) < len(store.mask_findings())
+
+
+def test_no_draw_of_patients_leaves_a_finding_that_none_of_them_teaches(tiny, phantom_store):
+    store = open_store(phantom_store)  # cardiomegaly, which no test film has, goes first
+    for seed in range(40):
+        for fraction in (0.1, 0.15, 0.2, 0.3, 0.5):
+            drawn = replace(
+                tiny, store=phantom_store, findings=(), label_fraction=fraction, seed=seed, absent="unused"
+            )
+            try:
+                films = masked_films_of(drawn)
+            except DataError:
+                continue  # nothing is left to learn
+            assert not without_pixels(store, films.findings, {"train": films.train}), (seed, fraction)
 
 
 def test_weights_that_saw_a_central_crop_draw_masks_of_whole_films(tiny, masked_store, tmp_path):

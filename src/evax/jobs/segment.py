@@ -72,8 +72,8 @@ def segment(config: SegmentConfig) -> Path:
 def masked_films_of(config: SegmentConfig) -> MaskedFilms:
     """What is learned from, what chooses and what is tested, as far as its masks are known.
 
-    Raises DataError for a store without masks, a split without any, and test films that the encoder was
-    pre-trained on; ConfigError for a finding without masks.
+    Raises DataError for a store without masks, a split without any, and test films that the weights
+    learned from; ConfigError for a finding without masks.
     """
     from evax.data.labelled import LabelShare, capped_rows, split_rows
     from evax.data.masked import MaskedFilms, findings_with_masks, known_masks
@@ -100,7 +100,8 @@ def masked_films_of(config: SegmentConfig) -> MaskedFilms:
         )
 
     films = chosen(findings)
-    if learnable := in_all_splits(config, films):
+    # with fewer findings fewer films are known and other patients drawn, who may not teach another finding
+    while (learnable := in_all_splits(config, films)) != films.findings:
         films = chosen(learnable)
     refuse_seen_films(config.weights, store, films.test)
     unused = sum(map(len, parts)) - len(films.pool) - len(films.validation) - len(films.test)
