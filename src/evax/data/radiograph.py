@@ -30,7 +30,8 @@ class Radiograph:
 
     - any file: "blank" (one grey value only), "colour" (a colour picture, read as its luminance),
       "looks_inverted", "looks_rotated" (liker a chest the other way round: look at it);
-    - pictures: "transparent" (laid over black), "narrow_range" (16-bit file that holds 14 bits or fewer),
+    - pictures: "transparent" (laid over black), "narrow_range" (16-bit file that holds 14 bits or fewer: its
+      depth is guessed), "above_bits" (larger values than the depth that was named, shown white),
       "stretched" (float file outside [0, 1], taken from its minimum to its maximum);
     - DICOM, grey scale: "no_window" (range estimated), "bad_window" (window or VOI LUT ignored),
       "bad_rescale" (rescale ignored), "bad_bits_stored" (too few; all bits are used), "padding" (set to
