@@ -89,7 +89,7 @@ def build_store(
                 images = [str(name) for name in part["image"]]
                 files = [manifest.root / str(name) for name in part["file" if "file" in part else "image"]]
                 wanted = [
-                    FilmFiles(file, manifest.root, pieces.get(image, ()))
+                    FilmFiles(file, manifest.root, pieces.get(image, ()), manifest.mask_value)
                     for file, image in zip(files, images, strict=True)
                 ]
                 for row, answer in enumerate(readers.read(wanted)):
@@ -131,6 +131,8 @@ def _identity(manifest: Manifest, size: int) -> str:
     digest.update(manifest.boxes.to_csv(index=False).encode())
     if len(manifest.masks):
         digest.update(manifest.masks.to_csv(index=False).encode())
+    if manifest.mask_value:
+        digest.update(repr(manifest.mask_value).encode())
     return digest.hexdigest()
 
 

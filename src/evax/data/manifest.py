@@ -60,6 +60,8 @@ class Manifest:
     """MASK_COLUMNS: the pieces of the masks, each in a picture `file` under root or as run lengths `rle` (see
     data/masks.py); the pieces of one image and finding are united.
     """
+    mask_value: tuple[int, ...] = ()
+    """The value of the mask files that is inside, as for data/masks.py::read_mask; () where they have two."""
     left_out: Mapping[str, str] = field(default_factory=dict)
     """Files under root that the release lists and the table leaves out: path -> why. A store keeps how many
     for which reason.

@@ -5,16 +5,21 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from jaxtyping import Bool
 from PIL import Image
 
-from evax.data.radiograph import MAX_PIXELS, damaged, opened, refuse_huge
+from evax.data.dicom import is_dicom
+from evax.data.pictures import read_picture
+from evax.data.radiograph import MAX_PIXELS
 from evax.errors import DataError
 
 Piece = tuple[str, str, str]
 """(finding, file, run lengths); file or run lengths is ""."""
+LABELS = 8  # up to so many different values are classes, more are shades of grey
 ASPECT_TOLERANCE = 0.02  # of a mask against its film: masks are often drawn on a resized copy
 
 
@@ -51,48 +56,93 @@ def decode_rle(text: str) -> Bool[np.ndarray, "H W"]:
     return np.ascontiguousarray(inside.reshape(width, height).T)
 
 
-def read_mask(path: str | os.PathLike[str]) -> Bool[np.ndarray, "H W"]:
-    """A mask picture: 1 inside where it holds 0 and 1 only, else the brighter half of its range.
+def read_mask(path: str | os.PathLike[str], mask_value: tuple[int, ...] = ()) -> Bool[np.ndarray, "H W"]:
+    """The region that a mask picture shows, upright as every viewer shows it.
 
-    Raises DataError for a picture that cannot be read, and for one with other low values, such as a map of
-    several classes, whose inside is unknown.
+    mask_value: the grey value, or red, green and blue, of the inside; everything else is then outside.
+    Without it the picture must have two values: 0 and 1, or a dark and a bright one, which the half of their
+    range of 8 or 16 bits divides; or black and one colour. A picture of one such value is empty or full.
+    Transparent parts are black; where the opaque ones are black, too, they are inside.
+    A border that JPEG or resizing has blurred adds grey values, but these fill no area: of more than LABELS
+    values (in JPEG of any number) only those that fill a block of 3 x 3 pixels are counted.
+
+    Raises DataError for any other picture, such as a map of several classes, with the values that it has.
     """
-    with opened(path) as file:
-        try:
-            image: Image.Image = Image.open(file, formats=("PNG", "JPEG", "TIFF", "BMP"))
-        except (OSError, Image.DecompressionBombError) as error:
-            raise damaged(path, error) from error
-        refuse_huge(path, *image.size)
-        values = np.asarray(image if image.mode[0] in "1LI" and image.mode != "LA" else image.convert("L"))
-    if values.dtype == bool:
-        return values.copy()
-    top = int(values.max())
-    scale = 1 if top <= 1 else 255 if top <= 255 else 65535
-    if scale > 1 and top <= scale // 2:
-        raise DataError(
-            f"{path} holds values up to {top}, and which of them are inside is unknown: a mask has 0 and 1, "
-            "or black and white. Save each class as a mask of its own."
-        )
-    return values > scale // 2
+    if is_dicom(path):
+        raise DataError(f"{path} is a DICOM file, and masks are read from pictures: save it as PNG.")
+    picture = read_picture(path, ("PNG", "JPEG", "TIFF", "BMP"))
+    values = picture.over_black()
+    if picture.alpha is not None and not values.any():
+        if picture.values.any() and not picture.alpha.any():
+            raise DataError(f"{path} is transparent everywhere: save it without its alpha channel.")
+        values = np.rint(picture.alpha * 255).astype(np.uint8)
+    if picture.white_is_zero:
+        values = _white(values) - values
+    if mask_value:
+        if values.ndim == 3 and len(mask_value) == 1:
+            raise DataError(f"{path} has colours: name that of the inside, --mask-value RED GREEN BLUE.")
+        return np.asarray((np.atleast_3d(values) == np.array(mask_value)).all(axis=2))
+    if values.ndim == 3:
+        red, green, blue = (values[:, :, channel].astype(np.uint64) for channel in range(3))
+        colours = np.unique(red << 32 | green << 16 | blue)
+        if len(colours) == 2 and colours[0] == 0:
+            return np.asarray(values.any(axis=2))
+        names = [f"{colour >> 32} {colour >> 16 & 0xFFFF} {colour & 0xFFFF}" for colour in colours.tolist()]
+        raise _unknown_inside(path, "colours", names)
+    found, half = np.unique(values), _white(values) / 2
+    counted = _filling(values) if picture.lossy or len(found) > LABELS else found
+    if max((counted <= half).sum(), (counted > half).sum()) <= 1 and (found[-1] > half or found[-1] == 0):
+        return np.asarray(values > half)
+    raise _unknown_inside(path, "values", [f"{value:g}" for value in found.tolist()])
+
+
+def _white(values: npt.NDArray[Any]) -> int:
+    """The largest value of the range that a mask uses."""
+    highest = values.max()
+    return 1 if highest <= 1 else 255 if highest <= 255 else 65535
+
+
+def _filling(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """The grey values that fill a block of 3 x 3 pixels."""
+    middle = values[:, 1:-1]
+    row = (values[:, :-2] == middle) & (values[:, 2:] == middle)
+    block = row[:-2] & row[1:-1] & row[2:] & (middle[:-2] == middle[1:-1]) & (middle[2:] == middle[1:-1])
+    return np.unique(middle[1:-1][block])
+
+
+def _unknown_inside(path: str | os.PathLike[str], kind: str, names: list[str]) -> DataError:
+    many = f"{len(names)} {kind} from {names[0]} to {names[-1]}"
+    listed = many if len(names) > LABELS else f"the {kind} {'; '.join(names)}"
+    return DataError(
+        f"{path} holds {listed}, and which of them are inside is unknown: a mask has black and "
+        "white, or 0 and 1. Name the one that is inside with --mask-value, or save each class as a mask of "
+        "its own."
+    )
 
 
 def stored_masks(
-    pieces: Sequence[Piece], root: Path, film_shape: tuple[int, ...], size: int
+    pieces: Sequence[Piece],
+    root: Path,
+    film_shape: tuple[int, ...],
+    size: int,
+    mask_value: tuple[int, ...] = (),
 ) -> dict[str, bytes]:
     """Finding -> bits of the united pieces at the store's size, nearest pixel, row by row.
 
-    root: folder of the files. film_shape: (H, W) of the film; a mask of another aspect raises DataError.
+    root: folder of the files. film_shape: (H, W) of the image; a mask of another aspect raises DataError.
+    mask_value: as for read_mask.
     """
     read: dict[tuple[str, str], Bool[np.ndarray, "S S"]] = {}
     united: dict[str, Bool[np.ndarray, "S S"]] = {}
     for finding, file, rle in pieces:
         if (file, rle) not in read:
-            mask = read_mask(root / file) if file else decode_rle(rle)
+            mask = read_mask(root / file, mask_value) if file else decode_rle(rle)
             stretch = mask.shape[0] / mask.shape[1] * film_shape[1] / film_shape[0]
             if not 1 / (1 + ASPECT_TOLERANCE) <= stretch <= 1 + ASPECT_TOLERANCE:
                 raise DataError(
                     f"The mask {file} of {finding} has {mask.shape[1]} x {mask.shape[0]} pixels and its film "
-                    f"{film_shape[1]} x {film_shape[0]}: it belongs to another film or was cropped."
+                    f"{film_shape[1]} x {film_shape[0]}: it belongs to another film, was cropped, or was "
+                    "drawn before the film was turned as its EXIF orientation says."
                 )
             picture = Image.fromarray(mask.view(np.uint8)).resize((size, size), Image.Resampling.NEAREST)
             read[file, rle] = np.asarray(picture) > 0

@@ -8,17 +8,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageChops
 
 from evax.errors import DataError, EvaxError
 
 MAX_PIXELS = (
     100_000_000  # four times the largest chest detector; more is a slide scan or a decompression bomb
 )
+DETECTOR_BITS = (8, 10, 12, 14)  # depths that are commonly saved in 16-bit files without being scaled up
 FILM_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".dcm")  # lower case; a DICOM may have any
 
 
@@ -94,14 +94,35 @@ def refuse_huge(path: str | os.PathLike[str], width: int, height: int) -> None:
         )
 
 
-def luminance(image: Image.Image) -> tuple[Image.Image, bool]:
-    """An RGB picture as 8-bit grey (ITU-R 601), and whether it is truly coloured.
+def to_grey(values: npt.NDArray[Any], bits: int | None = None) -> tuple[npt.NDArray[np.float32], list[str]]:
+    """Pixels (H, W) in [0, 1], and the issues found on the way.
+
+    values: (H, W), or (H, W, 3) red, green and blue; integers from 0 to 65535. bits: their depth; without it
+    the smallest usual depth that holds them ("narrow_range").
+    """
+    highest = int(values.max())
+    if bits is None:
+        bits = next((bits for bits in DETECTOR_BITS if highest < 2**bits), 16)
+        issues = ["narrow_range"] * (bits < 16 and highest > 0)
+    else:
+        issues = ["above_bits"] * (highest >= 2**bits)
+    white = 2**bits - 1
+    if highest > white:
+        values = np.minimum(values, white)
+    if values.ndim == 3:
+        values, coloured = _luminance(values, white)
+        issues += ["colour"] * coloured
+    return np.divide(values, white, dtype=np.float32), issues
+
+
+def _luminance(values: npt.NDArray[Any], white: int) -> tuple[npt.NDArray[Any], bool]:
+    """Red, green and blue as grey at the same depth (ITU-R 601), and whether they are truly coloured.
 
     Coloured: in over 1% of the pixels two channels differ by more than 32 of 255; a grey film that was saved
     as RGB JPEG stays below that.
     """
-    red, green, blue = image.split()
-    apart = ImageChops.lighter(ImageChops.difference(red, green), ImageChops.difference(green, blue))
-    apart = ImageChops.lighter(apart, ImageChops.difference(red, blue))
-    coloured = sum(apart.histogram()[33:]) > 0.01 * image.width * image.height
-    return image.convert("L"), coloured
+    red, green, blue = (values[:, :, channel].astype(np.uint32) for channel in range(3))
+    apart = np.maximum(np.maximum(red, green), blue) - np.minimum(np.minimum(red, green), blue)
+    coloured = np.count_nonzero(apart > white * 32 / 255) > 0.01 * apart.size
+    # the weights 0.299, 0.587 and 0.114 of 2**16, rounded as in Pillow: 16 bits just fit into 32
+    return (red * 19595 + green * 38470 + blue * 7471 + 0x8000) >> 16, bool(coloured)

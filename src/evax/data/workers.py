@@ -32,6 +32,8 @@ class FilmFiles:
     root: Path
     """Folder of the mask files."""
     pieces: Sequence[Piece] = ()
+    mask_value: tuple[int, ...] = ()
+    """What is inside in the mask files, as for read_mask."""
 
 
 @dataclass(frozen=True)
@@ -142,7 +144,9 @@ def _stored_film(files: FilmFiles, preprocess: Preprocess) -> StoredFilm | str:
 def _read_film(files: FilmFiles, preprocess: Preprocess) -> StoredFilm | str:
     try:
         film = read_image(files.film)
-        masks = stored_masks(files.pieces, files.root, film.pixels.shape, preprocess.store_size)
+        masks = stored_masks(
+            files.pieces, files.root, film.pixels.shape, preprocess.store_size, files.mask_value
+        )
     except DataError as error:
         return str(error)
     height, width = film.pixels.shape

@@ -56,6 +56,10 @@ class PrepareConfig:
     """folders, masks, coco: regular expression whose first group, at a file name's start, is the patient."""
     region: str | None = None
     """masks: what a mask shows whose name says no finding; Region without it."""
+    mask_value: tuple[int, ...] | None = None
+    """csv, masks, shenzhen, lungs: the value of the mask files that is inside, where they have more than two:
+    a number, or red, green and blue.
+    """
     tested: Path | None = None
     """merged_520k: folder of lists of films that are tested on later, left out with all films of their
     patients; without it the paper's likely composition.
@@ -74,6 +78,14 @@ class PrepareConfig:
             raise ConfigError(f"seed must be at least 0, got {self.seed}.")
         if self.workers < 0:
             raise ConfigError(f"workers must be at least 0, got {self.workers}.")
+        if self.mask_value is not None and (
+            len(self.mask_value) not in (1, 3)
+            or not 0 <= min(self.mask_value) <= max(self.mask_value) <= 65535
+        ):
+            raise ConfigError(
+                "mask_value is a number from 0 to 65535, or three for red, green and blue, "
+                f"got {self.mask_value}."
+            )
         if self.validation < 0 or self.test < 0 or self.validation + self.test > 1:
             raise ConfigError(
                 f"validation and test are shares with a sum up to 1, got {self.validation} and {self.test}."
@@ -124,6 +136,13 @@ def prepare(config: PrepareConfig) -> Path:
         f" (published: {MERGED_520K_MEAN}, {MERGED_520K_STD})" if config.source == "merged_520k" else ""
     )
     logger.info("Pixels: mean %.8f, standard deviation %.8f%s.", store.mean, store.std, published)
+    if config.mask_value and not any(
+        mask.any() for row in range(len(store)) for mask in store.masks(row).values()
+    ):
+        logger.warning(
+            "No mask holds the value %s, so all are empty. Check --mask-value, delete %s and prepare again.",
+            " ".join(map(str, config.mask_value)), config.out,
+        )  # fmt: skip
     say_issues(store.card.get("issues", {}), config.source)
     if config.statistics:
         from evax.reporting.statistics_files import write_statistics
@@ -184,7 +203,7 @@ def chosen_options(config: PrepareConfig, films: int) -> dict[str, str]:
     """What decides a store, for a sentence about another one; no names of the user's folders and tables."""
     names = (
         "source", "size", "validation", "test", "seed", "label_column", "findings", "patient_pattern",
-        "region", "keep_burned_in",
+        "region", "mask_value", "keep_burned_in",
     )  # fmt: skip
     options = {name: getattr(config, name) for name in names} | {"number of films": films}
     for name in ("lists", "tested"):  # of published experiments
@@ -200,8 +219,8 @@ def chosen_options(config: PrepareConfig, films: int) -> dict[str, str]:
 def source_options(config: PrepareConfig) -> dict[str, Any]:
     """The options that were set, for the source to accept or refuse."""
     names = (
-        "table", "label_column", "findings", "patient_pattern", "region", "tested", "private",
-        "keep_burned_in",
+        "table", "label_column", "findings", "patient_pattern", "region", "mask_value", "tested",
+        "private", "keep_burned_in",
     )  # fmt: skip
     options = {name: getattr(config, name) for name in names if getattr(config, name) not in (None, False)}
     if config.source == "dicom":

@@ -12,11 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
 from evax.data.dicom.codes import codes_and_values
 from evax.data.dicom.header import numbers, text
-from evax.data.radiograph import luminance
+from evax.data.radiograph import to_grey
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -188,9 +187,11 @@ def grey_from_colour(stored: npt.NDArray[Any], dataset: Dataset) -> tuple[npt.ND
         stored = apply_color_lut(stored, _with_little_endian_palette(dataset))
         # some writers put 8-bit entries into 16 bits as they are
         bits = 16 if int(stored.max()) > 255 else 8
-    red_green_blue = (stored >> max(bits - 8, 0)).astype(np.uint8)
-    grey, coloured = luminance(Image.fromarray(red_green_blue))
-    return np.divide(np.asarray(grey), 255, dtype=np.float32), ["colour"] * coloured
+    stored = stored.view(stored.dtype.str.replace("i", "u"))
+    too_few = int(stored.max()) >= 2**bits
+    # a header that states 16 bits often means the size of its words, as a PNG does
+    pixels, issues = to_grey(stored, None if too_few or bits == 16 else bits)
+    return pixels, ["bad_bits_stored"] * too_few + issues
 
 
 def _with_little_endian_palette(dataset: Dataset) -> Dataset:

@@ -42,7 +42,12 @@ MAYBE_PATIENT = re.compile(
 
 
 def read_csv(
-    raw: Path, *, table: str = "labels.csv", label_column: str = "", findings: tuple[str, ...] | None = None
+    raw: Path,
+    *,
+    table: str = "labels.csv",
+    label_column: str = "",
+    findings: tuple[str, ...] | None = None,
+    mask_value: tuple[int, ...] = (),
 ) -> Manifest:
     """Films and labels of RAW/table.
 
@@ -52,7 +57,7 @@ def read_csv(
     none of the above:
     every other column that holds nothing else or is named as a known finding. RAW/boxes.csv (image, finding,
     x, y, width, height in fractions) is read when present, and so are the masks in RAW/masks:
-    FILM_FINDING.png or FINDING/FILM.png.
+    FILM_FINDING.png or FINDING/FILM.png. mask_value: as for data/masks.py::read_mask.
     """
     path = raw / table
     rows = read_table(path, next_step=NAME_IT)
@@ -119,6 +124,7 @@ def read_csv(
         root=raw,
         boxes=read_boxes(raw, result),
         masks=read_masks_beside(raw, result, found),
+        mask_value=mask_value,
     )
 
 

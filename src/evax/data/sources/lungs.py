@@ -11,8 +11,11 @@ from evax.data.sources.mask_files import find_masks
 from evax.data.sources.masks import films_of
 
 
-def read_lungs(raw: Path) -> Manifest:
-    """Every film with its lung mask; Test/ is the test split. A film is a patient of its own."""
+def read_lungs(raw: Path, *, mask_value: tuple[int, ...] = ()) -> Manifest:
+    """Every film with its lung mask; Test/ is the test split. A film is a patient of its own.
+
+    mask_value: as for data/masks.py::read_mask.
+    """
     parts, masks = [], []
     for folder, split in (("Train", ""), ("Test", "test")):
         films = films_of(raw, f"{folder}/Images").assign(split=split)
@@ -25,4 +28,5 @@ def read_lungs(raw: Path) -> Manifest:
         source="lungs",
         root=raw,
         masks=pd.concat(masks, ignore_index=True),
+        mask_value=mask_value,
     )

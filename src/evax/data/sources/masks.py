@@ -16,11 +16,13 @@ from evax.data.split import without_suffix
 from evax.errors import DataError
 
 
-def read_masks(raw: Path, *, region: str = "Region", patient_pattern: str = "") -> Manifest:
+def read_masks(
+    raw: Path, *, region: str = "Region", patient_pattern: str = "", mask_value: tuple[int, ...] = ()
+) -> Manifest:
     """Unlabelled films of RAW/images with the masks of RAW/masks.
 
     A mask is named as its film, maybe followed by _FINDING, or lies in masks/FINDING/. region: what a mask
-    shows that names no finding. patient_pattern: as for folders.
+    shows that names no finding. patient_pattern: as for folders. mask_value: as for data/masks.py::read_mask.
     """
     masks = sorted(path.name for path in raw.iterdir() if path.is_dir() and path.name.lower() == "masks")
     if not masks:
@@ -34,6 +36,7 @@ def read_masks(raw: Path, *, region: str = "Region", patient_pattern: str = "") 
         source=source_name("masks", raw),
         root=raw,
         masks=find_masks(raw, masks[-1], table["image"], region),
+        mask_value=mask_value,
     )
 
 

@@ -22,12 +22,13 @@ MASK = re.compile(r"(CHNCXR_\d+_[01])_(.+?)(?:_\d+)?")  # film, abnormality, num
 logger = logging.getLogger("evax")
 
 
-def read_shenzhen(raw: Path) -> Manifest:
+def read_shenzhen(raw: Path, *, mask_value: tuple[int, ...] = ()) -> Manifest:
     """Films of CXR_png/, labelled by the last digit of their names, with the masks of Annotations/masks/.
 
     Every mask is kept twice: under its abnormality ("Effusion", "Small Infiltrate (non-linear)") and united
     with the film's others as "Tuberculosis", the paper's target. Sex and age come from ClinicalReadings/,
     when it is there. The release names no split: patients are divided by seed.
+    mask_value: as for data/masks.py::read_mask.
     """
     table = films_of(raw, "CXR_png")
     names = [FILM.fullmatch(Path(image).stem) for image in table["image"]]
@@ -48,6 +49,7 @@ def read_shenzhen(raw: Path) -> Manifest:
         source="shenzhen",
         root=raw,
         masks=_masks(raw, set(table["image"])),
+        mask_value=mask_value,
     )
 
 
