@@ -380,6 +380,33 @@ def test_a_coloured_capture_is_reported(tmp_path):
     np.testing.assert_allclose(radiograph.pixels[0], np.arange(8) * 36 * 0.299 / 255, atol=0.003)
 
 
+@pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, ExplicitVRBigEndian, RLELossless])
+@pytest.mark.parametrize(
+    ("highest", "stored_bits", "white", "issues"),
+    [
+        (4095, 16, 4095, ("narrow_range",)),
+        (65535, 16, 65535, ()),
+        (3000, 12, 4095, ()),
+        (900, 12, 4095, ()),  # dark, and the header says how deep it is
+        (4095, 10, 4095, ("bad_bits_stored", "narrow_range")),
+    ],
+)
+def test_a_deep_capture_keeps_its_depth(tmp_path, syntax, highest, stored_bits, white, issues):
+    grey = np.linspace(0, highest, 96).astype("u2").reshape(12, 8)
+    path = write(tmp_path / "a.dcm", np.dstack([grey] * 3), syntax, BitsStored=stored_bits)
+    radiograph = read_dicom(path)
+    np.testing.assert_allclose(radiograph.pixels, grey / white, atol=1e-6)
+    assert radiograph.issues == issues
+
+
+def test_the_colours_of_a_deep_capture_become_luminance_at_full_depth(tmp_path):
+    stored = np.random.default_rng(0).integers(0, 4096, (12, 8, 3)).astype("u2")
+    radiograph = read_dicom(write(tmp_path / "a.dcm", stored, BitsStored=12))
+    expected = stored @ np.array([0.299, 0.587, 0.114]) / 4095
+    np.testing.assert_allclose(radiograph.pixels, expected, atol=0.51 / 4095)
+    assert radiograph.issues == ("colour",)
+
+
 def test_luma_and_palette_captures_are_grey(tmp_path):
     grey = film(8)
     ybr = np.stack([grey, np.full_like(grey, 128), np.full_like(grey, 128)], axis=2)

@@ -17,7 +17,8 @@ from evax.data.preprocess import Preprocess
 from evax.data.sources import read_source
 from evax.data.store import open_store
 from evax.errors import DataError
-from releases import film, mask
+from picture_files import png, tiff, turned
+from releases import dicom, film, mask
 
 
 def refused(message):
@@ -79,21 +80,228 @@ def test_inside_is_white_or_1_in_every_kind_of_picture(tmp_path, picture):
     np.testing.assert_array_equal(read_mask(tmp_path / "mask.png"), INSIDE)
 
 
-def test_grey_borders_of_a_white_mask_are_divided_at_the_middle(tmp_path):
-    Image.fromarray(np.array([[0, 127, 128, 255]], np.uint8)).save(tmp_path / "mask.png")
-    np.testing.assert_array_equal(read_mask(tmp_path / "mask.png"), [[0, 0, 1, 1]])
+REGION = np.zeros((40, 30), bool)
+REGION[8:24, 5:20] = True
+REGION[30:32, 22:28] = True
 
 
-def test_a_map_of_several_classes_is_no_mask(tmp_path):
-    Image.fromarray(np.array([[0, 1, 2, 3]], np.uint8)).save(tmp_path / "map.png")
-    with refused("map.png holds values up to 3, and which of them are inside is unknown: a mask has 0 and 1"):
-        read_mask(tmp_path / "map.png")
+def white(region, full=255, dtype=np.uint8):
+    return region.astype(dtype) * dtype(full)
+
+
+def saved(path, values, **options):
+    picture = values if isinstance(values, Image.Image) else Image.fromarray(values)
+    picture.save(path, **options)
+    return path
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda path: png(path, np.dstack([white(REGION | True), white(REGION)])),
+        lambda path: png(path, np.dstack([white(REGION | True)] * 3 + [white(REGION)])),
+        lambda path: png(path, np.dstack([white(REGION) * 0] * 3 + [white(REGION)])),
+        lambda path: png(
+            path, np.dstack([white(REGION | True, 65535, np.uint16), white(REGION, 65535, np.uint16)])
+        ),
+        lambda path: png(path, np.dstack([white(REGION)] * 3 + [white(REGION | True)])),
+        lambda path: png(path, np.dstack([white(REGION), white(REGION, 128)])),
+        lambda path: tiff(
+            path, np.dstack([white(REGION | True)] * 3 + [white(REGION)]), photometric=2, extra=[2]
+        ),
+        lambda path: png(
+            path, REGION.view(np.uint8), palette=[(255,) * 3] * 2, chunks=[(b"tRNS", b"\0\xff")]
+        ),
+    ],
+    ids=[
+        "white LA",
+        "white RGBA",
+        "black RGBA",
+        "white LA of 16 bits",
+        "opaque",
+        "half opaque",
+        "TIFF",
+        "palette",
+    ],
+)
+def test_a_region_drawn_on_a_transparent_layer_is_what_is_not_transparent(tmp_path, write):
+    np.testing.assert_array_equal(read_mask(write(tmp_path / "a")), REGION)
+
+
+def test_a_picture_below_a_layer_that_is_transparent_everywhere_is_no_mask(tmp_path):
+    with refused("a.png is transparent everywhere: save it without its alpha channel"):
+        read_mask(png(tmp_path / "a.png", np.dstack([white(REGION)] * 3 + [white(REGION) * 0])))
+    assert not read_mask(png(tmp_path / "b.png", np.dstack([white(REGION) * 0] * 4))).any()
+
+
+@pytest.mark.parametrize(
+    "stored",
+    [white(~REGION), white(~REGION, 65535, np.uint16), white(~REGION, 1, np.uint16),
+     white(~REGION, 1, np.float32)],
+    ids=["8 bits", "16 bits", "16 bits, 0 and 1", "float"],
+)  # fmt: skip
+@pytest.mark.parametrize("compressed", [False, True])
+def test_what_a_tiff_stores_as_0_is_inside_where_white_is_zero(tmp_path, stored, compressed):
+    np.testing.assert_array_equal(
+        read_mask(tiff(tmp_path / "a.tif", stored, photometric=0, compressed=compressed)), REGION
+    )
+
+
+def test_only_the_mask_of_a_single_page_is_read(tmp_path):
+    pages = [Image.fromarray(white(REGION)), Image.fromarray(white(~REGION))]
+    pages[0].save(tmp_path / "a.tif", save_all=True, append_images=pages[1:])
+    with refused("a.tif has 2 pages"):
+        read_mask(tmp_path / "a.tif")
+
+
+def test_a_dicom_is_no_mask(tmp_path):
+    dicom(tmp_path / "a.dcm")
+    with refused("a.dcm is a DICOM file, and masks are read from pictures: save it as PNG"):
+        read_mask(tmp_path / "a.dcm")
+
+
+CLASSES = REGION.astype(np.uint8)
+CLASSES[:4, :6] = 2
+COLOURS = np.array([(0, 0, 0), (255, 0, 204), (255, 255, 0)], np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("values", "held"),
+    [
+        (CLASSES, "the values 0; 1; 2"),
+        (np.where(CLASSES == 2, 255, CLASSES).astype(np.uint8), "the values 0; 1; 255"),
+        (CLASSES * np.uint8(127), "the values 0; 127; 254"),
+        (np.array([0, 255, 65535], np.uint16)[CLASSES], "the values 0; 255; 65535"),
+        (CLASSES / np.float32(2), "the values 0; 0.5; 1"),
+        (REGION * np.uint8(2), "the values 0; 2"),
+        (REGION * np.uint8(1) + np.uint8(1), "the values 1; 2"),
+        (REGION * np.uint8(55) + np.uint8(200), "the values 200; 255"),
+        (REGION * np.float32(0.3), "the values 0; 0.3"),
+        (np.full((5, 5), 7, np.uint8), "the values 7"),
+        (np.arange(1200, dtype=np.uint16).reshape(40, 30) // 100, "12 values from 0 to 11"),
+        (COLOURS[CLASSES], "the colours 0 0 0; 255 0 204; 255 255 0"),
+        (np.array([(255, 255, 255), (255, 0, 0)], np.uint8)[CLASSES % 2], "the colours 255 0 0; 255 255 255"),
+    ],
+)  # fmt: skip
+def test_a_picture_of_other_values_than_two_is_refused_with_them(tmp_path, values, held):
+    with refused(f"a.tif holds {held}, and which of them are inside is unknown: .* with --mask-value"):
+        read_mask(saved(tmp_path / "a.tif", values))
+
+
+def test_the_named_value_is_inside_and_everything_else_outside(tmp_path):
+    path = saved(tmp_path / "a.png", CLASSES)
+    np.testing.assert_array_equal(read_mask(path, (1,)), CLASSES == 1)
+    np.testing.assert_array_equal(read_mask(path, (2,)), CLASSES == 2)
+    assert not read_mask(path, (3,)).any()
+    deep = saved(tmp_path / "b.png", np.array([0, 1, 65535], np.uint16)[CLASSES])
+    np.testing.assert_array_equal(read_mask(deep, (1,)), CLASSES == 1)
+    for picture in (Image.fromarray(COLOURS[CLASSES]), Image.fromarray(COLOURS[CLASSES]).quantize(3)):
+        path = saved(tmp_path / "c.png", picture)
+        np.testing.assert_array_equal(read_mask(path, (255, 0, 204)), CLASSES == 1)
+        with refused("c.png has colours: name that of the inside, --mask-value RED GREEN BLUE"):
+            read_mask(path, (1,))
+    # no region of that class on this image: its map is black
+    assert not read_mask(saved(tmp_path / "d.png", np.zeros((5, 5), np.uint8)), (255, 0, 204)).any()
+
+
+@pytest.mark.parametrize("colour", [(255, 0, 0), (0, 0, 128), (0, 200, 0), (12, 11, 11)])
+def test_one_colour_on_black_is_inside(tmp_path, colour):
+    path = saved(tmp_path / "a.png", np.array([(0, 0, 0), colour], np.uint8)[REGION.astype(int)])
+    np.testing.assert_array_equal(read_mask(path), REGION)
+
+
+def disc(side):
+    y, x = np.indices((side, side)) - side * 0.45
+    return x**2 + 2 * y**2 < (side * 0.3) ** 2
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        *(lambda path, quality=quality: saved(path, white(disc(160)), format="JPEG", quality=quality)
+          for quality in (30, 75, 100)),
+        lambda path: saved(
+            path, Image.open(saved(path, white(disc(160)), format="JPEG")).copy(), format="PNG"
+        ),
+        lambda path: saved(path, Image.fromarray(white(disc(640))).resize((160, 160)), format="PNG"),
+        lambda path: saved(path, Image.fromarray(white(disc(80))).resize((160, 160)), format="TIFF"),
+        lambda path: png(path, np.dstack([
+            white(disc(160) | True), np.asarray(Image.fromarray(white(disc(640))).resize((160, 160))),
+        ])),
+    ],
+    ids=["JPEG 30", "JPEG 75", "JPEG 100", "JPEG as PNG", "reduced", "enlarged", "alpha"],
+)  # fmt: skip
+def test_a_border_that_jpeg_or_resizing_blurred_is_divided_at_the_middle(tmp_path, write):
+    seen = read_mask(write(tmp_path / "a"))
+    assert len(np.unique(np.asarray(Image.open(tmp_path / "a")))) > 2
+    assert (seen != disc(160)).mean() < 0.01
+
+
+@pytest.mark.parametrize("quality", [50, 90])
+def test_a_map_of_several_classes_is_no_mask_as_a_jpeg_either(tmp_path, quality):
+    classes = disc(160).astype(np.uint8) * 127
+    classes[:30, :30] = 255
+    with refused(r"a.jpg holds \d+ values from 0 to 255, and which of them are inside is unknown"):
+        read_mask(saved(tmp_path / "a.jpg", classes, quality=quality))
+
+
+def test_a_map_of_many_classes_with_some_ignored_is_no_blurred_mask(tmp_path):
+    labels = np.kron(np.arange(20).reshape(4, 5), np.ones((10, 10))).astype(np.uint8)
+    labels[labels == 19] = 255
+    with refused("a.png holds 20 values from 0 to 255"):
+        read_mask(saved(tmp_path / "a.png", labels))
 
 
 def test_a_file_that_is_no_picture_is_refused(tmp_path):
     (tmp_path / "mask.png").write_text("not a picture at all")
-    with refused("mask.png is damaged or of an unsupported kind"):
+    with refused("mask.png is not a readable PNG, JPEG, TIFF or BMP file"):
         read_mask(tmp_path / "mask.png")
+
+
+@settings(max_examples=15, deadline=None, derandomize=True)
+@given(st.integers(1, 12), st.integers(1, 12), st.sampled_from(range(1, 9)), st.integers(0, 2**32 - 1))
+def test_a_region_is_the_same_in_every_format_and_as_the_picture_shows_it(
+    tmp_path_factory, height, width, orientation, seed
+):
+    folder = tmp_path_factory.getbasetemp()
+    region = np.random.default_rng(seed).random((height, width)) < 0.5
+    eight, full = white(region), white(region | True)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    chunks, tag = {"chunks": [(b"eXIf", exif.tobytes()[6:])]}, {"orientation": orientation}
+    pictures = [
+        png(folder / "1", eight, **chunks),
+        png(folder / "2", white(region, 65535, np.uint16), **chunks),
+        png(folder / "3", np.dstack([eight] * 3), **chunks),
+        png(folder / "4", np.dstack([full, full, full, eight]), **chunks),
+        png(folder / "5", np.dstack([white(region, 65535, np.uint16)] * 3), **chunks),
+        png(folder / "6", region.view(np.uint8), palette=[(0, 0, 0), (255, 255, 255)], **chunks),
+        tiff(folder / "7", eight, **tag),
+        tiff(folder / "8", region, bits=1, **tag),
+        tiff(folder / "9", ~region, bits=1, photometric=0, compressed=True, **tag),
+        tiff(folder / "10", white(~region, 65535, np.uint16), photometric=0, **tag),
+        tiff(folder / "11", white(region, 1, np.float32), order=">", compressed=True, **tag),
+        tiff(folder / "12", np.dstack([white(region, 65535, np.uint16)] * 3), photometric=2, planar=2, **tag),
+        saved(
+            folder / "13",
+            Image.fromarray(eight.repeat(8, 0).repeat(8, 1)),
+            format="JPEG",
+            quality=95,
+            exif=exif,
+        ),
+    ]
+    for path in pictures:
+        seen = read_mask(path)
+        np.testing.assert_array_equal(seen, read_image(path).pixels > 0.5)
+        np.testing.assert_array_equal(
+            seen[::8, ::8] if path.name == "13" else seen, turned(region, orientation)
+        )
+    labels = [
+        png(folder / "14", region.view(np.uint8), **chunks),
+        tiff(folder / "15", region.astype(np.uint16), **tag),
+    ]
+    for path in labels:  # 0 and 1 are nearly black in a viewer, and inside all the same
+        np.testing.assert_array_equal(read_mask(path), turned(region, orientation))
 
 
 def test_pieces_of_one_finding_are_united_and_kept_at_the_store_s_size(tmp_path):

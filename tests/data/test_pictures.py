@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import struct
 import subprocess
 import sys
 import zlib
@@ -13,9 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from evax.data.pictures import read_image
+from evax.data.pictures import largest_deep_value, read_image, read_picture
 from evax.data.radiograph import MAX_PIXELS
-from evax.errors import DataError
+from evax.errors import ConfigError, DataError
+from picture_files import png, tiff, turned
 
 GREY = np.random.default_rng(0).integers(0, 256, (12, 10), dtype=np.uint8)
 DEEP = np.random.default_rng(1).integers(0, 65536, (12, 10), dtype=np.uint16)
@@ -137,6 +139,235 @@ def test_a_picture_of_one_value_is_blank(tmp_path):
     assert read_image(save(tmp_path / "a.png", np.full((5, 5), 70, np.uint8))).issues == ("blank",)
 
 
+# --- depth: 16-bit files, guessed or named ------------------------------------------------------------
+
+TWELVE = np.linspace(0, 4095, 120).astype(np.uint16).reshape(12, 10)
+
+
+@pytest.mark.parametrize("write", [png, tiff])
+def test_a_dark_image_is_as_dark_as_its_detector_saw_it_when_the_depth_is_named(tmp_path, write):
+    dark = read_image(write(tmp_path / "a", TWELVE // 5), bits=12)
+    np.testing.assert_allclose(dark.pixels, (TWELVE // 5) / 4095, atol=1e-6)
+    assert dark.issues == ()
+    guessed = read_image(tmp_path / "a")
+    np.testing.assert_allclose(guessed.pixels, (TWELVE // 5) / 1023, atol=1e-6)
+    assert guessed.issues == ("narrow_range",)
+
+
+@pytest.mark.parametrize("shape", [(12, 10), (12, 10, 3)])
+def test_values_above_the_named_depth_are_white_and_reported(tmp_path, shape):
+    stored = np.resize(TWELVE.repeat(3) if len(shape) == 3 else TWELVE, shape)
+    stored[:2, :2] = 65535
+    radiograph = read_image(png(tmp_path / "a.png", stored), bits=12)
+    grey = stored if stored.ndim == 2 else stored[..., 0]
+    np.testing.assert_allclose(radiograph.pixels, np.minimum(grey, 4095) / 4095, atol=1e-6)
+    assert radiograph.issues == ("above_bits",)
+
+
+def test_the_named_depth_does_not_concern_files_that_state_another(tmp_path):
+    kinds = [
+        save(tmp_path / "a.png", GREY),
+        save(tmp_path / "b.tif", (GREY / 255).astype(np.float32)),
+        tiff(tmp_path / "c.tif", TWELVE // 5, bits=12),
+        tiff(tmp_path / "e.tif", TWELVE // 5, bits=12, compressed=True),
+        save(tmp_path / "d.png", Image.fromarray(GREY > 127)),
+    ]
+    for path in kinds:
+        plain, named = read_image(path), read_image(path, bits=10)
+        np.testing.assert_array_equal(plain.pixels, named.pixels)
+        assert plain.issues == named.issues == ()
+        assert largest_deep_value(path) is None
+    np.testing.assert_allclose(read_image(kinds[2]).pixels, (TWELVE // 5) / 4095, atol=1e-6)
+
+
+def test_the_largest_deep_value_is_that_of_what_a_black_screen_shows(tmp_path):
+    assert largest_deep_value(png(tmp_path / "a.png", TWELVE)) == 4095
+    hidden = np.stack([TWELVE, np.where(TWELVE > 3000, 0, 65535)], axis=2).astype(np.uint16)
+    assert largest_deep_value(png(tmp_path / "b.png", hidden)) == TWELVE[TWELVE <= 3000].max()
+
+
+@pytest.mark.parametrize("bits", [0, 17])
+def test_a_depth_that_no_16_bit_file_has_is_refused(tmp_path, bits):
+    with pytest.raises(ConfigError, match=f"bits must lie between 1 and 16, got {bits}"):
+        read_image(png(tmp_path / "a.png", TWELVE), bits=bits)
+
+
+# --- 16-bit colours and alpha ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("depth", [TWELVE, DEEP], ids=["12 bits", "16 bits"])
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda path, grey, alpha: png(path, np.dstack([grey] * 3)),
+        lambda path, grey, alpha: png(path, np.dstack([grey] * 3), filtered=False),
+        lambda path, grey, alpha: png(path, np.dstack([grey, alpha])),
+        lambda path, grey, alpha: png(path, np.dstack([grey, grey, grey, alpha])),
+        lambda path, grey, alpha: tiff(path, np.dstack([grey] * 3), photometric=2),
+        lambda path, grey, alpha: tiff(path, np.dstack([grey] * 3), photometric=2, planar=2),
+        lambda path, grey, alpha: tiff(
+            path, np.dstack([grey] * 3), photometric=2, compressed=True, order=">"
+        ),
+        lambda path, grey, alpha: tiff(path, np.dstack([grey, grey, grey, alpha]), photometric=2, extra=[2]),
+        lambda path, grey, alpha: tiff(
+            path, np.dstack([grey, grey, grey, alpha]), photometric=2, extra=[2], planar=2, order=">"
+        ),
+    ],
+)  # fmt: skip
+def test_a_grey_image_saved_with_16_bit_colours_is_the_same_as_in_one_channel(tmp_path, write, depth):
+    opaque = np.full(depth.shape, 65535, np.uint16)
+    one = read_image(png(tmp_path / "a.png", depth))
+    more = read_image(write(tmp_path / "b", depth, opaque))
+    np.testing.assert_array_equal(one.pixels, more.pixels)
+    assert one.issues == more.issues == (("narrow_range",) if depth is TWELVE else ())
+
+
+def test_16_bit_colours_become_their_luminance_at_full_depth(tmp_path):
+    colours = np.random.default_rng(2).integers(0, 65536, (12, 10, 3), dtype=np.uint16)
+    radiograph = read_image(png(tmp_path / "a.png", colours))
+    expected = colours @ np.array([0.299, 0.587, 0.114]) / 65535
+    np.testing.assert_allclose(radiograph.pixels, expected, atol=1 / 65535)
+    assert radiograph.issues == ("colour",)
+
+
+def test_16_bit_transparency_is_laid_over_black(tmp_path):
+    alpha = np.where(np.arange(10) < 4, 0, 65535).astype(np.uint16) + np.zeros_like(DEEP)
+    seen = np.where(alpha == 65535, DEEP, 0) / 65535
+    marked = np.where(alpha == 65535, np.minimum(DEEP, 65000), 65001).astype(np.uint16)
+    for path, expected in [
+        (png(tmp_path / "a.png", np.dstack([DEEP, alpha])), seen),
+        (png(tmp_path / "b.png", np.dstack([DEEP, DEEP, DEEP, alpha])), seen),
+        (png(tmp_path / "c.png", marked, chunks=[(b"tRNS", (65001).to_bytes(2, "big"))]),
+         np.where(alpha == 65535, marked, 0) / 65535),
+    ]:  # fmt: skip
+        radiograph = read_image(path)
+        np.testing.assert_allclose(radiograph.pixels, expected, atol=1e-6)
+        assert radiograph.issues == ("transparent",)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_16_bit_colours_are_turned_as_exif_says(tmp_path, orientation):
+    colours = np.random.default_rng(3).integers(0, 65536, (12, 10, 3), dtype=np.uint16)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    deep = read_image(png(tmp_path / "a.png", colours, chunks=[(b"eXIf", exif.tobytes()[6:])]))
+    tagged = read_image(tiff(tmp_path / "a.tif", colours, photometric=2, orientation=orientation))
+    plain = turned(read_image(png(tmp_path / "b.png", colours)).pixels, orientation)
+    np.testing.assert_array_equal(deep.pixels, plain)
+    np.testing.assert_array_equal(tagged.pixels, plain)
+
+
+# --- every kind of TIFF ---------------------------------------------------------------------------------
+
+LAYOUTS = [  # photometric interpretation, planar configuration, channels, extra samples
+    (0, 1, 1, ()), (1, 1, 1, ()), (1, 1, 2, (2,)), (1, 2, 2, (2,)), (1, 1, 2, (0,)), (1, 1, 2, (1,)),
+    (2, 1, 3, ()), (2, 2, 3, ()), (2, 1, 4, (2,)), (2, 2, 4, (2,)), (2, 1, 4, (1,)), (2, 1, 4, (0,)),
+    (2, 2, 4, (0,)), (5, 1, 4, ()), (5, 2, 4, ()),
+]  # fmt: skip
+MUST_BE_READ = {("u1", 0, 1), ("u1", 1, 1), ("u1", 2, 1), ("u2", 1, 1), ("u2", 2, 1), ("f4", 1, 1)}
+NAMES = {"u": "unsigned integers", "i": "signed integers", "f": "floats"}
+
+
+@pytest.mark.parametrize("order", "<>")
+@pytest.mark.parametrize("kind", ["u1", "i1", "u2", "i2", "u4", "i4", "u8", "f2", "f4", "f8"])
+def test_a_tiff_gives_its_values_or_is_refused_by_the_name_of_its_kind(tmp_path, kind, order):
+    dtype, chance = np.dtype(kind), np.random.default_rng(0)
+    for photometric, planar, channels, extra in LAYOUTS:
+        if dtype.kind == "f":
+            stored = chance.random((9, 7, channels)).astype(dtype)
+        else:
+            lowest = 0 if dtype.kind == "u" else -100
+            stored = chance.integers(lowest, min(np.iinfo(dtype).max, 60000), (9, 7, channels)).astype(dtype)
+        for compressed in (False, True):
+            path = tiff(
+                tmp_path / "a.tif", stored if channels > 1 else stored[..., 0],
+                order=order, photometric=photometric, planar=planar, extra=extra, compressed=compressed,
+            )  # fmt: skip
+            try:
+                picture = read_picture(path)
+            except DataError as refusal:
+                assert (
+                    (kind, photometric, planar) not in MUST_BE_READ
+                    or 1 in extra
+                    or photometric == 1 < channels
+                )
+                assert f"is a TIFF of {8 * dtype.itemsize}-bit {NAMES[dtype.kind]}" in str(refusal)  # noqa: PT017
+                assert "save it as PNG or TIFF with 8 or 16 bits" in str(refusal)  # noqa: PT017
+                continue
+            colours = stored[..., : {1: 1, 2: 3}.get(photometric, 1)]
+            if photometric == 0 and not picture.white_is_zero:
+                colours = np.iinfo(dtype).max - colours
+            if 1 in extra:  # multiplied by its alpha: over black it is what is stored, but for rounding
+                capped = np.minimum(colours.astype(int), stored[..., -1:])
+                assert np.abs(np.atleast_3d(picture.over_black()) - capped).max() <= 1
+                continue
+            if photometric == 5:
+                assert kind == "u1"  # ink; Pillow turns it into colours
+                continue
+            np.testing.assert_array_equal(np.atleast_3d(picture.values), colours)
+            if 2 in extra:
+                np.testing.assert_allclose(picture.alpha, stored[..., -1] / np.iinfo(dtype).max, atol=1e-6)
+            else:
+                assert picture.alpha is None
+
+
+def test_a_tiff_that_does_not_say_whether_zero_is_black_is_refused(tmp_path):
+    with pytest.raises(
+        DataError, match="TIFF of 8-bit unsigned integers .photometric interpretation missing"
+    ):
+        read_image(tiff(tmp_path / "a.tif", GREY, photometric=None))
+
+
+def test_a_tiff_of_an_unknown_compression_is_refused_by_its_number(tmp_path):
+    path = tiff(tmp_path / "a.tif", GREY)
+    path.write_bytes(
+        path.read_bytes().replace(struct.pack("<HHIH", 259, 3, 1, 1), struct.pack("<HHIH", 259, 3, 1, 34887))
+    )
+    with pytest.raises(DataError, match="TIFF of 8-bit unsigned integers .compression 34887"):
+        read_image(path)
+
+
+@pytest.mark.parametrize("kind", ["u1", "u2", "f4"])
+def test_a_tiff_whose_white_is_zero_is_inverted_in_its_own_depth(tmp_path, kind):
+    stored = TWELVE if kind == "u2" else GREY if kind == "u1" else (GREY / 255).astype(np.float32)
+    full = {"u1": 255, "u2": 4095, "f4": 1}[kind]
+    radiograph = read_image(tiff(tmp_path / "a.tif", stored, photometric=0))
+    np.testing.assert_allclose(radiograph.pixels, 1 - stored / full, atol=1e-6)
+
+
+@settings(max_examples=20, deadline=None, derandomize=True)
+@given(
+    st.integers(1, 9), st.integers(1, 9), st.sampled_from([255, 65535]), st.sampled_from(range(1, 9)),
+    st.integers(0, 2**32 - 1),
+)  # fmt: skip
+def test_an_array_gives_the_same_picture_in_every_format(
+    tmp_path_factory, height, width, full, orientation, seed
+):
+    folder = tmp_path_factory.getbasetemp()
+    dtype = np.uint8 if full == 255 else np.uint16
+    grey = np.random.default_rng(seed).integers(0, full, (height, width), dtype=dtype, endpoint=True)
+    grey.flat[0] = full  # so that no depth is guessed
+    three, opaque = np.dstack([grey] * 3), np.full_like(grey, full)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    exif = [(b"eXIf", exif.tobytes()[6:])]
+    paths = [
+        png(folder / "1", grey, chunks=exif),
+        png(folder / "2", three, chunks=exif),
+        png(folder / "3", np.dstack([grey, opaque]), chunks=exif),
+        png(folder / "4", np.dstack([three, opaque]), chunks=exif),
+        tiff(folder / "5", grey, orientation=orientation),
+        tiff(folder / "6", grey, order=">", compressed=True, orientation=orientation),
+        tiff(folder / "7", three, photometric=2, orientation=orientation),
+        tiff(folder / "8", three, photometric=2, order=">", planar=2, orientation=orientation),
+        tiff(folder / "9", np.dstack([three, opaque]), photometric=2, extra=(2,), orientation=orientation),
+        tiff(folder / "10", full - grey, photometric=0, orientation=orientation),
+        tiff(folder / "11", (grey / full).astype(np.float32), orientation=orientation),
+    ]
+    for path in paths:
+        np.testing.assert_allclose(read_image(path).pixels, turned(grey / full, orientation), atol=1e-6)
+
+
 # --- refusals ---------------------------------------------------------------------------------------
 
 
@@ -160,9 +391,8 @@ def truncated(path, share, **options):
     path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
 
 
-def two_pages(path):
-    page = Image.fromarray(GREY)
-    page.save(path, "TIFF", save_all=True, append_images=[page])
+def two_pages(path, kind="TIFF"):
+    Image.fromarray(GREY).save(path, kind, save_all=True, append_images=[Image.fromarray(255 - GREY)])
 
 
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
@@ -182,6 +412,7 @@ def two_pages(path):
         (lambda path: truncated(path, 0.5, format="JPEG"), "truncated"),
         (lambda path: truncated(path, 0.5, format="TIFF"), "damaged|not a readable"),
         (two_pages, "2 pages"),
+        (lambda path: two_pages(path, "PNG"), "2 pages"),
         (lambda path: path.write_bytes(huge_png(10_001, 10_000)), "100 megapixels"),
         (lambda path: path.write_bytes(huge_png(60_000, 60_000)), "too large"),
         (lambda path: save(path, np.array([[0, 70_000]], np.int32), format="TIFF"), "0 to 70000"),

@@ -267,6 +267,18 @@ def test_zhang_s_lungs_keep_their_test_films(tmp_path):
     assert manifest.masks["file"][1] == "Train/Masks/film_1_mask.png"
 
 
+@pytest.mark.parametrize("source", ["masks", "lungs", "shenzhen", "csv"])
+def test_the_inside_of_mask_files_can_be_named_wherever_there_are_some(tmp_path, source):
+    if source == "csv":
+        folder = written("masks", tmp_path)
+        (folder / "labels.csv").write_text("image,patient,Mass\np0_1.png,p0,1\np1_1.png,p1,0\n")
+        manifest = read_source(source, folder, {"mask_value": (255, 0, 0)})
+    else:
+        manifest = read(source, tmp_path, mask_value=(255, 0, 0))
+    assert len(manifest.masks)
+    assert manifest.select(np.ones(len(manifest.table), bool)).mask_value == (255, 0, 0)
+
+
 def test_masks_beside_films_are_found_by_name_and_by_folder(tmp_path):
     manifest = read("masks", tmp_path, region="Heart", patient_pattern=r"(p\d)")
     assert list(manifest.table["patient"]) == ["p0", "p1", "p2"]

@@ -231,6 +231,52 @@ def test_a_store_is_described_when_it_is_made(config):
     assert "<svg" in (store / "statistics" / "statistics.html").read_text()
 
 
+@pytest.fixture
+def classes(tmp_path):
+    """Two images; each mask file holds 1 on the left, 2 on the right and 255 (ignored) in a corner."""
+    labels = np.zeros((20, 16), np.uint8)
+    labels[4:12, :8], labels[12:, 8:], labels[:4, :4] = 1, 2, 255
+    for folder in ("images", "masks"):
+        (tmp_path / "raw" / folder).mkdir(parents=True)
+        for number in range(2):
+            values = labels if folder == "masks" else labels // 2 + np.uint8(30 * number)
+            Image.fromarray(values).save(tmp_path / "raw" / folder / f"p{number}.png")
+    return PrepareConfig(raw=tmp_path / "raw", out=tmp_path / "store", source="masks", size=20, workers=1)
+
+
+def test_the_value_that_is_inside_a_mask_can_be_named(classes, tmp_path, caplog):
+    with pytest.raises(DataError, match="None of the 2 films could be read"):
+        prepare(classes)
+    assert "holds the values 0; 1; 2; 255, and which" in (classes.out / "rejected.csv").read_text()
+    left, right = (
+        evax.open_store(prepare(replace(classes, out=tmp_path / str(value), mask_value=(value,)))).masks(1)
+        for value in (1, 2)
+    )
+    assert left["Region"][4:12, :10].all()
+    assert left["Region"].sum() == 8 * 10
+    assert right["Region"][12:, 10:].all()
+    assert right["Region"].sum() == 8 * 10
+    assert "No mask holds" not in caplog.text
+    with pytest.raises(DataError, match=r"already holds something else: mask_value was \(1,\), is \(2,\)"):
+        prepare(replace(classes, out=tmp_path / "1", mask_value=(2,)))
+    prepare(replace(classes, out=tmp_path / "7", mask_value=(7,)))
+    assert "No mask holds the value 7, so all are empty. Check --mask-value, delete" in caplog.text
+
+
+@pytest.mark.parametrize("value", [(), (1, 2), (-1,), (65536,), (0, 0, 70000)])
+def test_a_mask_value_that_no_picture_has_is_refused(classes, value):
+    with pytest.raises(ConfigError, match="mask_value is a number from 0 to 65535, or three for red"):
+        replace(classes, mask_value=value)
+
+
+def test_the_command_line_takes_a_mask_value_as_a_number_or_a_colour(classes, capsys):
+    arguments = ["prepare", "--raw", str(classes.raw), "--out", str(classes.out), "--size", "20"]
+    assert run([*arguments, "--source", "folders", "--mask-value", "1"]) == 1
+    assert "The source 'folders' has no option mask_value" in capsys.readouterr().err
+    assert run([*arguments, "--source", "masks", "--workers", "1", "--mask-value", "2", "2", "2"]) == 0
+    assert evax.open_store(classes.out).masks(0)["Region"].sum() == 80
+
+
 def test_an_empty_split_is_warned_of(config, caplog):
     prepare(replace(config, validation=0.0, test=1.0))
     assert "The split train of" in caplog.text

@@ -73,7 +73,7 @@ def read_mask(path: str | os.PathLike[str], mask_value: tuple[int, ...] = ()) ->
     picture = read_picture(path, ("PNG", "JPEG", "TIFF", "BMP"))
     values = picture.over_black()
     if picture.alpha is not None and not values.any():
-        if picture.values.any() and not picture.alpha.any():
+        if not picture.alpha.any() and (picture.values != picture.values[:1, :1]).any():
             raise DataError(f"{path} is transparent everywhere: save it without its alpha channel.")
         values = np.rint(picture.alpha * 255).astype(np.uint8)
     if picture.white_is_zero:

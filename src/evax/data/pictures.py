@@ -139,7 +139,7 @@ def read_picture(path: str | os.PathLike[str], formats: tuple[str, ...] = ("PNG"
             values = values[:, :, 0]
         stated_bits = 12 if _bits(tags) == 12 else None
         return Picture(
-            values=values.view(np.uint8) if values.dtype == bool else values,
+            values=values.astype(np.uint8) if values.dtype == bool else values,
             bits={"bool": 1, "uint8": 8}.get(values.dtype.name, stated_bits),
             alpha=alpha,
             # Pillow inverts 1 and 8 bits itself
