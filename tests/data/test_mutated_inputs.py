@@ -13,15 +13,17 @@ import pandas as pd
 import pytest
 from PIL import Image
 from pydicom.data import get_testdata_file
+from tests.picture_files import png, tiff
 from tests.releases import RELEASES, dicom, written
 
+from evax.data.masks import read_mask
 from evax.data.pictures import read_image
 from evax.data.sources import list_source
 from evax.data.sources.csv import read_csv
 from evax.errors import DataError
 from evax.jobs.prepare import PrepareConfig, prepare
 
-PICTURES, DICOMS, TABLES, RELEASE_TABLES = 2000, 2000, 1000, 100
+PICTURES, DICOMS, TABLES, RELEASE_TABLES, MASKS = 2000, 2000, 1000, 100, 1000
 SECONDS_PER_FILE = 3.0
 STANDARD_FILES = (  # of pydicom's own test set: one per compression
     "JPEG2000.dcm",
@@ -64,15 +66,20 @@ def mutated(content: bytes, rng: np.random.Generator) -> bytes:
     return bytes(data)
 
 
-def pictures() -> list[bytes]:
+def pictures(folder) -> list[bytes]:
     grey = (np.add.outer(np.arange(48), np.arange(40)) * 2).astype(np.uint8)
+    deep = grey.astype(np.uint16) * 250
+    white = np.where(grey > 90, 255, 0).astype(np.uint8)
     kinds = [
         (grey, "PNG", {}),
-        (grey.astype(np.uint16) * 250, "PNG", {}),
+        (deep, "PNG", {}),
         (np.dstack([grey] * 3), "PNG", {}),
         (grey, "JPEG", {}),
         (np.dstack([grey] * 3), "JPEG", {"progressive": True}),
-        (grey.astype(np.uint16) * 250, "TIFF", {}),
+        (deep, "TIFF", {}),
+        (white, "PNG", {}),
+        (white, "JPEG", {}),
+        (np.dstack([white, white, white, white]), "PNG", {}),
         (grey, "TIFF", {"compression": "tiff_lzw"}),
         (grey.astype(np.float32) / 255, "TIFF", {}),
     ]
@@ -81,7 +88,15 @@ def pictures() -> list[bytes]:
         buffer = io.BytesIO()
         Image.fromarray(pixels).save(buffer, kind, **options)
         result.append(buffer.getvalue())
-    return result
+    colours = np.dstack([deep] * 3)
+    deep_files = [
+        png(folder / "rgb", colours),
+        png(folder / "la", np.dstack([deep, deep])),
+        tiff(folder / "rgb.tif", colours, photometric=2),
+        tiff(folder / "planes.tif", colours, photometric=2, planar=2, order=">"),
+        tiff(folder / "float.tif", (grey / 255).astype(np.float32), compressed=True, order=">"),
+    ]
+    return result + [path.read_bytes() for path in deep_files]
 
 
 def dicoms(folder) -> list[bytes]:
@@ -105,7 +120,7 @@ def check_prepared(raw, out, count, **options):
 
 @pytest.mark.long
 def test_mutated_pictures_are_stored_or_rejected_with_a_reason(tmp_path):
-    rng, originals = np.random.default_rng(0), pictures()
+    rng, originals = np.random.default_rng(0), pictures(tmp_path)
     raw = tmp_path / "raw"
     (raw / "films").mkdir(parents=True)
     for i in range(PICTURES):
@@ -126,7 +141,7 @@ def test_mutated_dicoms_are_stored_or_rejected_with_a_reason(tmp_path):
 
 @pytest.mark.long
 def test_no_mutated_film_takes_long_to_read_or_has_its_values_quoted(tmp_path, recwarn):
-    rng, originals = np.random.default_rng(2), [*pictures(), *dicoms(tmp_path)]
+    rng, originals = np.random.default_rng(2), [*pictures(tmp_path), *dicoms(tmp_path)]
     path = tmp_path / "film"
     for i in range(1000):
         path.write_bytes(mutated(originals[i % len(originals)], rng))
@@ -139,6 +154,23 @@ def test_no_mutated_film_takes_long_to_read_or_has_its_values_quoted(tmp_path, r
             assert str(path) in str(error)  # noqa: PT017
         assert time.process_time() - start < SECONDS_PER_FILE
     assert not [warning for warning in recwarn if "Invalid value for VR" in str(warning.message)]
+
+
+@pytest.mark.long
+def test_no_mutated_mask_takes_long_and_each_is_a_region_or_refused_by_its_name(tmp_path):
+    rng, originals, refused = np.random.default_rng(5), pictures(tmp_path), 0
+    path = tmp_path / "mask"
+    for i in range(MASKS):
+        path.write_bytes(mutated(originals[i % len(originals)], rng))
+        start = time.process_time()
+        try:
+            assert read_mask(path).dtype == bool
+        except DataError as error:
+            assert str(path) in str(error)  # noqa: PT017
+            assert len(str(error)) < 700  # noqa: PT017
+            refused += 1
+        assert time.process_time() - start < SECONDS_PER_FILE
+    assert 0.2 * MASKS < refused < MASKS
 
 
 @pytest.mark.long
