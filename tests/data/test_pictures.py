@@ -318,6 +318,12 @@ def test_a_tiff_that_does_not_say_whether_zero_is_black_is_refused(tmp_path):
         read_image(tiff(tmp_path / "a.tif", GREY, photometric=None))
 
 
+def test_a_big_endian_bigtiff_is_refused_by_its_name(tmp_path):
+    (tmp_path / "a.tif").write_bytes(b"MM\0+\0\x08\0\0" + (16).to_bytes(8, "big") + bytes(60))
+    with pytest.raises(DataError, match="a.tif is a big-endian BigTIFF, a kind that is not supported"):
+        read_image(tmp_path / "a.tif")
+
+
 def test_a_tiff_of_an_unknown_compression_is_refused_by_its_number(tmp_path):
     path = tiff(tmp_path / "a.tif", GREY)
     path.write_bytes(

@@ -24,6 +24,10 @@ WHITE_IS_ZERO, BLACK_IS_ZERO, RGB = 0, 1, 2
 NOT_COMPRESSED, SEPARATE_PLANES = 1, 2
 UNSPECIFIED, PREMULTIPLIED = 0, 1  # of samples beside the colours
 UNSIGNED, SIGNED, FLOAT = 1, 2, 3
+BIG_ENDIAN_BIG_TIFF = b"MM\0+"
+NOT_SUPPORTED = (
+    "a kind that is not supported: save it as PNG or TIFF with 8 or 16 bits, unsigned, grey or RGB."
+)
 Tags = TiffImagePlugin.ImageFileDirectory_v2
 FORMAT_NAMES = {UNSIGNED: "unsigned integers", SIGNED: "signed integers", FLOAT: "floats"}
 
@@ -102,7 +106,8 @@ class Picture:
         if self.alpha is None:
             return self.values
         alpha = self.alpha if self.values.ndim == 2 else self.alpha[:, :, None]
-        return np.rint(self.values * alpha).astype(self.values.dtype)
+        laid = self.values * alpha
+        return np.rint(laid, out=laid).astype(self.values.dtype)
 
 
 def read_picture(path: str | os.PathLike[str], formats: tuple[str, ...] = ("PNG", "JPEG", "TIFF")) -> Picture:
@@ -111,7 +116,7 @@ def read_picture(path: str | os.PathLike[str], formats: tuple[str, ...] = ("PNG"
     formats: accepted ones, as Pillow names them. Raises DataError as read_image.
     """
     with opened(path) as file:
-        tags = _tiff_tags(file)
+        tags = _tiff_tags(file, path)
         if tags and not _is_read_rightly(tags):
             raise _unsupported(path, tags)
         try:
@@ -182,7 +187,10 @@ def _decoded(
             decoded_as(lambda raw, order=order: f"{raw.partition(';')[0]};16{order}")  # type: ignore[misc]
             for order in ("BL" if big_endian else "LB")
         )
-        return np.asarray(high).astype(np.uint16) << 8 | np.asarray(low), high
+        values = np.asarray(high).astype(np.uint16)
+        values <<= 8
+        values |= np.asarray(low)
+        return values, high
     image: Image.Image = file_image
     if codec == "libtiff" and image.mode in ("I", "F"):
         # libtiff gives the values in the order of this machine, Pillow takes them in that of the file
@@ -201,12 +209,14 @@ def _arguments(tile: Any) -> tuple[Any, ...]:
     return (tile.args,) if isinstance(tile.args, str) else tile.args
 
 
-def _tiff_tags(file: BinaryIO) -> Tags | None:
+def _tiff_tags(file: BinaryIO, path: str | os.PathLike[str]) -> Tags | None:
     """The tags of the first page of a TIFF; None for another format."""
     head = file.read(8)
+    if head.startswith(BIG_ENDIAN_BIG_TIFF):
+        raise DataError(f"{path} is a big-endian BigTIFF, {NOT_SUPPORTED}")
     if not head.startswith(tuple(TiffImagePlugin.PREFIXES)):
         return None
-    big_tiff = 43 in head[2:4]
+    big_tiff = head[2] == 43
     tags = TiffImagePlugin.ImageFileDirectory_v2(head + (file.read(8) if big_tiff else b""))
     file.seek(tags.next)
     tags.load(file)
@@ -224,15 +234,14 @@ def _is_read_rightly(tags: Tags) -> bool:
         return False
     if samples == 1:
         return bits > 8 or kind == UNSIGNED
-    if bits <= 8:
-        return kind == UNSIGNED and not (samples == 2 and in_planes)
-    compressed = tags.get(TIFF_COMPRESSION, NOT_COMPRESSED) != NOT_COMPRESSED
     extra = tags.get(TIFF_EXTRA_SAMPLES, ())
-    return (
-        (bits, tags[TIFF_PHOTOMETRIC]) == (16, RGB)
-        and PREMULTIPLIED not in extra
-        and not (in_planes and (compressed or UNSPECIFIED in extra))
-    )
+    if kind != UNSIGNED or (in_planes and (samples == 2 or UNSPECIFIED in extra)):
+        return False
+    if bits <= 8:
+        return True
+    compressed = tags.get(TIFF_COMPRESSION, NOT_COMPRESSED) != NOT_COMPRESSED
+    is_rgb = (bits, tags[TIFF_PHOTOMETRIC]) == (16, RGB)
+    return is_rgb and PREMULTIPLIED not in extra and not (in_planes and compressed)
 
 
 def _tag(tags: Tags | None, number: int, default: Any = None) -> Any:
@@ -260,10 +269,7 @@ def _unsupported(path: str | os.PathLike[str], tags: Tags) -> DataError:
         f"photometric interpretation {photometric}": photometric != BLACK_IS_ZERO,
     }
     names = ", ".join(name for name, is_so in unusual.items() if is_so)
-    return DataError(
-        f"{path} is a TIFF of {kind}{f' ({names})' if names else ''}, a kind that is not supported: "
-        "save it as PNG or TIFF with 8 or 16 bits, unsigned, grey or RGB."
-    )
+    return DataError(f"{path} is a TIFF of {kind}{f' ({names})' if names else ''}, {NOT_SUPPORTED}")
 
 
 def _refuse_unknown_white(values: npt.NDArray[Any], path: str | os.PathLike[str]) -> None:

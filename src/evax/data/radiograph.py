@@ -121,8 +121,11 @@ def _luminance(values: npt.NDArray[Any], white: int) -> tuple[npt.NDArray[Any], 
     Coloured: in over 1% of the pixels two channels differ by more than 32 of 255; a grey film that was saved
     as RGB JPEG stays below that.
     """
-    red, green, blue = (values[:, :, channel].astype(np.uint32) for channel in range(3))
+    red, green, blue = (values[:, :, channel] for channel in range(3))
     apart = np.maximum(np.maximum(red, green), blue) - np.minimum(np.minimum(red, green), blue)
     coloured = np.count_nonzero(apart > white * 32 / 255) > 0.01 * apart.size
     # the weights 0.299, 0.587 and 0.114 of 2**16, rounded as in Pillow: 16 bits just fit into 32
-    return (red * 19595 + green * 38470 + blue * 7471 + 0x8000) >> 16, bool(coloured)
+    grey = np.full(red.shape, 0x8000, dtype=np.uint32)
+    for channel, weight in ((red, 19595), (green, 38470), (blue, 7471)):
+        grey += np.multiply(channel, weight, dtype=np.uint32)
+    return grey >> 16, bool(coloured)
