@@ -78,9 +78,17 @@ def test_boxes_that_touch_the_border_are_accepted():
     assert len(ours.boxes) == 2
 
 
+def test_a_box_that_leaves_its_image_by_a_rounding_error_is_cut_and_others_stay_as_they_are():
+    boxes = [("0.png", "A", -0.0004, 0.2, 0.5, 0.8003), ("1.png", "A", 0.1, 0.2, 0.7, 0.8)]
+    cut = manifest(table(), boxes=boxes).boxes[list(BOX_COLUMNS[2:])].to_numpy()
+    np.testing.assert_allclose(cut[0], [0, 0.2, 0.4996, 0.8])
+    assert cut[1].tolist() == [0.1, 0.2, 0.7, 0.8]
+
+
 @pytest.mark.parametrize(
     ("box", "message"),
     [
+        ((-0.002, 0, 0.5, 0.5), "a box of 1.png leaves the image"),
         ((-0.1, 0, 0.5, 0.5), "a box of 1.png leaves the image"),
         ((0, 0.6, 0.5, 0.5), "a box of 1.png leaves the image"),
         ((120.0, 30.0, 200.0, 90.0), "x, y, width, height in fractions of the image"),

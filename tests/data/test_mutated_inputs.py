@@ -1,9 +1,13 @@
-"""5 000 damaged films and tables: prepare ends, keeps what is readable and says why it refused the rest."""
+"""5 000 damaged films, masks, boxes, lists and tables: prepare ends, keeps what is readable and says why it
+refused the rest.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import gzip
 import io
+import json
 import re
 import time
 from pathlib import Path
@@ -18,12 +22,17 @@ from tests.releases import RELEASES, dicom, written
 
 from evax.data.masks import read_mask
 from evax.data.pictures import read_image
+from evax.data.preprocess import Preprocess
 from evax.data.sources import list_source
+from evax.data.sources.coco import read_coco
 from evax.data.sources.csv import read_csv
+from evax.data.split import follow_lists
+from evax.data.workers import FilmFiles, StoredFilm, read_film
 from evax.errors import DataError
 from evax.jobs.prepare import PrepareConfig, prepare
 
-PICTURES, DICOMS, TABLES, RELEASE_TABLES, MASKS = 2000, 2000, 1000, 100, 1000
+PICTURES, MASKS, DICOMS, TABLES, COCO_FILES, BOX_TABLES, LISTS = 1500, 500, 1500, 700, 300, 200, 300  # 5 000
+RELEASE_TABLES = 100  # for each release
 SECONDS_PER_FILE = 3.0
 STANDARD_FILES = (  # of pydicom's own test set: one per compression
     "JPEG2000.dcm",
@@ -99,6 +108,47 @@ def pictures(folder) -> list[bytes]:
     return result + [path.read_bytes() for path in deep_files]
 
 
+def masks() -> list[bytes]:
+    inside = np.zeros((48, 40), np.uint8)
+    inside[8:30, 10:25] = 255
+    colour = np.dstack([inside, inside * 0, inside * 0])
+    kinds = [
+        (inside, "PNG"),
+        (inside > 0, "PNG"),
+        (inside // 255, "TIFF"),
+        (inside.astype(np.uint16) * 257, "PNG"),
+        (colour, "PNG"),
+        (np.dstack([colour, inside]), "PNG"),
+        (inside, "BMP"),
+        (inside, "JPEG"),
+    ]
+    result = []
+    for pixels, kind in kinds:
+        buffer = io.BytesIO()
+        Image.fromarray(pixels).save(buffer, kind)
+        result.append(buffer.getvalue())
+    return result
+
+
+ODD = (None, True, -1, 0, 1e308, 10**400, float("nan"), "", "../a.png", "a\0.png", "x" * 300, [], {}, [1])
+BOXES = """image,finding,x,y,width,height
+a.png,Mass,0.1,0.2,0.3,0.4
+b,Effusion,0,0.0,1,1
+c,Mass,0.5,0.5,0.5,0.5
+"""
+
+
+def odd_value(content, rng: np.random.Generator):
+    """A JSON document in which one value at any depth is another one."""
+    if not isinstance(content, dict | list) or not content or rng.random() < 0.1:
+        return ODD[rng.integers(len(ODD))]
+    keys = list(content) if isinstance(content, dict) else range(len(content))
+    key = keys[int(rng.integers(len(keys)))]
+    changed = content.copy()
+    changed[key] = odd_value(content[key], rng)
+    return changed
+
+
 def dicoms(folder) -> list[bytes]:
     plain = folder / "plain.dcm"
     dicom(plain)
@@ -130,6 +180,86 @@ def test_mutated_pictures_are_stored_or_rejected_with_a_reason(tmp_path):
 
 
 @pytest.mark.long
+def test_films_with_mutated_masks_are_stored_or_rejected_with_a_reason(tmp_path):
+    rng, originals = np.random.default_rng(5), masks()
+    raw = tmp_path / "raw"
+    for folder in ("images", "masks"):
+        (raw / folder).mkdir(parents=True)
+    film = pictures(tmp_path)[0]
+    for i in range(MASKS):
+        (raw / "images" / f"{i:04d}.png").write_bytes(film)
+        (raw / "masks" / f"{i:04d}.png").write_bytes(mutated(originals[i % len(originals)], rng))
+    rejected = check_prepared(raw, tmp_path / "store", MASKS, source="masks")
+    assert 0.2 * MASKS < rejected < MASKS
+
+
+def check_boxes(manifest):
+    """Boxes lie in their images, and every film is read or rejected with a sentence."""
+    corners = manifest.boxes[["x", "y", "width", "height"]].to_numpy(dtype=float)
+    assert (corners >= 0).all()
+    assert (corners[:, :2] + corners[:, 2:] <= 1 + 1e-6).all()
+    for image in manifest.table["image"]:
+        film = FilmFiles(manifest.root / image, manifest.root, drawn_on=manifest.drawn_on.get(image))
+        answer = read_film(film, Preprocess(store_size=32))
+        assert isinstance(answer, StoredFilm) or 20 < len(answer) < 700
+
+
+@pytest.mark.long
+def test_boxes_of_mutated_coco_files_are_kept_or_refused_with_a_reason(tmp_path):
+    rng, refused = np.random.default_rng(6), 0
+    raw = written("coco", tmp_path)
+    whole = (raw / "annotations.json").read_bytes()
+    for number in range(COCO_FILES):
+        odd = json.dumps(odd_value(json.loads(whole), rng)).encode()
+        (raw / "annotations.json").write_bytes(odd if number % 3 else mutated(whole, rng))
+        start = time.process_time()
+        try:
+            check_boxes(read_coco(raw))
+        except DataError as error:
+            refused += 1
+            assert re.search(rf"annotations\.json|{raw.name}", str(error))  # noqa: PT017
+        assert time.process_time() - start < SECONDS_PER_FILE
+    assert 0.2 * COCO_FILES < refused < COCO_FILES
+
+
+@pytest.mark.long
+def test_mutated_tables_of_boxes_are_kept_or_refused_with_a_reason(tmp_path):
+    rng, refused = np.random.default_rng(7), 0
+    for name in "abc":
+        Image.new("L", (8, 8)).save(tmp_path / f"{name}.png")
+    (tmp_path / "labels.csv").write_text(TABLE)
+    for _ in range(BOX_TABLES):
+        (tmp_path / "boxes.csv").write_bytes(mutated(BOXES.encode(), rng))
+        try:
+            check_boxes(read_csv(tmp_path))
+        except DataError as error:
+            refused += 1
+            assert re.search(rf"boxes\.csv|{tmp_path.name}", str(error))  # noqa: PT017
+    assert 0.2 * BOX_TABLES < refused < BOX_TABLES
+
+
+@pytest.mark.long
+def test_mutated_lists_are_followed_or_refused_with_a_reason(tmp_path):
+    rng, refused = np.random.default_rng(8), 0
+    raw, lists = written("masks", tmp_path / "raw"), tmp_path / "lists"
+    manifest = list_source("masks", raw, {})
+    lists.mkdir()
+    names = "".join(f"{image} 1 0\n" for image in manifest.table["image"]).encode()
+    for number in range(LISTS):
+        packed = number % 2 == 1
+        damaged = mutated(gzip.compress(names), rng) if packed else mutated(names, rng)
+        path = lists / ("train.txt.gz" if packed else "train.txt")
+        path.write_bytes(damaged)
+        try:
+            assert set(follow_lists(manifest, lists).table["split"]) == {"train"}
+        except DataError as error:
+            refused += 1
+            assert re.search(r"lists", str(error))  # noqa: PT017
+        path.unlink()
+    assert 0.1 * LISTS < refused < LISTS
+
+
+@pytest.mark.long
 def test_mutated_dicoms_are_stored_or_rejected_with_a_reason(tmp_path):
     rng, originals = np.random.default_rng(1), dicoms(tmp_path)
     raw = tmp_path / "raw"
@@ -158,7 +288,7 @@ def test_no_mutated_film_takes_long_to_read_or_has_its_values_quoted(tmp_path, r
 
 @pytest.mark.long
 def test_no_mutated_mask_takes_long_and_each_is_a_region_or_refused_by_its_name(tmp_path):
-    rng, originals, refused = np.random.default_rng(5), pictures(tmp_path), 0
+    rng, originals, refused = np.random.default_rng(9), [*masks(), *pictures(tmp_path)], 0
     path = tmp_path / "mask"
     for i in range(MASKS):
         path.write_bytes(mutated(originals[i % len(originals)], rng))

@@ -1,8 +1,22 @@
+"""Boxes and masks: which films have some, and that they were drawn on these very films."""
+
+from __future__ import annotations
+
+import json
+
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+from tests.releases import written
 
 import evax
+from evax.data.building import build_store
+from evax.data.masks import check_aspect
 from evax.data.regions import films_with_regions, kinds_of_truth
+from evax.data.sources import read_source
+from evax.errors import DataError
 
 
 @pytest.fixture(scope="module")
@@ -35,3 +49,109 @@ def test_auto_looks_at_the_films_that_are_scored(store):
     assert kinds_of_truth(store, rows, (finding,), "auto") == {finding: "masks"}
     assert kinds_of_truth(store, others, (finding,), "auto") == {finding: "boxes"}
     assert kinds_of_truth(store, rows, (finding,), "boxes") == {finding: "boxes"}
+
+
+# --- boxes are held against the pixels of their film ------------------------------------------------
+
+WIDE = np.add.outer(np.arange(40), np.arange(60)).astype(np.uint8) * 2  # 60 x 40, width x height
+
+
+def coco(raw, stated, pixels=WIDE, bbox=(30, 10, 12, 4), **saved):
+    """A COCO folder of one film with a box, whose file states this width and height."""
+    raw.mkdir(exist_ok=True)
+    Image.fromarray(pixels).save(raw / "a.jpg", **saved)
+    content = {
+        "images": [{"id": 1, "file_name": "a.jpg", "width": stated[0], "height": stated[1]}],
+        "categories": [{"id": 1, "name": "Mass"}],
+        "annotations": [{"id": 1, "image_id": 1, "category_id": 1, "bbox": list(bbox)}],
+    }
+    (raw / "annotations.json").write_text(json.dumps(content))
+    return read_source("coco", raw, {})
+
+
+def reason_of(manifest, out):
+    """Why the first film was rejected."""
+    with pytest.raises(DataError, match="None of the"):
+        build_store(manifest, out, size=16)
+    return (out / "rejected.csv").read_text()
+
+
+@pytest.mark.parametrize("stated", [(60, 40), (600, 400), (30.0, 20.0), (61, 40)])
+def test_boxes_of_a_film_or_of_a_resized_copy_lie_where_they_were_drawn(tmp_path, stated):
+    width, height = stated
+    bbox = (width / 2, height / 4, width / 5, height / 10)
+    store = build_store(coco(tmp_path / "raw", stated, bbox=bbox), tmp_path / "store", size=16)
+    box = store.manifest.boxes[["x", "y", "width", "height"]].to_numpy()
+    np.testing.assert_allclose(box, [[0.5, 0.25, 0.2, 0.1]])
+
+
+def test_boxes_on_exchanged_sides_reject_the_film_with_both_sizes(tmp_path):
+    reason = reason_of(coco(tmp_path / "raw", (40, 60), bbox=(10, 30, 4, 12)), tmp_path / "store")
+    assert "drawn on 40 x 60 pixels and its film 60 x 40: width and height are exchanged" in reason
+
+
+@pytest.mark.parametrize(("stated", "fits"), [((40, 60), True), ((60, 40), False)])
+def test_the_size_of_a_film_is_that_after_its_exif_orientation(tmp_path, stated, fits):
+    exif = Image.Exif()
+    exif[274] = 6  # shown turned by a quarter: 40 wide, 60 high
+    manifest = coco(tmp_path / "raw", stated, bbox=(10, 10, 4, 4), exif=exif)
+    if fits:
+        assert len(build_store(manifest, tmp_path / "store", size=16).manifest.boxes) == 1
+    else:
+        assert "or one of them was turned (EXIF" in reason_of(manifest, tmp_path / "store")
+
+
+def test_boxes_on_a_letterboxed_copy_reject_the_film(tmp_path):
+    reason = reason_of(coco(tmp_path / "raw", (640, 640), bbox=(320, 280, 64, 64)), tmp_path / "store")
+    assert "drawn on 640 x 640 pixels and its film 60 x 40: it belongs to another film, or one of" in reason
+
+
+def test_a_film_without_boxes_is_kept_whatever_size_is_stated(tmp_path):
+    manifest = coco(tmp_path / "raw", (40, 60), bbox=(10, 30, 4, 12))
+    content = json.loads((tmp_path / "raw" / "annotations.json").read_text())
+    (tmp_path / "raw" / "annotations.json").write_text(json.dumps(content | {"annotations": []}))
+    assert manifest.drawn_on == {"a.jpg": (40, 60)}
+    assert len(build_store(read_source("coco", tmp_path / "raw", {}), tmp_path / "store", size=16)) == 1
+
+
+def test_a_box_out_of_the_stated_size_is_refused_with_box_and_size(tmp_path):
+    with pytest.raises(DataError, match="from 300, 100 to 420, 140 in an image of 60 x 40 pixels"):
+        coco(tmp_path, (60, 40), bbox=(300, 100, 120, 40))
+
+
+@pytest.mark.parametrize("release", ["chestxray14", "rsna"])
+def test_boxes_of_a_release_of_square_films_reject_a_film_that_is_not(tmp_path, release):
+    raw = written(release, tmp_path / "raw")
+    manifest = read_source(release, raw, {})
+    boxed = manifest.boxes["image"].iloc[0]
+    whole = build_store(manifest, tmp_path / "whole", size=16)
+    assert boxed in set(whole.manifest.table["image"])
+    Image.fromarray(WIDE).save(raw / boxed, "PNG")
+    cut = build_store(manifest, tmp_path / "cut", size=16)
+    assert "drawn on 1024 x 1024 pixels and its film 60 x 40" in (cut.path / "rejected.csv").read_text()
+    assert len(cut) == len(whole) - 1
+
+
+@given(
+    st.integers(30, 4000),
+    st.integers(30, 4000),
+    st.floats(0.1, 10),
+)
+def test_any_resized_copy_has_the_aspect_of_its_film_and_a_turned_one_only_where_it_is_square(
+    width, height, factor
+):
+    film, copy = (width, height), (width * factor, height * factor)
+    check_aspect("x", copy, film)
+    if (max(film) / min(film)) ** 2 > 1.02:
+        with pytest.raises(DataError, match="exchanged"):
+            check_aspect("x", copy[::-1], film)
+    else:
+        check_aspect("x", copy[::-1], film)
+
+
+@pytest.mark.real
+def test_boxes_of_chestxray14_at_512_pixels_are_kept(shared, tmp_path):
+    manifest = read_source("chestxray14", shared / "chestxray14-sample", {})
+    boxed = manifest.table["image"].isin(manifest.boxes["image"].iloc[:3])
+    chosen = manifest.select(boxed.to_numpy())
+    assert len(build_store(chosen, tmp_path / "store", size=16)) == len(chosen.table) > 0

@@ -329,6 +329,11 @@ def test_boxes_find_their_films_however_the_table_names_them(raw, caplog):
     assert "1 of 3 boxes are of films that are not listed" in caplog.text
 
 
+def test_a_name_that_is_too_long_for_a_file_is_that_of_a_missing_film(raw):
+    name = "x" * 300
+    assert from_csv(raw, f"image,Mass\n{name},1\n", "").table["image"].tolist() == [name]
+
+
 def test_boxes_that_cannot_be_read_are_refused(raw):
     labels = "image,Mass\na,1\n"
     with refused("boxes.csv: column 'width', line 2 holds '30px', not a number. Boxes are fractions"):

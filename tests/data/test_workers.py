@@ -30,11 +30,12 @@ def test_the_limit_ends_with_the_film():
 
 def test_a_worker_that_is_killed_between_two_reads_costs_nothing(phantoms):
     film = workers.FilmFiles(next(phantoms.glob("images/*.png")), phantoms)
-    with workers.FilmReaders(1, Preprocess(store_size=32, input_size=32)) as readers:
-        (before,) = readers.read([film])
+    chain = Preprocess(store_size=32, input_size=32)
+    with workers.FilmReaders(1) as readers:
+        (before,) = readers.read([film], chain)
         os.kill(next(iter(readers._pool._processes)), signal.SIGKILL)  # as where memory runs out
         deadline = time.monotonic() + 30
         while not readers._pool._broken and time.monotonic() < deadline:
             time.sleep(0.01)
-        (after,) = readers.read([film])
+        (after,) = readers.read([film], chain)
     assert before.pixels == after.pixels

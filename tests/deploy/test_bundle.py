@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -56,13 +57,40 @@ def test_published_weights_bring_their_normalisation(phantom_store):
     store = open_store(phantom_store)
     for weights in ("eva_x_tiny_mim", "weights/eva_x_tiny_patch16_merged520k_mim.pt"):
         chain = starting_preprocess(TINY, Path(weights), store, 64)
-        assert chain == Preprocess(store.size, 64)  # the statistics of Merged-520k
+        assert chain == Preprocess(store.size, 64, bits=store.bits)  # the statistics of Merged-520k
     assert starting_preprocess(TINY, Path("weights/mine.pt"), store, 64).mean == store.mean
 
 
 def test_a_film_and_its_path_give_the_same_answer(bundle, film):
     predictor = open_bundle(bundle[0])
     assert predictor(film) == predictor(evax.read_image(film))
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+def test_a_bundle_reads_a_16_bit_picture_at_the_depth_of_its_training(bundle, tmp_path, suffix, caplog):
+    dark = np.random.default_rng(0).integers(0, 900, (100, 90)).astype(np.uint16)
+    path = tmp_path / f"dark.{suffix}"
+    Image.fromarray(dark).save(path)
+    card = replace(read_card(bundle[0]), preprocess=replace(PREPROCESS, bits=12))
+    predictor = open_bundle(save_bundle(tmp_path / "deep", card, bundle[1]))
+    as_trained = predictor(evax.Radiograph((dark / 4095).astype(np.float32)))
+    assert predictor(path) == pytest.approx(as_trained, abs=1e-6)
+    assert "guessed" not in caplog.text
+    assert predictor(evax.read_image(path)) != pytest.approx(as_trained, abs=1e-6)
+    assert "depth of an image was guessed (issue narrow_range)" in caplog.text
+    assert "evax.read_image(path, bits=12)" in caplog.text
+    assert open_bundle(bundle[0])(path) != pytest.approx(as_trained, abs=1e-6)  # taken for 10 bits
+
+
+def test_inputs_of_another_shape_or_type_or_with_nan_are_refused(bundle, film):
+    predictor = open_bundle(bundle[0])
+    good = predictor.network_input(evax.read_image(film))[None]
+    bad = [good[0], good[:, :, 1:], np.repeat(good, 3, axis=1), good.astype(np.float64), good * np.nan]
+    for inputs in (*bad, (good * 50).astype(np.uint8)):
+        for answer in (predictor.predict_inputs, lambda each: predictor.maps(each, "norm1")):
+            with pytest.raises(DataError, match=r"finite float32 numbers of shape \(images, 1, 64, 64\)"):
+                answer(inputs)
+    assert predictor.predict_inputs(good).shape == (1, 2)
 
 
 def test_the_card_survives_the_way_to_disk_and_back(bundle):

@@ -219,10 +219,10 @@ def killed_at(config, monkeypatch):
     """Runs predict until it is killed while it reads a film of this name; returns the table it kept."""
 
     def kill(name, **options):
-        def reader(path):
+        def reader(path, bits):
             if path.name == name:
                 raise KeyboardInterrupt
-            return read_or_reason(path)
+            return read_or_reason(path, bits)
 
         with monkeypatch.context() as patch:
             patch.setattr("evax.jobs.predict.read_or_reason", reader)
@@ -242,7 +242,8 @@ def test_a_killed_run_goes_on_after_the_films_it_had_scored(config, killed_at, m
     killed_at("1.tif", resume=True)  # and killed again before it has scored one
     read = []
     monkeypatch.setattr(
-        "evax.jobs.predict.read_or_reason", lambda path: read.append(path.name) or read_or_reason(path)
+        "evax.jobs.predict.read_or_reason",
+        lambda path, bits: read.append(path.name) or read_or_reason(path, bits),
     )
     assert predict(replace(config, resume=True)).read_text() == whole
     assert read == ["4.png", "1.png", "1.tif", "x.PNG", "z.png"]
@@ -269,10 +270,10 @@ def test_what_a_stopped_run_scored_is_not_thrown_away_unasked(config, killed_at)
 
 
 def test_a_second_run_into_the_same_table_is_refused(config, monkeypatch):
-    def second(path):
+    def second(path, bits):
         with pytest.raises(DataError, match=r"Another run is writing .*scores.csv: wait for it"):
             predict(config)
-        return read_or_reason(path)
+        return read_or_reason(path, bits)
 
     monkeypatch.setattr("evax.jobs.predict.read_or_reason", second)
     assert len(predict(config).read_text().splitlines()) == 1 + len(NAMES)
@@ -281,7 +282,7 @@ def test_a_second_run_into_the_same_table_is_refused(config, monkeypatch):
 def test_a_table_that_appeared_meanwhile_is_not_written_over(config, monkeypatch):
     monkeypatch.setattr(
         "evax.jobs.predict.read_or_reason",
-        lambda path: config.out.write_text("another run's") and read_or_reason(path),
+        lambda path, bits: config.out.write_text("another run's") and read_or_reason(path, bits),
     )
     with pytest.raises(DataError, match=r"scores.csv exists"):
         predict(config)

@@ -13,8 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 
+from evax.data.depth import common_bits
 from evax.data.manifest import (
     BOX_COLUMNS,
     COLUMNS,
@@ -36,6 +38,8 @@ logger = logging.getLogger("evax")
 
 SHARD_FILMS = 512
 IDENTITY_ROWS = 8192  # of the table at once as text
+UNSET = "not given"  # what plan.json calls an option without a value
+UNSET = "not given"  # what plan.json calls an option without a value
 Progress = Callable[[int, int, int], None]
 
 
@@ -45,14 +49,16 @@ def build_store(
     *,
     size: int = 336,
     workers: int = 1,
+    bits: int | None = None,
     split_note: str = "",
     options: Mapping[str, str] | None = None,
     on_progress: Progress = lambda done, total, rejected: None,
 ) -> ImageStore:
     """Reads every film of a manifest and keeps it at size x size, 8 bit, with its masks, 1 bit.
 
-    workers: processes that read. split_note: how the split was made, for the card. options: what a person
-    chose, to say in what a store differs that is there already. on_progress(done, total, rejected).
+    workers: processes that read. bits: depth of the pictures of more than 8 bits, see read_image; without it
+    common_bits decides once for all of them. split_note: how the split was made, for the card. options: what
+    a person chose, to say in what a store differs that is there already. on_progress(done, total, rejected).
     A film that cannot be read, or whose mask cannot, goes to rejected.csv with its reason. Shards are written
     whole: an interrupted build, started again, goes on after the last of them and ends in the same store.
     Memory does not grow with the films.
@@ -64,9 +70,11 @@ def build_store(
         "input": _identity(manifest, size),
     }
     plan_file = out / "plan.json"
+    before = None
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         before = read_json(plan_file) if plan_file.is_file() else None
-        if not isinstance(before, dict) or any(before.get(name) != plan[name] for name in plan):
+        asked = plan if bits is None else plan | {"bits": bits}
+        if not isinstance(before, dict) or any(before.get(name) != asked[name] for name in asked):
             raise DataError(
                 f"{out} already holds something else{_difference(before, options or {})}. Choose another "
                 "--out or delete it."
@@ -74,12 +82,18 @@ def build_store(
         if (out / "store.json").is_file():
             logger.info("%s was finished before; delete it to read its films again.", out)
             return open_store(out)
-    make_folder(out)
-    write_json(plan | {"options": dict(options or {})}, plan_file)
     total, done, rejected = len(manifest.table), 0, 0
     starts = list(range(0, total, SHARD_FILMS))
     pieces = _pieces(manifest)
-    with FilmReaders(workers, Preprocess(store_size=size)) as readers:
+    with FilmReaders(workers) as readers:
+        if before is not None:
+            bits = before.get("bits")  # none in a build that an earlier evax began
+        elif bits is None:
+            bits = common_bits([manifest.root / name for name in _files(manifest.table)], readers)
+        plan["bits"] = bits
+        preprocess = Preprocess(store_size=size, bits=bits)
+        make_folder(out)
+        write_json(plan | {"options": dict(options or {})}, plan_file)
         for number, start in enumerate(starts):
             part = manifest.table.iloc[start : start + SHARD_FILMS]
             path, refusals = out / f"shard-{number:05d}.arrow", out / f"rejected-{number:05d}.json"
@@ -87,12 +101,18 @@ def build_store(
                 films: list[tuple[int, StoredFilm]] = []
                 reasons: list[tuple[str, str]] = []
                 images = [str(name) for name in part["image"]]
-                files = [manifest.root / str(name) for name in part["file" if "file" in part else "image"]]
+                files = [manifest.root / name for name in _files(part)]
                 wanted = [
-                    FilmFiles(file, manifest.root, pieces.get(image, ()), manifest.mask_value)
+                    FilmFiles(
+                        film=file,
+                        root=manifest.root,
+                        pieces=pieces.get(image, ()),
+                        mask_value=manifest.mask_value,
+                        drawn_on=manifest.drawn_on.get(image),
+                    )
                     for file, image in zip(files, images, strict=True)
                 ]
-                for row, answer in enumerate(readers.read(wanted)):
+                for row, answer in enumerate(readers.read(wanted, preprocess)):
                     if isinstance(answer, StoredFilm):
                         films.append((start + row, answer))
                     else:  # a path may show the patient
@@ -108,15 +128,20 @@ def build_store(
     return open_store(out)
 
 
+def _files(table: pd.DataFrame) -> pd.Series:
+    """Where the films of a manifest's table lie under its root."""
+    return table["file" if "file" in table else "image"].astype(str)
+
+
 def _difference(before: Any, options: Mapping[str, str]) -> str:
     """How a store that is there was made otherwise, as the middle of a sentence; "" where it is unknown."""
     noted = before.get("options") if isinstance(before, dict) else None
     if not noted:
         return ""
     differing = [
-        f"{name} was {noted[name]}, is {value}"
+        f"{name} was {noted.get(name, UNSET)}, is {value}"
         for name, value in options.items()
-        if noted.get(name, value) != value
+        if noted.get(name, UNSET) != value
     ]
     return ": " + ("; ".join(differing) or "the same options, but the films or tables are others")
 

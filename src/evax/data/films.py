@@ -99,9 +99,9 @@ def batches_of(films: Iterable[F], size: int) -> Iterator[list[F]]:
         yield batch
 
 
-def read_or_reason(path: Path) -> Radiograph | str:
-    """The film, or why it cannot be read."""
+def read_or_reason(path: Path, bits: int | None) -> Radiograph | str:
+    """The film, or why it cannot be read. bits: as read_image."""
     try:
-        return read_image(path)
+        return read_image(path, bits)
     except DataError as error:
         return str(error)

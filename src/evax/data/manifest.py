@@ -20,6 +20,7 @@ NOTES = (ISSUES, *OF_FILM)  # what only a store knows: it has read the films
 IN_STORE = (*COLUMNS, *OPTIONAL, *NOTES, "pixels", "boxes", "masks")  # columns of a store beside the findings
 BOX_COLUMNS = ("image", "finding", "x", "y", "width", "height")
 MASK_COLUMNS = ("image", "finding", "file", "rle")
+BOX_ROUNDING = 0.001  # of the image's side: a pixel of the usual detector is a third of it
 SPLITS = ("train", "val", "test")
 LABELS = (0.0, 1.0, -1.0)
 
@@ -55,10 +56,16 @@ class Manifest:
     source: str
     root: Path
     boxes: pd.DataFrame = field(default_factory=no_boxes)
-    """BOX_COLUMNS; x, y, width, height in fractions of the image."""
+    """BOX_COLUMNS; x, y, width, height in fractions of the image. A rounding error of up to BOX_ROUNDING over
+    its border is cut off.
+    """
     masks: pd.DataFrame = field(default_factory=no_masks)
     """MASK_COLUMNS: the pieces of the masks, each in a picture `file` under root or as run lengths `rle` (see
     data/masks.py); the pieces of one image and finding are united.
+    """
+    drawn_on: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    """Image -> width and height in pixels of the picture that its boxes were drawn on, where the source knows
+    them: a film of another aspect is rejected when it is read.
     """
     mask_value: tuple[int, ...] = ()
     """The value of the mask files that is inside, as for data/masks.py::read_mask; () where they have two."""
@@ -113,15 +120,21 @@ class Manifest:
             raise DataError(
                 f"{self.root}: there is a box for {stray['image'].iloc[0]}, which is not in the table."
             )
-        left, top = boxes["x"], boxes["y"]
-        right, bottom = left + boxes["width"], top + boxes["height"]
-        inside = (left >= 0) & (top >= 0) & (right <= 1.001) & (bottom <= 1.001)
-        inside &= (right > left) & (bottom > top)
-        if not inside.all():
+        starts = boxes[["x", "y"]].to_numpy(dtype=float)
+        ends = starts + boxes[["width", "height"]].to_numpy(dtype=float)
+        inside = (starts >= -BOX_ROUNDING) & (ends <= 1 + BOX_ROUNDING) & (ends > starts)
+        if not (inside := inside.all(axis=1)).all():
             raise DataError(
                 f"{self.root}: a box of {boxes.loc[~inside, 'image'].iloc[0]} leaves the image "
                 "or is empty; boxes are x, y, width, height in fractions of the image."
             )
+        over = ((starts < 0) | (ends > 1 + 1e-9)).any(axis=1)  # 1e-9: the sum of two floats that end at 1
+        if over.any():
+            starts, ends = starts.clip(min=0), ends.clip(max=1)
+            cut = np.hstack([starts, ends - starts])
+            boxes = boxes.copy()
+            boxes.loc[over, list(BOX_COLUMNS[2:])] = cut[over]
+            object.__setattr__(self, "boxes", boxes)
 
     def _check_masks(self) -> None:
         masks = self.masks

@@ -120,6 +120,29 @@ def _unknown_inside(path: str | os.PathLike[str], kind: str, names: list[str]) -
     )
 
 
+def check_aspect(what: str, drawn: tuple[float, float], film: tuple[float, float]) -> None:
+    """Raises DataError when something was drawn on a picture of another aspect than its film.
+
+    what: the beginning of the sentence, before the size. drawn, film: (width, height) in pixels; a resized
+    copy of a film has its aspect.
+    """
+    if _same_aspect(drawn, film):
+        return
+    cause = (
+        "width and height are exchanged, or one of them was turned (EXIF orientation counts)"
+        if _same_aspect(drawn[::-1], film)
+        else "it belongs to another film, or one of them was cropped or padded"
+    )
+    raise DataError(
+        f"{what} {drawn[0]:g} x {drawn[1]:g} pixels and its film {film[0]:g} x {film[1]:g}: {cause}."
+    )
+
+
+def _same_aspect(first: tuple[float, ...], second: tuple[float, ...]) -> bool:
+    stretch = first[1] / first[0] * second[0] / second[1]
+    return 1 / (1 + ASPECT_TOLERANCE) <= stretch <= 1 + ASPECT_TOLERANCE
+
+
 def stored_masks(
     pieces: Sequence[Piece],
     root: Path,
@@ -137,13 +160,11 @@ def stored_masks(
     for finding, file, rle in pieces:
         if (file, rle) not in read:
             mask = read_mask(root / file, mask_value) if file else decode_rle(rle)
-            stretch = mask.shape[0] / mask.shape[1] * film_shape[1] / film_shape[0]
-            if not 1 / (1 + ASPECT_TOLERANCE) <= stretch <= 1 + ASPECT_TOLERANCE:
-                raise DataError(
-                    f"The mask {file} of {finding} has {mask.shape[1]} x {mask.shape[0]} pixels and its film "
-                    f"{film_shape[1]} x {film_shape[0]}: it belongs to another film, was cropped, or was "
-                    "drawn before the film was turned as its EXIF orientation says."
-                )
+            check_aspect(
+                f"The mask {file} of {finding} has",
+                (mask.shape[1], mask.shape[0]),
+                (film_shape[1], film_shape[0]),
+            )
             picture = Image.fromarray(mask.view(np.uint8)).resize((size, size), Image.Resampling.NEAREST)
             read[file, rle] = np.asarray(picture) > 0
         mask = read[file, rle]

@@ -17,6 +17,7 @@ from evax.data.orientation import orientation_issues
 from evax.data.radiograph import Radiograph, opened, refuse_huge, to_grey
 from evax.errors import ConfigError, DataError
 
+PNG_SIGNATURE, PNG_BIT_DEPTH = b"\x89PNG\r\n\x1a\n", 24  # the latter is the place of a byte
 # tags of the TIFF 6.0 standard
 TIFF_BITS, TIFF_COMPRESSION, TIFF_PHOTOMETRIC, TIFF_SAMPLES = 258, 259, 262, 277
 TIFF_PLANAR, TIFF_EXTRA_SAMPLES, TIFF_FORMAT = 284, 338, 339
@@ -41,7 +42,8 @@ def read_image(path: str | os.PathLike[str], bits: int | None = None) -> Radiogr
 
     - 8 bits are divided by 255 and 16 bits by 65535, so a dark film stays dark. Without `bits`, where the top
       two of 16 bits are never used, the image is taken for 8, 10, 12 or 14 bits deep, whichever is the
-      smallest that holds it ("narrow_range"): a dark image may be taken for a shallower one.
+      smallest that holds it ("narrow_range"): a dark image may be taken for a shallower one. Markers burnt in
+      at 65535 do not count where the image would be nearly black with them.
     - Float TIFF within [0, 1] is taken as it is.
     - Colours become their luminance (ITU-R 601), at their full depth; transparent parts black: what a dark
       screen would show.
@@ -68,9 +70,20 @@ def read_image(path: str | os.PathLike[str], bits: int | None = None) -> Radiogr
     return Radiograph(pixels, issues=(*issues, *orientation_issues(pixels)))
 
 
-def largest_deep_value(path: str | os.PathLike[str]) -> int | None:
+def is_deep(path: str | os.PathLike[str]) -> bool:
+    """Whether `bits` of read_image concerns a picture, by its header alone; nothing is decoded."""
+    with opened(path) as file:
+        if tags := _tiff_tags(file, path):
+            return _bits(tags) in (16, 32) and _sample_format(tags) != FLOAT
+        file.seek(0)
+        header = file.read(PNG_BIT_DEPTH + 1)
+        return header.startswith(PNG_SIGNATURE) and header[PNG_BIT_DEPTH:] == b"\x10"
+
+
+def largest_deep_value(path: str | os.PathLike[str], ignored: float = 0.0) -> int | None:
     """The largest value of a picture that `bits` of read_image concerns; None for any other image.
 
+    ignored: share of the pixels, those of the largest values, that do not count.
     It tells how many bits the images of a data set have in common. The picture is decoded. Raises DataError
     as read_image.
     """
@@ -81,7 +94,7 @@ def largest_deep_value(path: str | os.PathLike[str]) -> int | None:
         return None
     values = picture.over_black()
     _refuse_unknown_white(values, path)
-    return int(values.max())
+    return int(np.quantile(values, 1 - ignored, method="lower"))
 
 
 @dataclass(frozen=True, eq=False)

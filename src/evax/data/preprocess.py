@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, TypeVar
@@ -10,10 +11,11 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from evax.data.radiograph import Radiograph
-from evax.errors import ConfigError, unknown_name
+from evax.data.radiograph import Radiograph, checked_pixels
+from evax.errors import ConfigError, DataError, unknown_name
 from evax.published import MERGED_520K_MEAN, MERGED_520K_STD, Channels
 
+logger = logging.getLogger("evax")
 Pixels = TypeVar("Pixels", bound=Any)
 
 
@@ -37,6 +39,10 @@ class Preprocess:
     """Side to which a stored film is resized, bicubic, before its central input_size square is cut out, in
     pixels, at least input_size; None: the whole film, bilinear.
     """
+    bits: int | None = None
+    """Depth, 8 to 16, of the pictures of integers of more than 8 bits that were learned from; see read_image.
+    None: there were none, or they were several.
+    """
 
     def __post_init__(self) -> None:
         for name, size in (("store_size", self.store_size), ("input_size", self.input_size)):
@@ -47,6 +53,8 @@ class Preprocess:
                 f"resize_size must lie between input_size, {self.input_size}, and 4096 pixels, got "
                 f"{self.resize_size}."
             )
+        if self.bits is not None and not 8 <= self.bits <= 16:
+            raise ConfigError(f"bits must lie between 8 and 16, got {self.bits}.")
         means, stds = map(_each, (self.mean, self.std))
         if len(means) != len(stds) or len(means) not in (1, 3):
             raise ConfigError(
@@ -61,21 +69,28 @@ class Preprocess:
                 f"std belongs to pixels in [0, 1] and must be in (0, 1], got {self.std}; divide by 255?"
             )
 
-    def to_store(self, pixels: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
+    def to_store(self, pixels: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
         """A film as the store keeps it: bilinear with antialias, aspect not kept, rounded to 8 bits.
 
-        pixels: (H, W) float32 in [0, 1]. Returns (S, S) with S = store_size.
+        pixels: (H, W), floating-point in [0, 1]. Returns (S, S) with S = store_size.
+        Raises DataError as `checked_pixels`.
         """
         side = (self.store_size, self.store_size)
-        film = np.asarray(Image.fromarray(pixels).resize(side, Image.Resampling.BILINEAR))
+        film = np.asarray(Image.fromarray(checked_pixels(pixels)).resize(side, Image.Resampling.BILINEAR))
         stored: npt.NDArray[np.uint8] = np.rint(film * 255).astype(np.uint8)
         return stored
 
-    def view(self, film: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    def view(self, film: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
         """A stored film at the network's input size, in 8 bits: all of it, or its centre.
 
-        film: (S, S). Returns (s, s) with s = input_size.
+        film: (S, S) uint8. Returns (s, s) with s = input_size.
+        Raises DataError for anything but such a film.
         """
+        if film.ndim != 2 or film.dtype != np.uint8:
+            raise DataError(
+                f"A stored film has shape (side, side) and type uint8, got {film.shape} and {film.dtype}: "
+                "Preprocess.to_store makes one of an image's pixels."
+            )
         if self.resize_size is None:
             return _resized(film, self.input_size, Image.Resampling.BILINEAR)
         start = self._border(self.resize_size)
@@ -99,11 +114,11 @@ class Preprocess:
             self if input_size == self.input_size else replace(self, input_size=input_size, resize_size=None)
         )
 
-    def to_input(self, film: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+    def to_input(self, film: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
         """A stored film as the network sees it: its view in 8 bits, as the paper's loader, then normalised.
 
-        film: (S, S). Returns (s, s) with s = input_size: (pixel / 255 - mean) / std. With three means it is
-        (3, s, s).
+        film: (S, S) uint8. Returns (s, s) with s = input_size: (pixel / 255 - mean) / std. With three means
+        it is (3, s, s).
         """
         return self.normalise(np.divide(self.view(film), 255, dtype=np.float32))
 
@@ -122,15 +137,25 @@ class Preprocess:
         coloured: Pixels = (pixels - mean) / std
         return coloured
 
+    def stored(self, radiograph: Radiograph) -> npt.NDArray[np.uint8]:
+        """A film as the store keeps it, with a warning where its depth was guessed and is known here."""
+        if self.bits and "narrow_range" in radiograph.issues:
+            logger.warning(
+                "The depth of an image was guessed (issue narrow_range), and the images of the training were "
+                "read at %d bits: evax.read_image(path, bits=%d) reads it so, as a path in its place does.",
+                self.bits, self.bits,
+            )  # fmt: skip
+        return self.to_store(radiograph.pixels)
+
     def to_network_input(self, radiograph: Radiograph) -> npt.NDArray[np.float32]:
         """A film as the network sees it, by way of the store's size and 8 bits, as in training."""
-        return self.to_input(self.to_store(radiograph.pixels))
+        return self.to_input(self.stored(radiograph))
 
     def to_json(self) -> dict[str, Any]:
         """The numbers and triples, for a card.
 
-        A central crop is mentioned only where there is one: an evax that knows none refuses such a card and
-        reads all others.
+        A central crop and a depth in bits are mentioned only where there is one: an evax that knows none
+        refuses such a card and reads all others.
         """
         return {name: value for name, value in asdict(self).items() if value is not None}
 
@@ -138,7 +163,7 @@ class Preprocess:
     def from_json(cls, content: Mapping[str, Any]) -> Preprocess:
         """The chain of a card. Raises ConfigError unless it holds exactly what `to_json` writes."""
         names = [field.name for field in fields(cls)]
-        always = [name for name in names if name != "resize_size"]
+        always = [field.name for field in fields(cls) if field.default is not None]
         if unknown := sorted(set(content) - set(names)):
             raise unknown_name("preprocessing option", unknown[0], names)
         if missing := [name for name in always if name not in content]:
@@ -146,7 +171,7 @@ class Preprocess:
                 f"The preprocessing of the card lacks {', '.join(missing)}: copy the card again."
             )
         for name, value in content.items():
-            kinds = (int,) if name.endswith("_size") else (int, float)
+            kinds = (int, float) if name in ("mean", "std") else (int,)
             if not all(type(number) in kinds for number in (value if _is_triple(value, name) else [value])):
                 raise ConfigError(f"{name} of the card must be a number, whole for sizes, got {value!r}.")
         return cls(**(dict(content) | {name: _channels(content[name]) for name in ("mean", "std")}))
@@ -157,7 +182,7 @@ def _each(value: Channels) -> tuple[float, ...]:
 
 
 def _is_triple(value: Any, name: str) -> bool:
-    return isinstance(value, list | tuple) and len(value) == 3 and not name.endswith("_size")
+    return isinstance(value, list | tuple) and len(value) == 3 and name in ("mean", "std")
 
 
 def _channels(value: Any) -> Channels:

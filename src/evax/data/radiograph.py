@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import stat
 from collections.abc import Iterator
@@ -18,7 +19,10 @@ from evax.errors import DataError, EvaxError
 MAX_PIXELS = (
     100_000_000  # four times the largest chest detector; more is a slide scan or a decompression bomb
 )
+ROUNDING = 1e-4  # by which a resampled image may leave [0, 1]: far below half a level of 8 bits
 DETECTOR_BITS = (8, 10, 12, 14)  # depths that are commonly saved in 16-bit files without being scaled up
+MARKER = 0.01  # share of a picture's pixels that burnt-in markers may cover
+NEARLY_BLACK = 4  # so many bits too few: white shows as a sixteenth
 FILM_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".dcm")  # lower case; a DICOM may have any
 
 
@@ -31,7 +35,7 @@ class Radiograph:
     - any file: "blank" (one grey value only), "colour" (a colour picture, read as its luminance),
       "looks_inverted", "looks_rotated" (liker a chest the other way round: look at it);
     - pictures: "transparent" (laid over black), "narrow_range" (16-bit file that holds 14 bits or fewer: its
-      depth is guessed), "above_bits" (larger values than the depth that was named, shown white),
+      depth is guessed), "above_bits" (larger values than the depth that was named or guessed, shown white),
       "stretched" (float file outside [0, 1], taken from its minimum to its maximum);
     - DICOM, grey scale: "no_window" (range estimated), "bad_window" (window or VOI LUT ignored),
       "bad_rescale" (rescale ignored), "bad_bits_stored" (too few; all bits are used), "padding" (set to
@@ -42,15 +46,63 @@ class Radiograph:
       and the like, "burned_in_annotation" (text in the pixels identifies the patient).
 
     None of them changes a pixel beyond what its words say: nothing is turned or inverted on suspicion.
+
+    Raises DataError for pixels that `checked_pixels` refuses, and for a spacing that is not two positive
+    numbers.
     """
 
     pixels: npt.NDArray[np.float32]
-    """(H, W) in [0, 1], bright = dense."""
+    """(H, W) in [0, 1], bright = dense. Other floating-point types are converted to float32."""
     spacing_mm: tuple[float, float] | None = None
     """Distance of pixel rows and of pixel columns; None where the file does not say."""
     view: str | None = None
     """"PA", "AP" or "LATERAL"; None where the file does not say."""
     issues: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "pixels", checked_pixels(self.pixels))
+        spacing = self.spacing_mm
+        if spacing is not None and not (len(spacing) == 2 and all(0 < side < math.inf for side in spacing)):
+            raise DataError(
+                f"spacing_mm is the distance of rows and of columns, two positive numbers, or None: got "
+                f"{spacing}."
+            )
+
+
+def checked_pixels(pixels: Any) -> npt.NDArray[np.float32]:
+    """A grey picture as float32, itself where it is one.
+
+    pixels: (H, W) of any floating-point type in [0, 1]; a rounding error of up to ROUNDING beyond is clipped.
+    Raises DataError for anything else, with what to do.
+    """
+    if not isinstance(pixels, np.ndarray):
+        raise DataError(
+            f"The pixels of an image are a NumPy array, got {type(pixels).__name__}: evax.read_image reads a "
+            "file, numpy.asarray converts a tensor on the CPU."
+        )
+    if pixels.ndim != 2 or not pixels.size:
+        raise DataError(
+            f"An image is one grey picture of shape (height, width), got an array of shape {pixels.shape}: "
+            "pass one image at a time, without a channel axis."
+        )
+    if not np.issubdtype(pixels.dtype, np.floating):
+        raise DataError(
+            f"Pixels are floating-point numbers in [0, 1], got {pixels.dtype}: convert them to float32 and "
+            "divide by the value of white, 255 for 8 bits and 4095 for 12 bits."
+        )
+    lowest, highest = float(pixels.min()), float(pixels.max())
+    if not (lowest >= -ROUNDING and highest <= 1 + ROUNDING):  # NaN compares false
+        raise DataError(
+            f"Pixels lie in [0, 1] with white at 1, got {lowest:g} to {highest:g}: "
+            + (
+                "replace what is not a finite number."
+                if not (math.isfinite(lowest) and math.isfinite(highest))
+                else "subtract the value of black, then divide by that of white (255 for 8 bits)."
+            )
+        )
+    if lowest < 0 or highest > 1:
+        pixels = pixels.clip(0, 1)
+    return pixels.astype(np.float32, copy=False)
 
 
 @contextmanager
@@ -94,19 +146,27 @@ def refuse_huge(path: str | os.PathLike[str], width: int, height: int) -> None:
         )
 
 
+def usual_depth(highest: int) -> int:
+    """The smallest usual depth in bits that holds a value."""
+    return next((bits for bits in DETECTOR_BITS if highest < 2**bits), 16)
+
+
 def to_grey(values: npt.NDArray[Any], bits: int | None = None) -> tuple[npt.NDArray[np.float32], list[str]]:
     """Pixels (H, W) in [0, 1], and the issues found on the way.
 
     values: (H, W), or (H, W, 3) red, green and blue; integers from 0 to 65535. bits: their depth; without it
-    the smallest usual depth that holds them ("narrow_range").
+    the smallest usual depth that holds them ("narrow_range"), or all but the brightest MARKER of them where
+    the picture would be nearly black otherwise. Larger values become white ("above_bits").
     """
-    highest = int(values.max())
+    highest, issues = int(values.max()), []
     if bits is None:
-        bits = next((bits for bits in DETECTOR_BITS if highest < 2**bits), 16)
-        issues = ["narrow_range"] * (bits < 16 and highest > 0)
-    else:
-        issues = ["above_bits"] * (highest >= 2**bits)
+        bits = usual_depth(highest)
+        without_markers = usual_depth(int(np.quantile(values, 1 - MARKER, method="lower")))
+        if without_markers <= bits - NEARLY_BLACK:
+            bits = without_markers
+        issues += ["narrow_range"] * (bits < 16 and highest > 0)
     white = 2**bits - 1
+    issues += ["above_bits"] * (highest > white)
     if highest > white:
         values = np.minimum(values, white)
     if values.ndim == 3:

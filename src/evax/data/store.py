@@ -40,6 +40,10 @@ class ImageStore:
         self.size = int(card["size"])
         self.mean, self.std = float(card["mean"]), float(card["std"])
         self.fingerprint = str(card["fingerprint"])
+        self.bits: int | None = card.get("bits")
+        """Depth at which pictures of more than 8 bits were read; None where there were none, or where an
+        earlier evax read each by its own largest value.
+        """
         self._pixels = [_mapped(shard.column("pixels").chunk(0), self.size) for shard in shards]
         self._starts = np.cumsum([0, *(len(films) for films in self._pixels)])
         self._masks = [shard.column("masks").chunk(0) for shard in shards] if card["format"] == MASKED else []

@@ -6,21 +6,25 @@ import math
 import os
 import signal
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from multiprocessing import get_context, parent_process
 from pathlib import Path
 from threading import Thread
+from typing import Any, TypeVar
 
-from evax.data.masks import Piece, stored_masks
+from evax.data.masks import Piece, check_aspect, stored_masks
 from evax.data.pictures import read_image
 from evax.data.preprocess import Preprocess
 from evax.errors import DataError
 
 IN_FLIGHT_PER_WORKER = 8
+T = TypeVar("T")
+R = TypeVar("R")
 MAX_SECONDS = 30.0  # processor time for one film; the largest detector's film takes about one
 
 
@@ -34,6 +38,8 @@ class FilmFiles:
     pieces: Sequence[Piece] = ()
     mask_value: tuple[int, ...] = ()
     """What is inside in the mask files, as for read_mask."""
+    drawn_on: tuple[float, float] | None = None
+    """Width and height of the picture that its boxes were drawn on; None where there are none, or unknown."""
 
 
 @dataclass(frozen=True)
@@ -53,10 +59,10 @@ class StoredFilm:
 
 
 class FilmReaders:
-    """A pool of processes that reads films, a bounded number at a time; a context manager."""
+    """A pool of processes that read films, a bounded number at a time; a context manager."""
 
-    def __init__(self, workers: int, preprocess: Preprocess) -> None:
-        self._workers, self._preprocess = workers, preprocess
+    def __init__(self, workers: int) -> None:
+        self._workers = workers
         self._pool = self._new_pool()
 
     def _new_pool(self) -> ProcessPoolExecutor:
@@ -70,39 +76,45 @@ class FilmReaders:
     def __exit__(self, *_: object) -> None:
         self._pool.shutdown(cancel_futures=True)
 
-    def read(self, films: list[FilmFiles]) -> Iterator[StoredFilm | str]:
+    def read(self, films: Iterable[FilmFiles], preprocess: Preprocess) -> Iterator[StoredFilm | str]:
         """The stored film, or the reason why there is none, for every entry in order."""
-        ahead: deque[tuple[FilmFiles, Future[StoredFilm | str]]] = deque()
-        upcoming = iter(films)
+        return self.each(partial(read_film, preprocess=preprocess), films)
+
+    def each(self, task: Callable[[T], R], items: Iterable[T]) -> Iterator[R | str]:
+        """What the task gives for every item in order; for one that takes the decoder or its process down,
+        the reason.
+        """
+        ahead: deque[tuple[T, Future[R]]] = deque()
+        upcoming = iter(items)
         while True:
             while (
                 len(ahead) < self._workers * IN_FLIGHT_PER_WORKER
-                and (film := next(upcoming, None)) is not None
+                and (following := next(upcoming, None)) is not None
             ):
-                ahead.append((film, self._submit(film)))
+                ahead.append((following, self._submit(task, following)))
             if not ahead:
                 return
-            film, future = ahead.popleft()
+            item, future = ahead.popleft()
             try:
                 yield future.result()
             except BrokenProcessPool:  # a decoder crashed: one of the films in flight; each is tried alone
-                waiting = [film, *(other for other, _ in ahead)]
+                waiting = [item, *(other for other, _ in ahead)]
                 ahead.clear()
                 for other in waiting:
-                    yield self._read_alone(other)
+                    yield self._alone(task, other)
 
-    def _submit(self, film: FilmFiles) -> Future[StoredFilm | str]:
+    def _submit(self, task: Callable[[T], R], item: T) -> Future[R]:
         try:
-            return self._pool.submit(_stored_film, film, self._preprocess)
+            return self._pool.submit(_within_limit, task, item)
         except BrokenProcessPool:  # a worker ended since the last film, killed for its memory for example
             self._pool = self._new_pool()
-            return self._pool.submit(_stored_film, film, self._preprocess)
+            return self._pool.submit(_within_limit, task, item)
 
-    def _read_alone(self, film: FilmFiles) -> StoredFilm | str:
+    def _alone(self, task: Callable[[T], R], item: T) -> R | str:
         self._pool.shutdown(cancel_futures=True)
         self._pool = self._new_pool()
         try:
-            return self._submit(film).result()
+            return self._submit(task, item).result()
         except BrokenProcessPool:
             self._pool = self._new_pool()
             return f"The decoder crashed on this file, or needed more than {MAX_SECONDS:g} s for it."
@@ -136,20 +148,23 @@ def _time_limit(seconds: float) -> Iterator[None]:
         signal.setitimer(signal.ITIMER_PROF, 0)
 
 
-def _stored_film(files: FilmFiles, preprocess: Preprocess) -> StoredFilm | str:
+def _within_limit(task: Callable[[Any], Any], item: Any) -> Any:
     with _time_limit(MAX_SECONDS):
-        return _read_film(files, preprocess)
+        return task(item)
 
 
-def _read_film(files: FilmFiles, preprocess: Preprocess) -> StoredFilm | str:
+def read_film(files: FilmFiles, preprocess: Preprocess) -> StoredFilm | str:
+    """The film as a shard keeps it, or why there is none."""
     try:
-        film = read_image(files.film)
+        film = read_image(files.film, preprocess.bits)
+        height, width = film.pixels.shape
+        if files.drawn_on:
+            check_aspect("The boxes are drawn on", files.drawn_on, (width, height))
         masks = stored_masks(
             files.pieces, files.root, film.pixels.shape, preprocess.store_size, files.mask_value
         )
     except DataError as error:
         return str(error)
-    height, width = film.pixels.shape
     spacing = math.nan if film.spacing_mm is None else sum(film.spacing_mm) / 2
     pixels = preprocess.to_store(film.pixels).tobytes()
     return StoredFilm(pixels, masks, " ".join(film.issues), height, width, spacing)

@@ -182,13 +182,24 @@ def note_other_size(weights: Path | None, image_size: int) -> None:
             )  # fmt: skip
 
 
+def warn_if_other_bits(bundle: Path, chain: Preprocess, store: ImageStore) -> None:
+    """Warns where the deep pictures of a store were read at another depth than a bundle's films."""
+    if chain.bits and store.bits and chain.bits != store.bits:
+        logger.warning(
+            "%s was trained on pictures read at %d bits, those of %s were read at %d: that is right where "
+            "they come from another device; otherwise prepare the store with --bits %d.",
+            bundle, chain.bits, store.path, store.bits, chain.bits,
+        )  # fmt: skip
+
+
 def starting_preprocess(
     encoder: str, weights: Path | None, store: ImageStore | None, image_size: int
 ) -> Preprocess:
     """The chain for an encoder with these weights on the films of a store, or on films as they come (None).
 
     A bundle brings its own chain and a published file its own normalisation; for others the statistics of the
-    store are used, or the published ones of EVA-X where there is no store, and a line of the log says so.
+    store are used, or the published ones of EVA-X where there is no store, and a line of the log says so. The
+    depth in bits is the store's where it has one.
     Raises DataError when a bundle was trained on films kept at another size, and as create_encoder does for
     weights that cannot be had.
     """
@@ -201,10 +212,13 @@ def starting_preprocess(
                 f"{weights} was trained on films kept at {chain.store_size} pixels, {store.path} "
                 f"keeps them at {store.size}: prepare the store with --size {chain.store_size}."
             )
+        if store is not None and store.bits:
+            warn_if_other_bits(weights, chain, store)
+            chain = replace(chain, bits=store.bits)
         return chain.at(image_size)
     chain = Preprocess(input_size=image_size)
     if store is not None:
-        chain = replace(chain, store_size=store.size, mean=store.mean, std=store.std)
+        chain = replace(chain, store_size=store.size, mean=store.mean, std=store.std, bits=store.bits)
     if (own := own_normalisation(encoder, weights)) is not None:
         return replace(chain, mean=own[0], std=own[1])
     if weights is not None:

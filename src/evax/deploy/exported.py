@@ -17,7 +17,7 @@ from jaxtyping import Float, Shaped, UInt8
 
 from evax.data.radiograph import Radiograph
 from evax.deploy.bundle import Card
-from evax.deploy.predictor import Predictor
+from evax.deploy.predictor import Predictor, check_inputs
 from evax.download import sha256_of
 from evax.errors import ConfigError, DataError, ExportError
 from evax.explain.heatmap import At
@@ -40,20 +40,26 @@ class ExportedPredictor(Predictor):
     def network_input(self, film: Radiograph) -> UInt8[np.ndarray, "1 H W"]:
         """The film as the graph sees it, native -> store size -> input, in 8 bits."""
         chain = self.card.preprocess
-        return chain.view(chain.to_store(film.pixels))[None]
+        return chain.view(chain.stored(film))[None]
 
-    def predict_inputs(self, inputs: UInt8[np.ndarray, "S 1 H W"]) -> Float[np.ndarray, "S outputs"]:
-        """Probabilities or features of films in 8 bits."""
+    def predict_inputs(self, inputs: Shaped[np.ndarray, ...]) -> Float[np.ndarray, "S outputs"]:
+        """Probabilities or features of films in 8 bits, (S, 1, H, W)."""
+        self._check(inputs)
         return self.run(inputs)[0]
 
-    def maps(self, inputs: UInt8[np.ndarray, "S 1 H W"], at: At) -> Float[np.ndarray, "S K h w"]:
+    def maps(self, inputs: Shaped[np.ndarray, ...], at: At) -> Float[np.ndarray, "S K h w"]:
         """Grad-CAM at the output; the graph has no gradients for others."""
         if at not in self.layers:
             raise ConfigError(
                 f"An exported bundle has maps at its output, not at {at}. Ask for at='output', or open it in "
                 "torch."
             )
+        self._check(inputs)
         return self.run(inputs)[1]
+
+    def _check(self, inputs: Shaped[np.ndarray, ...]) -> None:
+        side = self.card.preprocess.input_size
+        check_inputs(inputs, (1, side, side), "uint8")
 
 
 def open_exported(folder: Path, card: Card, runtime: str) -> ExportedPredictor:

@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float, Shaped
 from evax.data.pictures import read_image
 from evax.data.radiograph import Radiograph
 from evax.deploy.bundle import Card, read_card
-from evax.errors import ExportError, unknown_name
+from evax.errors import DataError, ExportError, unknown_name
 from evax.explain.heatmap import At
 
 Runtime = Literal["torch", "onnx", "openvino"]
@@ -41,7 +41,7 @@ class Predictor(ABC):
 
         film: a Radiograph or the path of a picture. Raises DataError for a film that cannot be read.
         """
-        radiograph = film if isinstance(film, Radiograph) else read_image(film)
+        radiograph = film if isinstance(film, Radiograph) else read_image(film, self.card.preprocess.bits)
         answer = self.predict([radiograph])[0]
         if self.card.kind == "segmenter":
             return self.card.masks(answer, radiograph.pixels.shape)
@@ -71,6 +71,16 @@ class Predictor(ABC):
 
         Raises ConfigError for a layer that is not among `layers`.
         """
+
+
+def check_inputs(inputs: Shaped[np.ndarray, ...], shape: tuple[int, int, int], dtype: str) -> None:
+    """Raises DataError unless inputs are finite numbers of this type and (S, *shape), as a network takes."""
+    if inputs.shape[1:] != shape or inputs.dtype != dtype or not np.isfinite(inputs).all():
+        raise DataError(
+            f"The inputs of this bundle are finite {dtype} numbers of shape (images, "
+            f"{', '.join(map(str, shape))}), got {inputs.dtype} of shape {inputs.shape} or NaN: "
+            "Predictor.network_input makes one of an image, numpy.stack a batch of them."
+        )
 
 
 def default_runtime() -> Runtime:

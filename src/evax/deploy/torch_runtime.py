@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from evax.data.radiograph import Radiograph
 from evax.deploy.bundle import Card
-from evax.deploy.predictor import Predictor
+from evax.deploy.predictor import Predictor, check_inputs
 from evax.errors import DataError, WeightsError
 from evax.explain.gradcam import grad_cam_maps, layers_of
 from evax.explain.heatmap import At
@@ -37,8 +37,9 @@ class TorchPredictor(Predictor):
         pixels = self.card.preprocess.to_network_input(film)
         return pixels.reshape(-1, *pixels.shape[-2:])
 
-    def predict_inputs(self, inputs: Float[np.ndarray, "S C H W"]) -> Float[np.ndarray, "S ..."]:
-        """Probabilities, of films or pixels, or features of normalised films."""
+    def predict_inputs(self, inputs: Shaped[np.ndarray, ...]) -> Float[np.ndarray, "S ..."]:
+        """Probabilities, of films or pixels, or features of normalised films, (S, C, H, W)."""
+        self._check(inputs)
         with torch.inference_mode():
             images = torch.from_numpy(inputs)
             if isinstance(self.network, Segmenter):
@@ -47,10 +48,16 @@ class TorchPredictor(Predictor):
                 return probabilities(self.network(images), self.card.exclusive).numpy()
             return self.network.encode(images).patches.mean(dim=1).numpy()
 
-    def maps(self, inputs: Float[np.ndarray, "S C H W"], at: At) -> Float[np.ndarray, "S K h w"]:
+    def maps(self, inputs: Shaped[np.ndarray, ...], at: At) -> Float[np.ndarray, "S K h w"]:
         """Grad-CAM of every finding on the patch grid; see evax.explain.gradcam."""
+        self._check(inputs)
         assert isinstance(self.network, Classifier)  # grad_cam has refused encoders
         return grad_cam_maps(self.network, torch.from_numpy(inputs), at).numpy()
+
+    def _check(self, inputs: Shaped[np.ndarray, ...]) -> None:
+        chain = self.card.preprocess
+        channels = 3 if isinstance(chain.mean, tuple) else 1
+        check_inputs(inputs, (channels, chain.input_size, chain.input_size), "float32")
 
 
 def open_torch(folder: Path, card: Card) -> TorchPredictor:

@@ -9,6 +9,9 @@ import numpy as np
 from jaxtyping import Bool, Float
 from PIL import Image, ImageDraw, ImageOps
 
+from evax.data.radiograph import checked_pixels
+from evax.errors import DataError
+
 # three colours of matplotlib's inferno, which a machine that only predicts has not
 COLD, WARM, HOT = "#000004", "#bc3754", "#fcffa4"
 # Okabe and Ito's: told apart by colour-blind readers
@@ -19,7 +22,7 @@ BOX_COLOUR = (0, 200, 255)  # visible on grey and on the map, also to colour-bli
 
 def overlay(
     pixels: Float[np.ndarray, "H W"],
-    heatmap: Float[np.ndarray, "H W"],
+    heatmap: Float[np.ndarray, "h w"],
     boxes: Sequence[tuple[float, float, float, float]] = (),
     strength: float = 0.55,
     mask: Bool[np.ndarray, "H W"] | None = None,
@@ -28,7 +31,14 @@ def overlay(
     outline of a mask.
 
     pixels, heatmap: in [0, 1]. strength: opacity where the map is 1; where it is 0 the film shows unchanged.
+    Raises DataError for other values, and for a map of another shape than the film.
     """
+    pixels, heatmap = checked_pixels(pixels), checked_pixels(heatmap)
+    if heatmap.shape != pixels.shape:
+        raise DataError(
+            f"The map has shape {heatmap.shape} and the film {pixels.shape}: make it of this film with "
+            "evax.grad_cam."
+        )
     grey = np.repeat(pixels[..., None], 3, axis=2)
     levels = Image.fromarray((heatmap * 255).round().astype(np.uint8))
     colours = np.asarray(ImageOps.colorize(levels, COLD, HOT, WARM), dtype=np.float32) / 255
@@ -58,9 +68,9 @@ def outlined(
 ) -> Image.Image:
     """The film with the edge of each mask in its colour; the later one lies above.
 
-    pixels: in [0, 1]. The lines are inside the masks, thicker on a large film.
+    pixels: in [0, 1], else DataError is raised. The lines are inside the masks, thicker on a large film.
     """
-    picture = np.repeat((pixels[..., None] * 255).round().astype(np.uint8), 3, axis=2)
+    picture = np.repeat((checked_pixels(pixels)[..., None] * 255).round().astype(np.uint8), 3, axis=2)
     for mask, colour in masks:
         picture[edge_of(mask, width=max(1, max(pixels.shape) // 250))] = colour
     return Image.fromarray(picture)

@@ -153,7 +153,7 @@ def reader_of(
     def load(row: int, name: str) -> np.ndarray[Any, Any] | str:
         if store is not None:
             return chain.view(store.pixels(row))
-        film = read_or_reason(Path(name))
+        film = read_or_reason(Path(name), chain.bits)
         return film if isinstance(film, str) else chain.view(chain.to_store(film.pixels))
 
     return load

@@ -53,19 +53,19 @@ def export(config: ExportConfig) -> Path:
     with FolderLock(config.bundle):
         from evax.deploy.export import export_onnx  # torch only now
 
-        films = real_films(config) if config.films else synthetic_films()
+        films = real_films(config, card.preprocess.bits) if config.films else synthetic_films()
         source = "given films" if config.films else f"{SYNTHETIC} synthetic films; black, white, noise"
         return export_onnx(config.bundle, card, films, source, config.runtimes)
 
 
-def real_films(config: ExportConfig) -> list[Radiograph]:
-    """The first films that can be read. Raises DataError when there are none."""
+def real_films(config: ExportConfig, bits: int | None) -> list[Radiograph]:
+    """The first films that can be read, with these bits (see read_image). Raises DataError without any."""
     from itertools import islice
 
     from evax.data.films import find_films, read_or_reason
 
-    read = (film for film in map(read_or_reason, find_films(config.films)) if not isinstance(film, str))
-    films = list(islice(read, config.most_films))
+    read = (read_or_reason(path, bits) for path in find_films(config.films))
+    films = list(islice((film for film in read if not isinstance(film, str)), config.most_films))
     if not films:
         raise DataError(f"No film in {', '.join(map(str, config.films))} can be read.")
     return films

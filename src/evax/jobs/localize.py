@@ -116,6 +116,7 @@ def localize(config: LocalizeConfig) -> Path:
 def opened(config: LocalizeConfig) -> tuple[Predictor, ImageStore]:
     """The classifier and the store. Raises what says that they do not fit."""
     from evax.data.store import open_store
+    from evax.deploy.bundle import warn_if_other_bits
     from evax.deploy.predictor import open_bundle
 
     predictor, store = open_bundle(config.bundle), open_store(config.store)
@@ -133,6 +134,7 @@ def opened(config: LocalizeConfig) -> tuple[Predictor, ImageStore]:
             f"{config.bundle} was trained on films kept at {needed} pixels, {config.store} keeps them at "
             f"{store.size}: prepare the store with --size {needed}."
         )
+    warn_if_other_bits(config.bundle, predictor.card.preprocess, store)
     return predictor, store
 
 

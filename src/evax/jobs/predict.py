@@ -182,7 +182,7 @@ class ReadFilm:
 
 def prepared(path: Path, predictor: Predictor, keep: bool) -> ReadFilm | str:
     """The film as the network sees it, or why it cannot be read."""
-    radiograph = read_or_reason(path)
+    radiograph = read_or_reason(path, predictor.card.preprocess.bits)
     if isinstance(radiograph, str):
         return radiograph
     return ReadFilm(

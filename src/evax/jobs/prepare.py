@@ -32,6 +32,10 @@ class PrepareConfig:
     """
     size: int = 336
     """Side of the stored film in pixels; the aspect is not kept."""
+    bits: int | None = None
+    """Depth of PNG and TIFF films of more than 8 bits, 8 to 16, whose white is then 2**bits - 1. Without it
+    the films decide it once for all; bundles keep it, so that a single film is read as in training.
+    """
     validation: float = 0.1
     """Share of the patients in the validation split."""
     test: float = 0.2
@@ -74,6 +78,8 @@ class PrepareConfig:
     def __post_init__(self) -> None:
         if not 16 <= self.size <= 4096:
             raise ConfigError(f"size must lie between 16 and 4096 pixels, got {self.size}.")
+        if self.bits is not None and not 8 <= self.bits <= 16:
+            raise ConfigError(f"bits must lie between 8 and 16, got {self.bits}.")
         if self.seed < 0:
             raise ConfigError(f"seed must be at least 0, got {self.seed}.")
         if self.workers < 0:
@@ -119,6 +125,7 @@ def prepare(config: PrepareConfig) -> Path:
             config.out,
             size=config.size,
             workers=config.workers or os.cpu_count() or 1,
+            bits=config.bits,
             split_note=note,
             options=chosen_options(config, len(manifest.table)),
             on_progress=lambda done, total, rejected: show(done, f"{rejected} rejected"),
@@ -171,6 +178,12 @@ def say_issues(issues: dict[str, int], source: str) -> None:
             "them out with --source dicom, or drop their rows from the table, and prepare again.",
             ", ".join(f"{count} {name}" for name, count in unwanted.items()),
         )
+    if "above_bits" in issues:
+        logger.warning(
+            "%d films hold values above the depth of the store (--bits) and show them white. "
+            "Burnt-in markers may; films of a deeper detector belong in a store of their own.",
+            issues["above_bits"],
+        )  # fmt: skip
     for name in ("looks_inverted", "looks_rotated"):
         if name in issues:
             logger.warning(
@@ -202,7 +215,7 @@ def verify_release(config: PrepareConfig) -> None:
 def chosen_options(config: PrepareConfig, films: int) -> dict[str, str]:
     """What decides a store, for a sentence about another one; no names of the user's folders and tables."""
     names = (
-        "source", "size", "validation", "test", "seed", "label_column", "findings", "patient_pattern",
+        "source", "size", "bits", "validation", "test", "seed", "label_column", "findings", "patient_pattern",
         "region", "mask_value", "keep_burned_in",
     )  # fmt: skip
     options = {name: getattr(config, name) for name in names} | {"number of films": films}

@@ -184,6 +184,7 @@ def preprocess_of(config: PretrainConfig, stores: list[ImageStore]) -> Preproces
 
     common = common_preprocess(stores, config.image_size)
     if is_bundle(config.weights):
-        return starting_preprocess(config.encoder, config.weights, stores[0], config.image_size)
+        chain = starting_preprocess(config.encoder, config.weights, stores[0], config.image_size)
+        return replace(chain, bits=common.bits) if any(store.bits for store in stores) else chain
     own = own_normalisation(config.encoder, config.weights)
     return common if own is None else replace(common, mean=own[0], std=own[1])

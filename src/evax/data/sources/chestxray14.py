@@ -49,13 +49,15 @@ def read_chestxray14(raw: Path) -> Manifest:
         )
     for finding in CHESTXRAY14:
         table[finding] = labels.map(lambda names, finding=finding: float(finding in names)).astype(np.float32)
+    boxes = _boxes(raw, dict(zip(rows["Image Index"], image, strict=True)))
     return Manifest(
         table=table,
         findings=CHESTXRAY14,
         exclusive=False,
         source="chestxray14",
         root=raw,
-        boxes=_boxes(raw, dict(zip(rows["Image Index"], image, strict=True))),
+        boxes=boxes,
+        drawn_on=dict.fromkeys(boxes["image"], (BOX_SIDE, BOX_SIDE)),
     )
 
 

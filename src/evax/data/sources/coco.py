@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -21,22 +22,28 @@ def read_coco(raw: Path, *, table: str = "annotations.json", patient_pattern: st
     """Films, findings and boxes of RAW/table; a category without a box on a film is absent there.
 
     patient_pattern: as for folders. Images are looked for as the file names them, in RAW and in RAW/images.
-    A box may leave its image by a pixel, as rounding does; it is cut.
+    A box may leave its image by a pixel, as rounding does; it is cut. A film whose aspect is not that of its
+    entry is rejected when it is read: its boxes would lie elsewhere.
     """
     content = _read(raw / table)
     names = {row["id"]: canonical(str(row["name"])) for row in content["categories"]}
-    sizes = {row["id"]: (str(row["file_name"]), float(row["width"]), float(row["height"]))
-             for row in content["images"]}  # fmt: skip
-    files = dict(zip(sizes, existing(raw, pd.Series([name for name, _, _ in sizes.values()])), strict=True))
+    sizes = {row["id"]: (float(row["width"]), float(row["height"])) for row in content["images"]}
+    names_of = {row["id"]: str(row["file_name"]) for row in content["images"]}
+    files = dict(zip(names_of, existing(raw, pd.Series(list(names_of.values()))), strict=True))
     boxes = []
     for row in content["annotations"]:
         if row["image_id"] not in sizes or row["category_id"] not in names:
             raise DataError(f"{raw / table}: annotation {row.get('id')} is of an unknown image or category.")
-        _, width, height = sizes[row["image_id"]]
+        width, height = sizes[row["image_id"]]
         left, top, across, down = (float(number) for number in row["bbox"])
         right, bottom = left + across, top + down
-        if min(left, top) >= -1 and right <= width + 1 and bottom <= height + 1:
-            left, top, right, bottom = max(left, 0), max(top, 0), min(right, width), min(bottom, height)
+        if not (min(left, top) >= -1 and right <= width + 1 and bottom <= height + 1):
+            raise DataError(
+                f"{raw / table}: a box of {files[row['image_id']]} leaves the image: it reaches from "
+                f"{left:g}, {top:g} to {right:g}, {bottom:g} in an image of {width:g} x {height:g} pixels. "
+                "Boxes are x, y, width, height in pixels of the size that the file states: mend one of them."
+            )
+        left, top, right, bottom = max(left, 0), max(top, 0), min(right, width), min(bottom, height)
         corners = (left / width, top / height, (right - left) / width, (bottom - top) / height)
         boxes.append((files[row["image_id"]], names[row["category_id"]], *corners))
     findings = tuple(names.values())
@@ -53,6 +60,7 @@ def read_coco(raw: Path, *, table: str = "annotations.json", patient_pattern: st
         source=source_name("coco", raw),
         root=raw,
         boxes=pd.DataFrame(boxes, columns=list(BOX_COLUMNS)).astype(dict.fromkeys(BOX_COLUMNS[2:], float)),
+        drawn_on={files[row["image_id"]]: sizes[row["image_id"]] for row in content["annotations"]},
     )
 
 
@@ -73,10 +81,14 @@ def _read(path: Path) -> dict[str, list[dict[str, Any]]]:
                     raise DataError(f"{path}: an entry of {name} lacks {', '.join(missing)}.")
         for row in (row for name in wanted for row in content[name]):
             hash(tuple(row.get(key) for key in ("id", "image_id", "category_id")))  # TypeError for lists
-        if any(min(float(row["width"]), float(row["height"])) <= 0 for row in content["images"]):
+        sides = [float(row[side]) for row in content["images"] for side in ("width", "height")]
+        if not all(0 < side < math.inf for side in sides):
             raise DataError(f"{path}: an image has no width or no height.")
+        for name in ("images", "categories"):
+            if len({row["id"] for row in content[name]}) < len(content[name]):
+                raise DataError(f"{path}: two entries of {name} have one id; give each its own.")
         if any(len([float(number) for number in row["bbox"]]) != 4 for row in content["annotations"]):
             raise DataError(f"{path}: a bbox is not x, y, width, height.")
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise DataError(f"{path} is not a COCO file with images, categories and annotations.") from error
     return {name: content[name] for name in wanted}

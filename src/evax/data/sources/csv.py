@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
 from pathlib import Path
 
@@ -206,7 +207,7 @@ def existing(raw: Path, images: pd.Series) -> pd.Series:
             for folder in FOLDERS
             for suffix in ("", *FILM_SUFFIXES)
         )
-        return next((str(path) for path in places if (raw / path).is_file()), name)
+        return next((str(path) for path in places if os.path.isfile(raw / path)), name)
 
     return images.map(place)
 

@@ -50,5 +50,6 @@ def read_rsna(raw: Path) -> Manifest:
         source="rsna",
         root=raw,
         boxes=boxes.reset_index(drop=True),
+        drawn_on=dict.fromkeys(boxes["image"], (SIDE, SIDE)),
         masks=pd.DataFrame(masks, columns=list(MASK_COLUMNS), dtype=str),
     )
