@@ -98,6 +98,7 @@ def saved(path, values, **options):
 @pytest.mark.parametrize(
     "write",
     [
+        lambda path: png(path, np.dstack([white(REGION | True), *[white(REGION) * 0] * 2, white(REGION)])),
         lambda path: png(path, np.dstack([white(REGION | True), white(REGION)])),
         lambda path: png(path, np.dstack([white(REGION | True)] * 3 + [white(REGION)])),
         lambda path: png(path, np.dstack([white(REGION) * 0] * 3 + [white(REGION)])),
@@ -114,6 +115,7 @@ def saved(path, values, **options):
         ),
     ],
     ids=[
+        "red RGBA",
         "white LA",
         "white RGBA",
         "black RGBA",
@@ -200,6 +202,8 @@ def test_the_named_value_is_inside_and_everything_else_outside(tmp_path):
         np.testing.assert_array_equal(read_mask(path, (255, 0, 204)), CLASSES == 1)
         with refused("c.png has colours: name that of the inside, --mask-value RED GREEN BLUE"):
             read_mask(path, (1,))
+    layer = png(tmp_path / "e.png", np.dstack([COLOURS[CLASSES], white(CLASSES > 0)]))
+    np.testing.assert_array_equal(read_mask(layer, (255, 0, 204)), CLASSES == 1)
     # no region of that class on this image: its map is black
     assert not read_mask(saved(tmp_path / "d.png", np.zeros((5, 5), np.uint8)), (255, 0, 204)).any()
 
@@ -226,10 +230,11 @@ def disc(side):
         lambda path: saved(path, Image.fromarray(white(disc(640))).resize((160, 160)), format="PNG"),
         lambda path: saved(path, Image.fromarray(white(disc(80))).resize((160, 160)), format="TIFF"),
         lambda path: png(path, np.dstack([
-            white(disc(160) | True), np.asarray(Image.fromarray(white(disc(640))).resize((160, 160))),
+            white(disc(160) | True), *[np.full((160, 160), 90, np.uint8)] * 2,
+            np.asarray(Image.fromarray(white(disc(640))).resize((160, 160))),
         ])),
     ],
-    ids=["JPEG 30", "JPEG 75", "JPEG 100", "JPEG as PNG", "reduced", "enlarged", "alpha"],
+    ids=["JPEG 30", "JPEG 75", "JPEG 100", "JPEG as PNG", "reduced", "enlarged", "drawn in pink"],
 )  # fmt: skip
 def test_a_border_that_jpeg_or_resizing_blurred_is_divided_at_the_middle(tmp_path, write):
     seen = read_mask(write(tmp_path / "a"))

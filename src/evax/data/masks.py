@@ -62,7 +62,7 @@ def read_mask(path: str | os.PathLike[str], mask_value: tuple[int, ...] = ()) ->
     mask_value: the grey value, or red, green and blue, of the inside; everything else is then outside.
     Without it the picture must have two values: 0 and 1, or a dark and a bright one, which the half of their
     range of 8 or 16 bits divides; or black and one colour. A picture of one such value is empty or full.
-    Transparent parts are black; where the opaque ones are black, too, they are inside.
+    Transparent parts are black; of a layer drawn in one colour, what is not transparent is inside.
     A border that JPEG or resizing has blurred adds grey values, but these fill no area: of more than LABELS
     values (in JPEG of any number) only those that fill a block of 3 x 3 pixels are counted.
 
@@ -72,16 +72,18 @@ def read_mask(path: str | os.PathLike[str], mask_value: tuple[int, ...] = ()) ->
         raise DataError(f"{path} is a DICOM file, and masks are read from pictures: save it as PNG.")
     picture = read_picture(path, ("PNG", "JPEG", "TIFF", "BMP"))
     values = picture.over_black()
-    if picture.alpha is not None and not values.any():
-        if not picture.alpha.any() and (picture.values != picture.values[:1, :1]).any():
-            raise DataError(f"{path} is transparent everywhere: save it without its alpha channel.")
-        values = np.rint(picture.alpha * 255).astype(np.uint8)
     if picture.white_is_zero:
         values = _white(values) - values
     if mask_value:
         if values.ndim == 3 and len(mask_value) == 1:
             raise DataError(f"{path} has colours: name that of the inside, --mask-value RED GREEN BLUE.")
         return np.asarray((np.atleast_3d(values) == np.array(mask_value)).all(axis=2))
+    if picture.alpha is not None:
+        if not picture.alpha.any() and (picture.values != picture.values[:1, :1]).any():
+            raise DataError(f"{path} is transparent everywhere: save it without its alpha channel.")
+        drawn = picture.values[picture.alpha > 0]
+        if (drawn == drawn[:1]).all():
+            values = np.rint(picture.alpha * 255).astype(np.uint8)
     if values.ndim == 3:
         red, green, blue = (values[:, :, channel].astype(np.uint64) for channel in range(3))
         colours = np.unique(red << 32 | green << 16 | blue)
