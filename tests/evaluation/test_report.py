@@ -75,7 +75,9 @@ def test_exclusive_findings_are_scored_by_the_most_probable_one():
 def test_json_is_plain_and_writes_undefined_as_null(report):
     written = report.to_json()
     assert json.loads(json.dumps(written, allow_nan=False)) == written
-    assert list(written) == ["n", "patients", "findings", "mauc", "map", "macc", "interval_method"]
+    assert list(written) == [
+        "n", "patients", "findings", "mauc", "map", "macc", "balanced_accuracy", "interval_method",
+    ]  # fmt: skip
     hernia = written["findings"][2]
     assert hernia["auroc"] is None
     assert hernia["auroc_interval"] == [None, None]

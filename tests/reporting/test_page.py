@@ -384,7 +384,7 @@ def test_runs_that_differ_in_films_labels_or_protocol_are_never_compared(run, di
 
 
 def test_exclusive_findings_have_a_table_of_true_against_most_probable(reader, run, films):
-    assert "Which finding is most probable" not in reader.text
+    assert "Confusion matrix" not in reader.text
     write_finetuning(run / "finetune-exclusive", films, exclusive=True)
     page = read_again(run, ["finetune-exclusive"])
     table = pd.read_csv(run / "finetune-exclusive" / "predictions-test.csv")
@@ -392,7 +392,7 @@ def test_exclusive_findings_have_a_table_of_true_against_most_probable(reader, r
         table.filter(regex=f"^{kind}:").to_numpy().argmax(1) for kind in ("label", "probability")
     )
     counts = " ".join(str(int(((truth == 0) & (answer == k)).sum())) for k in range(3))
-    assert f"true Effusion Mass Hernia Effusion {counts}" in page.text
+    assert f"true \\ predicted Effusion Mass Hernia Effusion {counts}" in page.text
 
 
 def test_localisation_shows_hits_of_films_and_the_pictures_with_the_right_finding(reader):
