@@ -52,7 +52,7 @@ class Card:
     format: int = FORMAT
 
     def predicted(self, answer: Float[np.ndarray, " K"]) -> str:
-        """The most probable of exclusive classes. answer: probabilities of an image; a tie goes to the first."""
+        """The most probable of exclusive classes; a tie goes to the first. answer: (K,) of an image."""
         return self.findings[int(answer.argmax())]
 
     def present(self, answer: Float[np.ndarray, " outputs"]) -> list[bool | None]:

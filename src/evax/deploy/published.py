@@ -155,8 +155,8 @@ def in_words(card: Card) -> str:
     decision = (
         "`evax predict` gives probabilities and the most probable class."
         if card.exclusive
-        else "No thresholds were published: `evax predict` gives probabilities, leaves present empty and draws "
-        "no heat maps."
+        else "No thresholds were published: `evax predict` gives probabilities, leaves present empty and "
+        "draws no heat maps."
     )
     return (
         f"{'Exactly one' if card.exclusive else 'Each on its own'} of {len(card.findings)} findings: "

@@ -118,9 +118,7 @@ def check_spread(findings: Sequence[str], scores: Mapping[str, Reals]) -> Check:
     )  # fmt: skip
 
 
-def check_classes(
-    classes: Sequence[str], scored: Mapping[str, tuple[Reals, Reals]], of: str = ""
-) -> Check:
+def check_classes(classes: Sequence[str], scored: Mapping[str, tuple[Reals, Reals]], of: str = "") -> Check:
     """Whether the most probable class depends on the image, and every class is predicted for some images.
 
     scored: probabilities and labels of each split, (S, K), exactly one 1 per row of the labels. of: the
@@ -145,7 +143,8 @@ def check_classes(
         films = np.bincount(truth, minlength=len(classes))
         wrong += [
             f"{classes[k]} is predicted for none of the {split} images, of which {films[k]} are {classes[k]}"
-            for k in np.flatnonzero((counts == 0) & (films >= FEW))
+            for k in range(len(classes))
+            if counts[k] == 0 and films[k] >= FEW
         ]
     if not judged:
         return Check(name, None, "The images of every split are of one class.", "")
@@ -153,7 +152,7 @@ def check_classes(
         return Check(name, True, "The predicted class differs from image to image.", "")
     return Check(
         name, False,
-        f"{'; '.join(wrong)}. Accuracy then says how frequent the classes are, not how well they are told apart.",
+        f"{'; '.join(wrong)}. Accuracy hides this where one class is frequent.",
         "Read balanced accuracy and the confusion matrix, and do not use the predicted class. The training "
         "has too few images of the other classes, or was too short: use more labels or more steps.",
     )  # fmt: skip
@@ -170,11 +169,14 @@ def check_strength(strength: float, tried: Mapping[float, float]) -> Check:
         return Check(name, None, "No finding has a score on the validation images.", "")
     if lowest < strength < highest:
         return Check(
-            name, True, f"{strength:g} is best, inside the range that was tried, {lowest:g} to {highest:g}.", ""
+            name,
+            True,
+            f"{strength:g} is best, inside the range that was tried, {lowest:g} to {highest:g}.",
+            "",
         )
     advice = (
-        "The features say little about these labels, or there are too few labelled images. Use more labels or "
-        "another encoder, and do not read the probabilities: they hardly differ from the class frequencies."
+        "The features say little about these labels, or there are too few labelled images. Use more labels "
+        "or another encoder, and do not read the probabilities: they hardly differ from image to image."
         if strength == lowest
         else "The probe is hardly regularised: its probabilities are too sure. Use more labelled images."
     )

@@ -244,7 +244,9 @@ def balanced_log_loss(probabilities: Reals, labels: Reals) -> float:
     Returns NaN when no class enters.
     """
     loss = -np.log(np.maximum(probabilities, np.finfo(np.float64).tiny))
-    of_class = [loss[labels[:, k] == 1, k].mean() for k in range(labels.shape[1]) if (labels[:, k] == 1).any()]
+    of_class = [
+        loss[labels[:, k] == 1, k].mean() for k in range(labels.shape[1]) if (labels[:, k] == 1).any()
+    ]
     return float(np.mean(of_class)) if of_class else math.nan
 
 

@@ -84,12 +84,12 @@ def fit_linear_probe(
     over the classes, else one sigmoid each). strengths: above 0, only these are tried; None: STRENGTHS, and
     WEAKER or STRONGER ones while the best is an end. Of equal ones the nearest to MIDDLE is taken.
 
-    Independent findings choose by mAUC. Exclusive classes choose by the mean of the classes' log losses: AUROC
-    sees the order of the images only, not that one class is the most probable one of all. For the same reason
-    each class has the same total weight in training. Otherwise a strong penalty leaves the class frequencies
-    alone, since the intercept has no penalty, and the most frequent class is predicted for every image.
+    Independent findings choose by mAUC. Exclusive classes choose by the mean of the classes' log losses: an
+    AUROC sees the order of the images only, not that one class is the most probable one for all of them. For
+    the same reason each class has the same total weight in training. With a strong penalty the unpenalised
+    intercepts alone would decide, and predict the most frequent class for every image.
 
-    A finding of which the training images show only one side gets 0 or 1 for every image, and chooses nothing.
+    A finding of which the training images show only one side gets 0 or 1 for every image; it chooses nothing.
     Raises DataError when the validation images define no finding.
     """
     if strengths is not None and not (strengths and all(strength > 0 for strength in strengths)):

@@ -143,7 +143,14 @@ def score_network(
             name: column_draws(each, ground.patients, ground.resamples, ground.seed)
             for name, each in hits.items()
         }
-        drawn.append({"each": ranked[0], "mauc": ranked[0, ground.entering], "map": ranked[1, ground.entering], **correct})
+        drawn.append(
+            {
+                "each": ranked[0],
+                "mauc": ranked[0, ground.entering],
+                "map": ranked[1, ground.entering],
+                **correct,
+            }
+        )
         on_training()
     each_area = np.array(areas)  # (T, K)
     draws = {name: np.mean([one[name] for one in drawn], axis=0) for name in drawn[0]}

@@ -34,7 +34,6 @@ from evax.training.options import LabelledConfig
 from evax.training.probes import EncodedFilms
 
 Reals = np.ndarray[Any, Any]
-CHOSEN_ON_LOSS = "validation log loss, mean of the classes"
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,6 +44,13 @@ class Tested:
     test: Scored
     entries: dict[str, Any]
     """Of report.json: test_metrics and what `examine` says."""
+
+
+def strength_chosen_on(exclusive: bool) -> str:
+    """The entry of the protocol, see `fit_linear_probe`."""
+    return (
+        "validation log loss, mean of the classes" if exclusive else "validation mAUC, one for all findings"
+    )
 
 
 def measure(
@@ -76,7 +82,7 @@ def measure(
     protocol = protocol_card(
         config, store, train=train.rows, validation=val.rows, test=test.rows,
         features="mean of the last block's patches, encoder frozen, whole films",
-        strength_chosen_on=CHOSEN_ON_LOSS if exclusive else "validation mAUC, one for all findings",
+        strength_chosen_on=strength_chosen_on(exclusive),
         **label_policy(config, store),
     )  # fmt: skip
     tried = {
@@ -87,7 +93,9 @@ def measure(
     checks = quick_checks(store, train.rows, by_line.validation, by_line.test, labels)
     checks.append(check_strength(linear.strength, linear.validation_mauc).to_json())
     if exclusive:
-        voted = check_predicted_classes(store.manifest.findings, by_vote.validation, by_vote.test, WAYS["knn"])
+        voted = check_predicted_classes(
+            store.manifest.findings, by_vote.validation, by_vote.test, WAYS["knn"]
+        )
         checks.append(voted.to_json())
     report = {
         "kind": "probe",

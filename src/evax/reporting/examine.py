@@ -75,8 +75,8 @@ class Scored:
 
 
 def validation_thresholds(validation: Scored, rule: str, exclusive: bool) -> Floats:
-    """The threshold of each finding, (K,); NaN where there is none, as for all exclusive classes: of these the
-    most probable one is predicted.
+    """The threshold of each finding, (K,), NaN where there is none. Exclusive classes have none: the most
+    probable one is predicted.
 
     validation: only what was learned. rule: see ThresholdRule.of.
     """

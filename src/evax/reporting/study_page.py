@@ -98,11 +98,17 @@ def picture(results: Sequence[Path], study: Facts) -> tuple[str, list[str], str]
     """Title, notes and figure: boxes of folds, score against labels, or the seeds one by one."""
     if repeats_folds(study):
         title = "mAUC over folds and seeds"
-        notes = [f"a dot per fold, and below the line a dot per seed; box: quartiles, from {FEWEST} dots on; dashed: chance"]
+        notes = [
+            f"a dot per fold, and below the line a dot per seed; box: quartiles, from {FEWEST} dots on; dashed: chance"
+        ]
         return title, notes, svg_of(seeds_of_folds_figure(results[0]), title)
     if study["kind"] == "crossvalidate":
         title = "AUROC over folds"
-        notes = ["a dot per fold" + ("; box: quartiles" if len(study["folds"]) >= FEWEST else "") + "; dashed: chance"]
+        notes = [
+            "a dot per fold"
+            + ("; box: quartiles" if len(study["folds"]) >= FEWEST else "")
+            + "; dashed: chance"
+        ]
         return title, notes, svg_of(folds_figure(results[0]), title)
     if "points" in study:
         title = "mAUC against labelled training patients"

@@ -68,7 +68,11 @@ def row_of_study(study: Mapping[str, Any]) -> dict[str, Any]:
         "macc": study["macc"]["mean"],
         "macc_sd": study["macc"]["sd"],
         "macc_reading": folds[0]["macc_reading"],
-        **({BALANCED: study[BALANCED]["mean"], f"{BALANCED}_sd": study[BALANCED]["sd"]} if BALANCED in study else {}),
+        **(
+            {BALANCED: study[BALANCED]["mean"], f"{BALANCED}_sd": study[BALANCED]["sd"]}
+            if BALANCED in study
+            else {}
+        ),
         "pooled_mauc": pooled["mauc"]["value"],
         "pooled_mauc_patient_interval": pooled["mauc"]["interval"],
         **resamples_of("pooled_mauc", pooled["mauc"]),
