@@ -237,7 +237,8 @@ def refuse_other_choice(run: ProbeConfig, chosen_on: str) -> None:
     if (before := read_json(path)["protocol"]["strength_chosen_on"]) != chosen_on:
         raise ConfigError(
             f"{run.out} was made by an older evax, which chose the strength on {before}, and this one "
-            f"chooses it on {chosen_on}. One sweep cannot hold both: choose another --out, or delete that folder."
+            f"chooses it on {chosen_on}. One sweep cannot hold both: choose another --out, or delete that "
+            "folder."
         )
 
 

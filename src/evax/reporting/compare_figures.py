@@ -42,7 +42,8 @@ def finding_dots(
 ) -> Figure:
     """A score of every finding and their mean, one dot with its interval per row of the comparison.
 
-    score: of an AUROC a dashed line marks chance. rows: name, and one Bar per finding with the mean's behind them. mean: what the last line is called.
+    rows: name, and one Bar per finding with the mean's behind them. mean: what the last line is called.
+    score: of an AUROC a dashed line marks chance.
     Dots on lines instead of the paper's bars: a bar from 0 would hide differences of a hundredth.
     """
     lines = [*findings, mean]

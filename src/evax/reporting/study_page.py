@@ -99,16 +99,14 @@ def picture(results: Sequence[Path], study: Facts) -> tuple[str, list[str], str]
     if repeats_folds(study):
         title = "mAUC over folds and seeds"
         notes = [
-            f"a dot per fold, and below the line a dot per seed; box: quartiles, from {FEWEST} dots on; dashed: chance"
+            f"a dot per fold, and below the line a dot per seed; box: quartiles, from {FEWEST} dots on; "
+            "dashed: chance"
         ]
         return title, notes, svg_of(seeds_of_folds_figure(results[0]), title)
     if study["kind"] == "crossvalidate":
         title = "AUROC over folds"
-        notes = [
-            "a dot per fold"
-            + ("; box: quartiles" if len(study["folds"]) >= FEWEST else "")
-            + "; dashed: chance"
-        ]
+        box = "; box: quartiles" if len(study["folds"]) >= FEWEST else ""
+        notes = [f"a dot per fold{box}; dashed: chance"]
         return title, notes, svg_of(folds_figure(results[0]), title)
     if "points" in study:
         title = "mAUC against labelled training patients"
