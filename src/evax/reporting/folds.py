@@ -56,8 +56,8 @@ def seeds_of_folds_figure(result: Path) -> Figure:
 def fold_boxes(
     scores: dict[str, list[float | None]], *, title: str, x_label: str, warning: str = ""
 ) -> Figure:
-    """One box of AUROCs per row, from quartile to quartile, each value as a dot, and mean and sd as text. Fewer
-    than FEWEST values are dots without a box.
+    """One box of AUROCs per row, from quartile to quartile, each value as a dot, and mean and sd as text.
+    Fewer than FEWEST values are dots without a box.
 
     scores: name -> one score per fold, None where undefined; the last row, of means, stands apart. warning:
     written above the boxes.
