@@ -4,6 +4,7 @@ import csv
 import json
 import re
 import shutil
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -494,3 +495,20 @@ def test_independent_findings_keep_their_thresholds_and_have_no_balanced_accurac
     page = (compared / "compare.html").read_text()
     assert "At the thresholds of validation" in page
     assert "means over" not in page.partition("<h2>At the thresholds")[2].partition("</section>")[0]
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("exclusive", [True, False])
+def test_no_table_of_the_page_is_cut_off_at_1200_pixels(tmp_path, exclusive):
+    browser = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if browser is None:
+        pytest.skip("no chromium here: install it to look at the page as a reader would")
+    folders = [write_sweep(tmp_path / f"a-long-name-{n}", n, exclusive=exclusive) for n in (1, 2)]
+    out = done(folders, tmp_path / "out", prevalence=0.02)
+    cut = "[...document.querySelectorAll('.scroll')].filter(e => e.scrollWidth > e.clientWidth + 1).length"
+    page = (out / "compare.html").read_text() + f"<script>document.title = {cut} + ' cut off'</script>"
+    (tmp_path / "measured.html").write_text(page)
+    options = ["--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}"]
+    options += ["--window-size=1200,900", "--dump-dom", (tmp_path / "measured.html").as_uri()]
+    shown = subprocess.run([browser, *options], capture_output=True, text=True, timeout=60, check=True)
+    assert "<title>0 cut off</title>" in shown.stdout
