@@ -152,15 +152,16 @@ def test_a_sweep_of_exclusive_classes_has_balanced_accuracies_also_beside_runs_f
     assert {"balanced_accuracy_low", "balanced_accuracy_high"} < set(table.columns)
 
 
-def test_two_seeds_say_why_they_have_no_interval_and_which_checks_their_runs_did_not_pass(tmp_path, caplog):
+def test_two_seeds_say_why_they_have_no_interval_and_how_many_runs_predict_one_class(tmp_path, caplog):
     result = sweep_of(tmp_path / "sweep", {})
     check = {"name": "Predicted classes", "passed": False, "message": "", "action": ""}
     change_json(tmp_path / "sweep" / "runs" / "share-1-seed-0" / "report.json", checks=[check])
     caplog.set_level("INFO", "evax")
     tell_result([result])
-    assert caplog.messages[0].count("[none: fewer than 3 seeds]") == 2
-    assert "not defined" not in caplog.messages[0]
-    assert "Predicted classes (1 of 4 runs)" in caplog.messages[1]
+    warning, last = caplog.messages
+    assert "1 of 4 runs predict one class for nearly all images" in warning
+    assert last.count("[none: fewer than 3 seeds]") == 2
+    assert "not defined" not in last
     page = write_study_page([result]).read_text()
     assert "no t-interval: fewer than 3 seeds" in page
 

@@ -21,6 +21,7 @@ from evax.evaluation.suspicion import ClearEnd
 
 INVERTED = 0.4  # an AUROC below it on validation and on test is hardly chance
 SAME, MOST = 1e-3, 0.9  # log odds that do not tell two films apart; share of films of which that is too much
+PREDICTED = "Predicted classes"  # name of the check
 ONE_CLASS = 0.95  # share of the images of all other classes that are taken for one class
 NAMED = 6  # rows or findings that a sentence names before it says how many more there are
 
@@ -124,7 +125,7 @@ def check_classes(classes: Sequence[str], scored: Mapping[str, tuple[Reals, Real
     scored: probabilities and labels of each split, (S, K), exactly one 1 per row of the labels. of: the
     classifier, where a report has several.
     """
-    name = f"Predicted classes{of and f', {of}'}"
+    name = f"{PREDICTED}{of and f', {of}'}"
     wrong, judged = [], False
     for split, (probabilities, labels) in scored.items():
         predicted, truth = probabilities.argmax(axis=1), labels.argmax(axis=1)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from evax.evaluation.checks import PREDICTED
 from evax.reporting.run_files import interval, read_facts
 from evax.reporting.study_page import failed_checks, groups_of
 from evax.reporting.study_rows import WAYS
@@ -17,8 +17,8 @@ logger = logging.getLogger("evax")
 
 
 def tell_result(results: Sequence[Path]) -> None:
-    """Logs the mAUC on test with its interval, or why it has none, and where report.html is; of a study also
-    which checks its runs did not pass.
+    """Logs the mAUC on test with its interval, or why it has none, and where report.html is; before
+    it a warning when runs of a study have collapsed to one class.
 
     results: report.json of a fine-tuning or a probe, or the results of a study, see write_study_page.
     """
@@ -35,12 +35,14 @@ def tell_result(results: Sequence[Path]) -> None:
         over = "folds" if first["kind"] == "crossvalidate" else "seeds"
         scores = [(name, group["mauc"]["mean"], show_spread(group["mauc"])) for name, group, _ in groups]
     said = ", ".join(f"{name} {show_number(value)} {ends}".strip() for name, value, ends in scores)
-    logger.info("mAUC on test, 95 %% interval over %s: %s. Page: %s", over, said, folder / "report.html")
     runs = {run["folder"] for _, _, runs in groups for run in runs}
-    failed = Counter(name for run in runs for name in failed_checks(folder / run))
-    if failed:
-        counts = ", ".join(f"{name} ({count} of {len(runs)} runs)" for name, count in sorted(failed.items()))
-        logger.warning("CHECKS that did not pass: %s.\n  -> Each run's page says what to do.", counts)
+    collapsed = sum(any(name.startswith(PREDICTED) for name in failed_checks(folder / run)) for run in runs)
+    if collapsed:
+        logger.warning(
+            "CHECK: %d of %d runs predict one class for nearly all images, or a class for none.\n"
+            "  -> Their means say little. Each run's page says what to do.", collapsed, len(runs),
+        )  # fmt: skip
+    logger.info("mAUC on test, 95 %% interval over %s: %s. Page: %s", over, said, folder / "report.html")
 
 
 def show_spread(spread: Mapping[str, Any]) -> str:
