@@ -8,12 +8,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from evax.evaluation.checks import (
+    check_classes,
     check_columns,
     check_direction,
     check_labels,
     check_patients,
     check_sizes,
     check_spread,
+    check_strength,
 )
 from evax.evaluation.subgroups import ENOUGH
 from evax.evaluation.suspicion import ClearEnd
@@ -126,3 +128,60 @@ def test_labels_are_doubted_when_far_more_are_contradicted_than_the_difficulty_e
     some = check_labels(["Mass", "Hernia"], [honest, None], 1000, 5000, False)
     assert some.passed
     assert "1000 of 5000 training films are surest; they know 1 of 2 findings" in some.message
+
+
+@given(st.integers(2, 5), st.integers(0, 4), st.integers(0, 99))
+@settings(max_examples=30, deadline=None)
+def test_a_classifier_that_answers_every_image_alike_never_passes(classes, answer, seed):
+    chance = np.random.default_rng(seed)
+    labels = np.eye(classes)[[*range(classes), *chance.integers(classes, size=40)]]
+    scores = chance.random(labels.shape)
+    scores[:, answer % classes] = 2
+    names = [f"class {k}" for k in range(classes)]
+    check = check_classes(names, {"test": (scores, labels)})
+    assert check.passed is False
+    assert (
+        f"{names[answer % classes]} is predicted for {len(labels)} of {len(labels)} test images"
+        in check.message
+    )
+    assert check_classes(names, {"test": (labels, labels)}).passed
+
+
+@pytest.mark.parametrize(
+    ("predicted", "passed", "said"),
+    [
+        ([0] * 63 + [1], False, "normal is predicted for 63 of 64 test images, of which 34 are normal"),
+        ([0] * 34 + [1] * 30, False, "viral is predicted for none of the test images, of which 10 are viral"),
+        ([0] * 34 + [1] * 20 + [2] * 10, True, ""),
+    ],
+)
+def test_nearly_all_images_in_one_class_and_a_class_that_is_never_predicted_do_not_pass(
+    predicted, passed, said
+):
+    names, truth = ["normal", "bacterial", "viral"], np.repeat([0, 1, 2], [34, 20, 10])
+    check = check_classes(names, {"test": (np.eye(3)[predicted], np.eye(3)[truth])})
+    assert check.passed == passed
+    assert said in check.message
+
+
+def test_images_of_one_class_say_nothing_of_the_predicted_classes():
+    labels = np.eye(2)[[1] * 30]
+    assert (
+        check_classes(["normal", "COVID-19"], {"test": (labels, labels)}, "nearest neighbours").passed is None
+    )
+    wrong = check_classes(["normal", "COVID-19"], {"test": (1 - labels, labels)})
+    assert wrong.passed is False
+
+
+@pytest.mark.parametrize(
+    ("strength", "passed"), [(1e-8, False), (1e-3, True), (1.0, False), (10.0, None)], ids=str
+)
+def test_a_strength_at_an_end_of_what_was_tried_does_not_pass(strength, passed):
+    tried = {1e-8: 0.7, 1e-3: 0.6, 1.0: 0.5}
+    if passed is None:
+        tried = {1.0: math.nan, 10.0: math.nan}
+    check = check_strength(strength, tried)
+    assert check.passed is passed
+    assert (f"{strength:g} is best, an end of the range that was tried, 1e-08 to 1" in check.message) == (
+        passed is False
+    )

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import balanced_accuracy_score, log_loss
 from sklearn.preprocessing import StandardScaler
 
 from evax.errors import ConfigError, DataError
@@ -110,3 +111,79 @@ def test_as_a_layer_a_finding_that_no_training_film_has_is_rare_and_one_that_nob
     weights, bias = probe.as_layer(4, 20)
     assert bias[2] == pytest.approx(-np.log(21))
     assert not weights[2].any()
+
+
+def classes_of(shares, films, width, seed, signal=0.35):
+    """Features in which weak signal hides in noise, and classes that are not equally frequent, one-hot."""
+    chance = np.random.default_rng(seed)
+    truth = chance.choice(len(shares), films, p=shares)
+    centres = np.random.default_rng(99).normal(size=(len(shares), width)) * signal
+    return centres[truth] + chance.normal(size=(films, width)), np.eye(len(shares))[truth]
+
+
+@pytest.mark.parametrize(
+    "shares", [(0.6, 0.2, 0.2), (0.15, 0.7, 0.15), (0.85, 0.15), (0.4, 0.2, 0.2, 0.1, 0.1)]
+)
+def test_unequal_exclusive_classes_do_not_collapse_to_the_most_frequent_one(shares):
+    (train, three), (val, three_val), (test, three_test) = (
+        classes_of(shares, films, 60, seed) for seed, films in enumerate((60, 60, 300))
+    )
+    probe = fit_linear_probe(train, three, val, three_val, exclusive=True)
+    answer, truth = probe.probabilities(test).argmax(axis=1), three_test.argmax(axis=1)
+    assert set(answer) == set(range(len(shares)))
+    assert min(probe.validation_mauc) < probe.strength < max(probe.validation_mauc)
+    scaler = StandardScaler().fit(train)
+    oracle = max(
+        balanced_accuracy_score(
+            truth,
+            LogisticRegression(C=strength, max_iter=500)
+            .fit(scaler.transform(train), three.argmax(axis=1))
+            .predict(scaler.transform(test)),
+        )
+        for strength in (1e-3, 1e-2, 1e-1, 1.0)
+    )
+    assert balanced_accuracy_score(truth, answer) > oracle - 0.05  # the oracle chose on test
+
+
+def test_exclusive_classes_are_scikit_learn_s_balanced_regression_at_the_lowest_log_loss():
+    (train, three), (val, three_val) = (classes_of((0.6, 0.3, 0.1), 90, 20, seed) for seed in (5, 6))
+    probe = fit_linear_probe(train, three, val, three_val, exclusive=True, strengths=(1e-3, 1e-2, 1.0))
+    scaler, truth = StandardScaler().fit(train), three_val.argmax(axis=1)
+    weights = 1 / three_val.sum(axis=0)[truth]  # every class alike
+    for strength in (1e-3, 1e-2, 1.0):
+        model = LogisticRegression(C=strength, class_weight="balanced", max_iter=500)
+        model.fit(scaler.transform(train), three.argmax(axis=1))
+        answers = model.predict_proba(scaler.transform(val))
+        expected = log_loss(truth, answers, sample_weight=weights)
+        assert probe.validation_log_loss[strength] == pytest.approx(expected, abs=1e-3)
+        if strength == probe.strength:
+            assert probe.probabilities(val) == pytest.approx(answers, abs=1e-3)
+    assert probe.strength == min(probe.validation_log_loss, key=probe.validation_log_loss.get)
+
+
+def test_the_search_goes_on_beyond_an_end_until_the_best_strength_lies_inside():
+    chance = np.random.default_rng(0)
+    noise = chance.normal(size=(400, 1))
+    signal = chance.normal(size=(400, 1))
+    features = np.concatenate([noise + 0.02 * signal, noise], axis=1)  # their difference tells all
+    labels = (signal + 0.3 * chance.normal(size=(400, 1)) > 0).astype(np.float64)
+    probe = fit_linear_probe(features[:200], labels[:200], features[200:], labels[200:], exclusive=False)
+    assert probe.strength > 1
+    assert probe.strength < max(probe.validation_mauc) or max(probe.validation_mauc) == 1e3
+    chosen = probe.validation_mauc[probe.strength]
+    assert chosen == max(probe.validation_mauc.values()) > probe.validation_mauc[1.0]
+
+
+def test_the_search_ends_where_every_strength_is_as_good():
+    features = np.concatenate([np.arange(-20, 0), np.arange(1, 21)]).astype(np.float64)[:, np.newaxis]
+    labels = (features > 0).astype(np.float64)
+    probe = fit_linear_probe(features, labels, features, labels, exclusive=False)
+    assert (probe.strength, len(probe.validation_mauc)) == (1e-2, 6)
+
+
+def test_features_without_any_signal_end_the_search_at_its_bound():
+    chance = np.random.default_rng(3)
+    features, labels = chance.normal(size=(80, 40)), np.eye(3)[chance.integers(0, 3, 80)]
+    probe = fit_linear_probe(features[:40], labels[:40], features[40:], labels[40:], exclusive=True)
+    assert min(probe.validation_mauc) >= 1e-8
+    assert max(probe.validation_mauc) <= 1e3

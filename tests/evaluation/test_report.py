@@ -5,9 +5,14 @@ import math
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.special import softmax
+from sklearn.metrics import balanced_accuracy_score, precision_score, recall_score
 
 from evax.errors import DataError
 from evax.evaluation.classification import auroc, choose_thresholds
+from evax.evaluation.intervals import metric_draws
 from evax.evaluation.report import evaluate_classifier
 
 FINDINGS = ("Effusion", "Mass", "Hernia")
@@ -75,7 +80,9 @@ def test_exclusive_findings_are_scored_by_the_most_probable_one():
 def test_json_is_plain_and_writes_undefined_as_null(report):
     written = report.to_json()
     assert json.loads(json.dumps(written, allow_nan=False)) == written
-    assert list(written) == ["n", "patients", "findings", "mauc", "map", "macc", "interval_method"]
+    assert list(written) == [
+        "n", "patients", "findings", "mauc", "map", "macc", "balanced_accuracy", "interval_method",
+    ]  # fmt: skip
     hernia = written["findings"][2]
     assert hernia["auroc"] is None
     assert hernia["auroc_interval"] == [None, None]
@@ -111,3 +118,46 @@ def test_names_thresholds_and_columns_must_agree():
     probabilities, labels, patients = films()
     with pytest.raises(DataError, match="2 findings, 3 thresholds and 3 columns"):
         evaluate_classifier(probabilities, labels, FINDINGS[:2], patients, np.full(3, 0.5), False)
+
+
+@pytest.mark.filterwarnings("ignore:y_pred contains classes")
+@given(st.integers(2, 4), st.integers(0, 999), st.floats(0, 3))
+@settings(max_examples=20, deadline=None)
+def test_numbers_of_exclusive_classes_are_those_of_the_most_probable_class(classes, seed, skill):
+    rng = np.random.default_rng(seed)
+    truth = np.r_[np.arange(classes), rng.integers(classes, size=50)]
+    probabilities = softmax(rng.normal(size=(len(truth), classes)) + skill * np.eye(classes)[truth], axis=1)
+    answer, people = probabilities.argmax(axis=1), [f"p{i // 2}" for i in range(len(truth))]
+    names, limits = [f"class {k}" for k in range(classes)], np.full(classes, 0.01)
+    report = evaluate_classifier(
+        probabilities, np.eye(classes)[truth], names, people, limits, True, resamples=20
+    )
+    balanced = report.balanced_accuracy
+    assert balanced.value == pytest.approx(balanced_accuracy_score(truth, answer))
+    assert balanced.interval.low <= balanced.interval.high
+    recalls = recall_score(truth, answer, labels=range(classes), average=None)
+    assert [row.sensitivity for row in report.findings] == pytest.approx(recalls)
+    precisions = precision_score(truth, answer, labels=range(classes), average=None, zero_division=np.nan)
+    assert [row.ppv for row in report.findings] == pytest.approx(precisions, nan_ok=True)
+    assert all(math.isnan(row.threshold) for row in report.findings)
+
+
+def test_the_interval_of_balanced_accuracy_is_that_of_scikit_learn_s_over_the_same_resampled_patients():
+    rng = np.random.default_rng(1)
+    truth, people = np.repeat([0, 1, 2], [60, 30, 30]), [f"p{i % 50}" for i in range(120)]
+    probabilities = softmax(rng.normal(size=(120, 3)) + np.eye(3)[truth], axis=1)
+    report = evaluate_classifier(
+        probabilities, np.eye(3)[truth], FINDINGS, people, np.full(3, np.nan), True, resamples=40, seed=3
+    )
+    draws = metric_draws(
+        lambda drawn: balanced_accuracy_score(truth, probabilities.argmax(1), sample_weight=drawn),
+        people, resamples=40, seed=3,
+    )  # fmt: skip
+    low, high = np.quantile(draws, [0.025, 0.975])
+    interval = report.balanced_accuracy.interval
+    assert (interval.low, interval.high) == (pytest.approx(low), pytest.approx(high))
+
+
+def test_independent_findings_have_no_balanced_accuracy(report):
+    assert report.balanced_accuracy is None
+    assert report.to_json()["balanced_accuracy"] is None

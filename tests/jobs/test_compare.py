@@ -4,13 +4,14 @@ import csv
 import json
 import re
 import shutil
+import subprocess
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 from scipy.stats import t
-from sklearn.metrics import roc_auc_score
+from sklearn.metrics import balanced_accuracy_score, roc_auc_score
 
 from evax.errors import ConfigError, DataError
 from evax.evaluation.classification import predictive_values
@@ -18,6 +19,7 @@ from evax.evaluation.comparison import delong, holm
 from evax.files import write_json
 from evax.findings import CHESTXRAY14
 from evax.jobs.compare import CompareConfig, compare
+from evax.reporting.protocol import NO_THRESHOLDS
 from evax.reporting.published import FINDINGS as OF_TABLE
 from evax.reporting.published import MARK, PUBLISHED
 from evax.reporting.study_rows import row_of
@@ -433,3 +435,80 @@ def test_runs_without_validation_films_are_compared_but_not_recalibrated(runs, t
         pd.read_csv(folder / "predictions-val.csv")[:0].to_csv(folder / "predictions-val.csv", index=False)
     rows = content_of(done(folders, tmp_path / "out"))["rows"]
     assert all(len(row["calibration"]) == 1 for row in rows)  # as answered
+
+
+def test_balanced_accuracy_of_exclusive_classes_is_compared_and_thresholds_change_nothing(tmp_path):
+    folders = [
+        write_sweep(tmp_path / "sweep", 1.5, exclusive=True, fractions=(1.0,)),
+        write_run(tmp_path / "old", 0.5, exclusive=True),
+        write_run(tmp_path / "new", 1.0, exclusive=True),
+    ]
+    change_json(folders[2] / "report.json", protocol__thresholds_chosen_on=NO_THRESHOLDS)
+    report = json.loads((folders[1] / "report.json").read_text())  # as an older evax wrote it
+    del report["test_metrics"]["balanced_accuracy"]
+    for row in report["test_metrics"]["findings"]:
+        row["threshold"] = 0.2
+    (folders[1] / "report.json").write_text(json.dumps(report))
+    out = done(folders, tmp_path / "out")
+    content = content_of(out)
+    values = []
+    for row in content["rows"]:
+        scores = []
+        for folder in row["folders"]:
+            table = pd.read_csv(Path(folder) / "predictions-test.csv")
+            truth, answer = (
+                table.filter(regex=f"^{kind}:").to_numpy().argmax(axis=1) for kind in ("label", "probability")
+            )
+            scores.append(balanced_accuracy_score(truth, answer))
+        values.append(np.mean(scores))
+        assert row["balanced_accuracy"]["value"] == pytest.approx(values[-1])
+        assert row["findings"][0]["sensitivity"] == pytest.approx(
+            np.mean([*map(recall_of_first, row["folders"])])
+        )
+    for each in content["differences"]:
+        names = [row["name"] for row in content["rows"]]
+        gap = values[names.index(each["name"])] - values[names.index(each["reference"])]
+        assert each["balanced_accuracy"]["value"] == pytest.approx(gap)
+    assert {line["of"] for line in table_of(out / "differences.csv")} >= {"macc", "balanced_accuracy"}
+    assert float(table_of(out / "compare.csv")[1]["balanced_accuracy"]) == pytest.approx(values[1])
+    assert content["protocol"]["thresholds_chosen_on"] == NO_THRESHOLDS
+    page = (out / "compare.html").read_text()
+    assert "balanced accuracy" in page
+    assert "At the thresholds of validation" not in page
+    assert page.count("means over 3 seeds") == 1
+    assert [line["mean_over_seeds"] for line in table_of(out / "operating-points.csv")[::3]] == [
+        "3",
+        "1",
+        "1",
+    ]
+
+
+def recall_of_first(folder):
+    table = pd.read_csv(Path(folder) / "predictions-test.csv")
+    answer = table.filter(regex="^probability:").to_numpy().argmax(axis=1)
+    return (answer[table[f"label:{FINDINGS[0]}"] == 1] == 0).mean()
+
+
+def test_independent_findings_keep_their_thresholds_and_have_no_balanced_accuracy(compared):
+    content = content_of(compared)
+    assert not any("balanced_accuracy" in each for each in (*content["rows"], *content["differences"]))
+    page = (compared / "compare.html").read_text()
+    assert "At the thresholds of validation" in page
+    assert "means over" not in page.partition("<h2>At the thresholds")[2].partition("</section>")[0]
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("exclusive", [True, False])
+def test_no_table_of_the_page_is_cut_off_at_1200_pixels(tmp_path, exclusive):
+    browser = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if browser is None:
+        pytest.skip("no chromium here: install it to look at the page as a reader would")
+    folders = [write_sweep(tmp_path / f"a-long-name-{n}", n, exclusive=exclusive) for n in (1, 2)]
+    out = done(folders, tmp_path / "out", prevalence=0.02)
+    cut = "[...document.querySelectorAll('.scroll')].filter(e => e.scrollWidth > e.clientWidth + 1).length"
+    page = (out / "compare.html").read_text() + f"<script>document.title = {cut} + ' cut off'</script>"
+    (tmp_path / "measured.html").write_text(page)
+    options = ["--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}"]
+    options += ["--window-size=1200,900", "--dump-dom", (tmp_path / "measured.html").as_uri()]
+    shown = subprocess.run([browser, *options], capture_output=True, text=True, timeout=60, check=True)
+    assert "<title>0 cut off</title>" in shown.stdout

@@ -111,7 +111,7 @@ def test_one_page_shows_the_spread_over_seeds_how_to_repeat_it_and_where_each_ru
     points = result_of(sweep)["points"]
     means = [point[score]["mean"] for point in points for score in ("mauc", "macc")]
     page = check_study_page(sweep, "fewshot", means, runs=4)
-    assert "none: fewer than 3 seeds" in page
+    assert "no t-interval: fewer than 3 seeds" in page
     assert all(f"<td>{point['lr']}</td>" in page for point in points)
 
 

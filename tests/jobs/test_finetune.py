@@ -264,6 +264,27 @@ def test_an_exclusive_class_without_training_films_is_refused_with_the_number_of
         assert not tiny.out.exists()
 
 
+def test_exclusive_classes_have_a_bundle_without_thresholds_and_a_check_of_what_is_predicted(
+    tiny, phantoms, tmp_path
+):
+    manifest = open_store(tiny.store).manifest
+    table, names = manifest.table.copy(), ("normal", "bacterial", "viral")
+    truth = np.array([0, 0, 0, 1, 0, 0, 2, 0])[np.arange(len(table)) % 8]
+    for number, name in enumerate(names):
+        table[name] = (truth == number).astype(np.float64)
+    build_store(Manifest(table, names, True, "x", phantoms), tmp_path / "classes", size=96)
+    bundle = finetune(replace(tiny, store=tmp_path / "classes", steps=1))
+    assert read_card(bundle).thresholds == dict.fromkeys(names)
+    report = json.loads((tiny.out / "report.json").read_text())
+    predictions = pd.read_csv(tiny.out / "predictions-test.csv")
+    answer = predictions[[f"probability:{name}" for name in names]].to_numpy().argmax(axis=1)
+    assert predictions["predicted"].tolist() == [names[k] for k in answer]
+    (check,) = [check for check in report["checks"] if check["name"] == "Predicted classes"]
+    assert check["passed"] is False  # one step from a head near zero
+    assert report["test_metrics"]["balanced_accuracy"]["value"] < 0.5
+    assert "Balanced accuracy" in (tiny.out / "report.html").read_text()
+
+
 def test_a_training_that_diverged_leaves_no_folder_in_the_way_of_the_next_try(tiny):
     with pytest.raises(DataError, match=r"The (loss|gradient) of step \d is .*lower --optimizer\.lr"):
         finetune(replace(tiny, optimizer=OptimizerConfig(lr=1e30, warmup=0.0)))

@@ -339,3 +339,31 @@ def test_options_that_make_no_sense_are_refused(config):
         replace(config, films=())
     with pytest.raises(ConfigError, match="batch_size must be above 0, got 0"):
         replace(config, batch_size=0)
+
+
+@pytest.mark.parametrize(
+    "thresholds",
+    [
+        {},
+        dict.fromkeys(FINDINGS),
+        dict.fromkeys(FINDINGS, EVERYTHING),  # as a bundle of an older evax has them
+        {"Effusion": 0.2, "Nodule/Mass": NOTHING},
+    ],
+)
+def test_of_exclusive_classes_the_most_probable_one_is_predicted_whatever_the_thresholds(
+    config, with_thresholds, tmp_path, thresholds
+):
+    folder = with_thresholds(**thresholds)
+    card = json.loads((folder / "card.json").read_text())
+    (folder / "card.json").write_text(json.dumps(card | {"exclusive": True}))
+    table = table_of(replace(config, bundle=folder, heatmaps=tmp_path / "maps"))
+    assert list(table["z.png"]) == ["file", *FINDINGS, "predicted", "notes", "error"]
+    predicted = {}
+    for name in READABLE:
+        scores = {finding: float(table[name][finding]) for finding in FINDINGS}
+        assert sum(scores.values()) == pytest.approx(1, abs=1e-5)
+        assert table[name]["predicted"] == max(scores, key=scores.get)
+        predicted[name] = table[name]["predicted"]
+    assert table["a/3.png"]["predicted"] == ""
+    assert len(list((tmp_path / "maps").iterdir())) == len(READABLE)
+    assert (tmp_path / "maps" / f"00008-z-{predicted['z.png'].replace('/', '-')}.png").is_file()

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from sklearn.metrics import average_precision_score, roc_auc_score
+from sklearn.metrics import average_precision_score, balanced_accuracy_score, roc_auc_score
 
 from evax.data.building import build_store
 from evax.data.manifest import Manifest
@@ -16,6 +16,7 @@ from evax.errors import ConfigError, DataError
 from evax.evaluation.classification import choose_thresholds
 from evax.jobs.probe import ONE, ProbeConfig, probe
 from evax.models.encoders import build_encoder
+from finished_runs import change_json
 from pages import Page
 from study_pages import check_study_page
 
@@ -236,3 +237,48 @@ def test_chosen_findings_are_probed_alone(config):
     for way in ("linear", "knn"):
         rows = report[way]["test_metrics"]["findings"]
         assert [row["name"] for row in rows] == [names[2], names[0]]
+
+
+@pytest.fixture
+def classes(phantom_store, phantoms, tmp_path):
+    """The phantoms with three exclusive classes, most of them of the first one."""
+    manifest = open_store(phantom_store).manifest
+    table = manifest.table.copy()
+    truth = np.array([0, 0, 0, 1, 0, 0, 2, 0])[np.arange(len(table)) % 8]
+    for number, finding in enumerate(NAMES):
+        table[finding] = (truth == number).astype(np.float64)
+    build_store(Manifest(table, NAMES, True, "x", phantoms), tmp_path / "classes", size=96)
+    return tmp_path / "classes"
+
+
+NAMES = ("normal", "bacterial", "viral")
+
+
+def test_exclusive_classes_are_predicted_without_thresholds_and_checked_in_both_ways(config, classes, caplog):
+    config = replace(config, store=classes, thresholds="f1")
+    report = json.loads(probe(config).read_text())
+    assert "--thresholds f1 has no effect" in caplog.text
+    names = [check["name"] for check in report["checks"]]
+    assert {"Predicted classes", "Predicted classes, nearest neighbours", "Strength of the linear probe"} < {
+        *names
+    }
+    for way in ("linear", "knn"):
+        table = pd.read_csv(config.out / f"predictions-{way}-test.csv")
+        answer = table[[f"probability:{name}" for name in NAMES]].to_numpy().argmax(axis=1)
+        truth = table[[f"label:{name}" for name in NAMES]].to_numpy().argmax(axis=1)
+        assert table["predicted"].tolist() == [NAMES[k] for k in answer]
+        metrics = report[way]["test_metrics"]
+        assert metrics["balanced_accuracy"]["value"] == pytest.approx(balanced_accuracy_score(truth, answer))
+        assert [row["threshold"] for row in metrics["findings"]] == [None] * 3
+    losses = report["linear"]["validation_log_loss"]
+    assert losses[f"{report['linear']['strength']:g}"] == min(losses.values())
+    assert report["protocol"]["thresholds_chosen_on"] == "none: the most probable class is predicted"
+
+
+def test_a_sweep_does_not_hold_probes_whose_strength_was_chosen_otherwise(config, classes):
+    config = replace(config, store=classes, fractions=(1.0,), seeds=(0,))
+    probe(config)
+    (report,) = config.out.glob("runs/*/report.json")
+    change_json(report, protocol__strength_chosen_on="validation mAUC, one for all findings")
+    with pytest.raises(ConfigError, match="older evax, which chose the strength on validation mAUC"):
+        probe(replace(config, resume=True))

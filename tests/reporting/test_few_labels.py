@@ -4,14 +4,17 @@ import html
 import json
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from evax.errors import DataError
 from evax.files import write_json
+from evax.reporting.compare_figures import Bar, finding_dots
 from evax.reporting.few_labels import few_labels_figure
+from evax.reporting.result_line import tell_result
 from evax.reporting.study_page import write_study_page
 from evax.reporting.study_rows import row_of_share, shares_summed_up, write_points
-from finished_runs import FINDINGS, write_run
+from finished_runs import FINDINGS, change_json, write_run
 
 SEEDS = (0, 1)
 
@@ -125,3 +128,49 @@ def test_a_sweep_from_before_findings_were_kept_says_how_to_write_it_anew(tmp_pa
     write_json(content, result)
     with pytest.raises(DataError, match="its command once more with --resume"):
         few_labels_figure([result])
+
+
+def test_a_sweep_of_exclusive_classes_has_balanced_accuracies_also_beside_runs_from_before(tmp_path):
+    rows = [
+        row_of_share(
+            json.loads(
+                (write_run(tmp_path / str(seed), 1.0, seed=seed, exclusive=True) / "report.json").read_text()
+            )
+        )
+        for seed in range(3)
+    ]
+    for column in [column for column in rows[0] if column.startswith("balanced_accuracy")]:
+        del rows[0][column]
+    (point,) = shares_summed_up([({"fraction": 1.0, "count": None}, rows)])["points"]
+    assert point["balanced_accuracy"]["entered"] == 2
+    assert point["balanced_accuracy"]["mean"] == pytest.approx(
+        (rows[1]["balanced_accuracy"] + rows[2]["balanced_accuracy"]) / 2
+    )
+    write_points([point | {"lr": 1e-3}], tmp_path / "table.csv")
+    table = pd.read_csv(tmp_path / "table.csv")
+    assert table["balanced_accuracy"].isna().tolist() == [True, False, False]
+    assert {"balanced_accuracy_low", "balanced_accuracy_high"} < set(table.columns)
+
+
+def test_two_seeds_say_why_they_have_no_interval_and_how_many_runs_predict_one_class(tmp_path, caplog):
+    result = sweep_of(tmp_path / "sweep", {})
+    check = {"name": "Predicted classes", "passed": False, "message": "", "action": ""}
+    change_json(tmp_path / "sweep" / "runs" / "share-1-seed-0" / "report.json", checks=[check])
+    caplog.set_level("INFO", "evax")
+    tell_result([result])
+    warning, last = caplog.messages
+    assert "1 of 4 runs predict one class for nearly all images" in warning
+    assert last.count("[none: fewer than 3 seeds]") == 2
+    assert "not defined" not in last
+    page = write_study_page([result]).read_text()
+    assert "no t-interval: fewer than 3 seeds" in page
+
+
+def test_the_line_of_chance_is_drawn_where_an_auroc_is(tmp_path):
+    result = sweep_of(tmp_path / "sweep", {})
+    for score, expected in (("mauc", 1), ("macc", 0)):
+        lines = few_labels_figure([result], score).axes[0].get_lines()
+        assert sum(np.array_equal(line.get_ydata(), [0.5, 0.5]) for line in lines) == expected
+    bars = [Bar(0.8, 0.7, 0.9)] * 2
+    assert "dashed: chance" in finding_dots(["Mass"], [("a", bars)], "mean").axes[0].get_xlabel()
+    assert "chance" not in finding_dots(["Mass"], [("a", bars)], "mean", "Dice").axes[0].get_xlabel()

@@ -342,7 +342,7 @@ def test_the_data_sheet_counts_films_patients_and_labels(whole, reader):
 
 def test_pre_training_shows_its_facts_and_four_curves(reader):
     assert "0.512 → 0.623" in reader.text
-    assert "0.568 (mean of the last 20 steps)" in reader.text
+    assert "0.568 (mean of the last 12 steps)" in reader.text
     assert "33.1 image views per second" in reader.text
     assert "tokenizer efficientnet_lite0, layer 2, sees 256 × 256 pixels, weights 0123abcd " in reader.text
     assert "crops 128 × 128 pixels" in reader.text
@@ -350,6 +350,19 @@ def test_pre_training_shows_its_facts_and_four_curves(reader):
     assert "resumed 2 times" in reader.text
     for title in ("cosine with the tokenizer", "learning rate", "kNN mean AUC", "RankMe (effective rank)"):
         assert f'aria-label="{title} of pretrain against image views"' in reader.page
+
+
+def test_a_pre_training_without_probes_says_nothing_of_them_and_commands_are_no_optimizer_steps(run):
+    log = run / "pretrain" / "log.jsonl"
+    log.write_text("".join(line for line in log.open() if '"probe"' not in line))
+    report = json.loads((run / "pretrain" / "report.json").read_text())
+    nothing = dict.fromkeys(("knn_auc_first", "knn_auc_last", "rankme_last"))
+    write_json(report | nothing, run / "pretrain" / "report.json")
+    text = read_again(run, ["pretrain"]).text
+    assert "kNN" not in text
+    assert "The probe" not in text
+    assert "1 command in" in text
+    assert "optimizer steps 12 of 64 views each" in text
 
 
 def test_the_log_of_an_interrupted_run_counts_each_step_once(run):
@@ -384,15 +397,20 @@ def test_runs_that_differ_in_films_labels_or_protocol_are_never_compared(run, di
 
 
 def test_exclusive_findings_have_a_table_of_true_against_most_probable(reader, run, films):
-    assert "Which finding is most probable" not in reader.text
+    assert "Confusion matrix" not in reader.text
     write_finetuning(run / "finetune-exclusive", films, exclusive=True)
     page = read_again(run, ["finetune-exclusive"])
+    report = json.loads((run / "finetune-exclusive" / "report.json").read_text())
+    balanced = report["test_metrics"]["balanced_accuracy"]
     table = pd.read_csv(run / "finetune-exclusive" / "predictions-test.csv")
     truth, answer = (
         table.filter(regex=f"^{kind}:").to_numpy().argmax(1) for kind in ("label", "probability")
     )
     counts = " ".join(str(int(((truth == 0) & (answer == k)).sum())) for k in range(3))
-    assert f"true Effusion Mass Hernia Effusion {counts}" in page.text
+    assert f"Balanced accuracy {balanced['value']:.3f}" in page.text
+    assert "Predicted class, each against the others" in page.text
+    assert "no threshold" not in page.text
+    assert f"true \\ predicted Effusion Mass Hernia Effusion {counts}" in page.text
 
 
 def test_localisation_shows_hits_of_films_and_the_pictures_with_the_right_finding(reader):

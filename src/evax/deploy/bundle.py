@@ -41,7 +41,7 @@ class Card:
     """Exactly one finding per film (softmax), else one probability each."""
     thresholds: dict[str, float | None] = field(default_factory=dict)
     """Probability from which a finding counts as present, or a pixel as inside, chosen on validation; None
-    where undefined.
+    where undefined. Of no effect for exclusive classes, see `present`.
     """
     training: dict[str, Any] = field(default_factory=dict)
     """How the weights came about: data fingerprints, steps, seed, commit."""
@@ -51,10 +51,18 @@ class Card:
     intended_use: str = INTENDED_USE
     format: int = FORMAT
 
+    def predicted(self, answer: Float[np.ndarray, " K"]) -> str:
+        """The most probable of exclusive classes; a tie goes to the first. answer: (K,) of an image."""
+        return self.findings[int(answer.argmax())]
+
     def present(self, answer: Float[np.ndarray, " outputs"]) -> list[bool | None]:
-        """Which findings count as present, None without a threshold. answer: (K,) probabilities of a film;
-        an encoder has no findings, whatever it answers.
+        """Which findings count as present: those at or above their threshold, None without one; of exclusive
+        classes the predicted one alone, whatever thresholds a card of an older evax has.
+
+        answer: (K,) probabilities of an image; an encoder has no findings, whatever it answers.
         """
+        if self.exclusive:
+            return [finding == self.predicted(answer) for finding in self.findings]
         limits = [self.thresholds.get(finding) for finding in self.findings]
         return [
             None if limit is None else value >= limit

@@ -152,8 +152,13 @@ def in_words(card: Card) -> str:
     normalised = f"normalised with mean {chain.mean} and standard deviation {chain.std}"
     if card.kind == "encoder":
         return f"It is an encoder and gives features. Films are resized to {seen}, {normalised}."
+    decision = (
+        "`evax predict` gives probabilities and the most probable class."
+        if card.exclusive
+        else "No thresholds were published: `evax predict` gives probabilities, leaves present empty and "
+        "draws no heat maps."
+    )
     return (
         f"{'Exactly one' if card.exclusive else 'Each on its own'} of {len(card.findings)} findings: "
-        f"{', '.join(card.findings)}. Films are resized to {seen}, {normalised}. No thresholds were "
-        "published: `evax predict` gives probabilities, leaves present empty and draws no heat maps."
+        f"{', '.join(card.findings)}. Films are resized to {seen}, {normalised}. {decision}"
     )

@@ -15,12 +15,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evax.evaluation.classification import Integers, Reals
-from evax.evaluation.learned import learned_findings
+from evax.evaluation.learned import FEW, learned_findings
 from evax.evaluation.subgroups import ENOUGH
 from evax.evaluation.suspicion import ClearEnd
 
 INVERTED = 0.4  # an AUROC below it on validation and on test is hardly chance
 SAME, MOST = 1e-3, 0.9  # log odds that do not tell two films apart; share of films of which that is too much
+PREDICTED = "Predicted classes"  # name of the check
+ONE_CLASS = 0.95  # share of the images of all other classes that are taken for one class
 NAMED = 6  # rows or findings that a sentence names before it says how many more there are
 
 
@@ -114,6 +116,75 @@ def check_spread(findings: Sequence[str], scores: Mapping[str, Reals]) -> Check:
         f"Films have the same score, whatever they show: {_some(alike)}. Their AUROC says nothing.",
         "The training diverged or has hardly begun: look at its loss. Start again with a tenth of "
         "--optimizer.lr where the loss jumped, with more steps where it has not moved yet.",
+    )  # fmt: skip
+
+
+def check_classes(classes: Sequence[str], scored: Mapping[str, tuple[Reals, Reals]], of: str = "") -> Check:
+    """Whether the most probable class depends on the image, and every class is predicted for some images.
+
+    scored: probabilities and labels of each split, (S, K), exactly one 1 per row of the labels. of: the
+    classifier, where a report has several.
+    """
+    name = f"{PREDICTED}{of and f', {of}'}"
+    wrong, judged = [], False
+    for split, (probabilities, labels) in scored.items():
+        predicted, truth = probabilities.argmax(axis=1), labels.argmax(axis=1)
+        counts = np.bincount(predicted, minlength=len(classes))
+        top = int(counts.argmax())
+        others = truth != top
+        if not others.any():
+            continue  # only one class to predict, or too few images
+        judged = True
+        if (predicted[others] == top).mean() >= ONE_CLASS:
+            wrong.append(
+                f"{classes[top]} is predicted for {counts[top]} of {len(truth)} {split} images, "
+                f"of which {int((~others).sum())} are {classes[top]}"
+            )
+            continue
+        films = np.bincount(truth, minlength=len(classes))
+        wrong += [
+            f"{classes[k]} is predicted for none of the {split} images, of which {films[k]} are {classes[k]}"
+            for k in range(len(classes))
+            if counts[k] == 0 and films[k] >= FEW
+        ]
+    if not judged:
+        return Check(name, None, "The images of every split are of one class.", "")
+    if not wrong:
+        return Check(name, True, "The predicted class differs from image to image.", "")
+    return Check(
+        name, False,
+        f"{'; '.join(wrong)}. Accuracy hides this where one class is frequent.",
+        "Read balanced accuracy and the confusion matrix, and do not use the predicted class. The training "
+        "has too few images of the other classes, or was too short: use more labels or more steps.",
+    )  # fmt: skip
+
+
+def check_strength(strength: float, tried: Mapping[float, float]) -> Check:
+    """Whether the strength of a linear probe lies inside the range of those that were tried.
+
+    tried: strength -> its score on the validation images, NaN where there is none.
+    """
+    name = "Strength of the linear probe"
+    lowest, highest = min(tried), max(tried)
+    if math.isnan(tried[strength]):
+        return Check(name, None, "No finding has a score on the validation images.", "")
+    if lowest < strength < highest:
+        return Check(
+            name,
+            True,
+            f"{strength:g} is best, inside the range that was tried, {lowest:g} to {highest:g}.",
+            "",
+        )
+    advice = (
+        "The features say little about these labels, or there are too few labelled images. Use more labels "
+        "or another encoder, and do not read the probabilities: they hardly differ from image to image."
+        if strength == lowest
+        else "The probe is hardly regularised: its probabilities are too sure. Use more labelled images."
+    )
+    return Check(
+        name, False,
+        f"{strength:g} is best, an end of the range that was tried, {lowest:g} to {highest:g}: the best "
+        "strength may lie beyond it.", advice,
     )  # fmt: skip
 
 

@@ -52,6 +52,14 @@ def macro_mean(values: Reals) -> Macro:
     return Macro(float(defined.mean()) if defined.size else math.nan, int(defined.size), int(values.size))
 
 
+def column_means(values: Reals) -> Floats:
+    """Mean of each column without its NaN, (K,); NaN for a column of nothing else. values: (S, K)."""
+    known = ~np.isnan(values)
+    count = known.sum(axis=0)
+    total = np.where(known, values, 0.0).sum(axis=0)
+    return np.divide(total, count, out=np.full(count.shape, math.nan), where=count > 0)
+
+
 def auroc(scores: Reals, positives: Flags) -> float:
     """Chance that a random positive case outranks a random negative one; ties count one half.
 
@@ -149,6 +157,20 @@ def operating_point(scores: Reals, positives: Flags, threshold: float) -> Operat
     )
 
 
+def operating_points(
+    probabilities: Reals, labels: Reals, thresholds: Reals, exclusive: bool
+) -> list[OperatingPoint]:
+    """The operating point of each finding over the cases on which it is known.
+
+    probabilities, labels: (S, K), see `known_cases`. thresholds: (K,), NaN where there is none; of no effect
+    when exclusive: then the most probable class is positive, the others are negative.
+    """
+    if exclusive:
+        probabilities, thresholds = most_probable(probabilities), np.full(len(thresholds), 0.5)
+    pairs = zip(known_cases(probabilities, labels), thresholds, strict=True)
+    return [operating_point(*cases, float(threshold)) for cases, threshold in pairs]
+
+
 def predictive_values(sensitivity: float, specificity: float, prevalence: float) -> tuple[float, float]:
     """PPV and NPV where the finding is as frequent as stated, by Bayes' theorem.
 
@@ -198,6 +220,34 @@ def top1_hits(probabilities: Reals, labels: Reals) -> Flags:
         )
     hits: Flags = probabilities.argmax(axis=1) == labels.argmax(axis=1)
     return hits
+
+
+def most_probable(probabilities: Reals) -> Floats:
+    """1 for the most probable class of each case, else 0; a tie goes to the first class. (S, K)."""
+    chosen: Floats = np.eye(probabilities.shape[1])[probabilities.argmax(axis=1)]
+    return chosen
+
+
+def recall_hits(probabilities: Reals, labels: Reals) -> Floats:
+    """The hits behind balanced accuracy, which is the mean over the columns of their means.
+
+    Arguments as in `top1_accuracy`. Returns (S, K): 1 or 0 in the column of the true class, else NaN.
+    """
+    hits = top1_hits(probabilities, labels).astype(np.float64)
+    return np.where(labels == 1, hits[:, np.newaxis], math.nan)
+
+
+def balanced_log_loss(probabilities: Reals, labels: Reals) -> float:
+    """Mean over the classes of the mean of -log(probability of the true class) over the cases of the class.
+
+    probabilities: (S, K). labels: (S, K), 1 for the true class; a class without any does not enter.
+    Returns NaN when no class enters.
+    """
+    loss = -np.log(np.maximum(probabilities, np.finfo(np.float64).tiny))
+    of_class = [
+        loss[labels[:, k] == 1, k].mean() for k in range(labels.shape[1]) if (labels[:, k] == 1).any()
+    ]
+    return float(np.mean(of_class)) if of_class else math.nan
 
 
 def check_cases(scores: Reals, labels: Reals) -> None:

@@ -17,22 +17,26 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from evax.errors import ConfigError, DataError
-from evax.evaluation.classification import Floats, Integers, Reals, check_cases, mean_auroc
+from evax.evaluation.classification import Floats, Integers, Reals, balanced_log_loss, check_cases, mean_auroc
 from evax.evaluation.embedding import answered
 from evax.evaluation.learned import learned_findings, only_learned
 
 STRENGTHS = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
+MIDDLE = 1e-2
+WEAKER, STRONGER = (1e-6, 1e-7, 1e-8), (1e1, 1e2, 1e3)  # tried in turn while the best lies at that end
 MAX_ITERATIONS = 2000
 
 
 @dataclass(frozen=True, eq=False)
 class LinearProbe:
-    """The regression whose strength had the best validation mAUC."""
+    """The regression whose strength was best on the validation images."""
 
     strength: float
     """scikit-learn's C, 1 / L2 penalty, for features of unit variance; the same for all findings."""
     validation_mauc: dict[float, float]
-    """Of every strength that was tried."""
+    """Of every strength that was tried. Chooses the strength for independent findings."""
+    validation_log_loss: dict[float, float]
+    """The same, mean of the classes' log losses. Chooses for exclusive classes; else NaN."""
     models: tuple[Any, ...]
     """One binary model per finding (None where no training film knows it), or one for exclusive findings."""
     findings: int
@@ -72,35 +76,60 @@ def fit_linear_probe(
     validation_features: Reals,
     validation_labels: Reals,
     exclusive: bool,
-    strengths: Sequence[float] = STRENGTHS,
+    strengths: Sequence[float] | None = None,
 ) -> LinearProbe:
-    """Logistic regression on standardised features; the validation films choose the strength.
+    """Logistic regression on standardised features; the validation images choose the strength.
 
     train_features: (N, D). train_labels: (N, K), 1, 0 or NaN, exactly one 1 per row when exclusive (softmax
-    over the findings, else one sigmoid each). strengths: above 0; of equal ones the first is taken.
-    A finding of which the training films show only one side gets 0 or 1 for every film, and chooses nothing.
-    Raises DataError when the validation films define no finding.
+    over the classes, else one sigmoid each). strengths: above 0, only these are tried; None: STRENGTHS, and
+    WEAKER or STRONGER ones while the best is an end. Of equal ones the nearest to MIDDLE is taken.
+
+    Independent findings choose by mAUC. Exclusive classes choose by the mean of the classes' log losses: an
+    AUROC sees the order of the images only, not that one class is the most probable one for all of them. For
+    the same reason each class has the same total weight in training. With a strong penalty the unpenalised
+    intercepts alone would decide, and predict the most frequent class for every image.
+
+    A finding of which the training images show only one side gets 0 or 1 for every image; it chooses nothing.
+    Raises DataError when the validation images define no finding.
     """
-    if not strengths or not all(strength > 0 for strength in strengths):
+    if strengths is not None and not (strengths and all(strength > 0 for strength in strengths)):
         raise ConfigError(f"The strengths of a linear probe are above 0, at least one, got {strengths}.")
     check_cases(np.zeros(train_labels.shape), train_labels)
-    findings = train_labels.shape[1]
-    fitted = {strength: _fit(train_features, train_labels, exclusive, strength) for strength in strengths}
-    choosing, scored = only_learned(validation_labels, learned_findings(train_labels)), {}
-    for strength, models in fitted.items():
-        scores = _probabilities(models, validation_features, findings, exclusive)
-        scored[strength] = mean_auroc(*answered(scores, choosing)).value
-    chosen = max(scored, key=lambda strength: scored[strength])
     if not learned_findings(validation_labels).any():
         raise DataError(
             "No finding has both present and absent films in the validation split: use more data."
         )
-    return LinearProbe(chosen, scored, fitted[chosen], findings, exclusive)
+    findings = train_labels.shape[1]
+    choosing = only_learned(validation_labels, learned_findings(train_labels))
+    fitted: dict[float, tuple[Any, ...]] = {}
+    mauc: dict[float, float] = {}
+    log_loss: dict[float, float] = {}
+
+    def fit(strength: float) -> None:
+        fitted[strength] = _fit(train_features, train_labels, exclusive, strength)
+        scores = _probabilities(fitted[strength], validation_features, findings, exclusive)
+        mauc[strength] = mean_auroc(*answered(scores, choosing)).value
+        log_loss[strength] = balanced_log_loss(scores, choosing) if exclusive else math.nan
+
+    def best() -> float:
+        from_middle = sorted(fitted, key=lambda strength: abs(math.log(strength / MIDDLE)))
+        worth = {strength: -log_loss[strength] if exclusive else mauc[strength] for strength in from_middle}
+        return max(worth, key=lambda strength: worth[strength])
+
+    for strength in strengths or STRENGTHS:
+        fit(strength)
+    if strengths is None and not math.isnan(mauc[best()]):
+        for end, further in ((min, WEAKER), (max, STRONGER)):
+            for strength in further:
+                if best() != end(fitted):
+                    break
+                fit(strength)
+    return LinearProbe(best(), mauc, log_loss, fitted[best()], findings, exclusive)
 
 
 def _fit(features: Reals, labels: Reals, exclusive: bool, strength: float) -> tuple[Any, ...]:
     if exclusive:
-        return (_model(features, labels.argmax(axis=1), strength),)
+        return (_model(features, labels.argmax(axis=1), strength, class_weight="balanced"),)
     known = ~np.isnan(labels)
     return tuple(
         _model(features[seen], column[seen].astype(np.int64), strength) if seen.any() else None
@@ -108,10 +137,10 @@ def _fit(features: Reals, labels: Reals, exclusive: bool, strength: float) -> tu
     )
 
 
-def _model(features: Reals, classes: Integers, strength: float) -> Any:
+def _model(features: Reals, classes: Integers, strength: float, **options: Any) -> Any:
     if len(np.unique(classes)) == 1:
         return DummyClassifier(strategy="prior").fit(features, classes)
-    regression = LogisticRegression(C=strength, max_iter=MAX_ITERATIONS)
+    regression = LogisticRegression(C=strength, max_iter=MAX_ITERATIONS, **options)
     return make_pipeline(StandardScaler(), regression).fit(features, classes)
 
 

@@ -21,8 +21,10 @@ from evax.evaluation.classification import (
     Reals,
     aurocs,
     average_precision,
+    column_means,
     known_cases,
     macro_mean,
+    recall_hits,
 )
 from evax.evaluation.comparison import Difference, delong, paired_difference
 from evax.evaluation.intervals import (
@@ -37,7 +39,7 @@ from evax.evaluation.learned import FEW, has_few, only_learned, patients_of_each
 from evax.evaluation.recalibration import METHODS, fit_calibrator
 from evax.evaluation.report import accuracy_hits
 
-MEANS = ("mauc", "map", "macc")
+MEANS = ("mauc", "map", "macc", "balanced_accuracy")  # the last one of exclusive classes only
 TOO_FEW, NOT_LEARNED = f"none: fewer than {FEW} patients", "none: not learned by both"
 
 
@@ -58,6 +60,11 @@ class Ground:
         """(K,), findings of too few patients for a test: a p would be about them alone."""
         sides = patients_of_each_side(self.labels, self.patients).tolist()
         return np.array([has_few(*each) for each in sides])
+
+    @property
+    def means(self) -> tuple[str, ...]:
+        """Those of MEANS that exist."""
+        return MEANS if self.exclusive else MEANS[:3]
 
     @property
     def people(self) -> int:
@@ -119,33 +126,43 @@ def score_network(
     """
     own, common = only_learned(ground.labels, learned), only_learned(ground.labels, ground.entering)
     decided = ground.labels if ground.exclusive else common
-    areas, precisions, accuracies, drawn = [], [], [], []
+    areas, drawn = [], []
+    per_training: dict[str, list[float]] = {name: [] for name in ground.means}
     for scores, cut in zip(probabilities, thresholds, strict=True):
         areas.append(aurocs(scores, own))
-        precisions.append([average_precision(*cases) for cases in known_cases(scores, common)])
-        hits = accuracy_hits(scores, decided, cut, ground.exclusive)
-        accuracies.append(macro_mean(_column_means(hits)).value)
+        precisions = [average_precision(*cases) for cases in known_cases(scores, common)]
+        hits = {"macc": accuracy_hits(scores, decided, cut, ground.exclusive)}
+        if ground.exclusive:
+            hits["balanced_accuracy"] = recall_hits(scores, decided)
+        values = {"mauc": np.where(ground.entering, areas[-1], math.nan), "map": np.array(precisions)}
+        values |= {name: column_means(each) for name, each in hits.items()}
+        for name in ground.means:
+            per_training[name].append(macro_mean(values[name]).value)
         ranked = ranking_draws(scores, own, ground.patients, ground.resamples, ground.seed)
-        correct = column_draws(hits, ground.patients, ground.resamples, ground.seed)
-        drawn.append((ranked[0], *ranked[:, ground.entering], correct))
+        correct = {
+            name: column_draws(each, ground.patients, ground.resamples, ground.seed)
+            for name, each in hits.items()
+        }
+        drawn.append(
+            {
+                "each": ranked[0],
+                "mauc": ranked[0, ground.entering],
+                "map": ranked[1, ground.entering],
+                **correct,
+            }
+        )
         on_training()
     each_area = np.array(areas)  # (T, K)
-    shared = np.where(ground.entering, each_area, math.nan)
-    per_training = {
-        "mauc": np.array([macro_mean(row).value for row in shared]),
-        "map": np.array([macro_mean(np.array(row)).value for row in precisions]),
-        "macc": np.array(accuracies),
-    }
-    columns = [np.mean([draws[place] for draws in drawn], axis=0) for place in range(4)]
+    draws = {name: np.mean([one[name] for one in drawn], axis=0) for name in drawn[0]}
     return ScoredNetwork(
         probabilities=tuple(probabilities),
         auroc=each_area.mean(axis=0),
-        auroc_draws=columns[0],
-        means={name: float(values.mean()) for name, values in per_training.items()},
-        mean_draws={name: macro_draws(each) for name, each in zip(MEANS, columns[1:], strict=True)},
-        partial={name: partial_resamples(each) for name, each in zip(MEANS, columns[1:], strict=True)},
-        per_training=per_training,
-        entered=macro_mean(shared[0]).entered,
+        auroc_draws=draws["each"],
+        means={name: float(np.mean(values)) for name, values in per_training.items()},
+        mean_draws={name: macro_draws(draws[name]) for name in ground.means},
+        partial={name: partial_resamples(draws[name]) for name in ground.means},
+        per_training={name: np.array(values) for name, values in per_training.items()},
+        entered=macro_mean(np.where(ground.entering, each_area[0], math.nan)).entered,
     )
 
 
@@ -181,7 +198,7 @@ def mean_differences(
     In every resample both means are over the same findings: those that its films define.
     """
     differences = {}
-    for name in MEANS:
+    for name in ground.means:
         found = paired_difference(
             network.means[name], reference.means[name],
             network.mean_draws[name], reference.mean_draws[name], ground.people,
@@ -232,11 +249,3 @@ def _mean_of(measure: Callable[[Any, Any], float], probabilities: Reals, labels:
     if np.isnan(values).all():
         raise DataError("No label of the test films is known: there is nothing to measure.")
     return macro_mean(np.array(values)).value
-
-
-def _column_means(hits: Reals) -> Floats:
-    """Mean of each column without its NaN; NaN for a column of nothing else."""
-    known = ~np.isnan(hits)
-    count = known.sum(axis=0)
-    total = np.where(known, hits, 0.0).sum(axis=0)
-    return np.divide(total, count, out=np.full(count.shape, math.nan), where=count > 0)

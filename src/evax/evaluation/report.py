@@ -15,12 +15,15 @@ from evax.evaluation.calibration import brier_score, expected_calibration_error
 from evax.evaluation.classification import (
     Flags,
     Floats,
+    OperatingPoint,
     Reals,
     auroc,
     average_precision,
+    column_means,
     known_cases,
     macro_mean,
-    operating_point,
+    operating_points,
+    recall_hits,
     top1_accuracy,
     top1_hits,
 )
@@ -28,6 +31,7 @@ from evax.evaluation.intervals import RESAMPLES, Interval, mean_interval, rankin
 from evax.evaluation.learned import has_few, only_learned, patients_of_each_side
 
 TOP1 = "top-1"
+RECALLS = "mean of the classes' recalls"
 PER_FINDING = "mean of per-finding accuracies at validation thresholds"
 NO_READING = "none: no finding has a threshold"  # as in protocol paper, which chooses none
 
@@ -51,6 +55,7 @@ class FindingReport:
     average_precision_interval: Interval
     prevalence: float
     threshold: float
+    """NaN for an exclusive class: the numbers below are those of the most probable class."""
     sensitivity: float
     specificity: float
     ppv: float
@@ -89,6 +94,8 @@ class ClassificationReport:
     mauc: MeanReport
     map: MeanReport
     macc: AccuracyReport
+    balanced_accuracy: AccuracyReport | None
+    """Of exclusive classes, else None."""
     interval_method: str
 
     def to_json(self) -> dict[str, Any]:
@@ -116,7 +123,8 @@ def evaluate_classifier(
     """Every number of one set of films, with intervals across patients.
 
     probabilities: (S, K) in [0, 1]. labels: (S, K), 1, 0 or NaN. findings: K names. patients: (S,), never "".
-    thresholds: (K,), chosen on other films (`choose_thresholds`), NaN where there is none.
+    thresholds: (K,), chosen on other films (`choose_thresholds`), NaN where there is none; of no effect for
+    exclusive classes, of which the most probable one is predicted.
     exclusive: exactly one finding is true per film; mAcc is then top-1, else Eq. (9) at the thresholds.
     learned: (K,), see `learned_findings`; None: all. The others are counted and enter no mean; top-1
     is over their films all the same.
@@ -133,16 +141,23 @@ def evaluate_classifier(
             f"{len(findings)} findings, {len(thresholds)} thresholds and {labels.shape[1]} columns of labels "
             "were given; the three must agree."
         )
+    if exclusive:
+        thresholds = np.full(len(findings), math.nan)
+    points = operating_points(probabilities, ranked, thresholds, exclusive)
     intervals = ranking_intervals(probabilities, ranked, patients, resamples, seed)
     rows = tuple(
         _finding_report(
             _Sides(name, bool(learned[k]), labels[:, k], *people[k].tolist()),
-            *cases[k], float(thresholds[k]), intervals.auroc[k], intervals.average_precision[k],
+            *cases[k], float(thresholds[k]), points[k], intervals.auroc[k], intervals.average_precision[k],
         )
         for k, name in enumerate(findings)
     )  # fmt: skip
+    balanced = None
     if exclusive:
         accuracy = top1_accuracy(probabilities, labels)
+        recalls = recall_hits(probabilities, labels)
+        value = macro_mean(column_means(recalls)).value
+        balanced = AccuracyReport(value, mean_interval(recalls, patients, resamples, seed), RECALLS)
     else:
         accuracy = macro_mean(np.array([row.accuracy for row in rows])).value
     reading = TOP1 if exclusive else NO_READING if np.isnan(thresholds).all() else PER_FINDING
@@ -155,6 +170,7 @@ def evaluate_classifier(
         mauc=_mean_report([row.auroc for row in rows], intervals.macro_auroc),
         map=_mean_report([row.average_precision for row in rows], intervals.macro_average_precision),
         macc=AccuracyReport(accuracy, accuracy_interval, reading),
+        balanced_accuracy=balanced,
         interval_method=intervals.macro_auroc.method,
     )
 
@@ -174,10 +190,10 @@ def _finding_report(
     probabilities: Reals,
     positives: Flags,
     threshold: float,
+    point: OperatingPoint,
     auroc_interval: Interval,
     average_precision_interval: Interval,
 ) -> FindingReport:
-    point = operating_point(probabilities, positives, threshold)
     with_it, without_it = int((finding.labels == 1).sum()), int((finding.labels == 0).sum())
     return FindingReport(
         name=finding.name,

@@ -17,13 +17,12 @@ from evax.config import command_line
 from evax.data.labelled import LearningFilms, capped_rows
 from evax.data.preprocess import Preprocess
 from evax.deploy.bundle import Card, films_seen_too, model_facts, save_bundle, save_films
-from evax.evaluation.classification import choose_thresholds, mean_auroc
+from evax.evaluation.classification import mean_auroc
 from evax.evaluation.learned import learned_findings
 from evax.evaluation.report import evaluate_classifier, plain
-from evax.evaluation.thresholds import ThresholdRule
 from evax.files import write_json
 from evax.models.classifier import Classifier
-from evax.reporting.examine import Scored, examine, run_checks
+from evax.reporting.examine import Scored, examine, run_checks, validation_thresholds
 from evax.reporting.paper import best_of_the_looks, paper_entries
 from evax.reporting.protocol import label_policy, protocol_card, write_predictions
 from evax.reporting.run_page import write_run_page
@@ -62,8 +61,13 @@ def write_results(
     """
     store, learned = films.store, learned_findings(films.taught[films.train])
     patients = store.manifest.table["patient"].to_numpy(dtype=str)
-    thresholds = thresholds_of(config, done.validation.only(learned))
-    protocol = protocol_of(config, films, done.validation.only(learned), fabric, log)
+    chosen_on = done.validation.only(learned)
+    thresholds = (
+        np.full(len(films.findings), math.nan)
+        if config.protocol == "paper"
+        else validation_thresholds(chosen_on, config.thresholds, films.exclusive)
+    )
+    protocol = protocol_of(config, films, chosen_on, fabric, log)
     protocol |= {"best_step": done.best_step, "steps": config.in_steps(len(films.pool))[0]}
     metrics = evaluate_classifier(
         done.test.probabilities, done.test.labels, films.findings, patients[done.test.rows], thresholds,
@@ -108,16 +112,6 @@ def write_results(
     }
     write_json(report, config.out / "report.json")  # a run folder that has one is finished
     write_run_page(config.out)
-
-
-def thresholds_of(config: FinetuneConfig, validation: Scored) -> Reals:
-    """(K,), chosen on validation; NaN for a finding that was not learned, and in the paper's protocol.
-
-    validation: only what was learned.
-    """
-    if config.protocol == "paper":
-        return np.full(validation.labels.shape[1], math.nan)
-    return choose_thresholds(validation.probabilities, validation.labels, ThresholdRule.of(config.thresholds))
 
 
 def protocol_of(

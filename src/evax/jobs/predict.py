@@ -40,10 +40,12 @@ class PredictConfig:
     films: tyro.conf.Positional[tuple[Path, ...]]
     """Films, or folders that are searched for films."""
     out: Path
-    """CSV file: file, one probability and one present/absent per finding, notes on the film, error. Of a
-    segmenter: share of the film, present/absent, and cm2 where the film's spacing is known."""
+    """CSV file: file, one probability and one present/absent per finding, notes on the film, error. Of
+    exclusive classes: one probability each, and the predicted one. Of a segmenter: share of the film,
+    present/absent, and cm2 where the film's spacing is known."""
     heatmaps: Path | None = None
-    """Folder for one Grad-CAM picture per film and present finding: ROW-FILM-FINDING.png, row of OUT."""
+    """Folder for one Grad-CAM picture per film and present finding, or of the predicted class:
+    ROW-FILM-FINDING.png, row of OUT."""
     masks: Path | None = None
     """Folder for a segmenter's masks, of the film's own size: ROW-FILM-FINDING.png, white inside, row of OUT;
     and ROW-FILM.png, the film with their edges."""
@@ -147,14 +149,18 @@ def is_within(folder: Path, other: Path) -> bool:
 
 def columns_of(card: Card) -> list[str]:
     """Of an answer, see scores_of and areas_of."""
+    if card.kind == "classifier" and card.exclusive:
+        return [*card.findings, "predicted"]
     further = ("present",) if card.kind == "classifier" else ("present", "cm2")
     return [*card.findings, *(f"{finding}:{each}" for each in further for finding in card.findings)]
 
 
 def scores_of(card: Card, answer: np.ndarray[Any, Any]) -> list[str]:
-    """Probabilities and decisions of a classifier."""
-    decided = ("" if each is None else str(int(each)) for each in card.present(answer))
-    return [*(f"{value:.6f}" for value in answer), *decided]
+    """Probabilities of a classifier, and its decisions: which findings are present, or which class it is."""
+    probabilities = [f"{value:.6f}" for value in answer]
+    if card.exclusive:
+        return [*probabilities, card.predicted(answer)]
+    return [*probabilities, *("" if each is None else str(int(each)) for each in card.present(answer))]
 
 
 def areas_of(masks: Mapping[str, np.ndarray[Any, Any]], film: ReadFilm) -> list[str]:

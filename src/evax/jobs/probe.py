@@ -154,7 +154,7 @@ def sweep(
     """
     from evax.data.labelled import LabelShare, data_fingerprint
     from evax.files import write_json
-    from evax.jobs.probed import measure
+    from evax.jobs.probed import measure, strength_chosen_on
     from evax.reporting.few_labels import draw_few_labels
     from evax.reporting.protocol import agreed, study_card
     from evax.reporting.result_line import tell_result
@@ -195,6 +195,7 @@ def sweep(
         for runs in asked_for.values():
             for run in runs:
                 refuse_other_run(run, fingerprint, needs_bundle=False)
+                refuse_other_choice(run, strength_chosen_on(store.manifest.exclusive))
         every = [(point, run) for point, runs in asked_for.items() for run in runs]
         if config.resume:
             tell_finished(config.out, finished_of([run for _, run in every]), len(every))
@@ -222,6 +223,23 @@ def sweep(
     write_study_page(results)
     tell_result(results)
     return config.out / "linear.json"
+
+
+def refuse_other_choice(run: ProbeConfig, chosen_on: str) -> None:
+    """Raises ConfigError for a finished probe whose strength was chosen otherwise, by an older evax.
+
+    chosen_on: see `strength_chosen_on`.
+    """
+    from evax.files import read_json
+
+    if not (path := run.out / "report.json").is_file():
+        return
+    if (before := read_json(path)["protocol"]["strength_chosen_on"]) != chosen_on:
+        raise ConfigError(
+            f"{run.out} was made by an older evax, which chose the strength on {before}, and this one "
+            f"chooses it on {chosen_on}. One sweep cannot hold both: choose another --out, or delete that "
+            "folder."
+        )
 
 
 def encoded(

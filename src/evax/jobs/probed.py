@@ -14,16 +14,22 @@ import numpy as np
 from evax.config import command_line
 from evax.data.labelled import column_of
 from evax.data.store import ImageStore
-from evax.evaluation.classification import choose_thresholds
+from evax.evaluation.checks import check_strength
 from evax.evaluation.embedding import TEMPERATURE, answered, knn_scores
 from evax.evaluation.learned import learned_findings
 from evax.evaluation.linear import fit_linear_probe
 from evax.evaluation.report import evaluate_classifier, plain
-from evax.evaluation.thresholds import ThresholdRule
 from evax.files import write_json
-from evax.reporting.examine import Scored, examine, quick_checks
+from evax.reporting.examine import (
+    Scored,
+    check_predicted_classes,
+    examine,
+    quick_checks,
+    validation_thresholds,
+)
 from evax.reporting.protocol import label_policy, protocol_card, write_predictions
 from evax.reporting.run_page import write_run_page
+from evax.reporting.study_rows import WAYS
 from evax.training.options import LabelledConfig
 from evax.training.probes import EncodedFilms
 
@@ -38,6 +44,13 @@ class Tested:
     test: Scored
     entries: dict[str, Any]
     """Of report.json: test_metrics and what `examine` says."""
+
+
+def strength_chosen_on(exclusive: bool) -> str:
+    """The entry of the protocol, see `fit_linear_probe`."""
+    return (
+        "validation log loss, mean of the classes" if exclusive else "validation mAUC, one for all findings"
+    )
 
 
 def measure(
@@ -69,16 +82,33 @@ def measure(
     protocol = protocol_card(
         config, store, train=train.rows, validation=val.rows, test=test.rows,
         features="mean of the last block's patches, encoder frozen, whole films",
-        strength_chosen_on="validation mAUC, one for all findings", **label_policy(config, store),
+        strength_chosen_on=strength_chosen_on(exclusive),
+        **label_policy(config, store),
     )  # fmt: skip
-    tried = {f"{strength:g}": plain(mauc) for strength, mauc in linear.validation_mauc.items()}
+    tried = {
+        f"validation_{name}": {f"{strength:g}": plain(score) for strength, score in sorted(scores.items())}
+        for name, scores in (("mauc", linear.validation_mauc), ("log_loss", linear.validation_log_loss))
+        if exclusive or name == "mauc"
+    }
+    checks = quick_checks(store, train.rows, by_line.validation, by_line.test, labels)
+    checks.append(check_strength(linear.strength, linear.validation_mauc).to_json())
+    if exclusive:
+        voted = check_predicted_classes(
+            store.manifest.findings, by_vote.validation, by_vote.test, WAYS["knn"]
+        )
+        checks.append(voted.to_json())
     report = {
         "kind": "probe",
         **protocol,
         "width": train.features.shape[1],
-        "linear": {"strength": linear.strength, "validation_mauc": tried, **by_line.entries},
+        "linear": {
+            "strength": linear.strength,
+            "class_weight": "balanced" if exclusive else None,
+            **tried,
+            **by_line.entries,
+        },
         "knn": {"neighbours": neighbours, "temperature": TEMPERATURE, **by_vote.entries},
-        "checks": quick_checks(store, train.rows, by_line.validation, by_line.test, labels),
+        "checks": checks,
         "command": command_line("probe", config),
         "seconds": round(time.perf_counter() - start, 1),
     }
@@ -107,8 +137,7 @@ def score(
         path = config.out / f"predictions-{name}-{split}.csv"
         write_predictions(path, store, films.rows, truth, probabilities)
     chosen_on, tested = known["val"].only(learned), known["test"]
-    rule = ThresholdRule.of(config.thresholds)
-    thresholds = choose_thresholds(chosen_on.probabilities, chosen_on.labels, rule)
+    thresholds = validation_thresholds(chosen_on, config.thresholds, store.manifest.exclusive)
     patients = store.manifest.table["patient"].to_numpy(dtype=str)[tested.rows]
     metrics = evaluate_classifier(
         tested.probabilities, tested.labels, store.manifest.findings, patients, thresholds,

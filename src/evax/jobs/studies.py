@@ -51,6 +51,11 @@ def refuse_at_once(config: LabelledConfig, resume: bool | None) -> None:
     store = with_findings(open_store(config.store), config.findings)
     known_labels(store, config.uncertain, config.blank, config.uncertain_ones)
     refuse_absent_weights(config)
+    if store.manifest.exclusive and config.thresholds != "youden":
+        logger.warning(
+            "--thresholds %s has no effect: every image of %s has exactly one class, and the most probable "
+            "one is predicted.", config.thresholds, store.path,
+        )  # fmt: skip
 
 
 def refuse_absent_weights(config: AdaptingConfig) -> None:

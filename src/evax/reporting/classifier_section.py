@@ -144,8 +144,9 @@ def training_curves(name: str, log: dict[str, pd.DataFrame], report: Facts) -> l
             steps, label = numbers(log[event], "step"), f"{title} of {name} against steps"
             best = None if event == "step" else report["best_step"]
             svg = figures.curve_panel(
-                steps, numbers(log[event], key), label=label, x_label="step", y_label=title, best=best
-            )
+                steps, numbers(log[event], key), label=label, x_label="step", y_label=title, best=best,
+                chance=0.5 if key == "mauc" else None,
+            )  # fmt: skip
             curves.append((title, svg))
     return curves
 

@@ -9,6 +9,8 @@ from typing import Any, Protocol
 import numpy as np
 
 from evax.errors import DataError
+from evax.evaluation.report import TOP1
+from evax.reporting.protocol import NO_THRESHOLDS
 from evax.reporting.run_files import Facts
 from evax.reporting.trainings import Training
 
@@ -56,8 +58,15 @@ def refuse_other_films(first: Tested, other: Tested) -> None:
 
 
 def protocol_entry(training: Tested, key: str) -> Any:
-    """Of its protocol; what older runs and probes do not say is what it then was."""
-    return training.report["protocol"].get(key, UNSAID.get(key))
+    """Of its protocol; what older runs and probes do not say is what it then was.
+
+    Older runs of exclusive classes chose thresholds, which no number of a comparison uses.
+    """
+    protocol, accuracy = training.report["protocol"], training.report["test_metrics"].get("macc", {})
+    exclusive = accuracy.get("reading") == TOP1
+    if key == "thresholds_chosen_on" and exclusive and protocol["name"] != "paper":
+        return NO_THRESHOLDS
+    return protocol.get(key, UNSAID.get(key))
 
 
 def refuse_other_protocols(trainings: Sequence[Tested]) -> None:

@@ -43,6 +43,7 @@ def finding_dots(
     """A score of every finding and their mean, one dot with its interval per row of the comparison.
 
     rows: name, and one Bar per finding with the mean's behind them. mean: what the last line is called.
+    score: of an AUROC a dashed line marks chance.
     Dots on lines instead of the paper's bars: a bar from 0 would hide differences of a hundredth.
     """
     lines = [*findings, mean]
@@ -59,7 +60,11 @@ def finding_dots(
         axes.tick_params(axis="y", labelcolor=INK)
         axes.set_ylim(len(lines) - 0.5, -0.5)
         axes.grid(axis="y", visible=False)
-        axes.set_xlabel(f"{score}, 95 % interval over patients")
+        chance = ""
+        if score == "AUROC":
+            axes.axvline(0.5, color=QUIET, linestyle="--", linewidth=1)
+            chance = " (dashed: chance)"
+        axes.set_xlabel(f"{score}, 95 % interval over patients{chance}")
         axes.xaxis.set_major_locator(MaxNLocator(6))
         add_legend(figure)
     return figure

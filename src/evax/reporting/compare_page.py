@@ -53,7 +53,7 @@ def write_tables(content: Mapping[str, Any], out: Path) -> None:
     """compare.csv, operating-points.csv, differences.csv and, where asked for, published.csv."""
     write_rows([summary_line(row) for row in content["rows"]], out / "compare.csv")
     operating = [
-        {"name": row["name"], "finding": finding["name"]}
+        {"name": row["name"], "finding": finding["name"], "mean_over_seeds": len(row["seeds"])}
         | {key: value for key, value in finding.items() if key not in ("name", "auroc_interval")}
         for row in content["rows"]
         for finding in row["findings"]
@@ -68,7 +68,7 @@ def write_tables(content: Mapping[str, Any], out: Path) -> None:
         }
         for each in content["differences"]
         for of, one in [
-            *((mean, each[mean]) for mean in MEANS),
+            *((mean, each[mean]) for mean in MEANS if mean in each),
             *zip(content["findings"], each["findings"], strict=True),
         ]
     ]
@@ -83,12 +83,13 @@ def summary_line(row: Mapping[str, Any]) -> dict[str, Any]:
     line = {key: row[key] for key in ("name", "encoder", "weights", "label_fraction")}
     line |= {"learned_by": row["learned_by"], "trainings": len(row["seeds"])}
     line |= dict(zip(("train_films_least", "train_films_most"), row["train"]["films"], strict=True))
-    for mean in MEANS:
+    means = [mean for mean in MEANS if mean in row]
+    for mean in means:
         low, high = row[mean]["interval"]
         line |= {mean: row[mean]["value"], f"{mean}_low": low, f"{mean}_high": high}
         line |= {f"{mean}_{key}": row[mean][key] for key in ("undefined", "partial")}
     over_seeds = row["spread_over_seeds"] or {}
-    for mean in ("mauc", "macc"):
+    for mean in (mean for mean in means if mean != "map"):
         for key in ("mean", "sd"):
             line[f"{mean}_seed_{key}"] = over_seeds.get(mean, {}).get(key)
     line |= {key: row[key] for key in ("wins", "parameters", "multiply_adds", "cpu_ms_per_film")}

@@ -9,12 +9,11 @@ from typing import Any
 import numpy as np
 
 from evax.config import flat_options
-from evax.evaluation.classification import operating_point, predictive_values
+from evax.evaluation.classification import operating_points, predictive_values
 from evax.evaluation.comparison import Difference, holm
 from evax.evaluation.intervals import LEAST_RUNS, Interval, seed_interval
 from evax.evaluation.learned import has_few, only_learned, patients_of_each_side
 from evax.evaluation.networks import (
-    MEANS,
     Ground,
     ScoredNetwork,
     calibration_errors,
@@ -110,16 +109,20 @@ def spread(numbers: ScoredNetwork) -> dict[str, Any] | None:
 def finding_rows(
     entry: Entry, numbers: ScoredNetwork, runs: Runs, ground: Ground, prevalence: float | None
 ) -> list[dict[str, Any]]:
-    """AUROC with its interval, and what comes of the validation thresholds; means over the trainings."""
+    """AUROC with its interval, and what comes of the decisions; means over the trainings.
+
+    Findings count as present at the validation thresholds; of exclusive classes the most probable one does.
+    """
     (intervals, _), people = numbers.intervals(ground), patients_of_each_side(ground.labels, ground.patients)
+    decided = [
+        operating_points(training.test.probabilities, ground.labels, training.thresholds, ground.exclusive)
+        for training in entry.trainings
+    ]
     rows = []
     for k, name in enumerate(runs.findings):
         seen = ~np.isnan(ground.labels[:, k])
         positives = ground.labels[seen, k] == 1
-        points = [
-            operating_point(training.test.probabilities[seen, k], positives, float(training.thresholds[k]))
-            for training in entry.trainings
-        ]
+        points = [each[k] for each in decided]
         point = {key: float(np.mean([getattr(each, key) for each in points])) for key in asdict(points[0])}
         row: dict[str, Any] = {
             "name": name,
@@ -172,7 +175,7 @@ def differences_of(
     """
     pairs = [(row, other) for row, other in enumerate(references) if other is not None]
     means = [mean_differences(scored[row], scored[other], ground) for row, other in pairs]
-    adjusted = {name: holm([each[name].p for each in means]) for name in MEANS}
+    adjusted = {name: holm([each[name].p for each in means]) for name in ground.means}
     found = []
     for number, (row, other) in enumerate(pairs):
         findings = finding_differences(scored[row], scored[other], ground)
@@ -181,7 +184,7 @@ def differences_of(
             {
                 "name": entries[row].name,
                 "reference": entries[other].name,
-                **{name: shown(means[number][name], adjusted[name][number]) for name in MEANS},
+                **{name: shown(means[number][name], adjusted[name][number]) for name in ground.means},
                 "findings": [shown(each, p) for each, p in zip(findings, together, strict=True)],
                 "higher": sum(each.value > 0 for each in findings),
                 "lower": sum(each.value < 0 for each in findings),

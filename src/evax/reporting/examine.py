@@ -18,6 +18,8 @@ import pandas as pd
 from evax.data.store import ImageStore
 from evax.evaluation.calibration import brier_score, expected_calibration_error
 from evax.evaluation.checks import (
+    Check,
+    check_classes,
     check_columns,
     check_direction,
     check_labels,
@@ -25,12 +27,21 @@ from evax.evaluation.checks import (
     check_sizes,
     check_spread,
 )
-from evax.evaluation.classification import Flags, Floats, Integers, Reals, aurocs, known_cases
+from evax.evaluation.classification import (
+    Flags,
+    Floats,
+    Integers,
+    Reals,
+    aurocs,
+    choose_thresholds,
+    known_cases,
+)
 from evax.evaluation.learned import learned_findings, only_learned
 from evax.evaluation.recalibration import fit_temperature, with_temperatures
 from evax.evaluation.report import plain
 from evax.evaluation.subgroups import compare_groups
 from evax.evaluation.suspicion import clear_ends, held_out_probabilities, suspicion
+from evax.evaluation.thresholds import ThresholdRule
 from evax.files import replaced_whole
 
 logger = logging.getLogger("evax")
@@ -61,6 +72,17 @@ class Scored:
     def only(self, learned: Flags) -> Scored:
         """The same with every finding unknown that the training films did not teach; learned: (K,)."""
         return replace(self, labels=only_learned(self.labels, learned))
+
+
+def validation_thresholds(validation: Scored, rule: str, exclusive: bool) -> Floats:
+    """The threshold of each finding, (K,), NaN where there is none. Exclusive classes have none: the most
+    probable one is predicted.
+
+    validation: only what was learned. rule: see ThresholdRule.of.
+    """
+    if exclusive:
+        return np.full(validation.labels.shape[1], np.nan)
+    return choose_thresholds(validation.probabilities, validation.labels, ThresholdRule.of(rule))
 
 
 def examine(
@@ -145,7 +167,16 @@ def quick_checks(
         check_columns(findings, labels[train]),
         check_sizes(findings, splits, labels, patients),
     ]
+    if store.manifest.exclusive:
+        checks.insert(3, check_predicted_classes(findings, validation, test))
     return [check.to_json() for check in checks]
+
+
+def check_predicted_classes(classes: Sequence[str], validation: Scored, test: Scored, of: str = "") -> Check:
+    """See `check_classes`. of: the classifier, where a report has several."""
+    splits = {"validation": validation, "test": test}
+    scored = {name: (part.probabilities, part.labels) for name, part in splits.items() if len(part.rows)}
+    return check_classes(classes, scored, of)
 
 
 def tell(checks: Sequence[Mapping[str, Any]]) -> None:

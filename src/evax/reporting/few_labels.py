@@ -15,7 +15,7 @@ from matplotlib.ticker import ScalarFormatter
 
 from evax.errors import DataError
 from evax.files import read_json
-from evax.reporting.drawing import STYLE, add_legend, curve_style, new_panel, save_figure
+from evax.reporting.drawing import QUIET, STYLE, add_legend, curve_style, new_panel, save_figure
 from evax.reporting.study_rows import (
     AUROC,
     defined_in,
@@ -83,6 +83,7 @@ def few_labels_figure(
         x_label=f"labelled training patients\n(+ {_validation_films(results[0], contents[0])} that choose)",
         y_label=f"{_score_in_words(score, over, runs)}, mean ± sd over seeds",
         tick=(lambda count: f"{count:g}") if counted else (lambda share: f"{100 * share:.3g} %"),
+        chance=0.5 if score == "mauc" else None,
     )
 
 
@@ -119,11 +120,16 @@ def _curve(
 
 
 def label_curves(
-    curves: Sequence[LabelCurve], *, x_label: str, y_label: str, tick: Callable[[float], str]
+    curves: Sequence[LabelCurve],
+    *,
+    x_label: str,
+    y_label: str,
+    tick: Callable[[float], str],
+    chance: float | None = None,
 ) -> Figure:
     """Score against the amount of labels on a logarithmic axis, mean with its deviation over seeds.
 
-    tick: an amount as its axis shows it.
+    tick: an amount as its axis shows it. chance: a horizontal dashed line.
     Source: form of the paper's Fig. 3c.
     """
     amounts = np.unique(np.concatenate([curve.amounts for curve in curves]))
@@ -135,6 +141,8 @@ def label_curves(
                 curve.means, yerr=np.nan_to_num(curve.deviations), label=curve.name,
                 linewidth=2, markersize=6, capsize=3, elinewidth=1.5, **curve_style(number),
             )  # fmt: skip
+        if chance is not None:
+            axes.axhline(chance, color=QUIET, linestyle="--", linewidth=1)
         axes.set_xscale("log")
         axes.set_xticks(amounts, [tick(amount) for amount in amounts])
         axes.minorticks_off()

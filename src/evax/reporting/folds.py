@@ -56,7 +56,7 @@ def seeds_of_folds_figure(result: Path) -> Figure:
 def fold_boxes(
     scores: dict[str, list[float | None]], *, title: str, x_label: str, warning: str = ""
 ) -> Figure:
-    """One box per row, from quartile to quartile, with every value as a dot and mean and sd as text.
+    """One box of AUROCs per row, from quartile to quartile, each value as a dot, and mean and sd as text.
     Fewer than FEWEST values are dots without a box.
 
     scores: name -> one score per fold, None where undefined; the last row, of means, stands apart. warning:
@@ -82,6 +82,7 @@ def fold_boxes(
                 1.02, place, _mean_and_sd(values), transform=axes.get_yaxis_transform(), va="center",
                 color=QUIET, fontsize=11,
             )  # fmt: skip
+        axes.axvline(0.5, color=QUIET, linestyle="--", linewidth=1)  # an AUROC by chance
         axes.axhline(len(rows) - 0.5, color=QUIET, linewidth=0.8)  # the mean stands apart
         axes.set_yticks(range(1, len(rows) + 1), list(scores))
         axes.set_ylim(len(rows) + 0.5, 0.5)

@@ -116,6 +116,7 @@ def pre_training(name: str, folder: Path) -> dict[str, Any]:
         "name": name,
         "report": report,
         "tokenizer": tokenizer_in_words(report["tokenizer"]),
+        "probed": len(probes) > 0,
         "probe_findings": sorted({int(n) for n in probes.get("knn_findings", ()) if n}),
         "curves": [
             *curve("step", "cosine", "cosine with the tokenizer"),

@@ -28,15 +28,18 @@ LEAKING = {  # as the text of the paper's real-world study reads; validation cho
 }
 
 
-def thresholds_chosen_on(config: Any) -> str:
-    """What a LabelledConfig chooses its thresholds on, and how, in words."""
-    return f"validation ({ThresholdRule.of(config.thresholds).in_words()})"
+NO_THRESHOLDS = "none: the most probable class is predicted"
+
+
+def thresholds_chosen_on(config: Any, exclusive: bool) -> str:
+    """On what a LabelledConfig chooses its thresholds, and how, as a description. exclusive: of its store."""
+    return NO_THRESHOLDS if exclusive else f"validation ({ThresholdRule.of(config.thresholds).in_words()})"
 
 
 def label_policy(config: Any, store: ImageStore) -> dict[str, Any]:
     """The entries of a protocol that are of labels of whole films. config: a LabelledConfig."""
     return {
-        "thresholds_chosen_on": thresholds_chosen_on(config),
+        "thresholds_chosen_on": thresholds_chosen_on(config, store.manifest.exclusive),
         "stratified": config.stratified,
         "uncertain": config.uncertain,
         **({"uncertain_ones": ", ".join(config.uncertain_ones)} if config.uncertain_ones else {}),
@@ -107,7 +110,6 @@ def study_card(
         "data_fingerprint": fingerprint,
         "protocol": {
             **CLEAN,
-            "thresholds_chosen_on": thresholds_chosen_on(config),
             **(LEAKING if leaks else {}),
             **protocol,
         },
@@ -133,7 +135,8 @@ def write_predictions(
     probabilities: Float[np.ndarray, "S K"],
     protocol: str | None = None,
 ) -> None:
-    """One line per film: image, patient, then label and probability of every finding.
+    """One line per film: image, patient, then label and probability of every finding; of exclusive classes
+    also the predicted one, which is the most probable.
 
     protocol: in a column of its own when it is not the clean one.
     """
@@ -143,5 +146,7 @@ def write_predictions(
     for column, finding in enumerate(store.manifest.findings):
         table[f"label:{finding}"] = labels[:, column]
         table[f"probability:{finding}"] = probabilities[:, column]
+    if store.manifest.exclusive:
+        table["predicted"] = np.asarray(store.manifest.findings, dtype=object)[probabilities.argmax(axis=1)]
     with replaced_whole(path) as unfinished:
         table.to_csv(unfinished, index=False)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from evax.reporting.run_files import read_facts
-from evax.reporting.study_page import groups_of
+from evax.evaluation.checks import PREDICTED
+from evax.reporting.run_files import interval, read_facts
+from evax.reporting.study_page import failed_checks, groups_of
 from evax.reporting.study_rows import WAYS
 from evax.reporting.template import show_interval, show_number
 
@@ -16,30 +17,38 @@ logger = logging.getLogger("evax")
 
 
 def tell_result(results: Sequence[Path]) -> None:
-    """One line: the mAUC on test with its interval, and where report.html is.
+    """Logs the mAUC on test with its interval, or why it has none, and where report.html is; before
+    it a warning when runs of a study have collapsed to one class.
 
     results: report.json of a fine-tuning or a probe, or the results of a study, see write_study_page.
     """
     contents = [read_facts(path) for path in results]
-    first = contents[0]
-    scores: list[tuple[str, float | None, Any]]
+    first, folder = contents[0], results[0].parent
     parts = (
         {"": first} if "test_metrics" in first else {WAYS[way]: first[way] for way in WAYS if way in first}
     )
+    groups = [] if parts else [group for study in contents for group in groups_of(study)]
     if parts:
-        macros = {name: part["test_metrics"]["mauc"] for name, part in parts.items()}
-        scores = [(name, macro["value"], macro["interval"]) for name, macro in macros.items()]
-        over = "patients"
+        over, macros = "patients", {name: part["test_metrics"]["mauc"] for name, part in parts.items()}
+        scores = [(name, macro["value"], show_interval(macro["interval"])) for name, macro in macros.items()]
     else:
-        groups = [group for study in contents for group in groups_of(study)]
-        scores = [(name, group["mauc"]["mean"], group["mauc"]["interval"]) for name, group, _ in groups]
         over = "folds" if first["kind"] == "crossvalidate" else "seeds"
-    said = ", ".join(
-        f"{name} {show_number(value)} {show_interval(ends)}".strip() for name, value, ends in scores
-    )
-    logger.info(
-        "mAUC on test, 95 %% interval over %s: %s. Page: %s", over, said, results[0].parent / "report.html"
-    )
+        scores = [(name, group["mauc"]["mean"], show_spread(group["mauc"])) for name, group, _ in groups]
+    said = ", ".join(f"{name} {show_number(value)} {ends}".strip() for name, value, ends in scores)
+    runs = {run["folder"] for _, _, runs in groups for run in runs}
+    collapsed = sum(any(name.startswith(PREDICTED) for name in failed_checks(folder / run)) for run in runs)
+    if collapsed:
+        logger.warning(
+            "CHECK: %d of %d runs predict one class for nearly all images, or a class for none.\n"
+            "  -> Their means say little. Each run's page says what to do.", collapsed, len(runs),
+        )  # fmt: skip
+    logger.info("mAUC on test, 95 %% interval over %s: %s. Page: %s", over, said, folder / "report.html")
+
+
+def show_spread(spread: Mapping[str, Any]) -> str:
+    """The interval of a mean over runs, or why there is none."""
+    ends = spread["interval"]
+    return f"[{spread['interval_method']}]" if interval(ends) is None else show_interval(ends)
 
 
 def tell_dice(report: Path) -> None:

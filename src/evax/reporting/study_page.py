@@ -12,6 +12,7 @@ from evax.reporting.few_labels import few_labels_figure
 from evax.reporting.figures import interval_plot
 from evax.reporting.folds import FEWEST, MEAN, folds_figure, seeds_of_folds_figure
 from evax.reporting.run_files import Facts, interval, read_facts
+from evax.reporting.study_rows import BALANCED
 from evax.reporting.template import write_page
 
 
@@ -61,10 +62,10 @@ def amount_of(point: Facts) -> str:
 
 
 def spreads_of(name: str, group: Facts) -> list[dict[str, Any]]:
-    """Lines of the table of means: both scores of a group, then the AUROC of each finding where kept."""
-    lines = [{"name": name, "mauc": group["mauc"], "macc": group["macc"], "lr": group.get("lr")}]
-    return lines + [
-        {"name": finding, "mauc": spread, "macc": None, "lr": None}
+    """Lines of the table of means: the scores of a group, then the AUROC of each finding where kept."""
+    scores = {score: group.get(score) for score in ("mauc", "macc", BALANCED)}
+    return [{"name": name, "lr": group.get("lr"), **scores}] + [
+        {"name": finding, "lr": None, "mauc": spread, "macc": None, BALANCED: None}
         for finding, spread in group.get("findings", {}).items()
     ]
 
@@ -97,15 +98,19 @@ def picture(results: Sequence[Path], study: Facts) -> tuple[str, list[str], str]
     """Title, notes and figure: boxes of folds, score against labels, or the seeds one by one."""
     if repeats_folds(study):
         title = "mAUC over folds and seeds"
-        notes = [f"a dot per fold, and below the line a dot per seed; box: quartiles, from {FEWEST} dots on"]
+        notes = [
+            f"a dot per fold, and below the line a dot per seed; box: quartiles, from {FEWEST} dots on; "
+            "dashed: chance"
+        ]
         return title, notes, svg_of(seeds_of_folds_figure(results[0]), title)
     if study["kind"] == "crossvalidate":
         title = "AUROC over folds"
-        notes = ["a dot per fold" + ("; box: quartiles" if len(study["folds"]) >= FEWEST else "")]
+        box = "; box: quartiles" if len(study["folds"]) >= FEWEST else ""
+        notes = [f"a dot per fold{box}; dashed: chance"]
         return title, notes, svg_of(folds_figure(results[0]), title)
     if "points" in study:
         title = "mAUC against labelled training patients"
-        return title, ["mean and sd over seeds"], svg_of(few_labels_figure(results), title)
+        return title, ["mean and sd over seeds; dashed: chance"], svg_of(few_labels_figure(results), title)
     rows = [
         (f"seed {run['seed']}", run["mauc"], interval(run["mauc_patient_interval"]))
         for run in study["runs"]

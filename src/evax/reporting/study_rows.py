@@ -13,6 +13,7 @@ logger = logging.getLogger("evax")
 RUNS = "runs"  # folder of the runs in that of the study
 INTERVAL = "_patient_interval"
 AUROC, ACCURACY = "auroc:", "accuracy:"  # a column per finding, where a study keeps them
+BALANCED = "balanced_accuracy"  # of exclusive classes
 COLUMNS = {"mauc": AUROC, "macc": ACCURACY}  # of the numbers that a mean is over
 WAYS = {"linear": "linear probe", "knn": "nearest neighbours"}  # of a probe, each with scores of its own
 
@@ -67,6 +68,11 @@ def row_of_study(study: Mapping[str, Any]) -> dict[str, Any]:
         "macc": study["macc"]["mean"],
         "macc_sd": study["macc"]["sd"],
         "macc_reading": folds[0]["macc_reading"],
+        **(
+            {BALANCED: study[BALANCED]["mean"], f"{BALANCED}_sd": study[BALANCED]["sd"]}
+            if BALANCED in study
+            else {}
+        ),
         "pooled_mauc": pooled["mauc"]["value"],
         "pooled_mauc_patient_interval": pooled["mauc"]["interval"],
         **resamples_of("pooled_mauc", pooled["mauc"]),
@@ -82,7 +88,8 @@ def row_of_probe(report: Mapping[str, Any], way: str) -> dict[str, Any]:
 
 
 def scores_of(report: Mapping[str, Any], metrics: Mapping[str, Any]) -> dict[str, Any]:
-    """Seed, training set and both scores with their intervals over patients. metrics: of the test films."""
+    """Seed, training set and the scores with their intervals over patients. metrics: of the test images."""
+    balanced = metrics.get(BALANCED)  # older reports lack it
     return {
         "seed": report["protocol"]["seed"],
         "train_patients": report["train"]["patients"],
@@ -96,6 +103,15 @@ def scores_of(report: Mapping[str, Any], metrics: Mapping[str, Any]) -> dict[str
         "macc_patient_interval": metrics["macc"]["interval"],
         **resamples_of("macc", metrics["macc"]),
         "macc_reading": metrics["macc"]["reading"],
+        **(
+            {
+                BALANCED: balanced["value"],
+                f"{BALANCED}_patient_interval": balanced["interval"],
+                **resamples_of(BALANCED, balanced),
+            }
+            if balanced
+            else {}
+        ),
     }
 
 
@@ -104,10 +120,15 @@ def resamples_of(score: str, mean: Mapping[str, Any]) -> dict[str, int]:
     return {f"{score}_{key}": mean.get(f"interval_{key}", 0) for key in ("undefined", "partial")}
 
 
+def scores_in(runs: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The scores that runs have: mauc, macc and, of exclusive classes, the balanced accuracy."""
+    return ["mauc", "macc", *([BALANCED] if any(BALANCED in run for run in runs) else [])]
+
+
 def summary_of(runs: Sequence[Mapping[str, Any]], over: str = "seeds") -> dict[str, Any]:
-    """Mean, sd and t-interval of mAUC and mAcc over runs, and of the AUROC of each finding where kept."""
+    """Mean, sd and t-interval of the scores over runs, and of the AUROC of each finding where kept."""
     summary: dict[str, Any] = {
-        score: spread_of([run[score] for run in runs], over) for score in ("mauc", "macc")
+        score: spread_of([run.get(score) for run in runs], over) for score in scores_in(runs)
     }
     if columns := [column for column in runs[0] if column.startswith(AUROC)]:
         summary["findings"] = {
@@ -132,13 +153,13 @@ def learned_by_all(runs: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def mean_over(run: Mapping[str, Any], score: str, findings: Sequence[str]) -> float | None:
-    """The mauc or macc of a run over these findings alone, None where none of them has a number; top-1
-    accuracy is one of all findings together.
+    """A score of a run over these findings alone, None where none of them has a number; top-1 and balanced
+    accuracy are of all findings together.
     """
     import numpy as np
 
     if of_all_together(run, score):
-        whole: float | None = run[score]
+        whole: float | None = run.get(score)
         return whole
     defined = defined_in(run, score, findings)
     return float(np.mean(list(defined.values()))) if defined else None
@@ -148,7 +169,7 @@ def of_all_together(run: Mapping[str, Any], score: str) -> bool:
     """Whether the score is no mean over findings."""
     from evax.evaluation.report import TOP1
 
-    return score == "macc" and bool(run["macc_reading"] == TOP1)
+    return score == BALANCED or (score == "macc" and bool(run["macc_reading"] == TOP1))
 
 
 def defined_in(run: Mapping[str, Any], score: str, findings: Sequence[str]) -> dict[str, float]:
@@ -176,7 +197,7 @@ def shares_summed_up(
             **point,
             **{
                 score: spread_of([mean_over(run, score, findings) for run in runs], "seeds")
-                for score in ("mauc", "macc")
+                for score in scores_in([run for _, each in shares for run in each])
             },
             "runs": list(runs),
         }
@@ -223,6 +244,6 @@ def write_rows(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
             line[f"{score}_low"], line[f"{score}_high"] = line.pop(column)
         lines.append(line)
     with replaced_whole(path) as unfinished, unfinished.open("w", newline="") as file:
-        table = csv.DictWriter(file, list(lines[0]))
+        table = csv.DictWriter(file, list(dict.fromkeys(column for line in lines for column in line)))
         table.writeheader()
         table.writerows(lines)

@@ -112,7 +112,7 @@ class LabelledConfig(AdaptingConfig):
     """What an empty label counts as; without it absent in CheXpert and MIMIC-CXR, unknown elsewhere."""
     thresholds: str = "youden"
     """How validation chooses each finding's threshold: youden, f1, or the least sensitivity or specificity it
-    must have there, as in sensitivity:0.95."""
+    must have there, as in sensitivity:0.95. Of exclusive classes the most probable one is predicted."""
     sources: Path | None = None
     """CSV table with the columns image or patient, and source (a hospital, a device): test films are scored
     by source, too, as they are by sex, age and view."""
