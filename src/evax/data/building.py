@@ -32,7 +32,7 @@ from evax.data.preprocess import Preprocess
 from evax.data.store import MASKED, PLAIN, ImageStore, open_store
 from evax.data.workers import FilmFiles, FilmReaders, StoredFilm
 from evax.errors import DataError
-from evax.files import make_folder, read_json, replaced_whole, write_json
+from evax.files import make_folder, open_csv, path_of, read_json, replaced_whole, write_json
 
 logger = logging.getLogger("evax")
 
@@ -101,7 +101,7 @@ def build_store(
                 films: list[tuple[int, StoredFilm]] = []
                 reasons: list[tuple[str, str]] = []
                 images = [str(name) for name in part["image"]]
-                files = [manifest.root / name for name in _files(part)]
+                files = [manifest.root / path_of(name) for name in _files(part)]
                 wanted = [
                     FilmFiles(
                         film=file,
@@ -237,7 +237,7 @@ def _finish(
             issues.update(of_film.split())
         shard = shard.drop_columns(notes)  # the fingerprint is of what a model learns from
         digest.update(shard.drop_columns(["pixels"]).to_pandas().to_csv(index=False).encode())
-    with (out / "rejected.csv").open("w", newline="") as file:
+    with open_csv(out / "rejected.csv") as file:
         csv.writer(file).writerows([("image", "reason"), *reasons])
     if not kept:
         raise DataError(

@@ -12,6 +12,7 @@ from evax.data.dicom import is_dicom, read_header
 from evax.data.pictures import read_image
 from evax.data.radiograph import FILM_SUFFIXES, Radiograph
 from evax.errors import DataError
+from evax.files import name_of
 
 F = TypeVar("F")
 
@@ -30,17 +31,17 @@ def find_films(places: tuple[Path, ...]) -> Iterator[Path]:
 
 
 def files_below(folder: Path) -> list[Path]:
-    """All files below a folder, sorted; those of linked folders, too, but of no folder twice."""
+    """All files below a folder, sorted by name_of; those of linked folders, too, but of no folder twice."""
     files: list[Path] = []
     seen: set[str] = set()
     for place, folders, names in os.walk(folder, followlinks=True):
-        folders.sort()
+        folders.sort(key=name_of)
         if (real := os.path.realpath(place)) in seen:  # a link to a folder above would lead round for ever
             folders.clear()
             continue
         seen.add(real)
         files += (path for name in names if (path := Path(place, name)).is_file())
-    return sorted(files)
+    return sorted(files, key=lambda file: name_of(file).split(os.sep))
 
 
 def looks_like_a_film(path: Path) -> bool:

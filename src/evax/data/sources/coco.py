@@ -15,6 +15,7 @@ from evax.data.public_sets import source_name
 from evax.data.sources.csv import existing
 from evax.data.sources.folders import patients_of
 from evax.errors import DataError
+from evax.files import name_of, read_text
 from evax.findings import canonical
 
 
@@ -74,7 +75,7 @@ def _read(path: Path) -> dict[str, list[dict[str, Any]]]:
         "annotations": ("image_id", "category_id", "bbox"),
     }
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(read_text(path))
         for name, keys in wanted.items():
             for row in content[name]:
                 if missing := [key for key in keys if key not in row]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import io
 import logging
 import os
 from collections import Counter
@@ -18,7 +19,7 @@ from evax.data.films import files_below
 from evax.data.manifest import Manifest
 from evax.data.sources.tables import warn_of_doubtful_patients
 from evax.errors import DataError
-from evax.files import make_folder, replaced_whole
+from evax.files import make_folder, name_of, open_csv, read_text, replaced_whole
 
 logger = logging.getLogger("evax")
 
@@ -144,10 +145,9 @@ def _write_private(path: Path, crosswalk: dict[str, str]) -> None:
     """Adds the films to the crosswalk; those of other trees stay."""
     before: dict[str, str] = {}
     if path.is_file():
-        with path.open(newline="") as file:
-            before = {row["image"]: row["file"] for row in csv.DictReader(file)}
+        before = {row["image"]: row["file"] for row in csv.DictReader(io.StringIO(read_text(path)))}
     with (
         replaced_whole(path) as unfinished,
-        os.fdopen(os.open(unfinished, os.O_WRONLY | os.O_CREAT, 0o600), "w", newline="") as file,
+        open_csv(os.open(unfinished, os.O_WRONLY | os.O_CREAT, 0o600)) as file,
     ):
         csv.writer(file).writerows([("image", "file"), *(before | crosswalk).items()])

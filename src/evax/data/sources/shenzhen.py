@@ -55,7 +55,7 @@ def read_shenzhen(raw: Path, *, mask_value: tuple[int, ...] = ()) -> Manifest:
 
 def _reading(raw: Path, stem: str) -> str:
     path = raw / "ClinicalReadings" / f"{stem}.txt"
-    return path.read_text(errors="replace")[:1000] if path.is_file() else ""
+    return path.read_bytes()[:1000].decode(errors="replace") if path.is_file() else ""
 
 
 def _masks(raw: Path, images: set[str]) -> pd.DataFrame:
