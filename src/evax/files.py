@@ -23,9 +23,9 @@ LOCK = ".lock"  # in a folder that a run is writing
 
 
 def name_of(path: str | os.PathLike[str]) -> str:
-    """The text that the bytes of a path spell in UTF-8: the same in every locale, and always valid Unicode.
+    r"""The text that the bytes of a path spell in UTF-8: the same in every locale, and always valid Unicode.
 
-    A byte that is no UTF-8 is written as an escape: `b\\udcf6r.png` for `bör.png` in Latin-1. `path_of`
+    A byte that is no UTF-8 is written as an escape: `b\udcf6r.png` for `bör.png` in Latin-1. `path_of`
     leads back.
     """
     return os.fsencode(path).decode(errors="surrogateescape").encode(errors="backslashreplace").decode()

@@ -89,7 +89,7 @@ def build_store(
         if before is not None:
             bits = before.get("bits")  # none in a build that an earlier evax began
         elif bits is None:
-            bits = common_bits([manifest.root / name for name in _files(manifest.table)], readers)
+            bits = common_bits([manifest.root / path_of(name) for name in _files(manifest.table)], readers)
         plan["bits"] = bits
         preprocess = Preprocess(store_size=size, bits=bits)
         make_folder(out)

@@ -13,6 +13,7 @@ from evax.data.pictures import read_image
 from evax.data.radiograph import FILM_SUFFIXES, Radiograph
 from evax.errors import DataError
 from evax.files import name_of
+from evax.findings import names_nobody
 
 F = TypeVar("F")
 
@@ -76,7 +77,8 @@ def header_patients(folder: Path, films: Sequence[Path]) -> dict[Path, str]:
         try:
             if is_dicom(folder / film):
                 patients[film] = ""
-                patients[film] = read_header(folder / film).patient_id
+                patient = read_header(folder / film).patient_id
+                patients[film] = "" if names_nobody(patient) else patient
         except DataError:  # it is refused with its reason when the store is built
             continue
     return patients

@@ -74,7 +74,7 @@ def embed(config: EmbedConfig) -> Path:
     Raises DataError when the table exists, no film is found or could be read, or the unfinished table beside
     OUT is of other films, weights or options.
     """
-    from evax.files import refuse_existing
+    from evax.files import name_of, path_of, refuse_existing
 
     refuse_existing(config.out)
     from evax.data.films import batches_of, count_films, find_films
@@ -91,10 +91,12 @@ def embed(config: EmbedConfig) -> Path:
     encoder = fabric.to_device(encoder).eval()
 
     def names() -> Iterable[str]:
-        return map(str, find_films(config.films) if store is None else store.manifest.table["image"])
+        return map(name_of, find_films(config.films)) if store is None else store.manifest.table["image"]
 
     marks = (
-        [store.fingerprint] if store is not None else (f"{name} {mark_of(Path(name))}" for name in names())
+        [store.fingerprint]
+        if store is not None
+        else (f"{name} {mark_of(Path(path_of(name)))}" for name in names())
     )
     layout = layout_of(config, encoder, chain, fabric)
     part_films = max(1, min(PART_FILMS, PART_NUMBERS // layout["length"]))
@@ -149,11 +151,12 @@ def reader_of(
 ) -> Callable[[int, str], np.ndarray[Any, Any] | str]:
     """A function of a film's row and name: its 8-bit pixels at the network's input size, or why not."""
     from evax.data.films import read_or_reason
+    from evax.files import path_of
 
     def load(row: int, name: str) -> np.ndarray[Any, Any] | str:
         if store is not None:
             return chain.view(store.pixels(row))
-        film = read_or_reason(Path(name), chain.bits)
+        film = read_or_reason(Path(path_of(name)), chain.bits)
         return film if isinstance(film, str) else chain.view(chain.to_store(film.pixels))
 
     return load
