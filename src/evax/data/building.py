@@ -201,7 +201,7 @@ def _write_shard(manifest: Manifest, films: list[tuple[int, StoredFilm]], path: 
     ).combine_chunks()
     with (
         replaced_whole(path) as unfinished,
-        pa.OSFile(str(unfinished), "wb") as file,
+        pa.OSFile(os.fsencode(unfinished), "wb") as file,
         pa.ipc.new_file(file, table.schema) as writer,
     ):
         writer.write_table(table, max_chunksize=len(table) or None)
@@ -218,7 +218,7 @@ def _finish(
     for number in range(shards):
         reasons += [tuple(item) for item in read_json(out / f"rejected-{number:05d}.json")]
         name = f"shard-{number:05d}.arrow"
-        shard = pa.ipc.open_file(pa.memory_map(str(out / name))).read_all()
+        shard = pa.ipc.open_file(pa.memory_map(os.fsencode(out / name))).read_all()
         if not len(shard):
             continue
         names.append(name)

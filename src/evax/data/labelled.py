@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import math
+import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -122,6 +123,10 @@ def column_of(store: ImageStore, table: Path, column: str) -> list[str]:
                 f"The table {table} lacks the column {name}; it has {', '.join(map(str, content))}."
             )
     keys = store.manifest.table[key]
+    composed = {unicodedata.normalize("NFC", name): name for name in keys} | {name: name for name in keys}
+    content[key] = [
+        composed.get(name, composed.get(unicodedata.normalize("NFC", name), name)) for name in content[key]
+    ]
     if len(strange := content[~content[key].isin(keys)]):
         raise DataError(
             f"{len(strange)} of the {len(content)} rows of {table} are of no {key} in {store.path}, "

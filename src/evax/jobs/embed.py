@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import shutil
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -235,8 +236,8 @@ def write_part(
             "error": pa.array(errors, pa.string()),
         }
     )
-    with replaced_whole(path) as unfinished:
-        pq.write_table(table, unfinished)
+    with replaced_whole(path) as unfinished, unfinished.open("wb") as file:
+        pq.write_table(table, file)
 
 
 def feature_of(encoded: Encoded, tokens: Tokens) -> np.ndarray[Any, Any]:
@@ -250,15 +251,20 @@ def joined(parts: list[Path], out: Path, layout: dict[str, Any]) -> None:
     """All parts in one file, one after the other, with the layout among its metadata."""
     import json
 
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
     from evax.files import replaced_whole
 
     films, read, first_reason = 0, 0, ""
-    schema = pq.read_schema(parts[0]).with_metadata({"evax": json.dumps(layout)})
-    with replaced_whole(out) as unfinished, pq.ParquetWriter(unfinished, schema) as writer:
+    schema = pq.read_schema(pa.memory_map(os.fsencode(parts[0]))).with_metadata({"evax": json.dumps(layout)})
+    with (
+        replaced_whole(out) as unfinished,
+        unfinished.open("wb") as file,
+        pq.ParquetWriter(file, schema) as writer,
+    ):
         for part in parts:
-            table = pq.read_table(part)
+            table = pq.read_table(pa.memory_map(os.fsencode(part)))
             films, read = films + len(table), read + len(table) - table["feature"].null_count
             first_reason = first_reason or next(filter(None, table["error"].to_pylist()), "")
             writer.write_table(table)

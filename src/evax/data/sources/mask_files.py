@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -33,9 +34,11 @@ def find_masks(
     film_of: dict[str, str] = {}
     twins: dict[str, str] = {}
     for image in images:
-        stem = file_key(without_suffix(Path(image).name))
+        stem = without_suffix(Path(image).name)
         if film_of.setdefault(stem, image) != image:
             twins[film_of[stem]] = image
+    films_of = Counter(map(file_key, film_of))
+    film_of |= {file_key(stem): film for stem, film in film_of.items() if films_of[file_key(stem)] == 1}
     rows, strays = [], []
     for path in sorted((raw / folder).rglob("*"), key=name_of):
         if path.suffix.lower() not in MASK_SUFFIXES:
@@ -65,9 +68,9 @@ def find_masks(
 def _film_and_finding(name: str, film_of: dict[str, str]) -> tuple[str, str]:
     """The film with the longest name that a mask's name begins with, and the rest; "" without one."""
     stem, finding = name, ""
-    while file_key(stem) not in film_of:
+    while not (film := film_of.get(stem) or film_of.get(file_key(stem))):
         stem, separator, last = stem.rpartition("_")
         if not separator:
             return "", ""
         finding = f"{last}_{finding}" if finding else last
-    return film_of[file_key(stem)], finding
+    return film, finding
