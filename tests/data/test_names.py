@@ -22,7 +22,8 @@ from evax.data.split import assign_splits, follow_lists
 from evax.data.store import open_store
 from evax.errors import DataError
 from evax.findings import as_spelled, canonical, is_blank, one_spelling, spelling_key
-from releases import chestxray14, dicom, film, mask
+from evax.jobs.localize import refuse_other_spellings
+from releases import chestxray14, chexpert, dicom, film, mask
 
 BOM = b"\xef\xbb\xbf"
 NFC, NFD = "é", "e\N{COMBINING ACUTE ACCENT}"
@@ -400,3 +401,23 @@ def test_a_class_of_another_version_is_refused_with_the_source_that_reads_it(tmp
         f"line 1: expected .* but the class is '{word}'. Lists of other versions belong to other so"
     ):
         read_source(source, tmp_path, {})
+
+
+def test_two_columns_of_one_finding_of_a_release_are_refused(tmp_path):
+    chexpert(tmp_path)
+    table = (tmp_path / "train.csv").read_text()
+    (tmp_path / "train.csv").write_text(table.replace("Pleural Other", "effusion"))
+    with refused("lacks the columns Pleural Other: it is another table or another version of it"):
+        read_source("chexpert", tmp_path, {})
+    (tmp_path / "train.csv").write_text(table.replace("Path", "effusion,Path").replace("\nChe", "\n1,Che"))
+    with refused("has two columns of the finding Effusion: delete one"):
+        read_source("chexpert", tmp_path, {})
+
+
+def test_boxes_under_another_spelling_than_the_bundle_s_are_refused(tmp_path):
+    (tmp_path / "boxes.csv").write_text("image,finding,x,y,width,height\na,Rib fracture,0,0,1,1\n")
+    manifest = table_of(tmp_path, "image,patient,Rib fracture\na,1,1\n")
+    store = build_store(assign_splits(manifest, 0, 0, 0), tmp_path / "store", size=16)
+    refuse_other_spellings(store, ("Rib fracture", "Mass"))
+    with refused("has boxes or masks of 'Rib fracture', which the bundle calls 'rib_fracture': prepare the"):
+        refuse_other_spellings(store, ("rib_fracture", "Mass"))

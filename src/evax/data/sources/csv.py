@@ -17,7 +17,15 @@ from evax.data.manifest import BOX_COLUMNS, COLUMNS, Manifest, no_boxes, no_mask
 from evax.data.public_sets import source_name
 from evax.data.radiograph import FILM_SUFFIXES
 from evax.data.sources.mask_files import find_masks
-from evax.data.sources.tables import ALONE, LABEL_VALUES, ages, numbers, read_table, warn_of_doubtful_patients
+from evax.data.sources.tables import (
+    ALONE,
+    LABEL_VALUES,
+    ages,
+    numbers,
+    read_table,
+    require_columns,
+    warn_of_doubtful_patients,
+)
 from evax.data.split import SPLIT_WORDS, file_key
 from evax.errors import DataError
 from evax.files import name_of, path_of
@@ -194,8 +202,7 @@ def read_boxes(raw: Path, films: pd.DataFrame, findings: tuple[str, ...]) -> pd.
     if not path.is_file():
         return no_boxes()
     boxes = read_table(path)
-    if missing := [name for name in BOX_COLUMNS if name not in boxes.columns]:
-        raise DataError(f"{path} lacks the columns {', '.join(missing)}.")
+    require_columns(path, boxes, BOX_COLUMNS)
     for name in BOX_COLUMNS[2:]:
         boxes[name] = numbers(path, boxes[name], "Boxes are fractions of the image.")
     boxes["image"] = existing(raw, boxes["image"].str.strip())

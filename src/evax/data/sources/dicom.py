@@ -139,7 +139,10 @@ def _key(path: Path) -> bytes:
             file.write(os.urandom(32))
     key = path.read_bytes()
     if len(key) != 32:
-        raise DataError(f"{path} is not a pseudonym key: it has {len(key)} bytes, expected 32.")
+        raise DataError(
+            f"{path} is not a pseudonym key: it has {len(key)} bytes, expected 32. Put the key of "
+            "before there, or give another --private: its pseudonyms are others."
+        )
     return key
 
 

@@ -82,9 +82,17 @@ def read_table(path: Path, columns: Sequence[str] = (), next_step: str = PART_OF
     if not columns:
         return table
     table.columns = table.columns.str.strip()  # SIIM-ACR writes ' EncodedPixels'
-    if missing := [name for name in columns if name not in table.columns]:
-        raise DataError(f"{file} lacks the columns {', '.join(missing)}.")
+    require_columns(file, table, columns)
     return table
+
+
+def require_columns(path: Path, table: pd.DataFrame, names: Sequence[str]) -> None:
+    """Raises DataError naming the columns that a table lacks."""
+    if missing := [name for name in names if name not in table.columns]:
+        raise DataError(
+            f"{path} lacks the columns {', '.join(missing)}: it is another table or another version of it, "
+            "or its columns were renamed. Give them these names."
+        )
 
 
 def missing_file(path: Path, kind: str, next_step: str) -> DataError:
@@ -123,14 +131,12 @@ def numbers(path: Path, column: pd.Series, expected: str) -> pd.Series:
 
 def label_columns(path: Path, rows: pd.DataFrame, findings: Sequence[str]) -> pd.DataFrame:
     """The columns of these findings, under whatever spelling, as float32 labels in this order."""
-    released = {as_spelled(name, findings): name for name in rows.columns}
-    if missing := [name for name in findings if name not in released]:
-        raise DataError(f"{path} lacks the columns {', '.join(missing)}.")
+    labels = rows.rename(columns={name: as_spelled(name, findings) for name in rows.columns})
+    require_columns(path, labels, findings)
+    if len(twice := labels.columns[labels.columns.duplicated()].intersection(list(findings))):
+        raise DataError(f"{path} has two columns of the finding {twice[0]}: delete one.")
     return pd.DataFrame(
-        {
-            finding: numbers(path, rows[released[finding]], LABEL_VALUES).astype(np.float32)
-            for finding in findings
-        }
+        {finding: numbers(path, labels[finding], LABEL_VALUES).astype(np.float32) for finding in findings}
     )
 
 
