@@ -141,7 +141,15 @@ def raw(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def utf_8_store(raw):
-    return prepare(PrepareConfig(raw=raw, out=raw.with_name("store"), source="folders", size=16, workers=1))
+    lists = raw.with_name("Listen é")
+    lists.mkdir()
+    names = [path.relative_to(raw).as_posix() for path in sorted(raw.rglob("*.png"))]
+    for split, part in (("train", names[:7]), ("test", names[7:])):
+        write_text("\n".join(map(name_of, part)), lists / f"{split}.txt")
+    config = PrepareConfig(
+        raw=raw, out=raw.with_name("store"), source="folders", lists=lists, size=16, workers=1
+    )
+    return prepare(config)
 
 
 @pytest.fixture(params=["C", LOCALE])
@@ -162,7 +170,9 @@ def other_locale(request, tmp_path):
 
 
 def test_a_recipe_and_films_give_the_same_store_in_every_locale(raw, utf_8_store, other_locale, tmp_path):
-    recipe = {"raw": str(raw), "out": str(tmp_path / "肺"), "source": "folders", "size": 16, "workers": 1}
+    lists = raw.with_name("Listen é")
+    recipe = {"raw": str(raw), "out": str(tmp_path / "肺"), "source": "folders", "lists": str(lists)}
+    recipe |= {"size": 16, "workers": 1}
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe, allow_unicode=True), encoding="utf-8")
     command = [sys.executable, "-m", "evax", "prepare", "--recipe", str(tmp_path / "recipe.yaml")]
     done = subprocess.run(command, env=other_locale, capture_output=True, check=False)
