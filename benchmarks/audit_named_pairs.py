@@ -34,7 +34,7 @@ def main():
     row_of = {stem: row for row, stem in enumerate(first)}
     named = {(row_of[stem], row) for row, stem in enumerate(second) if stem in row_of}
     found, others, same_patient = set(), [], 0
-    with (options.audit / "duplicates.csv").open() as file:
+    with (options.audit / "duplicates.csv").open(encoding="utf-8", newline="") as file:
         for line in csv.DictReader(file):
             ends = [(line["store"], int(line["row"])), (line["other_store"], int(line["other_row"]))]
             rows = tuple(row for _, row in sorted(ends, key=lambda end: list(stores).index(end[0])))

@@ -16,5 +16,5 @@ def keep(name: str, question: str, measured: dict) -> None:
     RESULTS.mkdir(exist_ok=True)
     content = {"question": question, **measured, "environment": environment()}
     path = RESULTS / f"{name}.json"
-    path.write_text(json.dumps(content, indent=1) + "\n")
+    path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     sys.stdout.write(json.dumps(content, indent=1) + "\n")

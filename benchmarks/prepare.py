@@ -49,7 +49,7 @@ def small_films(folder: Path) -> list[Path]:
 def tree_of(pid: int) -> list[int]:
     """A process and everything it started."""
     try:
-        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="utf-8").split()
     except (FileNotFoundError, ProcessLookupError):
         return []
     return [pid, *(each for child in children for each in tree_of(int(child)))]
@@ -57,7 +57,7 @@ def tree_of(pid: int) -> list[int]:
 
 def anonymous_mb(pid: int) -> float:
     try:
-        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+        lines = Path(f"/proc/{pid}/status").read_text(encoding="utf-8").splitlines()
     except (FileNotFoundError, ProcessLookupError):
         return 0.0
     return sum(int(line.split()[1]) for line in lines if line.startswith("RssAnon:")) / 1024

@@ -90,7 +90,9 @@ def main() -> None:
         return
     sizes = {}
     for name in EVA_X:
-        run = subprocess.run([sys.executable, __file__, name], stdout=subprocess.PIPE, text=True, check=True)
+        run = subprocess.run(
+            [sys.executable, __file__, name], stdout=subprocess.PIPE, encoding="utf-8", check=True
+        )
         sizes[name] = json.loads(run.stdout)
     keep("pretrain_sizes", __doc__.split("\n")[0].removeprefix("Question: "), {"sizes": sizes})
 

@@ -98,7 +98,7 @@ PLAIN, *_, OURS = CASES
 
 def peak_memory_mib() -> int:
     """Largest resident memory of this process so far; unlike getrusage's, a child does not inherit it."""
-    lines = Path("/proc/self/status").read_text().splitlines()
+    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
     return next(int(line.split()[1]) // 1024 for line in lines if line.startswith("VmHWM"))
 
 
@@ -121,7 +121,7 @@ def main() -> None:
     peak = {
         name: int(
             subprocess.run(
-                [sys.executable, __file__, "--peak", name], capture_output=True, text=True, check=True
+                [sys.executable, __file__, "--peak", name], capture_output=True, encoding="utf-8", check=True
             ).stdout
         )
         for name in (PLAIN, OURS)

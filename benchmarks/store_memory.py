@@ -48,14 +48,14 @@ def grown_store(small: Path, out: Path, shards: int) -> Path:
             pa.ipc.new_file(file, part.schema) as writer,
         ):
             writer.write_table(part, max_chunksize=len(part))
-    card = json.loads((small / "store.json").read_text())
+    card = json.loads((small / "store.json").read_text(encoding="utf-8"))
     card |= {"films": shards * SHARD_FILMS, "shards": sorted(path.name for path in out.glob("*.arrow"))}
-    (out / "store.json").write_text(json.dumps(card | {"fingerprint": str(shards)}))
+    (out / "store.json").write_text(json.dumps(card | {"fingerprint": str(shards)}), encoding="utf-8")
     return out
 
 
 def anonymous_mib(process: int) -> float:
-    status = Path(f"/proc/{process}/status").read_text()
+    status = Path(f"/proc/{process}/status").read_text(encoding="utf-8")
     return sum(int(line.split()[1]) for line in status.splitlines() if line.startswith("RssAnon")) / 1024
 
 

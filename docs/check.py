@@ -14,18 +14,18 @@ PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglo
 
 def broken_links(page: Path) -> list[str]:
     """Relative targets of Markdown links that do not exist."""
-    targets = re.findall(r"\]\(([^)#\s]+)", page.read_text())
+    targets = re.findall(r"\]\(([^)#\s]+)", page.read_text(encoding="utf-8"))
     return [t for t in targets if "://" not in t and not (page.parent / t).exists()]
 
 
 def unknown_names(page: Path) -> list[str]:
     """`room/file.py::name` and `tests/...::test_name` that are not defined there."""
     missing = []
-    for file, name in re.findall(r"`([\w/.]+\.py)::([\w.]+)`", page.read_text()):
+    for file, name in re.findall(r"`([\w/.]+\.py)::([\w.]+)`", page.read_text(encoding="utf-8")):
         path = ROOT / file if file.startswith(("tests/", "benchmarks/")) else ROOT / "src" / "evax" / file
         last = name.split(".")[-1]
         if not path.is_file() or not re.search(
-            rf"(def|class) {last}\b|^\s*{last}\b.*[=:]", path.read_text(), re.M
+            rf"(def|class) {last}\b|^\s*{last}\b.*[=:]", path.read_text(encoding="utf-8"), re.M
         ):
             missing.append(f"{file}::{name}")
     return missing

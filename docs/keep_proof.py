@@ -229,9 +229,11 @@ def main() -> None:
     }
     import json
 
-    note = asked.note.read_text().strip() if asked.note else ""
-    (RESULTS / f"{asked.name}.json").write_text(json.dumps(kept, indent=1) + "\n")
-    (RESULTS / f"{asked.name}.md").write_text(page(asked.title, kept, asked.name, asked.probes, note))
+    note = asked.note.read_text(encoding="utf-8").strip() if asked.note else ""
+    (RESULTS / f"{asked.name}.json").write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
+    (RESULTS / f"{asked.name}.md").write_text(
+        page(asked.title, kept, asked.name, asked.probes, note), encoding="utf-8"
+    )
     shutil.copy(asked.compare / "few-labels.svg", RESULTS / f"{asked.name}.svg")
     if asked.folds:
         shutil.copy(asked.folds / "crossvalidate.svg", RESULTS / f"{asked.name}-folds.svg")

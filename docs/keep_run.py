@@ -16,12 +16,12 @@ CURVE_POINTS = 20
 
 def read(path: Path) -> Any:
     """A JSON file."""
-    return json.loads(path.read_text())
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def curve(folder: Path) -> list[dict[str, Any]]:
     """The cosine at about CURVE_POINTS steps, each the mean since the one before."""
-    lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    lines = [json.loads(line) for line in (folder / "log.jsonl").read_text(encoding="utf-8").splitlines()]
     steps = [line for line in lines if line["event"] == "step"]
     stretch = max(1, len(steps) // CURVE_POINTS)
     parts = [steps[start : start + stretch] for start in range(0, len(steps), stretch)]
@@ -33,7 +33,7 @@ def curve(folder: Path) -> list[dict[str, Any]]:
 
 def probes(folder: Path) -> list[dict[str, Any]]:
     """What the probes measured during the run."""
-    lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    lines = [json.loads(line) for line in (folder / "log.jsonl").read_text(encoding="utf-8").splitlines()]
     return [line for line in lines if line["event"] == "probe"]
 
 
@@ -180,8 +180,8 @@ def main() -> None:
     folder, name, note = Path(sys.argv[1]), sys.argv[2], " ".join(sys.argv[3:])
     RESULTS.mkdir(exist_ok=True)
     kept = record(folder)
-    (RESULTS / f"{name}.json").write_text(json.dumps(kept, indent=1) + "\n")
-    (RESULTS / f"{name}.md").write_text(page(kept, name, note))
+    (RESULTS / f"{name}.json").write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
+    (RESULTS / f"{name}.md").write_text(page(kept, name, note), encoding="utf-8")
 
 
 if __name__ == "__main__":

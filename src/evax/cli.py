@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import io
 import logging
 import os
 import sys
@@ -35,7 +36,9 @@ INTERRUPTED = 130
 
 
 def main() -> None:
-    """Runs one command; see `usage` for exit statuses."""
+    """Runs one command; see `usage` for exit statuses. A terminal that lacks a letter is shown its escape."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
     sys.exit(run(sys.argv[1:]))
 
 

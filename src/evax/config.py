@@ -18,6 +18,7 @@ import tyro
 import yaml
 
 from evax.errors import ConfigError, unknown_name
+from evax.files import name_of, path_of, read_text, write_text
 
 C = TypeVar("C")
 RECIPES = Path(__file__).parent / "recipes"
@@ -111,7 +112,7 @@ def read_recipe(path: Path, config_class: type) -> dict[str, Any]:
     Raises ConfigError naming the file and the key.
     """
     try:
-        text = path.read_text()
+        text = read_text(path)
     except OSError as error:
         raise ConfigError(f"The recipe {path} cannot be read: {error.strerror}.") from error
     except UnicodeDecodeError as error:
@@ -138,12 +139,12 @@ def to_plain(value: Any) -> Any:
         return {str(key): to_plain(item) for key, item in value.items()}
     if isinstance(value, tuple | list):
         return [to_plain(item) for item in value]
-    return str(value) if isinstance(value, Path) else value
+    return name_of(value) if isinstance(value, Path) else value
 
 
 def write_recipe(config: Any, path: Path) -> None:
-    """A finished run's config.yaml, itself a recipe of the same command."""
-    path.write_text(yaml.safe_dump(to_plain(config), sort_keys=False, allow_unicode=True))
+    """A finished run's config.yaml, itself a recipe of the same command; written whole or not at all."""
+    write_text(yaml.safe_dump(to_plain(config), sort_keys=False, allow_unicode=True), path)
 
 
 def changed_options(before: Mapping[str, Any], now: Mapping[str, Any], but: Iterable[str]) -> str:
@@ -238,7 +239,9 @@ def _expand(value: Any) -> Any:
         return value
 
     def from_environment(match: re.Match[str]) -> str:
-        found = os.environ.get(match["name"], match["default"])
+        found = match["default"]
+        if match["name"] in os.environ:
+            found = name_of(os.environ[match["name"]])
         if found is None:
             raise ConfigError(
                 f"{match[0]} is not set: export {match['name']} or write the value into the recipe."
@@ -278,10 +281,17 @@ def _checked_value(value: Any, kind: Any, where: str) -> Any:
     from pydantic import TypeAdapter, ValidationError
 
     try:
-        return TypeAdapter(kind).validate_python(value)
+        return _on_disk(TypeAdapter(kind).validate_python(value))
     except ValidationError as error:
         reason = error.errors()[0]["msg"]
         raise ConfigError(f"{where} = {value!r} is not valid: {reason}.") from error
+
+
+def _on_disk(value: Any) -> Any:
+    """Paths as this machine has them: a recipe is UTF-8 in every locale."""
+    if isinstance(value, tuple):
+        return tuple(map(_on_disk, value))
+    return Path(path_of(str(value))) if isinstance(value, Path) else value
 
 
 def build(config_class: type[C], values: Mapping[str, Any], where: str) -> C:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from evax.errors import EvaxError
-from evax.files import read_json, write_json
+from evax.files import read_json, read_text, write_json, write_text
 
 CHECKSUMS = "checksums.json"  # file name -> what was downloaded; where no checksum was published
 ROUNDED = 0.02  # a size of three figures may be off by this share
@@ -89,7 +89,7 @@ def _resume(url: str, part: Path, remote: Remote) -> None:
     have = part.stat().st_size if part.is_file() and tag.is_file() else 0
     headers = {"Accept-Encoding": "identity"}  # Content-Length is then the length of the file
     if have:
-        headers |= {"Range": f"bytes={have}-", "If-Range": tag.read_text()}
+        headers |= {"Range": f"bytes={have}-", "If-Range": read_text(tag)}
     with requests.get(url, headers=headers, stream=True, timeout=30) as response:
         if response.status_code == requests.codes.requested_range_not_satisfiable:
             have = 0  # it had all come, but was not moved into place: once more from the start
@@ -103,7 +103,7 @@ def _resume(url: str, part: Path, remote: Remote) -> None:
         limit = int((remote.size or remote.largest) * (1 if remote.size_is_exact else 1 + ROUNDED))
         tag.unlink(missing_ok=True)
         if version := response.headers.get("ETag") or response.headers.get("Last-Modified"):
-            tag.write_text(version)
+            write_text(version, tag)
         if (total or 0) > limit:
             raise requests.RequestException(f"it has {total} bytes, at most {limit} were expected")
         bar = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())

@@ -6,6 +6,7 @@ import contextlib
 import json
 import logging
 import os
+import re
 import sys
 import weakref
 from collections.abc import Iterator, Mapping
@@ -19,6 +20,40 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("evax")
 LOCK = ".lock"  # in a folder that a run is writing
+
+
+def name_of(path: str | os.PathLike[str]) -> str:
+    r"""The text that the bytes of a path spell in UTF-8: the same in every locale, and always valid Unicode.
+
+    A byte that is no UTF-8 is written as an escape: `b\udcf6r.png` for `bör.png` in Latin-1. `path_of`
+    leads back.
+    """
+    return os.fsencode(path).decode(errors="surrogateescape").encode(errors="backslashreplace").decode()
+
+
+def path_of(name: str) -> str:
+    """The path that a name of `name_of`, or one read from a text file, has on this machine."""
+    escaped = re.sub(r"\\udc([89a-f][0-9a-f])", lambda byte: chr(0xDC00 + int(byte[1], 16)), name)
+    return os.fsdecode(escaped.encode(errors="surrogateescape"))
+
+
+def read_text(path: Path) -> str:
+    """A text file in UTF-8, with a byte order mark or without one, whatever the locale."""
+    return path.read_text(encoding="utf-8-sig")
+
+
+def write_text(text: str, path: Path) -> None:
+    """A text file in UTF-8, whole or not at all; what UTF-8 cannot hold is written as an escape."""
+    with replaced_whole(path) as unfinished:
+        unfinished.write_text(text, encoding="utf-8", errors="backslashreplace", newline="\n")
+
+
+def open_csv(file: Path | int, mode: str = "w") -> IO[str]:
+    """A file for the csv module to write into, in UTF-8; what UTF-8 cannot hold is written as an escape.
+
+    file: a path, or the number of an open file. mode: "w" or "a".
+    """
+    return open(file, mode, newline="", encoding="utf-8", errors="backslashreplace")
 
 
 @contextlib.contextmanager
@@ -87,7 +122,7 @@ class FolderLock:
     def __init__(self, folder: Path) -> None:
         path = folder / LOCK
         try:
-            file = path.open("a")
+            file = path.open("ab")
         except OSError as error:
             raise DataError(f"{folder} cannot be written into: {error.strerror}. Choose another.") from error
         try:
@@ -138,15 +173,13 @@ def save_tensors(tensors: Mapping[str, Tensor], path: Path, metadata: dict[str, 
 
 def write_json(content: Any, path: Path) -> None:
     """Indented JSON; NaN is refused, use None."""
-    text = json.dumps(content, indent=1, allow_nan=False) + "\n"
-    with replaced_whole(path) as unfinished:
-        unfinished.write_text(text)
+    write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", path)
 
 
 def read_json(path: Path) -> Any:
     """Raises DataError naming a file that is missing or damaged."""
     try:
-        return json.loads(path.read_text())
+        return json.loads(read_text(path))
     except (OSError, ValueError) as error:
         raise DataError(f"{path} cannot be read as JSON: {error}.") from error
 

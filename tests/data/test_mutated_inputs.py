@@ -130,7 +130,23 @@ def masks() -> list[bytes]:
     return result
 
 
-ODD = (None, True, -1, 0, 1e308, 10**400, float("nan"), "", "../a.png", "a\0.png", "x" * 300, [], {}, [1])
+ODD = (
+    None,
+    True,
+    -1,
+    0,
+    1e308,
+    10**400,
+    float("nan"),
+    "",
+    "../a.png",
+    "a\0.png",
+    "x" * 300,
+    "\ud800",
+    [],
+    {},
+    [1],
+)
 BOXES = """image,finding,x,y,width,height
 a.png,Mass,0.1,0.2,0.3,0.4
 b,Effusion,0,0.0,1,1

@@ -164,7 +164,7 @@ def test_a_line_of_a_covidx_list_that_is_none_is_refused_with_its_number(tmp_pat
         "train_COVIDx9A.txt, line 2: expected 'patient filename class source' with a class of normal, "
     ):
         read_source("covidx9a", tmp_path, {})
-    with refused("There is no list .*train.txt: --raw names the folder that holds it and train/"):
+    with refused("There is no list .*train.txt. --raw names the folder that holds it and train/"):
         read_source("covidx_cxr4", tmp_path, {})
 
 

@@ -32,7 +32,7 @@ from evax.data.preprocess import Preprocess
 from evax.data.store import MASKED, PLAIN, ImageStore, open_store
 from evax.data.workers import FilmFiles, FilmReaders, StoredFilm
 from evax.errors import DataError
-from evax.files import make_folder, read_json, replaced_whole, write_json
+from evax.files import make_folder, open_csv, path_of, read_json, replaced_whole, write_json
 
 logger = logging.getLogger("evax")
 
@@ -89,7 +89,7 @@ def build_store(
         if before is not None:
             bits = before.get("bits")  # none in a build that an earlier evax began
         elif bits is None:
-            bits = common_bits([manifest.root / name for name in _files(manifest.table)], readers)
+            bits = common_bits([manifest.root / path_of(name) for name in _files(manifest.table)], readers)
         plan["bits"] = bits
         preprocess = Preprocess(store_size=size, bits=bits)
         make_folder(out)
@@ -101,7 +101,7 @@ def build_store(
                 films: list[tuple[int, StoredFilm]] = []
                 reasons: list[tuple[str, str]] = []
                 images = [str(name) for name in part["image"]]
-                files = [manifest.root / name for name in _files(part)]
+                files = [manifest.root / path_of(name) for name in _files(part)]
                 wanted = [
                     FilmFiles(
                         film=file,
@@ -201,7 +201,7 @@ def _write_shard(manifest: Manifest, films: list[tuple[int, StoredFilm]], path: 
     ).combine_chunks()
     with (
         replaced_whole(path) as unfinished,
-        pa.OSFile(str(unfinished), "wb") as file,
+        pa.OSFile(os.fsencode(unfinished), "wb") as file,
         pa.ipc.new_file(file, table.schema) as writer,
     ):
         writer.write_table(table, max_chunksize=len(table) or None)
@@ -218,7 +218,7 @@ def _finish(
     for number in range(shards):
         reasons += [tuple(item) for item in read_json(out / f"rejected-{number:05d}.json")]
         name = f"shard-{number:05d}.arrow"
-        shard = pa.ipc.open_file(pa.memory_map(str(out / name))).read_all()
+        shard = pa.ipc.open_file(pa.memory_map(os.fsencode(out / name))).read_all()
         if not len(shard):
             continue
         names.append(name)
@@ -237,7 +237,7 @@ def _finish(
             issues.update(of_film.split())
         shard = shard.drop_columns(notes)  # the fingerprint is of what a model learns from
         digest.update(shard.drop_columns(["pixels"]).to_pandas().to_csv(index=False).encode())
-    with (out / "rejected.csv").open("w", newline="") as file:
+    with open_csv(out / "rejected.csv") as file:
         csv.writer(file).writerows([("image", "reason"), *reasons])
     if not kept:
         raise DataError(

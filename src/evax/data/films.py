@@ -12,6 +12,8 @@ from evax.data.dicom import is_dicom, read_header
 from evax.data.pictures import read_image
 from evax.data.radiograph import FILM_SUFFIXES, Radiograph
 from evax.errors import DataError
+from evax.files import name_of
+from evax.findings import names_nobody
 
 F = TypeVar("F")
 
@@ -30,17 +32,17 @@ def find_films(places: tuple[Path, ...]) -> Iterator[Path]:
 
 
 def files_below(folder: Path) -> list[Path]:
-    """All files below a folder, sorted; those of linked folders, too, but of no folder twice."""
+    """All files below a folder, sorted by name_of; those of linked folders, too, but of no folder twice."""
     files: list[Path] = []
     seen: set[str] = set()
     for place, folders, names in os.walk(folder, followlinks=True):
-        folders.sort()
+        folders.sort(key=name_of)
         if (real := os.path.realpath(place)) in seen:  # a link to a folder above would lead round for ever
             folders.clear()
             continue
         seen.add(real)
         files += (path for name in names if (path := Path(place, name)).is_file())
-    return sorted(files)
+    return sorted(files, key=lambda file: name_of(file).split(os.sep))
 
 
 def looks_like_a_film(path: Path) -> bool:
@@ -75,7 +77,8 @@ def header_patients(folder: Path, films: Sequence[Path]) -> dict[Path, str]:
         try:
             if is_dicom(folder / film):
                 patients[film] = ""
-                patients[film] = read_header(folder / film).patient_id
+                patient = read_header(folder / film).patient_id
+                patients[film] = "" if names_nobody(patient) else patient
         except DataError:  # it is refused with its reason when the store is built
             continue
     return patients

@@ -18,7 +18,7 @@ from evax.data.labelled import Rows, in_drawn_order, stratum_of_each
 from evax.data.manifest import SPLITS
 from evax.data.store import ImageStore
 from evax.errors import ConfigError, DataError
-from evax.files import replaced_whole
+from evax.files import read_text, write_text
 
 MOST_VALUES = 50  # one run each; more values than this are no sites
 
@@ -117,9 +117,8 @@ def write_fold(fold: Fold, store: ImageStore, path: Path) -> None:
         split[rows] = name
     table = pd.DataFrame({"image": store.manifest.table["image"], "split": split})
     text = table[table["split"] != ""].to_csv(index=False)
-    if path.is_file() and path.read_text() != text:
+    if path.is_file() and read_text(path) != text:
         raise ConfigError(
             f"{path} holds another fold. Choose another --out, or the data and options of before."
         )
-    with replaced_whole(path) as unfinished:
-        unfinished.write_text(text)
+    write_text(text, path)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import math
+import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -19,7 +20,7 @@ from evax.data.manifest import SPLITS
 from evax.data.split import SPLIT_WORDS, split_position
 from evax.data.store import ImageStore
 from evax.errors import ConfigError, DataError, unknown_name
-from evax.findings import canonical
+from evax.findings import as_spelled
 
 Rows = Int64[np.ndarray, " _"]
 
@@ -30,7 +31,7 @@ def with_findings(store: ImageStore, findings: Sequence[str]) -> ImageStore:
     Raises ConfigError for an unknown finding, and for a choice among exclusive ones, which would leave films
     without any.
     """
-    chosen = tuple(canonical(name) for name in findings)
+    chosen = tuple(as_spelled(name, store.manifest.findings) for name in findings)
     if not chosen or chosen == store.manifest.findings:
         return store
     if unknown := [name for name in chosen if name not in store.manifest.findings]:
@@ -59,7 +60,7 @@ def known_labels(
     if not store.manifest.findings:
         raise DataError(f"The store {store.path} has no labels: prepare it from a source with findings.")
     policy = blank_policy(store.manifest.source, blank)
-    findings, present = store.manifest.findings, [canonical(name) for name in ones]
+    findings, present = store.manifest.findings, [as_spelled(name, store.manifest.findings) for name in ones]
     if unknown := [name for name in present if name not in findings]:
         raise unknown_name(f"finding of {store.path}", unknown[0], findings)
     return resolve_labels(
@@ -85,7 +86,9 @@ def split_rows(
     if table is None:
         named = store.manifest.table["split"].to_numpy(dtype=str)
     else:
-        named = np.array([SPLIT_WORDS.get(word.lower(), word) for word in column_of(store, table, "split")])
+        named = np.array(
+            [SPLIT_WORDS.get(word.strip().lower(), word) for word in column_of(store, table, "split")]
+        )
         if unknown := sorted(set(named.tolist()) - {"", *SPLITS}):
             raise DataError(f"{table} has the split '{unknown[0]}'; known: {', '.join(SPLITS)}.")
     train, val, test = (np.flatnonzero(named == name) for name in SPLITS)
@@ -110,7 +113,7 @@ def column_of(store: ImageStore, table: Path, column: str) -> list[str]:
     Raises DataError for a table that cannot be read, lacks a column, or names what the store does not hold.
     """
     try:
-        content = pd.read_csv(table, dtype=str, keep_default_na=False)
+        content = pd.read_csv(table, encoding="utf-8-sig", dtype=str, keep_default_na=False)
     except (OSError, ValueError) as error:  # pandas' errors of parsing and decoding are ValueErrors
         raise DataError(f"The table {table} cannot be read: {error}.") from error
     key = "image" if "image" in content else "patient"
@@ -120,6 +123,10 @@ def column_of(store: ImageStore, table: Path, column: str) -> list[str]:
                 f"The table {table} lacks the column {name}; it has {', '.join(map(str, content))}."
             )
     keys = store.manifest.table[key]
+    composed = {unicodedata.normalize("NFC", name): name for name in keys} | {name: name for name in keys}
+    content[key] = [
+        composed.get(name, composed.get(unicodedata.normalize("NFC", name), name)) for name in content[key]
+    ]
     if len(strange := content[~content[key].isin(keys)]):
         raise DataError(
             f"{len(strange)} of the {len(content)} rows of {table} are of no {key} in {store.path}, "

@@ -12,7 +12,7 @@ from PIL import Image
 from evax.data.augment import AUGMENT, CROP, CropConfig, TrainingView, distorted, draw_crop, film_chance
 from evax.data.store import ImageStore
 from evax.errors import ConfigError, DataError, unknown_name
-from evax.findings import canonical
+from evax.findings import as_spelled
 
 UNKNOWN = 255  # of a pixel: neither inside nor outside; what mmsegmentation ignores, too
 
@@ -56,7 +56,7 @@ def findings_with_masks(store: ImageStore, findings: Sequence[str]) -> tuple[str
             f"The store {store.path} has no masks. Prepare it from films with masks: --source masks "
             "(RAW/images and RAW/masks), siim, rsna, shenzhen or lungs."
         )
-    chosen = tuple(canonical(name) for name in findings) or there
+    chosen = tuple(as_spelled(name, there) for name in findings) or there
     if unknown := [name for name in chosen if name not in there]:
         raise unknown_name(f"finding with masks in {store.path}", unknown[0], there)
     if len(set(chosen)) < len(chosen):

@@ -16,6 +16,7 @@ from evax.data.dicom import is_dicom
 from evax.data.pictures import read_picture
 from evax.data.radiograph import MAX_PIXELS
 from evax.errors import DataError
+from evax.files import path_of
 
 Piece = tuple[str, str, str]
 """(finding, file, run lengths); file or run lengths is ""."""
@@ -161,7 +162,7 @@ def stored_masks(
     united: dict[str, Bool[np.ndarray, "S S"]] = {}
     for finding, file, rle in pieces:
         if (file, rle) not in read:
-            mask = read_mask(root / file, mask_value) if file else decode_rle(rle)
+            mask = read_mask(root / path_of(file), mask_value) if file else decode_rle(rle)
             check_aspect(
                 f"The mask {file} of {finding} has",
                 (mask.shape[1], mask.shape[0]),

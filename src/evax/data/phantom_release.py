@@ -18,7 +18,7 @@ from pydicom.uid import DigitalXRayImageStorageForPresentation, ExplicitVRLittle
 
 from evax.data.phantom import FINDINGS, Phantom, make_phantom
 from evax.data.public_sets import PHANTOMS, RECORD
-from evax.files import make_folder, replaced_whole, write_json
+from evax.files import make_folder, open_csv, replaced_whole, write_json
 
 DICOM_SHARE = 2 / 3
 MONOCHROME1_SHARE = 1 / 3  # of the DICOM films
@@ -48,8 +48,8 @@ def write_phantoms(
     with (
         replaced_whole(folder / "labels.csv") as labels_path,
         replaced_whole(folder / "boxes.csv") as boxes_path,
-        labels_path.open("w", newline="") as labels_file,
-        boxes_path.open("w", newline="") as boxes_file,
+        open_csv(labels_path) as labels_file,
+        open_csv(boxes_path) as boxes_file,
     ):
         labels, boxes = csv.writer(labels_file), csv.writer(boxes_file)
         labels.writerow(["image", "patient", "view", "sex", "age", *FINDINGS])

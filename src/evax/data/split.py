@@ -6,6 +6,7 @@ import gzip
 import hashlib
 import logging
 import re
+import unicodedata
 import zlib
 from collections import Counter
 from collections.abc import Iterator
@@ -101,7 +102,10 @@ def follow_lists(manifest: Manifest, folder: Path) -> Manifest:
                 raise DataError(f"{name} is in a {before} list and in a {split} list of {folder}.")
     if not split_at:
         raise DataError(f"None of the {len(images)} films of {manifest.root} is in the lists of {folder}.")
-    logger.info("%s: %d of %d listed films found.", folder, len(split_at), len(listed_lines))
+    logger.log(
+        logging.INFO if len(split_at) == len(listed_lines) else logging.WARNING,
+        "%s: %d of %d listed films found.", folder, len(split_at), len(listed_lines),
+    )  # fmt: skip
     rows = sorted(split_at)
     listed = np.zeros(len(images), bool)
     listed[rows] = True
@@ -110,15 +114,23 @@ def follow_lists(manifest: Manifest, folder: Path) -> Manifest:
 
 
 def film_rows(images: pd.Series) -> dict[str, int]:
-    """What a list may call a film -> its row: its path, or its file name where no other film has that name.
+    """What a list may call a film -> its row: its path, or its file name where no other film has that name;
+    and the same by file_key.
 
     images: paths; names are without the suffix of a film. A path goes before a file name.
     """
     paths = [without_suffix(image) for image in images.tolist()]
     names = [path.rpartition("/")[2] for path in paths]
-    films_of = Counter(names)  # CheXpert's films are all called view1_frontal.jpg
-    rows = {name: row for row, name in enumerate(names) if films_of[name] == 1}
+    rows: dict[str, int] = {}
+    for spellings in ([*map(file_key, names)], [*map(file_key, paths)], names):  # the last one goes first
+        films_of = Counter(spellings)  # CheXpert's films are all called view1_frontal.jpg
+        rows |= {spelling: row for row, spelling in enumerate(spellings) if films_of[spelling] == 1}
     return rows | {path: row for row, path in enumerate(paths)}
+
+
+def file_key(name: str) -> str:
+    """Equal for names of files that differ in case or Unicode form only, as macOS writes them."""
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
 
 
 def _split_of_list(path: Path) -> str:
@@ -142,13 +154,19 @@ def all_lines(path: Path) -> list[str]:
     """The lines of a text, maybe gzipped, without blanks at their ends. DataError where it is no UTF-8."""
     opener = gzip.open if path.suffix.lower() == ".gz" else open
     try:
-        with opener(path, "rt", encoding="utf-8") as file:
+        with opener(path, "rt", encoding="utf-8-sig") as file:
             return [line.strip() for line in file]
     except (OSError, UnicodeDecodeError, EOFError, zlib.error) as error:
         raise DataError(f"The list {path} cannot be read: {error}.") from error
 
 
 def names_in(line: str) -> Iterator[str]:
+    """What may be the film's name in a line of a list: see _written_names; and the same by file_key."""
+    names = list(_written_names(line))
+    yield from dict.fromkeys((*names, *map(file_key, names)))
+
+
+def _written_names(line: str) -> Iterator[str]:
     """What may be the film's name in a line of a list, without the suffix of a film, the likeliest first.
 
     The whole line; then, where words end as films do, what ends there, because names may hold blanks and

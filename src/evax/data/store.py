@@ -25,7 +25,7 @@ from evax.data.manifest import (
 )
 from evax.data.masks import unpack
 from evax.errors import DataError
-from evax.files import read_json
+from evax.files import name_of, read_json
 
 logger = logging.getLogger("evax")
 
@@ -123,7 +123,7 @@ def open_store(path: str | os.PathLike[str]) -> ImageStore:
         if not (folder / name).is_file():
             raise DataError(f"The store {folder} lacks {name}: copy it again or prepare it anew.")
         try:
-            shards.append(pa.ipc.open_file(pa.memory_map(str(folder / name))).read_all())
+            shards.append(pa.ipc.open_file(pa.memory_map(os.fsencode(folder / name))).read_all())
         except pa.ArrowInvalid as error:
             raise DataError(
                 f"{folder / name} is damaged ({error}): copy the store again or prepare it anew."
@@ -151,5 +151,7 @@ def open_store(path: str | os.PathLike[str]) -> ImageStore:
 
 def short_names(paths: Sequence[Path]) -> list[str]:
     """What to call stores beside each other: their folders' names, whole paths where two are the same."""
-    names = [path.resolve().name for path in paths]
-    return [name if names.count(name) == 1 else str(path) for name, path in zip(names, paths, strict=True)]
+    names = [name_of(path.resolve().name) for path in paths]
+    return [
+        name if names.count(name) == 1 else name_of(path) for name, path in zip(names, paths, strict=True)
+    ]

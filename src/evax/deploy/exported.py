@@ -117,7 +117,10 @@ def _onnx(graph: Path, threads: int) -> Run:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     try:
-        session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+        # as bytes: ONNX Runtime takes every path for UTF-8
+        session = onnxruntime.InferenceSession(
+            graph.read_bytes(), options, providers=["CPUExecutionProvider"]
+        )
     except Exception as error:  # its own exception classes share no base but Exception
         raise ExportError(f"ONNX Runtime cannot read {graph}: {error}") from error
 
@@ -135,7 +138,8 @@ def _openvino(graph: Path, threads: int) -> Run:
     if threads:
         options["INFERENCE_NUM_THREADS"] = threads
     try:
-        compiled = openvino.Core().compile_model(graph, "CPU", options)
+        core = openvino.Core()
+        compiled = core.compile_model(core.read_model(graph.read_bytes()), "CPU", options)
     except RuntimeError as error:
         raise ExportError(f"OpenVINO cannot read {graph}: {error}") from error
 

@@ -10,6 +10,7 @@ from jaxtyping import Float
 from evax.data.preprocess import Preprocess, on_film
 from evax.data.radiograph import Radiograph
 from evax.errors import ConfigError, unknown_name
+from evax.findings import as_spelled
 
 At = Literal["norm1", "output"]
 
@@ -48,6 +49,7 @@ def grad_cam(
         raise ConfigError(
             f"Grad-CAM needs a classifier bundle; this is one of kind {predictor.card.kind}. Fine-tune it."
         )
+    finding = as_spelled(finding, findings)
     if finding not in findings:
         raise unknown_name("finding", finding, findings)
     maps = predictor.maps(predictor.network_input(radiograph)[None], at or predictor.layers[0])

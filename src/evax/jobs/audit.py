@@ -124,10 +124,10 @@ def write_duplicates(
     store and row number: no names of films, which may be names of patients.
     """
     from evax.data.leaks import film_facts
-    from evax.files import replaced_whole
+    from evax.files import open_csv, replaced_whole
 
     known = film_facts(films)
-    with replaced_whole(path) as unfinished, unfinished.open("w", newline="") as file:
+    with replaced_whole(path) as unfinished, open_csv(unfinished) as file:
         table = csv.writer(file)
         table.writerow(COLUMNS)
         for first, second, kind, similarity, inverted in pairs:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import shutil
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -74,7 +75,7 @@ def embed(config: EmbedConfig) -> Path:
     Raises DataError when the table exists, no film is found or could be read, or the unfinished table beside
     OUT is of other films, weights or options.
     """
-    from evax.files import refuse_existing
+    from evax.files import name_of, path_of, refuse_existing
 
     refuse_existing(config.out)
     from evax.data.films import batches_of, count_films, find_films
@@ -91,10 +92,12 @@ def embed(config: EmbedConfig) -> Path:
     encoder = fabric.to_device(encoder).eval()
 
     def names() -> Iterable[str]:
-        return map(str, find_films(config.films) if store is None else store.manifest.table["image"])
+        return map(name_of, find_films(config.films)) if store is None else store.manifest.table["image"]
 
     marks = (
-        [store.fingerprint] if store is not None else (f"{name} {mark_of(Path(name))}" for name in names())
+        [store.fingerprint]
+        if store is not None
+        else (f"{name} {mark_of(Path(path_of(name)))}" for name in names())
     )
     layout = layout_of(config, encoder, chain, fabric)
     part_films = max(1, min(PART_FILMS, PART_NUMBERS // layout["length"]))
@@ -149,11 +152,12 @@ def reader_of(
 ) -> Callable[[int, str], np.ndarray[Any, Any] | str]:
     """A function of a film's row and name: its 8-bit pixels at the network's input size, or why not."""
     from evax.data.films import read_or_reason
+    from evax.files import path_of
 
     def load(row: int, name: str) -> np.ndarray[Any, Any] | str:
         if store is not None:
             return chain.view(store.pixels(row))
-        film = read_or_reason(Path(name), chain.bits)
+        film = read_or_reason(Path(path_of(name)), chain.bits)
         return film if isinstance(film, str) else chain.view(chain.to_store(film.pixels))
 
     return load
@@ -232,8 +236,8 @@ def write_part(
             "error": pa.array(errors, pa.string()),
         }
     )
-    with replaced_whole(path) as unfinished:
-        pq.write_table(table, unfinished)
+    with replaced_whole(path) as unfinished, unfinished.open("wb") as file:
+        pq.write_table(table, file)
 
 
 def feature_of(encoded: Encoded, tokens: Tokens) -> np.ndarray[Any, Any]:
@@ -247,15 +251,20 @@ def joined(parts: list[Path], out: Path, layout: dict[str, Any]) -> None:
     """All parts in one file, one after the other, with the layout among its metadata."""
     import json
 
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
     from evax.files import replaced_whole
 
     films, read, first_reason = 0, 0, ""
-    schema = pq.read_schema(parts[0]).with_metadata({"evax": json.dumps(layout)})
-    with replaced_whole(out) as unfinished, pq.ParquetWriter(unfinished, schema) as writer:
+    schema = pq.read_schema(pa.memory_map(os.fsencode(parts[0]))).with_metadata({"evax": json.dumps(layout)})
+    with (
+        replaced_whole(out) as unfinished,
+        unfinished.open("wb") as file,
+        pq.ParquetWriter(file, schema) as writer,
+    ):
         for part in parts:
-            table = pq.read_table(part)
+            table = pq.read_table(pa.memory_map(os.fsencode(part)))
             films, read = films + len(table), read + len(table) - table["feature"].null_count
             first_reason = first_reason or next(filter(None, table["error"].to_pylist()), "")
             writer.write_table(table)

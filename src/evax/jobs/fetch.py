@@ -155,15 +155,15 @@ def instructions(chosen: PublicSet, raw: Path) -> str:
 def write_hannover_labels(folder: Path) -> None:
     """labels.csv of the repository's data.csv: what `evax prepare` reads of it."""
     import csv
+    import io
 
-    from evax.files import replaced_whole
+    from evax.files import open_csv, read_text, replaced_whole
 
-    with (folder / "data.csv").open(newline="") as file:
-        rows = list(csv.DictReader(file))
+    rows = list(csv.DictReader(io.StringIO(read_text(folder / "data.csv"))))
     columns = ("patient_id", "projection", "sex", "age")
     if not rows or (missing := [name for name in ("image_id", *columns) if name not in rows[0]]):
         raise DataError(f"{folder / 'data.csv'} lacks {', '.join(missing) if rows else 'rows'}.")
-    with replaced_whole(folder / "labels.csv") as unfinished, unfinished.open("w", newline="") as file:
+    with replaced_whole(folder / "labels.csv") as unfinished, open_csv(unfinished) as file:
         writer = csv.writer(file)
         writer.writerow(("image", "patient", "view", "sex", "age", "COVID-19"))
         for row in rows:

@@ -80,6 +80,7 @@ def localize(config: LocalizeConfig) -> Path:
     start = time.perf_counter()
     predictor, store = opened(config)
     findings = predictor.card.findings
+    refuse_other_spellings(store, findings)
     kinds = kinds_of_truth(store, store.rows(config.split), findings, config.truth)
     films = films_with_regions(store, store.rows(config.split), kinds)
     if not films:
@@ -136,6 +137,18 @@ def opened(config: LocalizeConfig) -> tuple[Predictor, ImageStore]:
         )
     warn_if_other_bits(config.bundle, predictor.card.preprocess, store)
     return predictor, store
+
+
+def refuse_other_spellings(store: ImageStore, findings: tuple[str, ...]) -> None:
+    """Raises DataError where boxes or masks of a finding of the bundle are under another spelling of it."""
+    from evax.findings import as_spelled
+
+    for drawn in sorted({*store.manifest.boxes["finding"], *store.mask_findings()} - {*findings}):
+        if (finding := as_spelled(drawn, findings)) in findings:
+            raise DataError(
+                f"{store.path} has boxes or masks of '{drawn}', which the bundle calls '{finding}': prepare "
+                "the store again with the bundle's spelling in its table, boxes and masks."
+            )
 
 
 def nothing_drawn(config: LocalizeConfig, findings: tuple[str, ...]) -> str:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from evax.data.films import find_films
 from evax.errors import DataError
-from evax.files import make_folder, refuse_existing, refuse_second_writer
+from evax.files import make_folder, name_of, open_csv, refuse_existing, refuse_second_writer
 
 logger = logging.getLogger("evax")
 
@@ -39,8 +39,8 @@ class Scores:
 
     def __enter__(self) -> Scores:
         make_folder(self.out.parent)
-        try:  # a name that is no UTF-8 must not end the run
-            self.file = self.unfinished.open("a", newline="", encoding="utf-8", errors="backslashreplace")
+        try:
+            self.file = open_csv(self.unfinished, "a")
         except OSError as error:
             raise self._not_written(error) from error
         refuse_second_writer(self.file, self.out)
@@ -70,8 +70,7 @@ class Scores:
             if next(lines, None) == header:
                 end = file.tell()
                 for path, line in zip(find_films(self.films), lines, strict=False):
-                    name = str(path).encode(errors="backslashreplace").decode()
-                    if line[0] != name or len(line) != len(header):
+                    if line[0] != name_of(path) or len(line) != len(header):
                         break
                     self.rows, self.unread = self.rows + 1, self.unread + bool(line[-1])
                     end = file.tell()
@@ -80,12 +79,12 @@ class Scores:
     def refused(self, path: Path, reason: str) -> None:
         """A line for a film that cannot be read."""
         self.first_reason = self.first_reason or reason
-        self.table.writerow([path, *[""] * (len(self.columns) + 1), reason])
+        self.table.writerow([name_of(path), *[""] * (len(self.columns) + 1), reason])
         self.rows, self.unread = self.rows + 1, self.unread + 1
 
     def scored(self, path: Path, cells: Sequence[str], issues: Sequence[str]) -> None:
         """A line for a film. cells: one per column."""
-        self.table.writerow([path, *cells, " ".join(issues), ""])
+        self.table.writerow([name_of(path), *cells, " ".join(issues), ""])
         self.rows += 1
 
     def keep(self) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from evax.data.sources import SourceName
 from evax.errors import ConfigError, DataError
+from evax.files import name_of
 from evax.published import MERGED_520K_MEAN, MERGED_520K_STD
 
 if TYPE_CHECKING:
@@ -115,7 +116,7 @@ def prepare(config: PrepareConfig) -> Path:
     if config.lists:
         manifest = follow_lists(manifest, config.lists)
     manifest = assign_splits(manifest, config.validation, config.test, config.seed)
-    named = f"the lists of {config.lists.name}" if config.lists else "the release's"
+    named = f"the lists of {name_of(config.lists.name)}" if config.lists else "the release's"
     note = (
         f"by patient, seed {config.seed}, validation {config.validation:g}, test {config.test:g} or {named}"
     )
@@ -221,7 +222,7 @@ def chosen_options(config: PrepareConfig, films: int) -> dict[str, str]:
     options = {name: getattr(config, name) for name in names} | {"number of films": films}
     for name in ("lists", "tested"):  # of published experiments
         folder = getattr(config, name)
-        options[name] = folder and folder.name
+        options[name] = folder and name_of(folder.name)
     if config.source == "dicom":
         from evax.data.sources.dicom import name_of_key
 

@@ -8,6 +8,7 @@ import tyro
 
 from evax.config import shipped_recipes
 from evax.errors import unknown_name
+from evax.files import read_text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,11 +27,11 @@ def recipes(config: RecipesConfig) -> str:
         return "\n".join(f"{name:<{width}}  {header(name)[1]}" for name in shipped)
     if config.name not in shipped:
         raise unknown_name("recipe", config.name, shipped)
-    return shipped[config.name].read_text().rstrip()
+    return read_text(shipped[config.name]).rstrip()
 
 
 def header(name: str) -> list[str]:
     """The comment at the head of a shipped recipe, line by line: the command, what it is, more."""
-    lines = shipped_recipes()[name].read_text().splitlines()
+    lines = read_text(shipped_recipes()[name]).splitlines()
     end = next(number for number, line in enumerate(lines) if not line.startswith("#"))
     return [line.removeprefix("# ") for line in lines[:end]]

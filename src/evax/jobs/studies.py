@@ -151,14 +151,12 @@ def continued(config: C, resume: bool, grows: Sequence[str] = ()) -> C:
 @contextmanager
 def study_folder(config: LabelledConfig, resume: bool) -> Iterator[RunLog]:
     """run_folder; the config.yaml of a study that goes on is that of the whole study."""
-    from evax.files import replaced_whole
     from evax.training.tracking import run_folder
 
     kept: dict[str, Any] = {"resume": False}  # a recipe that starts the study again
     with run_folder(config.out, config, resume) as log:
         if resume:
-            with replaced_whole(config.out / "config.yaml") as unfinished:
-                write_recipe(replace(config, **kept), unfinished)
+            write_recipe(replace(config, **kept), config.out / "config.yaml")
         yield log
 
 

@@ -72,6 +72,7 @@ def table_of_released() -> str:
     import io
     import shutil
 
+    from rich import box
     from rich.console import Console
     from rich.table import Table
 
@@ -80,7 +81,9 @@ def table_of_released() -> str:
 
     folder = weights_folder()
     table = Table(
-        caption=f"fetch: what `evax zoo fetch NAME` does; here: in {folder}", caption_justify="left"
+        box=box.ASCII2,  # not every terminal has the other lines
+        caption=f"fetch: what `evax zoo fetch NAME` does; here: in {folder}",
+        caption_justify="left",
     )
     for column in ("name", "encoder", "size", "layout", "licence", "for", "fetch", "here"):
         to_copy = column in ("name", "encoder")

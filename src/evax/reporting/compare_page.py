@@ -11,7 +11,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from evax.evaluation.networks import MEANS
-from evax.files import replaced_whole
+from evax.files import open_csv, replaced_whole
 from evax.reporting.compare_figures import Bar, SizedScore, finding_dots, score_against_parameters
 from evax.reporting.drawing import save_figure, svg_of
 from evax.reporting.few_labels import few_labels_figure
@@ -43,7 +43,7 @@ def write_figure(figure: Figure, rows: Sequence[Mapping[str, Any]], stem: Path) 
 
 def write_rows(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
     """A CSV table of flat rows; None is an empty cell, as is what a row lacks."""
-    with replaced_whole(path) as unfinished, unfinished.open("w", newline="", encoding="utf-8") as file:
+    with replaced_whole(path) as unfinished, open_csv(unfinished) as file:
         table = csv.DictWriter(file, list(dict.fromkeys(column for row in rows for column in row)))
         table.writeheader()
         table.writerows(rows)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from evax.errors import ConfigError, DataError
+from evax.files import read_text
 from evax.reporting.run_files import read_facts
 from evax.reporting.runs import distinct_names
 
@@ -50,7 +51,7 @@ def refuse_unfinished(folders: Sequence[Path]) -> None:
             folder / name for name in BEGINNING
         }:
             continue
-        pretrains = "\ntokenizer: " in (folder / "config.yaml").read_text()
+        pretrains = "\ntokenizer: " in read_text(folder / "config.yaml")
         rest = "evax pretrain ... --resume" if pretrains else "wait for it, or run its command again"
         raise DataError(f"{folder} is not finished: {rest}.")
 

@@ -16,6 +16,7 @@ from matplotlib.ticker import EngFormatter, MaxNLocator, ScalarFormatter
 
 from evax.data.store import open_store
 from evax.errors import DataError
+from evax.files import path_of, read_text
 from evax.reporting.drawing import QUIET, STYLE, add_legend, curve_style, means_of_stretches
 from evax.reporting.run_files import Facts, numbers, read_log
 
@@ -82,8 +83,8 @@ def probe_store_of(run: Path, log: Mapping[str, pd.DataFrame]) -> str:
 
 def probe_path(run: Path) -> str | None:
     """Where the labelled store lay when a run began; None where it was probed only later."""
-    path: str | None = yaml.safe_load((run / "config.yaml").read_text())["probe_store"]
-    return path
+    path: str | None = yaml.safe_load(read_text(run / "config.yaml"))["probe_store"]
+    return None if path is None else path_of(path)
 
 
 def points_of(curves: Sequence[Curve]) -> list[dict[str, Any]]:

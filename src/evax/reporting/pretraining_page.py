@@ -10,6 +10,7 @@ import yaml
 from matplotlib.figure import Figure
 
 from evax.config import flat_options
+from evax.files import read_text
 from evax.reporting.drawing import svg_of
 from evax.reporting.kinds import named
 from evax.reporting.pretraining import tokenizer_in_words
@@ -47,7 +48,7 @@ def recipe_of(folder: Path) -> dict[str, Any]:
     they lay, and the precision it had.
     """
     report, log = read_facts(folder / "report.json"), read_log(folder / "log.jsonl")
-    asked = yaml.safe_load((folder / "config.yaml").read_text())
+    asked = yaml.safe_load(read_text(folder / "config.yaml"))
     known = {
         "stores": "fingerprint " + ", ".join(store[:12] for store in report["stores"]),
         "weights": report["weights"],

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from evax.errors import DataError
-from evax.findings import CHESTXRAY14, CHEXPERT5, COVIDX3, COVIDX4
+from evax.findings import CHESTXRAY14, CHEXPERT5, COVIDX3, COVIDX4, finding_key
 
 Table = Literal["chestxray14", "chexpert", "covidx9a", "covidx-cxr4"]
 MARK = "published, not re-run"
@@ -118,7 +118,7 @@ def published_beside(table: Table, findings: tuple[str, ...]) -> tuple[Published
 
     Raises DataError for other findings: a mean over other findings is another quantity.
     """
-    if set(findings) != set(FINDINGS[table]):
+    if {*map(finding_key, findings)} != {*map(finding_key, FINDINGS[table])}:
         raise DataError(
             f"The published numbers of {table} are means over {len(FINDINGS[table])} findings "
             f"({', '.join(FINDINGS[table][:3])}, ...); these runs have {len(findings)} "

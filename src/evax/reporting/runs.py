@@ -12,6 +12,7 @@ import numpy as np
 
 from evax.errors import ConfigError
 from evax.evaluation.report import TOP1
+from evax.files import name_of
 from evax.reporting.comparable import refuse_other_films, refuse_other_labels, refuse_other_protocols
 from evax.reporting.run_files import Facts, read_facts
 from evax.reporting.study_rows import RUNS, WAYS
@@ -150,9 +151,9 @@ def run_entries(name: str, folder: Path) -> list[Entry]:
 
 def distinct_names(folders: Sequence[Path]) -> list[str]:
     """The last part of each path, or the whole path where two end alike."""
-    ends = [folder.resolve().name for folder in folders]
+    ends = [name_of(folder.resolve().name) for folder in folders]
     counts = Counter(ends)
-    names = [end if counts[end] == 1 else str(folder) for end, folder in zip(ends, folders, strict=True)]
+    names = [end if counts[end] == 1 else name_of(folder) for end, folder in zip(ends, folders, strict=True)]
     if len(set(names)) < len(names):
         twice = next(name for name, count in Counter(names).items() if count > 1)
         raise ConfigError(f"{twice} is given twice: a run differs from itself by nothing. Leave one out.")

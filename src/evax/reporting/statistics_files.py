@@ -14,7 +14,7 @@ from evax.data.leaks import unnamed_patients
 from evax.data.manifest import OF_FILM, SPLITS
 from evax.data.store import ImageStore, open_store, short_names
 from evax.evaluation.comparison import holm
-from evax.files import make_folder, replaced_whole, write_json
+from evax.files import make_folder, open_csv, replaced_whole, write_json
 from evax.reporting.statistics_page import write_statistics_page
 
 
@@ -30,7 +30,7 @@ def write_statistics(out: Path, paths: Sequence[Path]) -> Path:
     }
     write_json(content, make_folder(out) / "statistics.json")
     path = out / "statistics.csv"
-    with replaced_whole(path) as unfinished, unfinished.open("w", newline="") as file:
+    with replaced_whole(path) as unfinished, open_csv(unfinished) as file:
         csv.writer(file).writerows([("store", "variable", "value", "number", "of"), *lines(content)])
     write_statistics_page(out, content, stores)
     return out / "statistics.json"

@@ -234,7 +234,7 @@ def write_rows(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
     """One line per run; an interval becomes two columns."""
     import csv
 
-    from evax.files import replaced_whole
+    from evax.files import open_csv, replaced_whole
 
     lines = []
     for row in rows:
@@ -243,7 +243,7 @@ def write_rows(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
             score = column.removesuffix(INTERVAL)
             line[f"{score}_low"], line[f"{score}_high"] = line.pop(column)
         lines.append(line)
-    with replaced_whole(path) as unfinished, unfinished.open("w", newline="") as file:
+    with replaced_whole(path) as unfinished, open_csv(unfinished) as file:
         table = csv.DictWriter(file, list(dict.fromkeys(column for line in lines for column in line)))
         table.writeheader()
         table.writerows(lines)

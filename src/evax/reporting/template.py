@@ -10,7 +10,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from evax.files import replaced_whole
+from evax.files import write_text
 from evax.reporting.drawing import with_prefixed_ids
 from evax.reporting.marks import FEW_PATIENTS, PARTIAL, has_marked, marked, resting, unlearned
 from evax.reporting.run_files import interval
@@ -39,8 +39,7 @@ def write_page(page: Path, template: str, **content: Any) -> Path:
     }
     environment.globals["inline"] = inliner()
     text = environment.get_template(template).render(content)
-    with replaced_whole(page) as unfinished:
-        unfinished.write_text(text, encoding="utf-8")
+    write_text(text, page)
     return page
 
 

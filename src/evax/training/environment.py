@@ -11,6 +11,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from evax.files import read_text
+
 LIBRARIES = ("evax", "torch", "timm", "numpy", "pillow", "pydicom", "pyarrow")
 
 
@@ -43,7 +45,7 @@ def _processor() -> str:
     if not information.is_file():
         return platform.processor() or platform.machine()
     lines = dict(
-        line.split(":", 1) for line in information.read_text().split("\n\n")[0].splitlines() if ":" in line
+        line.split(":", 1) for line in read_text(information).split("\n\n")[0].splitlines() if ":" in line
     )
     facts = {key.strip(): value.strip() for key, value in lines.items()}
     features = [
@@ -60,7 +62,7 @@ def _commit() -> str | None:
     try:
         commit = subprocess.run(
             ["git", "describe", "--always", "--abbrev=12", "--dirty=+", "--exclude=*"],
-            cwd=here, capture_output=True, text=True, timeout=5, check=True,
+            cwd=here, capture_output=True, encoding="utf-8", timeout=5, check=True,
         )  # fmt: skip
         tracked = subprocess.run(
             ["git", "ls-files", "--error-unmatch", Path(__file__).name],

@@ -28,7 +28,7 @@ from rich.progress import (
 
 from evax.config import write_recipe
 from evax.errors import ConfigError, EvaxError
-from evax.files import LOCK, FolderLock, make_folder, read_lines, replaced_whole, write_json
+from evax.files import LOCK, FolderLock, make_folder, read_lines, write_json
 from evax.training.environment import environment
 from evax.training.plain_lines import PlainLines
 
@@ -68,8 +68,7 @@ def start_run(out: Path, config: Any, resume: bool | None, mirrors: Sequence[Mir
             log.write("resume", environment=environment())
         else:
             write_json(environment(), out / "environment.json")
-            with replaced_whole(out / "config.yaml") as unfinished:  # last: with it there is a run to resume
-                write_recipe(config, unfinished)
+            write_recipe(config, out / "config.yaml")  # last: with it there is a run to resume
     except BaseException:
         log.close()
         raise
@@ -134,7 +133,7 @@ class RunLog:
     def write(self, event: str, **facts: Any) -> None:
         """Appends an event with the seconds since this process started the run."""
         line = {"event": event, **facts, "seconds": round(time.monotonic() - self._start, 2)}
-        with self.path.open("a") as file:
+        with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
         self._tell(lambda mirror: mirror.write(line))
 

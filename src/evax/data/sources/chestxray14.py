@@ -9,9 +9,10 @@ import numpy as np
 import pandas as pd
 
 from evax.data.manifest import Manifest, no_boxes
-from evax.data.sources.tables import ages, numbers, read_table
+from evax.data.sources.tables import ages, first_file, missing_file, numbers, read_table
 from evax.data.split import lines_of
 from evax.errors import DataError
+from evax.files import name_of, path_of
 from evax.findings import CHESTXRAY14, canonical
 
 BOX_SIDE = 1024  # boxes are in pixels of the 1024-pixel release, whatever size the files have now
@@ -22,9 +23,11 @@ COLUMNS = ("Image Index", "Finding Labels", "Patient ID", "Patient Age", "Patien
 def read_chestxray14(raw: Path) -> Manifest:
     """Films of Data_Entry_2017.csv, looked for in images/ and images_001/images/ ...; 14 findings.
 
+    The table may be called Data_Entry_2017_v2020.csv, as it is at the NIH since 2020.
     The films of test_list.txt are the test split; the others are divided by assign_splits.
     """
-    rows = read_table(raw / "Data_Entry_2017.csv", COLUMNS)
+    entries = first_file(raw, "Data_Entry_2017.csv", "Data_Entry_2017_v2020.csv")  # one table, two names
+    rows = read_table(entries, COLUMNS)
     places = _places(raw)
     image = rows["Image Index"].map(lambda name: places.get(name, f"images/{name}"))
     tested = _lines(raw / "test_list.txt")
@@ -44,9 +47,7 @@ def read_chestxray14(raw: Path) -> Manifest:
     )
     labels = rows["Finding Labels"].map(lambda text: {canonical(name) for name in text.split("|")})
     if strange := set().union(*labels) - {*CHESTXRAY14, "No Finding"}:
-        raise DataError(
-            f"{raw / 'Data_Entry_2017.csv'} has the finding '{sorted(strange)[0]}', unknown in this release."
-        )
+        raise DataError(f"{entries} has the finding '{sorted(strange)[0]}', unknown in this release.")
     for finding in CHESTXRAY14:
         table[finding] = labels.map(lambda names, finding=finding: float(finding in names)).astype(np.float32)
     boxes = _boxes(raw, dict(zip(rows["Image Index"], image, strict=True)))
@@ -63,13 +64,21 @@ def read_chestxray14(raw: Path) -> Manifest:
 
 def _places(raw: Path) -> dict[str, str]:
     """File name -> path under raw; the release is twelve archives, each with a folder of its own."""
-    folders = [folder.relative_to(raw).as_posix() for pattern in FLAT_FOLDERS for folder in raw.glob(pattern)]
-    return {name: f"{folder}/{name}" for folder in sorted(folders) for name in os.listdir(raw / folder)}
+    folders = [
+        name_of(folder.relative_to(raw).as_posix())
+        for pattern in FLAT_FOLDERS
+        for folder in raw.glob(pattern)
+    ]
+    return {
+        name: f"{folder}/{name}"
+        for folder in sorted(folders)
+        for name in map(name_of, os.listdir(raw / path_of(folder)))
+    }
 
 
 def _lines(path: Path) -> set[str]:
     if not path.is_file():
-        raise DataError(f"{path} is missing: the official release has train_val_list.txt and test_list.txt.")
+        raise missing_file(path, "list", "The official release has train_val_list.txt and test_list.txt.")
     return set(lines_of(path))
 
 

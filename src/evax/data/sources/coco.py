@@ -14,8 +14,10 @@ from evax.data.manifest import BOX_COLUMNS, Manifest
 from evax.data.public_sets import source_name
 from evax.data.sources.csv import existing
 from evax.data.sources.folders import patients_of
+from evax.data.sources.tables import missing_file
 from evax.errors import DataError
-from evax.findings import canonical
+from evax.files import read_text
+from evax.findings import one_spelling
 
 
 def read_coco(raw: Path, *, table: str = "annotations.json", patient_pattern: str = "") -> Manifest:
@@ -26,9 +28,11 @@ def read_coco(raw: Path, *, table: str = "annotations.json", patient_pattern: st
     entry is rejected when it is read: its boxes would lie elsewhere.
     """
     content = _read(raw / table)
-    names = {row["id"]: canonical(str(row["name"])) for row in content["categories"]}
+    words = {row["id"]: _text(row["name"]) for row in content["categories"]}
+    spelling = one_spelling(raw / table, words.values())
+    names = {number: spelling[word] for number, word in words.items()}
     sizes = {row["id"]: (float(row["width"]), float(row["height"])) for row in content["images"]}
-    names_of = {row["id"]: str(row["file_name"]) for row in content["images"]}
+    names_of = {row["id"]: _text(row["file_name"]) for row in content["images"]}
     files = dict(zip(names_of, existing(raw, pd.Series(list(names_of.values()))), strict=True))
     boxes = []
     for row in content["annotations"]:
@@ -46,10 +50,10 @@ def read_coco(raw: Path, *, table: str = "annotations.json", patient_pattern: st
         left, top, right, bottom = max(left, 0), max(top, 0), min(right, width), min(bottom, height)
         corners = (left / width, top / height, (right - left) / width, (bottom - top) / height)
         boxes.append((files[row["image_id"]], names[row["category_id"]], *corners))
-    findings = tuple(names.values())
+    findings = tuple(dict.fromkeys(names.values()))
     present = {(image, finding) for image, finding, *_ in boxes}
     films = pd.DataFrame({"image": list(files.values())})
-    films["patient"] = patients_of(raw, [Path(image) for image in films["image"]], patient_pattern)
+    films["patient"] = patients_of(raw, films["image"].tolist(), patient_pattern)
     films = films.assign(study="", view="", sex="", age=np.nan, split="")
     for finding in findings:
         films[finding] = np.array([(image, finding) in present for image in films["image"]], dtype=np.float32)
@@ -64,17 +68,22 @@ def read_coco(raw: Path, *, table: str = "annotations.json", patient_pattern: st
     )
 
 
+def _text(value: Any) -> str:
+    """A text of the file; JSON can hold halves of letters, which are then written as escapes."""
+    return str(value).encode(errors="backslashreplace").decode()
+
+
 def _read(path: Path) -> dict[str, list[dict[str, Any]]]:
     """The three lists of a COCO file. Raises DataError for anything else."""
     if not path.is_file():
-        raise DataError(f"There is no file {path}. Name it with --table.")
+        raise missing_file(path, "file", "Name it with --table.")
     wanted = {
         "images": ("id", "file_name", "width", "height"),
         "categories": ("id", "name"),
         "annotations": ("image_id", "category_id", "bbox"),
     }
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(read_text(path))
         for name, keys in wanted.items():
             for row in content[name]:
                 if missing := [key for key in keys if key not in row]:

@@ -5,20 +5,39 @@ from __future__ import annotations
 import logging
 import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from evax.data.dicom.header import VIEWS
+from evax.data.films import files_below
 from evax.data.manifest import BOX_COLUMNS, COLUMNS, Manifest, no_boxes, no_masks
 from evax.data.public_sets import source_name
 from evax.data.radiograph import FILM_SUFFIXES
 from evax.data.sources.mask_files import find_masks
-from evax.data.sources.tables import ALONE, LABEL_VALUES, ages, numbers, read_table, warn_of_doubtful_patients
-from evax.data.split import SPLIT_WORDS
+from evax.data.sources.tables import (
+    ALONE,
+    LABEL_VALUES,
+    ages,
+    numbers,
+    read_table,
+    require_columns,
+    warn_of_doubtful_patients,
+)
+from evax.data.split import SPLIT_WORDS, file_key
 from evax.errors import DataError
-from evax.findings import SYNONYMS, canonical
+from evax.files import name_of, path_of
+from evax.findings import (
+    SYNONYMS,
+    as_spelled,
+    canonical,
+    finding_key,
+    is_blank,
+    names_nobody,
+    one_spelling,
+)
 
 logger = logging.getLogger("evax")
 
@@ -69,6 +88,9 @@ def read_csv(
             f"Rename one of them (also accepted: {', '.join(SPELLINGS['image'][1:])})."
         )
     result = pd.DataFrame({ours: _texts(rows, names[ours]) for ours in COLUMNS})
+    for ours in ("study", "view", "sex", "age", "split"):
+        result[ours] = result[ours].mask(result[ours].map(is_blank), "")
+    result["patient"] = result["patient"].mask(result["patient"].map(names_nobody), "")
     result["image"] = existing(raw, result["image"])
     result["split"] = result["split"].map(lambda word: SPLIT_WORDS.get(word.lower(), word))
     if names["patient"] is None:
@@ -85,24 +107,35 @@ def read_csv(
     else:
         warn_of_doubtful_patients(path, result["patient"], ALONE)
     result["patient"] = result["patient"].where(result["patient"] != "", result["image"])
-    result["age"] = ages(written := _texts(rows, names["age"]))
-    if unread := int((result["age"].isna() & (written != "")).sum()):
+    written = {name: result[name] for name in ("view", "sex")}
+    known = result["age"] != ""
+    result["age"] = ages(result["age"])
+    if unread := int((result["age"].isna() & known).sum()):
         logger.warning("%s: %d ages are no number of years and count as unknown.", path, unread)
     result["sex"], result["view"] = result["sex"].map(sex_of), result["view"].map(view_of)
-    warn_of_unknown_words(path, {name: (_texts(rows, names[name]), result[name]) for name in ("view", "sex")})
+    warn_of_unknown_words(path, {name: (texts, result[name]) for name, texts in written.items()})
 
     classes = label_column or (_column(rows, ("label",)) if findings is None else None)
     if classes:
         if classes not in rows.columns:
             raise DataError(f"{path} has no column '{classes}'; it has {', '.join(rows.columns)}.")
-        if (blank := rows[classes].str.strip() == "").any():
+        words = rows[classes].str.strip()
+        if (blank := words.map(is_blank)).any():
+            number = int(np.flatnonzero(blank)[0])
+            word = f" ('{words.iloc[number]}')" if words.iloc[number] else ""
             raise DataError(
-                f"{path}: column '{classes}', line {int(np.flatnonzero(blank)[0]) + 2} is blank; "
-                "with class names every film has exactly one. Fill it in or leave the film out."
+                f"{path}: column '{classes}', line {number + 2} is blank{word}; with class names every film "
+                f"has exactly one. Fill it in or leave the film out ({int(blank.sum())} in all)."
             )
-        found = tuple(sorted({canonical(value) for value in rows[classes]}))
+        if unsure := int((words.str.casefold() == "none").sum()):
+            logger.warning(
+                "%s: %d films are of a class called None, and it is kept: where it means that the class is "
+                "unknown, leave these films out.", path, unsure,
+            )  # fmt: skip
+        class_of = words.map(one_spelling(path, words))
+        found = tuple(sorted(set(class_of)))
         for name in found:
-            result[name] = (rows[classes].map(canonical) == name).astype(np.float32)
+            result[name] = (class_of == name).astype(np.float32)
     else:
         others = [name for name in rows.columns if name not in names.values()]
         chosen = [name for name in others if _is_label(rows[name])] if findings is None else list(findings)
@@ -112,18 +145,24 @@ def read_csv(
                 "%s: findings are %s; other columns: %s. --findings chooses others.",
                 path, ", ".join(chosen) or "none", ", ".join(texts) or "none",
             )  # fmt: skip
-        for name in chosen:
-            if name not in rows.columns:
-                raise DataError(f"{path} has no column '{name}'; it has {', '.join(rows.columns)}.")
-            result[canonical(name)] = numbers(path, rows[name], EXPECTED)
         found = tuple(canonical(name) for name in chosen)
+        keys = [finding_key(name) for name in chosen]
+        if twice := [name for name, key in zip(chosen, keys, strict=True) if keys.count(key) > 1]:
+            raise DataError(
+                f"{path}: the finding {canonical(twice[0])} has two columns, maybe in two spellings: "
+                f"keep one of {', '.join(twice)}, or choose the columns with --findings."
+            )
+        for name, finding in zip(chosen, found, strict=True):
+            if (column := as_spelled(name, rows.columns)) not in rows.columns:
+                raise DataError(f"{path} has no column '{name}'; it has {', '.join(rows.columns)}.")
+            result[finding] = numbers(path, rows[column], EXPECTED)
     return Manifest(
         table=result,
         findings=found,
         exclusive=bool(classes),
         source=source_name("csv", raw),
         root=raw,
-        boxes=read_boxes(raw, result),
+        boxes=read_boxes(raw, result, found),
         masks=read_masks_beside(raw, result, found),
         mask_value=mask_value,
     )
@@ -157,18 +196,17 @@ def warn_of_unknown_words(path: Path, columns: dict[str, tuple[pd.Series, pd.Ser
         )  # fmt: skip
 
 
-def read_boxes(raw: Path, films: pd.DataFrame) -> pd.DataFrame:
-    """RAW/boxes.csv, or no boxes; those of other films are left out and counted."""
+def read_boxes(raw: Path, films: pd.DataFrame, findings: tuple[str, ...]) -> pd.DataFrame:
+    """RAW/boxes.csv, or no boxes; those of other films are left out and counted. findings: of the table."""
     path = raw / "boxes.csv"
     if not path.is_file():
         return no_boxes()
     boxes = read_table(path)
-    if missing := [name for name in BOX_COLUMNS if name not in boxes.columns]:
-        raise DataError(f"{path} lacks the columns {', '.join(missing)}.")
+    require_columns(path, boxes, BOX_COLUMNS)
     for name in BOX_COLUMNS[2:]:
         boxes[name] = numbers(path, boxes[name], "Boxes are fractions of the image.")
     boxes["image"] = existing(raw, boxes["image"].str.strip())
-    boxes["finding"] = boxes["finding"].map(canonical)
+    boxes["finding"] = boxes["finding"].map(one_spelling(path, boxes["finding"], findings))
     listed = boxes["image"].isin(films["image"])
     if stray := int((~listed).sum()):
         logger.info("%s: %d of %d boxes are of films that are not listed.", path, stray, len(boxes))
@@ -179,7 +217,8 @@ def read_masks_beside(raw: Path, films: pd.DataFrame, findings: tuple[str, ...])
     """The masks of RAW/masks, or none; a file that names no finding shows the only one of the table."""
     if not (raw / "masks").is_dir():
         return no_masks()
-    return find_masks(raw, "masks", films["image"], findings[0] if len(findings) == 1 else "Region")
+    unnamed = findings[0] if len(findings) == 1 else "Region"
+    return find_masks(raw, "masks", films["image"], unnamed, findings)
 
 
 def _column(rows: pd.DataFrame, spellings: tuple[str, ...]) -> str | None:
@@ -196,20 +235,36 @@ def _texts(rows: pd.DataFrame, name: str | None) -> pd.Series:
 
 
 def existing(raw: Path, images: pd.Series) -> pd.Series:
-    """Each name as a path under raw: as written, in images/, with a usual suffix; where that fits nowhere,
-    the same with slashes for the backslashes of Windows; else the name stays.
+    """Each name as that of a file under raw: as written, in images/, with a usual suffix; where that fits
+    nowhere, the same with slashes for the backslashes of Windows; then the only file, listed under no other
+    name, that differs in case or Unicode form alone, which a warning counts; else the name stays.
     """
+    found = {
+        name: next((place for place in _places(name) if os.path.isfile(raw / path_of(place))), "")
+        for name in images.unique()
+    }
+    if lost := [name for name, place in found.items() if not place]:
+        spelled: dict[str, set[str]] = {}
+        for file in {name_of(path.relative_to(raw).as_posix()) for path in files_below(raw)}.difference(
+            found.values()
+        ):
+            spelled.setdefault(file_key(file), set()).add(file)
+        for name in lost:
+            files = set().union(*(spelled.get(file_key(place), ()) for place in _places(name)))
+            found[name] = files.pop() if len(files) == 1 else name
+        if differing := sum(found[name] != name for name in lost):
+            logger.warning(
+                "%s: the names of %d files differ from the listed ones in case or Unicode form (an accent "
+                "as a letter of its own, as macOS writes it); they are taken for the listed ones.",
+                raw, differing,
+            )  # fmt: skip
+    return images.map(found)
 
-    def place(name: str) -> str:
-        places = (
-            Path(folder) / f"{spelling}{suffix}"
-            for spelling in dict.fromkeys((name, name.replace("\\", "/")))
-            for folder in FOLDERS
-            for suffix in ("", *FILM_SUFFIXES)
-        )
-        return next((str(path) for path in places if os.path.isfile(raw / path)), name)
 
-    return images.map(place)
+def _places(name: str) -> Iterator[str]:
+    for spelling in dict.fromkeys((name, name.replace("\\", "/"))):
+        for folder in FOLDERS:
+            yield from (str(Path(folder) / f"{spelling}{suffix}") for suffix in ("", *FILM_SUFFIXES))
 
 
 def _is_label(column: pd.Series) -> bool:
@@ -218,7 +273,7 @@ def _is_label(column: pd.Series) -> bool:
     A known finding, and a column of labels with some words in it, is one even where its values are wrong:
     then the table is refused, not cut.
     """
-    filled = column.str.strip()[lambda texts: texts != ""]
+    filled = column.str.strip()[lambda texts: ~texts.map(is_blank)]
     is_value = filled.isin(["0", "1", "-1", "0.0", "1.0", "-1.0"])
     is_word = pd.to_numeric(filled, errors="coerce").isna()
     mostly_labels = len(filled) > 0 and (is_value | is_word).all() and is_value.mean() > 0.5

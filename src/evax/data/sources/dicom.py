@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import io
 import logging
 import os
 from collections import Counter
@@ -18,7 +19,8 @@ from evax.data.films import files_below
 from evax.data.manifest import Manifest
 from evax.data.sources.tables import warn_of_doubtful_patients
 from evax.errors import DataError
-from evax.files import make_folder, replaced_whole
+from evax.files import make_folder, name_of, open_csv, read_text, replaced_whole
+from evax.findings import names_nobody
 
 logger = logging.getLogger("evax")
 
@@ -39,9 +41,9 @@ def read_dicom(raw: Path, *, private: Path, keep_burned_in: bool = False) -> Man
     """
     make_folder(private, mode=0o700)
     key = _key(private / "pseudonyms.key")
-    rows, crosswalk, left_out = [], {}, Counter({"lateral films": 0, "other files": 0})
+    rows, patients, crosswalk, left_out = [], list[str](), {}, Counter({"lateral films": 0, "other files": 0})
     for path in files_below(raw):
-        name = path.relative_to(raw).as_posix()
+        name = name_of(path.relative_to(raw).as_posix())
         try:
             if path.name == "DICOMDIR" or not is_dicom(path):
                 left_out["other files"] += 1
@@ -57,8 +59,9 @@ def read_dicom(raw: Path, *, private: Path, keep_burned_in: bool = False) -> Man
             continue
         # by both: anonymisers give many films one UID, and two trees may hold different films of one name
         image = _pseudonym(key, "image", f"{header.image_uid if header else ''}:{name}")
-        crosswalk[image] = str(path.resolve())
-        patient = header.patient_id if header else ""
+        crosswalk[image] = name_of(path.resolve())
+        patient = "" if header is None or names_nobody(header.patient_id) else header.patient_id
+        patients.append(patient)
         rows.append(
             {
                 "image": image,
@@ -79,7 +82,7 @@ def read_dicom(raw: Path, *, private: Path, keep_burned_in: bool = False) -> Man
     _write_private(private / "crosswalk.csv", crosswalk)
     table = pd.DataFrame(rows)
     warn_of_doubtful_patients(
-        raw, table["patient"],
+        raw, pd.Series(patients),
         "films of one study are kept together, but one person's studies may be divided between training and "
         "test.",
     )  # fmt: skip
@@ -136,7 +139,10 @@ def _key(path: Path) -> bytes:
             file.write(os.urandom(32))
     key = path.read_bytes()
     if len(key) != 32:
-        raise DataError(f"{path} is not a pseudonym key: it has {len(key)} bytes, expected 32.")
+        raise DataError(
+            f"{path} is not a pseudonym key: it has {len(key)} bytes, expected 32. Put the key of "
+            "before there, or give another --private: its pseudonyms are others."
+        )
     return key
 
 
@@ -144,10 +150,9 @@ def _write_private(path: Path, crosswalk: dict[str, str]) -> None:
     """Adds the films to the crosswalk; those of other trees stay."""
     before: dict[str, str] = {}
     if path.is_file():
-        with path.open(newline="") as file:
-            before = {row["image"]: row["file"] for row in csv.DictReader(file)}
+        before = {row["image"]: row["file"] for row in csv.DictReader(io.StringIO(read_text(path)))}
     with (
         replaced_whole(path) as unfinished,
-        os.fdopen(os.open(unfinished, os.O_WRONLY | os.O_CREAT, 0o600), "w", newline="") as file,
+        open_csv(os.open(unfinished, os.O_WRONLY | os.O_CREAT, 0o600)) as file,
     ):
         csv.writer(file).writerows([("image", "file"), *(before | crosswalk).items()])

@@ -16,6 +16,7 @@ from evax.data.manifest import Manifest
 from evax.data.radiograph import FILM_SUFFIXES
 from evax.data.sources.counts import PUBLISHED, counted
 from evax.errors import DataError
+from evax.files import name_of, path_of
 
 NAMED = 5  # files of each kind that a message names
 ENDING = 1024  # bytes at the end of a file in which its format's last mark is looked for
@@ -69,7 +70,9 @@ def check_disk(manifest: Manifest) -> list[str]:
     films = zip(images[present], files[present], strict=True)
     checked = [(name, file, MARKS) for name, file in films] + [(file, file, MASK_MARKS) for file in masks]
     unreadable = [
-        f"{name} ({fault})" for name, file, marks in checked if (fault := _fault(manifest.root / file, marks))
+        f"{name} ({fault})"
+        for name, file, marks in checked
+        if (fault := _fault(manifest.root / path_of(file), marks))
     ]
     known = {*files, *masks, *manifest.left_out}
     walked = () if "file" in manifest.table else _found(manifest.root, files)
@@ -95,15 +98,17 @@ def _files(manifest: Manifest) -> pd.Series:
 
 def _present(manifest: Manifest) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
     root, files = f"{manifest.root}{os.sep}", _files(manifest)
-    return np.fromiter((os.path.isfile(root + file) for file in files), bool, len(files))
+    return np.fromiter((os.path.isfile(root + path_of(file)) for file in files), bool, len(files))
 
 
 def _found(root: Path, files: pd.Series) -> Iterator[str]:
     """Films and masks on the disk, in the folders of RAW that hold the listed films."""
     for top in sorted(set(files.str.partition("/")[0])):
-        for folder, _, names in os.walk(root / top):
+        for folder, _, names in os.walk(root / path_of(top)):
             place = Path(folder).relative_to(root).as_posix()
-            yield from (f"{place}/{name}" for name in sorted(names) if name.lower().endswith(FILM_SUFFIXES))
+            yield from (
+                name_of(f"{place}/{name}") for name in sorted(names) if name.lower().endswith(FILM_SUFFIXES)
+            )
 
 
 def _fault(path: Path, marks: dict[bytes, bytes]) -> str:

@@ -18,7 +18,8 @@ from evax.data.radiograph import FILM_SUFFIXES
 from evax.data.sources.tables import ALONE, warn_of_doubtful_patients
 from evax.data.split import SPLIT_WORDS, without_suffix
 from evax.errors import ConfigError, DataError
-from evax.findings import canonical
+from evax.files import name_of, path_of
+from evax.findings import is_blank, one_spelling
 
 logger = logging.getLogger("evax")
 
@@ -54,10 +55,17 @@ def read_folders(raw: Path, *, patient_pattern: str = "") -> Manifest:
     if not loose:
         refuse_empty_classes(raw, films, others, 1 + has_splits)
     warn_of_other_files(raw, others)
-    names = [canonical(film.parts[has_splits]) for film in films]
-    classes = () if loose else tuple(sorted(set(names)))
-    table = pd.DataFrame({"image": [film.as_posix() for film in films]})
-    table["patient"] = patients_of(raw, films, patient_pattern)
+    words = [] if loose else [name_of(film.parts[has_splits]) for film in films]
+    if blank := next(filter(is_blank, words), None):
+        raise DataError(
+            f"{raw} has a folder {blank}, as programs call a class that is blank: give it the name of its "
+            "class, or move it away."
+        )
+    class_of = one_spelling(raw, words)
+    names = [class_of[word] for word in words]
+    classes = tuple(sorted(set(names)))
+    table = pd.DataFrame({"image": [name_of(film.as_posix()) for film in films]})
+    table["patient"] = patients_of(raw, table["image"].tolist(), patient_pattern)
     for name in ("study", "view", "sex"):
         table[name] = ""
     table["split"] = splits if has_splits else ""
@@ -90,10 +98,11 @@ def warn_of_other_files(raw: Path, others: Sequence[Path]) -> None:
     )  # fmt: skip
 
 
-def patients_of(raw: Path, films: Sequence[Path], pattern: str) -> list[str]:
-    """Who each film, relative to raw, is of: see patient_of; without a pattern, films whose headers have one
-    Patient ID are of one patient, called after the first of them, because an ID must not get into a store.
+def patients_of(raw: Path, images: Sequence[str], pattern: str) -> list[str]:
+    """Who each film, by its name in raw, is of: see patient_of; without a pattern, films whose headers have
+    one Patient ID are of one patient, called after the first, because an ID must not get into a store.
     """
+    films = [Path(path_of(image)) for image in images]
     in_headers = header_patients(raw, films)
     if in_headers:
         logger.warning(
@@ -101,8 +110,9 @@ def patients_of(raw: Path, films: Sequence[Path], pattern: str) -> list[str]:
             "people or numbers of patients, or prepare them with --source dicom, which gives pseudonyms.",
             raw,
         )
-    patients = [patient_of(film, pattern) for film in films]
+    patients = [patient_of(image, pattern) for image in images]
     if pattern:
+        warn_of_doubtful_patients(raw, pd.Series(patients), ALONE)
         return patients
     ids = [in_headers.get(film, "") for film in films]
     if not any(ids):
@@ -124,16 +134,17 @@ def patients_of(raw: Path, films: Sequence[Path], pattern: str) -> list[str]:
     ]
 
 
-def patient_of(film: Path, pattern: str) -> str:
+def patient_of(image: str, pattern: str) -> str:
     """The first group of the pattern at the start of the file name; without a pattern, the film itself."""
     if not pattern:
-        return without_suffix(film.as_posix())
+        return without_suffix(image)
+    name = image.rpartition("/")[2]
     try:
-        match = re.match(pattern, film.name)
+        match = re.match(pattern, name)
     except re.error as error:
         raise ConfigError(f"patient_pattern {pattern!r} is not a regular expression: {error}.") from error
     if match is None or not match.groups() or not match[1]:
         raise DataError(
-            f"patient_pattern {pattern!r} finds no patient at the start of {film.name}; it needs one group."
+            f"patient_pattern {pattern!r} finds no patient at the start of {name}; it needs one group."
         )
     return match[1]

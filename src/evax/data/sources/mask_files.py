@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -10,20 +12,23 @@ import pandas as pd
 
 from evax.data.manifest import MASK_COLUMNS
 from evax.data.radiograph import FILM_SUFFIXES
-from evax.data.split import without_suffix
+from evax.data.split import file_key, without_suffix
 from evax.errors import DataError
-from evax.findings import canonical
+from evax.files import name_of
+from evax.findings import one_spelling
 
 MASK_SUFFIXES = (*FILM_SUFFIXES, ".bmp")
 
 logger = logging.getLogger("evax")
 
 
-def find_masks(raw: Path, folder: str, images: Iterable[str], unnamed: str) -> pd.DataFrame:
+def find_masks(
+    raw: Path, folder: str, images: Iterable[str], unnamed: str, findings: tuple[str, ...] = ()
+) -> pd.DataFrame:
     """The masks of RAW/folder, as MASK_COLUMNS; those of other films are left out and counted.
 
     A file is named as its film, maybe followed by _FINDING, or lies in FOLDER/FINDING/. unnamed: the finding
-    of a file that names none (or "mask").
+    of a file that names none (or "mask"). findings: of the table, for the spelling.
     Raises DataError when no mask belongs to a film, and for a mask of two films of one name.
     """
     film_of: dict[str, str] = {}
@@ -32,20 +37,22 @@ def find_masks(raw: Path, folder: str, images: Iterable[str], unnamed: str) -> p
         stem = without_suffix(Path(image).name)
         if film_of.setdefault(stem, image) != image:
             twins[film_of[stem]] = image
+    films_of = Counter(map(file_key, film_of))
+    film_of |= {file_key(stem): film for stem, film in film_of.items() if films_of[file_key(stem)] == 1}
     rows, strays = [], []
-    for path in sorted((raw / folder).rglob("*")):
+    for path in sorted((raw / folder).rglob("*"), key=name_of):
         if path.suffix.lower() not in MASK_SUFFIXES:
             continue
-        film, finding = _film_and_finding(path.stem, film_of)
+        film, finding = _film_and_finding(name_of(path.stem), film_of)
         if film in twins:
             raise DataError(f"{film} and {twins[film]} have one name: of which of them is the mask {path}?")
         if not film:
             strays.append(path)
             continue
-        within = path.relative_to(raw / folder).parts
+        within = name_of(path.relative_to(raw / folder)).split(os.sep)
         if finding.lower() in ("", "mask"):
             finding = within[0] if len(within) > 1 else unnamed
-        rows.append((film, canonical(finding), path.relative_to(raw).as_posix(), ""))
+        rows.append((film, finding.strip(), name_of(path.relative_to(raw).as_posix()), ""))
     if strays and not rows:
         raise DataError(
             f"The mask {strays[0]} belongs to no film, and no other does: a mask is named as its film, maybe "
@@ -53,15 +60,17 @@ def find_masks(raw: Path, folder: str, images: Iterable[str], unnamed: str) -> p
         )
     if strays:
         logger.info("%d masks belong to no listed film, %s for example.", len(strays), strays[0])
-    return pd.DataFrame(rows, columns=list(MASK_COLUMNS), dtype=str)
+    table = pd.DataFrame(rows, columns=list(MASK_COLUMNS), dtype=str)
+    table["finding"] = table["finding"].map(one_spelling(raw / folder, table["finding"], findings))
+    return table
 
 
 def _film_and_finding(name: str, film_of: dict[str, str]) -> tuple[str, str]:
     """The film with the longest name that a mask's name begins with, and the rest; "" without one."""
     stem, finding = name, ""
-    while stem not in film_of:
+    while not (film := film_of.get(stem) or film_of.get(file_key(stem))):
         stem, separator, last = stem.rpartition("_")
         if not separator:
             return "", ""
         finding = f"{last}_{finding}" if finding else last
-    return film_of[stem], finding
+    return film, finding

@@ -14,6 +14,7 @@ from evax.data.sources.folders import patients_of
 from evax.data.sources.mask_files import find_masks
 from evax.data.split import without_suffix
 from evax.errors import DataError
+from evax.files import name_of
 
 
 def read_masks(
@@ -28,7 +29,7 @@ def read_masks(
     if not masks:
         raise DataError(f"There is no folder {raw / 'masks'}: it holds the masks of the films in images/.")
     table = films_of(raw, "images")
-    table["patient"] = patients_of(raw, [Path(image) for image in table["image"]], patient_pattern)
+    table["patient"] = patients_of(raw, table["image"].tolist(), patient_pattern)
     return Manifest(
         table=table,
         findings=(),
@@ -45,6 +46,6 @@ def films_of(raw: Path, folder: str) -> pd.DataFrame:
     films = [Path(folder) / film for film in films_and_others(raw / folder)[0]]
     if not films:
         raise DataError(f"There are no films in {raw / folder}.")
-    table = pd.DataFrame({"image": [film.as_posix() for film in films]})
+    table = pd.DataFrame({"image": [name_of(film.as_posix()) for film in films]})
     table["patient"] = table["image"].map(without_suffix)
     return table.assign(study="", view="", sex="", age=np.nan, split="")

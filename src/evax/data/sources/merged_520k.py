@@ -21,7 +21,7 @@ from evax.data.sources import list_source
 from evax.data.sources.tables import read_table
 from evax.data.split import LIST_SUFFIX, film_rows, lines_of, names_in, without_suffix
 from evax.errors import ConfigError, DataError
-from evax.files import read_json
+from evax.files import name_of, read_json
 
 RELEASES = ("chestxray14", "chexpert", "mimic_cxr")
 # release: why its own test films are in neither composition
@@ -120,7 +120,7 @@ def _leaks(films: pd.DataFrame, other_views: list[str], tested: Path | None) -> 
         names = ", ".join(path.relative_to(tested).as_posix() for path in others)
         logger.warning("%s: not read, because no list of tested films (*test*.txt): %s.", tested, names)
     for path in lists:
-        place = path.relative_to(tested).as_posix()
+        place = name_of(path.relative_to(tested).as_posix())
         for line in lines_of(path):
             if (row := _row(line, rows, also)) is None:
                 unknown[place] += 1

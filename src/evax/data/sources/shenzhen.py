@@ -13,6 +13,7 @@ from evax.data.manifest import MASK_COLUMNS, Manifest, no_masks
 from evax.data.sources.masks import films_of
 from evax.data.sources.tables import ages
 from evax.errors import DataError
+from evax.files import name_of
 from evax.findings import canonical
 
 TUBERCULOSIS = "Tuberculosis"
@@ -55,7 +56,7 @@ def read_shenzhen(raw: Path, *, mask_value: tuple[int, ...] = ()) -> Manifest:
 
 def _reading(raw: Path, stem: str) -> str:
     path = raw / "ClinicalReadings" / f"{stem}.txt"
-    return path.read_text(errors="replace")[:1000] if path.is_file() else ""
+    return path.read_bytes()[:1000].decode(errors="replace") if path.is_file() else ""
 
 
 def _masks(raw: Path, images: set[str]) -> pd.DataFrame:
@@ -66,7 +67,7 @@ def _masks(raw: Path, images: set[str]) -> pd.DataFrame:
         if name is None or image not in images:
             strays.append(path.name)
             continue
-        file = path.relative_to(raw).as_posix()
+        file = name_of(path.relative_to(raw).as_posix())
         rows += [(image, canonical(name[2].replace("_", " ")), file, ""), (image, TUBERCULOSIS, file, "")]
     if strays:
         logger.info("%d masks of %s belong to no film, %s for one.", len(strays), raw, strays[0])

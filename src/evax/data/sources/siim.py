@@ -10,6 +10,7 @@ import pandas as pd
 
 from evax.data.manifest import MASK_COLUMNS, Manifest
 from evax.data.sources.tables import read_table
+from evax.files import name_of
 
 FINDING = "Pneumothorax"
 FOLDER = "dicom-images-train"
@@ -28,7 +29,7 @@ def read_siim(raw: Path) -> Manifest:
     positives = set(rows.loc[drawn, "ImageId"])
     films = rows["ImageId"].drop_duplicates().reset_index(drop=True)
     place = {
-        name.removesuffix(".dcm"): Path(folder, name).relative_to(raw).as_posix()
+        name.removesuffix(".dcm"): name_of(Path(folder, name).relative_to(raw).as_posix())
         for folder, _, names in os.walk(raw / FOLDER)
         for name in names
         if name.endswith(".dcm")

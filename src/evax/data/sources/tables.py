@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import difflib
 import gzip
 import logging
 import re
 import warnings
 import zlib
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from evax.errors import DataError
-from evax.findings import canonical
+from evax.findings import as_spelled, is_blank, spelling_key
 
 LABEL_VALUES = "Labels are 1 (present), 0 (absent), -1 (uncertain) or blank."
 LONGEST_HEADER = 1 << 20  # bytes
@@ -22,9 +24,16 @@ FEW_FILMS = 20  # of fewer, one patient may well have more than half
 ALONE = (
     "each counts as a patient of its own, and films of one person may be divided between training and test."
 )
+NAMED = 10  # lines or files that a message names
 PART_OF_RELEASE = "It is part of the release; --raw names the folder that holds it."
 
 logger = logging.getLogger("evax")
+
+
+def first_file(folder: Path, *names: str) -> Path:
+    """The first of these files, maybe gzipped, that a folder holds; without any the first name."""
+    there = (name for name in names if any((folder / f"{name}{end}").is_file() for end in ("", ".gz")))
+    return folder / next(there, names[0])
 
 
 def read_table(path: Path, columns: Sequence[str] = (), next_step: str = PART_OF_RELEASE) -> pd.DataFrame:
@@ -36,7 +45,7 @@ def read_table(path: Path, columns: Sequence[str] = (), next_step: str = PART_OF
     packed = path.with_name(f"{path.name}.gz")
     file = path if path.is_file() or not packed.is_file() else packed
     if not file.is_file():
-        raise DataError(f"There is no table {path}. {next_step}")
+        raise missing_file(path, "table", next_step)
     wanted = set(columns)
     try:
         if separator := _other_separator(file):
@@ -48,6 +57,7 @@ def read_table(path: Path, columns: Sequence[str] = (), next_step: str = PART_OF
             warnings.simplefilter("error", pd.errors.ParserWarning)  # a row of more fields than the header
             table = pd.read_csv(
                 file,
+                encoding="utf-8-sig",
                 dtype=str,
                 keep_default_na=False,
                 index_col=False,
@@ -72,9 +82,28 @@ def read_table(path: Path, columns: Sequence[str] = (), next_step: str = PART_OF
     if not columns:
         return table
     table.columns = table.columns.str.strip()  # SIIM-ACR writes ' EncodedPixels'
-    if missing := [name for name in columns if name not in table.columns]:
-        raise DataError(f"{file} lacks the columns {', '.join(missing)}.")
+    require_columns(file, table, columns)
     return table
+
+
+def require_columns(path: Path, table: pd.DataFrame, names: Sequence[str]) -> None:
+    """Raises DataError naming the columns that a table lacks."""
+    if missing := [name for name in names if name not in table.columns]:
+        raise DataError(
+            f"{path} lacks the columns {', '.join(missing)}: it is another table or another version of it, "
+            "or its columns were renamed. Give them these names."
+        )
+
+
+def missing_file(path: Path, kind: str, next_step: str) -> DataError:
+    """The error for a table or list that is not there, with the files of its kind that are: first those
+    whose names are like its own.
+    """
+    suffixes = (path.suffix, f"{path.suffix}.gz")
+    there = sorted(file.name for file in path.parent.glob("*") if file.name.lower().endswith(suffixes))
+    near = difflib.get_close_matches(path.name, there, n=NAMED) or there[:NAMED]
+    beside = f" The folder holds {', '.join(near)}." if near else ""
+    return DataError(f"There is no {kind} {path}. {next_step}{beside}")
 
 
 def _other_separator(file: Path) -> str:
@@ -88,7 +117,7 @@ def _other_separator(file: Path) -> str:
 
 def numbers(path: Path, column: pd.Series, expected: str) -> pd.Series:
     """A column of texts as floats, blank as NaN; DataError names the line of anything else."""
-    texts = column.str.strip()
+    texts = column.str.strip().mask(column.map(is_blank), "")
     parsed = pd.to_numeric(texts.replace("", None), errors="coerce")
     wrong = parsed.isna() & (texts != "")
     if wrong.any():
@@ -102,25 +131,26 @@ def numbers(path: Path, column: pd.Series, expected: str) -> pd.Series:
 
 def label_columns(path: Path, rows: pd.DataFrame, findings: Sequence[str]) -> pd.DataFrame:
     """The columns of these findings, under whatever spelling, as float32 labels in this order."""
-    released = {canonical(name): name for name in rows.columns}
-    if missing := [name for name in findings if name not in released]:
-        raise DataError(f"{path} lacks the columns {', '.join(missing)}.")
+    labels = rows.rename(columns={name: as_spelled(name, findings) for name in rows.columns})
+    require_columns(path, labels, findings)
+    if len(twice := labels.columns[labels.columns.duplicated()].intersection(list(findings))):
+        raise DataError(f"{path} has two columns of the finding {twice[0]}: delete one.")
     return pd.DataFrame(
-        {
-            finding: numbers(path, rows[released[finding]], LABEL_VALUES).astype(np.float32)
-            for finding in findings
-        }
+        {finding: numbers(path, labels[finding], LABEL_VALUES).astype(np.float32) for finding in findings}
     )
 
 
 def warn_of_doubtful_patients(where: Path, patients: pd.Series, unnamed: str) -> None:
-    """Says how many films name no patient, and where one patient has more than half of the films; never who.
+    """Says how many films name no patient, which names may mean one person, and where one patient has more
+    than half of the films; never who.
 
-    patients: as the source names them, "" for none. unnamed: what becomes of films without a patient.
+    where: the table, whose lines are then named, or the folder. patients: as the source names them, "" for
+    none. unnamed: what becomes of films without a patient.
     """
     counts = patients[patients != ""].value_counts()
     if missing := len(patients) - int(counts.sum()):
         logger.warning("%s: %d of %d films name no patient: %s", where, missing, len(patients), unnamed)
+    _warn_of_alike_patients(where, patients)
     most = int(counts.max()) if len(counts) else 0
     if len(patients) >= FEW_FILMS and most > len(patients) / 2:
         logger.warning(
@@ -128,6 +158,22 @@ def warn_of_doubtful_patients(where: Path, patients: pd.Series, unnamed: str) ->
             "count as one patient and are in one split. Give each person an ID of its own.",
             where, most, len(patients),
         )  # fmt: skip
+
+
+def _warn_of_alike_patients(where: Path, patients: pd.Series) -> None:
+    keys = {patient: spelling_key(patient) for patient in patients.unique() if patient}
+    ids_of = Counter(keys.values())
+    alike = {patient for patient, key in keys.items() if ids_of[key] > 1}
+    if not alike:
+        return
+    lines = (np.flatnonzero(patients.isin(alike)) + 2).tolist()
+    more = ", ..." if len(lines) > NAMED else ""
+    logger.warning(
+        "%s: %d patient IDs differ from another one only in case, blanks, leading zeros or a final '.0'%s. "
+        "They count as different patients, and films of one person may be divided between training and test: "
+        "write the ID of a person always in the same way.",
+        where, len(alike), f" (lines {', '.join(map(str, lines[:NAMED]))}{more})" if where.is_file() else "",
+    )  # fmt: skip
 
 
 def ages(texts: pd.Series) -> pd.Series:
