@@ -41,6 +41,9 @@ class Radiograph:
       "bad_rescale" (rescale ignored), "bad_bits_stored" (too few; all bits are used), "padding" (set to
       black), "polarity_conflict" (Presentation LUT Shape contradicts Photometric Interpretation),
       "for_processing" (raw detector values);
+    - DICOM, where its code stream or its pixels contradict the header, which is then not followed:
+      "bits_conflict" (Bits Stored, High Bit), "sign_conflict" (Pixel Representation), "samples_conflict"
+      (Samples per Pixel), "colour_conflict" (Photometric Interpretation: RGB or YBR);
     - DICOM, description: "no_transfer_syntax" (guessed), "no_spacing", "lateral", "unknown_view", "rotated",
       "mirrored" (Patient Orientation), "modality_CT" and the like (not a projection film), "body_part_HAND"
       and the like, "burned_in_annotation" (text in the pixels identifies the patient).

@@ -23,35 +23,47 @@ def codes_and_values(
     one; it is recognised ("bad_bits_stored") and keeps all its bits.
     Source: PS3.5 8.1.1 and, for overlays in unused bits, PS3.3-2004 C.9.2.
     """
-    from pydicom.uid import RLELossless
-
     codes = stored.view(stored.dtype.str.replace("i", "u"))
     signed = dataset.PixelRepresentation == 1
     bits, allocated = int(dataset.BitsStored), 8 * codes.dtype.itemsize
+    issues = []
     if overlay := _overlay_bits(dataset, allocated):
         codes = codes & codes.dtype.type(~overlay & (2**allocated - 1))
-    syntax = dataset.file_meta.TransferSyntaxUID
-    if syntax.is_encapsulated and syntax != RLELossless and not overlay:
-        # the codec returned whole numbers, and a frame says itself how deep it is: no rubbish is in them
-        too_few = bits < allocated and _beyond(codes, bits, allocated, signed)
-        bits = allocated
-    else:
-        if shift := max(int(dataset.get("HighBit", bits - 1)) + 1 - bits, 0):
-            codes, allocated = codes >> codes.dtype.type(shift), allocated - shift
-        too_few = bits < allocated and _wraps_around(codes, bits, allocated, signed)
-        if too_few:
-            bits = allocated
-        elif bits < allocated:
-            codes = codes & codes.dtype.type(2**bits - 1)
+    shift = high_bit(dataset) + 1 - bits
+    if shift and bits + shift > allocated:  # there is no such bit
+        shift, issues = 0, ["bits_conflict"]
+    if shift:
+        codes, allocated = codes >> codes.dtype.type(shift), allocated - shift
+    if bits < allocated and _wraps_around(codes, bits, allocated, signed):
+        bits, issues = allocated, [*issues, "bad_bits_stored"]
+    elif bits < allocated:
+        codes = codes & codes.dtype.type(2**bits - 1)
     values = np.arange(2**bits, dtype=np.float64)
     if signed:
         values[2 ** (bits - 1) :] -= 2**bits  # two's complement
-    return codes, values, ["bad_bits_stored"] if too_few else []
+    return codes, values, issues
+
+
+def high_bit(dataset: Dataset) -> int:
+    """High Bit; where it is missing or too low for Bits Stored, the one that the standard prescribes."""
+    lowest = int(dataset.BitsStored) - 1
+    high = dataset.get("HighBit")
+    return lowest if high is None else max(int(high), lowest)
+
+
+def sampled_rows(pixels: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
+    """Some 512 rows of a picture, enough to see where its values wrap around."""
+    return pixels[:: max(len(pixels) // 512, 1)].astype(np.int64)
+
+
+def jumps(rows: npt.NDArray[np.int64]) -> int:
+    """How much neighbours in the rows differ, all together."""
+    return int(np.abs(np.diff(rows)).sum())
 
 
 def _overlay_bits(dataset: Dataset, allocated: int) -> int:
     """The bits above a pixel's value in which overlays lie by their headers, as a mask."""
-    mask, high = 0, int(dataset.get("HighBit", dataset.BitsStored - 1))
+    mask, high = 0, high_bit(dataset)
     for group in range(0x6000, 0x6020, 2):
         position = dataset.get((group, 0x0102))
         beside = (group, 0x3000) in dataset  # Overlay Data: it has a plane of its own
@@ -60,26 +72,18 @@ def _overlay_bits(dataset: Dataset, allocated: int) -> int:
     return mask
 
 
-def _beyond(codes: npt.NDArray[Any], bits: int, allocated: int, signed: bool) -> bool:
-    """Whether any code has bits above the stored ones that do not just repeat its sign."""
-    high = codes >> codes.dtype.type(bits)
-    if signed:
-        negative = (codes >> codes.dtype.type(bits - 1)) & codes.dtype.type(1)
-        high = np.where(negative & (high == 2 ** (allocated - bits) - 1), 0, high)
-    return bool(high.any())
-
-
 def _wraps_around(codes: npt.NDArray[Any], bits: int, allocated: int, signed: bool) -> bool:
     """Whether the higher bits belong to the values: neighbours then differ less with them than without.
 
     Where a value wraps around, the masked film has a jump of the full scale between two neighbours that the
     whole film has not; with an overlay in the higher bits it is the other way round.
     """
-    if not _beyond(codes, bits, allocated, signed):
+    if not (codes >> codes.dtype.type(bits)).any():
         return False
-    rows = codes[:: max(len(codes) // 512, 1)].astype(np.int64)
-    jumps = []
-    for depth in (bits, allocated):
-        values, sign = rows & (2**depth - 1), 2 ** (depth - 1)
-        jumps.append(np.abs(np.diff((values ^ sign) - sign if signed else values)).sum())
-    return bool(jumps[0] > jumps[1])
+    rows = sampled_rows(codes)
+
+    def values(depth: int) -> npt.NDArray[np.int64]:
+        of_depth, sign = rows & (2**depth - 1), 2 ** (depth - 1)
+        return (of_depth ^ sign) - sign if signed else of_depth
+
+    return jumps(values(allocated)) < jumps(values(bits))

@@ -1,22 +1,25 @@
-"""DICOM -> stored values, whatever the transfer syntax."""
+"""DICOM -> stored values, whatever the transfer syntax, as an uncompressed film has them."""
 
 from __future__ import annotations
 
 import os
-import struct
+from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
+from PIL import Image
 
-from evax.data.dicom.header import Unfit, known_name
+from evax.data.dicom.codes import high_bit, jumps, sampled_rows
+from evax.data.dicom.header import Unfit, known_name, numbers, text
+from evax.data.dicom.streams import Stream, read_stream
 from evax.errors import DataError
 
 if TYPE_CHECKING:
     from pydicom import Dataset
 
-START_OF_FRAME = {0xF7, *range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}  # JPEG-LS and JPEG: a picture's size
-TWELVE_BITS = "12 bits"
+Array = npt.NDArray[Any]
+NEAR = 0.03  # of the full scale: how far the chroma of a grey film, or its red, green and blue, lie apart
 
 
 def name_transfer_syntax(dataset: Dataset) -> bool:
@@ -31,14 +34,14 @@ def name_transfer_syntax(dataset: Dataset) -> bool:
     return True
 
 
-def decode(dataset: Dataset, path: str | os.PathLike[str]) -> npt.NDArray[Any]:
-    """Stored values (H, W), or (H, W, 3) in RGB, as the transfer syntax holds them.
+def decode(dataset: Dataset, path: str | os.PathLike[str]) -> tuple[Array, list[str]]:
+    """Stored values (H, W), or (H, W, 3) in RGB, as an uncompressed film has them, and issues.
 
-    Native, deflated, RLE, JPEG (baseline, extended, lossless), JPEG-LS, JPEG 2000 and HTJ2K. Raises DataError
-    for any other syntax; Unfit for pixels that are not as their header says.
+    Native, deflated, RLE, JPEG (baseline, extended, lossless), JPEG-LS, JPEG 2000 and HTJ2K. Where a code
+    stream contradicts the data set, the stream holds: the data set's elements are changed to what it says.
+    Raises DataError for any other syntax; Unfit for pixels that are not as their header says.
     """
-    from pydicom.pixels import get_decoder, pixel_array
-    from pydicom.uid import JPEGLSTransferSyntaxes, JPEGTransferSyntaxes
+    from pydicom.pixels import get_decoder
 
     syntax = dataset.file_meta.TransferSyntaxUID
     try:
@@ -52,64 +55,100 @@ def decode(dataset: Dataset, path: str | os.PathLike[str]) -> npt.NDArray[Any]:
         )
     if dataset["PixelData"].is_undefined_length and not syntax.is_encapsulated:
         raise DataError(f"{path} is compressed but does not name its transfer syntax: export it again.")
-    plugin = ""
-    if syntax in JPEGTransferSyntaxes + JPEGLSTransferSyntaxes:
-        plugin = _checked_jpeg(dataset)
-    if plugin == TWELVE_BITS:
-        return _decode_12_bits(dataset)
+    stream = read_stream(dataset) if syntax.is_encapsulated else None
+    issues = [] if stream is None else _follow(stream, dataset)
     try:
-        # unused bits are seen to in codes.py; a view is enough, because nothing writes into it
-        stored: npt.NDArray[Any] = pixel_array(
-            dataset, view_only=True, correct_unused_bits=False, decoding_plugin=plugin
-        )
+        stored = _whole_frame(dataset) if stream is None else _decoded(stream, dataset)
+        if stream is not None and stream.samples == 1:
+            stored, found = _as_uncompressed(stored, stream, dataset)
+        elif stored.ndim == 3:
+            stored, found = _red_green_blue(stored, "" if stream is None else stream.colour, dataset)
+        else:
+            found = []
+    except Unfit:
+        raise
     except Exception as error:  # codecs raise anything on damaged bytes, and quote what they like
         raise Unfit("its pixels cannot be decoded as its header describes them") from error
-    return stored
+    return stored, issues + found
 
 
-def _checked_jpeg(dataset: Dataset) -> str:
-    """Who decodes a JPEG frame: a plugin of pydicom, "" for its first choice, or TWELVE_BITS.
+def _follow(stream: Stream, dataset: Dataset) -> list[str]:
+    """Make the header say what the code stream says, and return what contradicted.
 
-    Raises Unfit unless the frame is of the size the data set says: gdcm's codecs believe the frame,
-    write past the memory reserved for the data set's size, and may end the whole process.
+    A stream of more bits than Bits Stored is none: it holds whole pixel cells, of which High Bit and Bits
+    Stored are the value, as in an uncompressed film.
     """
-    from pydicom.uid import JPEGBaseline8Bit, JPEGExtended12Bit
-
-    frame = _frame(dataset)
-    position = 2
-    while (marker := frame[position + 1]) not in START_OF_FRAME:
-        if frame[position] != 0xFF:
-            raise Unfit("its JPEG frame has a broken marker")
-        # one segment on, or one fill byte
-        position += 1 if marker == 0xFF else 2 + int.from_bytes(frame[position + 2 : position + 4], "big")
-    precision, *found = struct.unpack_from(">BHHB", frame, position + 4)
-    expected = [int(dataset.Rows), int(dataset.Columns), int(dataset.SamplesPerPixel)]
-    if found != expected or not 2 <= precision <= dataset.BitsAllocated:
-        raise Unfit(
-            f"its JPEG frame holds {found} rows, columns and samples of {precision} bits, "
-            f"its header announces {expected} of at most {int(dataset.BitsAllocated)}"
-        )
-    if dataset.file_meta.TransferSyntaxUID == JPEGExtended12Bit and precision == 12:
-        return TWELVE_BITS
-    if dataset.file_meta.TransferSyntaxUID in (JPEGBaseline8Bit, JPEGExtended12Bit):
-        return "pillow"  # gdcm's 8-bit JPEG codec can end the whole process on damaged bytes
-    return ""
+    issues = []
+    bits = int(dataset.BitsStored)
+    if high_bit(dataset) >= stream.bits or stream.bits > dataset.BitsAllocated:
+        issues.append("bits_conflict")
+        dataset.BitsStored, dataset.HighBit = stream.bits, stream.bits - 1
+        if stream.bits < bits:
+            _drop_tables(dataset, 2**stream.bits)
+    dataset.BitsAllocated = 8 if stream.bits <= 8 else 16
+    if stream.samples != dataset.SamplesPerPixel:
+        issues.append("samples_conflict")
+        if text(dataset, "PhotometricInterpretation") == "MONOCHROME1":
+            raise Unfit("its compressed frame holds colours, its header announces an inverted grey picture")
+        dataset.SamplesPerPixel = stream.samples
+        dataset.PhotometricInterpretation = "MONOCHROME2" if stream.samples == 1 else "RGB"
+    return issues
 
 
-def _decode_12_bits(dataset: Dataset) -> npt.NDArray[np.uint16]:
+def _drop_tables(dataset: Dataset, most: int) -> None:
+    """Take out lookup tables of more entries than a shallower stream has values: they are of other values."""
+    for keyword in ("ModalityLUTSequence", "VOILUTSequence"):
+        if any(max(numbers(table, "LUTDescriptor"), default=0) > most for table in dataset.get(keyword) or ()):
+            del dataset[keyword]
+
+
+def _whole_frame(dataset: Dataset) -> Array:
+    """The pixels of an uncompressed or RLE film; colours as they are stored."""
+    from pydicom.pixels import pixel_array
+    from pydicom.pixels.utils import get_expected_length
+
+    length, expected = len(dataset.PixelData), get_expected_length(dataset)
+    if not dataset.file_meta.TransferSyntaxUID.is_encapsulated and length >= max(2 * expected, expected + 2):
+        raise Unfit(f"its pixels have {length} bytes, its header announces one frame of {expected}")
+    # unused bits are seen to in codes.py; a view is enough, because nothing writes into it
+    return pixel_array(dataset, index=0, raw=True, view_only=True, correct_unused_bits=False)
+
+
+def _decoded(stream: Stream, dataset: Dataset) -> Array:
+    """The pixels of a code stream; colours as they are stored, those of JPEG 2000 after its own transform."""
+    import openjpeg
+    from pydicom.pixels import pixel_array
+    from pydicom.uid import JPEG2000TransferSyntaxes, JPEGBaseline8Bit, JPEGExtended12Bit
+
+    syntax = dataset.file_meta.TransferSyntaxUID
+    if syntax in JPEG2000TransferSyntaxes:
+        return openjpeg.decode(stream.content, j2k_format=0)
+    if syntax == JPEGExtended12Bit and stream.bits == 12:
+        return _decode_12_bits(stream, dataset)
+    if syntax in (JPEGBaseline8Bit, JPEGExtended12Bit):
+        # gdcm's 8-bit JPEG codec can end the whole process on damaged bytes
+        image = Image.open(BytesIO(stream.content), formats=("JPEG",))
+        if stream.samples == 3 and stream.colour != "RGB":
+            image.draft("YCbCr", image.size)  # as they are: Pillow's libjpeg would convert them to RGB
+        return np.asarray(image)
+    # gdcm's codecs believe the frame and write past the memory reserved for the size in the data set
+    return pixel_array(dataset, index=0, raw=True, bits_stored=stream.bits, planar_configuration=0)
+
+
+def _decode_12_bits(stream: Stream, dataset: Dataset) -> npt.NDArray[np.uint16]:
     """A film of JPEG Extended with 12 bits; gdcm reads it, but pydicom does not hand it over."""
     import gdcm
 
-    if dataset.PixelRepresentation == 1 or dataset.SamplesPerPixel != 1 or dataset.BitsAllocated != 16:
-        raise Unfit("12-bit JPEG holds grey values without sign in 16 bits, its header says otherwise")
+    if dataset.PixelRepresentation == 1 or stream.samples != 1:
+        raise Unfit("12-bit JPEG holds grey values without sign, its header says otherwise")
     fragment, fragments = gdcm.Fragment(), gdcm.SequenceOfFragments.New()
-    fragment.SetByteStringValue(_frame(dataset))
+    fragment.SetByteStringValue(stream.content)
     fragments.AddFragment(fragment)
     element = gdcm.DataElement(gdcm.Tag(0x7FE0, 0x0010))
     element.SetValue(fragments.__ref__())
     image = gdcm.Image()
     image.SetNumberOfDimensions(2)
-    image.SetDimensions((int(dataset.Columns), int(dataset.Rows), 1))
+    image.SetDimensions((stream.columns, stream.rows, 1))
     image.SetPhotometricInterpretation(
         gdcm.PhotometricInterpretation(gdcm.PhotometricInterpretation.MONOCHROME2)
     )
@@ -117,10 +156,58 @@ def _decode_12_bits(dataset: Dataset) -> npt.NDArray[np.uint16]:
     image.SetPixelFormat(gdcm.PixelFormat(1, 16, 12, 11, 0))
     image.SetDataElement(element)
     content = image.GetBuffer().encode("utf-8", "surrogateescape")  # gdcm gives bytes as text
-    return np.frombuffer(content, dtype="<u2").reshape(dataset.Rows, dataset.Columns)
+    return np.frombuffer(content, dtype="<u2").reshape(stream.rows, stream.columns)
 
 
-def _frame(dataset: Dataset) -> bytes:
-    from pydicom.encaps import generate_frames
+def _as_uncompressed(stored: Array, stream: Stream, dataset: Dataset) -> tuple[Array, list[str]]:
+    """Grey values as whole pixel cells, signed or not as the header says, and the issue where it is wrong.
 
-    return next(generate_frames(dataset.PixelData, number_of_frames=1))
+    Whether the stream or the header is right about the sign is seen in the picture: where values wrap around
+    at the wrong place, neighbours differ by the full scale.
+    """
+
+    def cells(signed: bool) -> Array:
+        shift = 8 * stored.dtype.itemsize - stream.bits
+        return stored.view(f"{'i' if signed else 'u'}{stored.dtype.itemsize}") << shift >> shift
+
+    announced = dataset.PixelRepresentation == 1
+    of_header = cells(announced)
+    if stream.signed is None or stream.signed == announced:
+        return of_header, []
+    of_stream = cells(stream.signed)
+    if jumps(sampled_rows(of_stream)) < jumps(sampled_rows(of_header)):
+        dataset.PixelRepresentation = int(stream.signed)
+        return of_stream, ["sign_conflict"]
+    return of_header, ["sign_conflict"]
+
+
+def _red_green_blue(stored: Array, told: str, dataset: Dataset) -> tuple[Array, list[str]]:
+    """Colours as RGB, and the issue where they are not what the header says.
+
+    told: what the code stream says of its colours, or "". The picture comes first: a film is grey.
+    """
+    from pydicom.pixels import convert_color_space
+
+    photometric = text(dataset, "PhotometricInterpretation")
+    announced = "YBR" if photometric.startswith(("YBR_FULL", "YBR_PARTIAL")) else "RGB"
+    dataset.PhotometricInterpretation = "RGB"
+    stored = stored.view(stored.dtype.str.replace("i", "u"))
+    colour = _grey_film_in(stored, int(dataset.BitsStored)) or told or announced
+    if colour == "YBR":
+        if stored.dtype.itemsize > 1:
+            raise Unfit("its colours have more than 8 bits and are no RGB: export it as RGB or MONOCHROME2")
+        stored = convert_color_space(stored, "YBR_FULL", "RGB")
+    wrong = colour != announced or "PARTIAL" in photometric
+    return stored, ["colour_conflict"] if wrong else []
+
+
+def _grey_film_in(stored: Array, bits: int) -> str:
+    """"YBR" or "RGB" if, read so, nearly all pixels are grey; "" for a coloured picture."""
+    first, second, third = np.moveaxis(stored.astype(np.int32), 2, 0)
+    near, middle = NEAR * 2**bits, 2 ** (bits - 1)
+
+    def close(left: Any, right: Any) -> bool:
+        return bool((np.abs(left - right) <= near).mean() > 0.99)
+
+    as_ybr, as_rgb = close(second, middle) and close(third, middle), close(first, second) and close(first, third)
+    return "" if as_ybr == as_rgb else "YBR" if as_ybr else "RGB"

@@ -22,6 +22,11 @@ from evax.errors import DataError
 if TYPE_CHECKING:
     from pydicom import Dataset
 
+# what decoding cannot do without; High Bit follows from Bits Stored (PS3.3 C.7.6.3.1)
+REQUIRED = (
+    "Rows", "Columns", "SamplesPerPixel", "PhotometricInterpretation", "BitsAllocated", "BitsStored",
+    "PixelRepresentation",
+)  # fmt: skip
 PHOTOMETRIC = {  # samples per pixel: the meanings of their values that are known
     1: ("MONOCHROME1", "MONOCHROME2", "PALETTE COLOR"),
     3: ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_PARTIAL_422", "YBR_PARTIAL_420", "YBR_ICT", "YBR_RCT"),
@@ -31,11 +36,14 @@ PHOTOMETRIC = {  # samples per pixel: the meanings of their values that are know
 def read_dicom(path: str | os.PathLike[str]) -> Radiograph:
     """Read one projection film as it is meant to be seen (PS3.4 N.2): values in [0, 1], bright = dense.
 
-    1. Stored values: Bits Stored, High Bit and Pixel Representation; other bits (old overlays) are masked,
-       unless the picture shows that Bits Stored is too small ("bad_bits_stored").
+    1. Stored values: Bits Stored, High Bit and Pixel Representation, whatever the transfer syntax; other bits
+       (old overlays) are masked, unless the picture shows that Bits Stored is too small ("bad_bits_stored").
+       Where a code stream contradicts the header, the stream holds ("bits_conflict", "sign_conflict",
+       "colour_conflict", "samples_conflict").
     2. Modality LUT, or rescale slope and intercept.
     3. The first usable VOI LUT, or else the first usable window (LINEAR, LINEAR_EXACT, SIGMOID). One that
-       leaves no grey between black and white is passed over ("bad_window"). Without any, films of up to 8
+       leaves no grey between black and white, or whose centre is beyond all values that the film's bits can
+       have, is passed over ("bad_window"). Without any, films of up to 8
        bits are display values already and keep their full scale, as a PNG does. Deeper films fill a part of
        their range that differs between detectors, so they go from the 0.1 to the 99.9 percentile of their
        pixels: markers and dead pixels do not decide the contrast ("no_window").
@@ -48,7 +56,8 @@ def read_dicom(path: str | os.PathLike[str]) -> Radiograph:
     to 5. A file without transfer syntax is read as implicit little endian unless its bytes are plainly
     explicit ("no_transfer_syntax").
     Raises DataError for a file that is no DICOM, has no pixels, several frames, more than 16 bits or 100
-    megapixels, cut-off pixels, an unsupported transfer syntax or an unknown photometric interpretation.
+    megapixels, cut-off pixels, an unsupported transfer syntax, an unknown photometric interpretation, a code
+    stream of another size than the header says, or lacks an element that decoding needs.
     Messages and issues never name the patient.
     """
     with opened_dicom(path) as file:
@@ -58,9 +67,10 @@ def read_dicom(path: str | os.PathLike[str]) -> Radiograph:
         if "PixelData" not in dataset:
             raise DataError(f"{path} lacks its pixel data, or their end: copy it again from its source.")
         issues = ["no_transfer_syntax"] if name_transfer_syntax(dataset) else []
-        photometric = _photometric(dataset, path)
-        stored = decode(dataset, path)
-        if photometric.startswith("MONOCHROME"):
+        _check_photometric(dataset, path)
+        stored, found = decode(dataset, path)
+        issues += found
+        if text(dataset, "PhotometricInterpretation").startswith("MONOCHROME"):
             pixels, found = grey(stored, dataset)
         else:
             pixels, found = grey_from_colour(stored, dataset)
@@ -72,9 +82,20 @@ def read_dicom(path: str | os.PathLike[str]) -> Radiograph:
 
 
 def _refuse_unsuitable(header: Dataset, path: str | os.PathLike[str]) -> None:
-    if "Rows" not in header or "Columns" not in header:
+    from pydicom.datadict import dictionary_description
+    from pydicom.tag import Tag
+
+    if "Rows" not in header and "Columns" not in header:
         kind = known_name(header.get("SOPClassUID")) or "DICOM object"
         raise DataError(f"{path} has no pixel data, it is a {kind}: leave it out.")
+    for keyword in REQUIRED:
+        if header.get(keyword) in (None, ""):
+            tag = Tag(keyword)
+            number = f"({tag.group:04X},{tag.element:04X})"
+            raise DataError(
+                f"{path} lacks {dictionary_description(tag)} {number}, without which its pixels cannot be read: "
+                f'export it again, or add what is right of it, for example with dcmodify -i "{number}=VALUE".'
+            )
     refuse_huge(path, int(header.Columns), int(header.Rows))
     if (frames := header.get("NumberOfFrames") or 1) > 1:
         raise DataError(f"{path} has {int(frames)} frames: a film has one. Export the wanted frame alone.")
@@ -82,12 +103,15 @@ def _refuse_unsuitable(header: Dataset, path: str | os.PathLike[str]) -> None:
         raise DataError(f"{path} has {int(bits)} bits per pixel: films have at most 16. Export it with 16.")
 
 
-def _photometric(dataset: Dataset, path: str | os.PathLike[str]) -> str:
-    """What the values mean; a guess would show one film in two wrong."""
-    photometric, samples = text(dataset, "PhotometricInterpretation"), dataset.get("SamplesPerPixel") or 1
+def _check_photometric(dataset: Dataset, path: str | os.PathLike[str]) -> None:
+    """Raise DataError unless the meaning of the values is known; a guess would show one film in two wrong."""
+    photometric, samples = text(dataset, "PhotometricInterpretation"), dataset.SamplesPerPixel
+    if "PARTIAL" in photometric and not dataset["PixelData"].is_undefined_length:
+        raise DataError(
+            f"{path} holds {photometric} pixels without compression, a retired form: export it as RGB."
+        )
     if photometric not in PHOTOMETRIC.get(samples, ()):
         raise DataError(
             f"{path} does not say which of its values is white: Photometric Interpretation is none of "
             f"{', '.join(PHOTOMETRIC.get(samples, PHOTOMETRIC[1]))}. Export it again from its source."
         )
-    return photometric
