@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 import os
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import TypeVar
 
 from evax.data.dicom import is_dicom, read_header
+from evax.data.dicom.header import known_name, opened_dicom, read_dataset
 from evax.data.pictures import read_image
 from evax.data.radiograph import FILM_SUFFIXES, Radiograph
 from evax.errors import DataError
@@ -16,17 +19,30 @@ from evax.files import name_of
 from evax.findings import names_nobody
 
 F = TypeVar("F")
+# of files that often lie beside films; any other ending may be a part of a name
+OTHER_SUFFIXES = (
+    ".bmp", ".gif", ".webp", ".jp2", ".heic", ".nii", ".npy", ".npz", ".mha", ".mhd", ".nrrd", ".pdf", ".txt",
+    ".csv", ".tsv", ".json", ".xml", ".html", ".htm", ".md", ".doc", ".docx", ".xls", ".xlsx", ".ini", ".log",
+    ".zip", ".gz", ".tar", ".7z", ".rar", ".exe", ".inf", ".db", ".py", ".yaml", ".yml",
+)  # fmt: skip
+
+logger = logging.getLogger("evax")
 
 
 def find_films(places: tuple[Path, ...]) -> Iterator[Path]:
     """Files as named; of folders, in a fixed order, what has a film's suffix or is a DICOM by its content."""
+    return (path for path, is_film in _files(places) if is_film)
+
+
+def _files(places: tuple[Path, ...]) -> Iterator[tuple[Path, bool]]:
+    """Files as named and those of folders that are not hidden, and whether they are taken for films."""
     for place in places:
         if place.is_dir():
             for path in files_below(place):
-                if not path.name.startswith(".") and looks_like_a_film(path):
-                    yield path
+                if not path.name.startswith("."):
+                    yield path, looks_like_a_film(path)
         elif place.exists():
-            yield place
+            yield place, True
         else:
             raise DataError(f"There is no file or folder {place}.")
 
@@ -53,6 +69,28 @@ def looks_like_a_film(path: Path) -> bool:
         return path.name != "DICOMDIR" and is_dicom(path)
     except DataError:
         return False
+
+
+def kind_of_other(path: Path) -> str:
+    """What a file is that is no film, in words that tell nothing of a patient, as a name or a UID might."""
+    if path.name == "DICOMDIR":
+        return "DICOMDIR"
+    try:
+        with opened_dicom(path) as file:
+            class_uid = read_dataset(file, path, specific_tags=["SOPClassUID"]).get("SOPClassUID")
+            return known_name(class_uid) or "DICOM without pixels"
+    except DataError:
+        pass
+    with path.open("rb") as file:
+        if file.read(5) == b"%PDF-":
+            return "PDF"
+    suffix = path.suffix.lower()
+    return "no suffix" if not suffix else suffix if suffix in (*FILM_SUFFIXES, *OTHER_SUFFIXES) else "unknown"
+
+
+def counts_of(kinds: Iterable[str]) -> str:
+    """How many there are of each kind, as "2 PDF, 1 .txt"."""
+    return ", ".join(f"{count} {kind}" for kind, count in Counter(kinds).most_common())
 
 
 def films_and_others(folder: Path) -> tuple[list[Path], list[Path]]:
@@ -85,12 +123,25 @@ def header_patients(folder: Path, films: Sequence[Path]) -> dict[Path, str]:
 
 
 def count_films(places: tuple[Path, ...]) -> int:
-    """How many there are. Raises DataError when there is none, or a named place does not exist."""
-    total = sum(1 for _ in find_films(places))
+    """How many there are; a warning counts what else lies in folders.
+
+    Raises DataError when there is none, or a named place does not exist.
+    """
+    total, kinds = 0, []
+    for path, is_film in _files(places):
+        if is_film:
+            total += 1
+        else:
+            kinds.append(kind_of_other(path))
+    where = ", ".join(map(str, places))
+    if kinds:
+        logger.warning(
+            "%s: %d files are no films and are passed over: %s.", where, len(kinds), counts_of(kinds)
+        )
     if not total:
         raise DataError(
-            f"No film found in {', '.join(map(str, places))} "
-            f"(looked for {', '.join(FILM_SUFFIXES)}, and for DICOM files of any name)."
+            f"No film found in {where} (looked for {', '.join(FILM_SUFFIXES)}, and for DICOM files of any "
+            "name)."
         )
     return total
 

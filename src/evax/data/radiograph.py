@@ -44,7 +44,8 @@ class Radiograph:
     - DICOM, where its code stream or its pixels contradict the header, which is then not followed:
       "bits_conflict" (Bits Stored, High Bit), "sign_conflict" (Pixel Representation), "samples_conflict"
       (Samples per Pixel), "colour_conflict" (Photometric Interpretation: RGB or YBR);
-    - DICOM, description: "no_transfer_syntax" (guessed), "no_spacing", "lateral", "unknown_view", "rotated",
+    - DICOM, description: "no_transfer_syntax" (guessed), "no_spacing", "lateral", "other_view" (axial and
+      the like), "unknown_view", "view_conflict" (Patient Orientation is of no frontal film), "rotated",
       "mirrored" (Patient Orientation), "modality_CT" and the like (not a projection film), "body_part_HAND"
       and the like, "burned_in_annotation" (text in the pixels identifies the patient).
 
@@ -59,7 +60,7 @@ class Radiograph:
     spacing_mm: tuple[float, float] | None = None
     """Distance of pixel rows and of pixel columns; None where the file does not say."""
     view: str | None = None
-    """"PA", "AP" or "LATERAL"; None where the file does not say."""
+    """"PA", "AP", "LATERAL" or "OTHER" (axial and the like); None where the file does not say."""
     issues: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:

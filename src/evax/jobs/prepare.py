@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evax.data.sources import SourceName
+from evax.data.views import NOT_FRONTAL
 from evax.errors import ConfigError, DataError
 from evax.files import name_of
 from evax.published import MERGED_520K_MEAN, MERGED_520K_STD
@@ -171,7 +172,7 @@ def say_issues(issues: dict[str, int], source: str) -> None:
     unwanted = {
         name: count
         for name, count in issues.items()
-        if name in ("lateral", "burned_in_annotation") or name.startswith("body_part_")
+        if name in ("lateral", "other_view", "burned_in_annotation") or name.startswith("body_part_")
     }
     if unwanted and source != "dicom":
         logger.warning(
@@ -193,12 +194,12 @@ def say_issues(issues: dict[str, int], source: str) -> None:
 
 
 def frontal_only(manifest: Manifest) -> Manifest:
-    """Without the films whose source calls them lateral; how many is said."""
-    lateral = manifest.table["view"] == "LATERAL"
-    if not lateral.any():
-        return manifest
-    logger.info("%d lateral films are left out.", int(lateral.sum()))
-    return manifest.select(~lateral.to_numpy())
+    """The films that no source calls lateral, or a slice; logs how many are left out."""
+    views = manifest.table["view"]
+    for view, what in NOT_FRONTAL.items():
+        if count := int((views == view).sum()):
+            logger.info("%d %s are left out.", count, what)
+    return manifest.select(~views.isin(list(NOT_FRONTAL)).to_numpy())
 
 
 def verify_release(config: PrepareConfig) -> None:

@@ -98,7 +98,9 @@ def _follow(stream: Stream, dataset: Dataset) -> list[str]:
 def _drop_tables(dataset: Dataset, most: int) -> None:
     """Take out lookup tables of more entries than a shallower stream has values: they are of other values."""
     for keyword in ("ModalityLUTSequence", "VOILUTSequence"):
-        if any(max(numbers(table, "LUTDescriptor"), default=0) > most for table in dataset.get(keyword) or ()):
+        if any(
+            max(numbers(table, "LUTDescriptor"), default=0) > most for table in dataset.get(keyword) or ()
+        ):
             del dataset[keyword]
 
 
@@ -116,13 +118,13 @@ def _whole_frame(dataset: Dataset) -> Array:
 
 def _decoded(stream: Stream, dataset: Dataset) -> Array:
     """The pixels of a code stream; colours as they are stored, those of JPEG 2000 after its own transform."""
-    import openjpeg
+    from openjpeg.utils import decode as decode_jpeg_2000
     from pydicom.pixels import pixel_array
     from pydicom.uid import JPEG2000TransferSyntaxes, JPEGBaseline8Bit, JPEGExtended12Bit
 
     syntax = dataset.file_meta.TransferSyntaxUID
     if syntax in JPEG2000TransferSyntaxes:
-        return openjpeg.decode(stream.content, j2k_format=0)
+        return decode_jpeg_2000(stream.content, j2k_format=0)
     if syntax == JPEGExtended12Bit and stream.bits == 12:
         return _decode_12_bits(stream, dataset)
     if syntax in (JPEGBaseline8Bit, JPEGExtended12Bit):
@@ -202,12 +204,13 @@ def _red_green_blue(stored: Array, told: str, dataset: Dataset) -> tuple[Array, 
 
 
 def _grey_film_in(stored: Array, bits: int) -> str:
-    """"YBR" or "RGB" if, read so, nearly all pixels are grey; "" for a coloured picture."""
+    """Which of YBR and RGB, read so, makes nearly all pixels grey; "" for a coloured picture."""
     first, second, third = np.moveaxis(stored.astype(np.int32), 2, 0)
     near, middle = NEAR * 2**bits, 2 ** (bits - 1)
 
     def close(left: Any, right: Any) -> bool:
         return bool((np.abs(left - right) <= near).mean() > 0.99)
 
-    as_ybr, as_rgb = close(second, middle) and close(third, middle), close(first, second) and close(first, third)
+    as_ybr = close(second, middle) and close(third, middle)
+    as_rgb = close(first, second) and close(first, third)
     return "" if as_ybr == as_rgb else "YBR" if as_ybr else "RGB"

@@ -9,6 +9,7 @@ import os
 import re
 import struct
 import warnings
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -17,20 +18,16 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 
 from evax.data.radiograph import damaged, opened
+from evax.data.views import LATERAL, NOT_FRONTAL, view_of, view_of_directions
 from evax.errors import DataError, EvaxError
 
 if TYPE_CHECKING:
     from pydicom import Dataset
 
 PREAMBLE = 128
-VIEWS = {  # with the codes of CID 4010 "DX View"
-    **dict.fromkeys(("PA", "POSTEROANTERIOR", "272479007", "R-10214", "R-40888"), "PA"),
-    **dict.fromkeys(("AP", "ANTEROPOSTERIOR", "399348003", "R-10206"), "AP"),
-    **dict.fromkeys(("LL", "RL", "LAT", "LATERAL", "399067008", "399173006", "399198007"), "LATERAL"),
-    **dict.fromkeys(("R-102CD", "R-10232", "R-10236"), "LATERAL"),
-    # decubitus: a frontal beam, but not the film a frontal model knows; who leaves out laterals leaves it out
-    **dict.fromkeys(("LLD", "RLD"), "LATERAL"),
-}
+START = 2048  # bytes at the beginning of a file, by which a DICOM is known
+LONG_FORM = ("OB", "OW", "SQ", "UN", "UT", "UC", "UR", "OF", "OD", "OL", "OV", "SV", "UV")  # PS3.5 7.1.2
+LARGEST_INFLATED = 256 << 20  # bytes; a film of 100 megapixels with 16 bits, and its header
 PROJECTIONS = ("CR", "DX", "DR", "RG", "XA", "RF", "OT", "SC", "")  # the last three: scans and exports
 # Body Part Examined that is no chest, of PS3.16 annex L. Any other text (PORT CXR, TORAX) may well be one.
 OTHER_PARTS = frozenset((
@@ -61,7 +58,7 @@ class DicomHeader:
     study_date: datetime.date | None = field(repr=False)
     """Study Date, or else Acquisition Date."""
     view: str | None
-    """"PA", "AP", "LATERAL" or None."""
+    """"PA", "AP", "LATERAL", "OTHER" (no view from the front or side, as axial) or None."""
     orientation: tuple[str, ...]
     """Where the rows and the columns of a picture run to, as "L" (the patient's left) and "F" (feet)."""
     sex: str
@@ -83,9 +80,20 @@ class DicomHeader:
         return self.modality in PROJECTIONS
 
     @property
+    def other_kinds(self) -> list[str]:
+        """What the picture is of instead of a chest in projection, as names of Radiograph.issues."""
+        kinds = []
+        if not self.is_projection:
+            known = re.fullmatch(r"[A-Z]{2}", self.modality)  # longer texts might be anything, a name even
+            kinds.append(f"modality_{self.modality}" if known else "modality_unknown")
+        if self.body_part in OTHER_PARTS:
+            kinds.append(f"body_part_{self.body_part}")
+        return kinds
+
+    @property
     def is_chest_film(self) -> bool:
         """Nothing in the header says otherwise."""
-        return self.is_projection and self.body_part not in OTHER_PARTS
+        return not self.other_kinds
 
 
 def is_dicom(path: str | os.PathLike[str]) -> bool:
@@ -113,7 +121,7 @@ def describe(dataset: Dataset) -> DicomHeader:
         image_uid=text(dataset, "SOPInstanceUID"),
         study_date=_date(dataset, "StudyDate") or _date(dataset, "AcquisitionDate"),
         view=_view(dataset),
-        orientation=tuple(text(dataset, "PatientOrientation").upper().split("\\")),
+        orientation=_orientation(dataset),
         sex=sex if sex in ("M", "F") else "",
         age=_age(dataset),
         modality=text(dataset, "Modality").upper(),
@@ -127,16 +135,16 @@ def describe(dataset: Dataset) -> DicomHeader:
 def header_issues(header: DicomHeader) -> list[str]:
     """What a header says against a usual frontal chest film, as the names of Radiograph.issues."""
     issues = [] if header.spacing_mm else ["no_spacing"]
-    if header.view not in ("PA", "AP"):
-        issues.append("lateral" if header.view else "unknown_view")
-    if not header.is_projection:
-        known = re.fullmatch(r"[A-Z]{2}", header.modality)  # longer texts might be anything, a name even
-        issues.append(f"modality_{header.modality}" if known else "modality_unknown")
-    if header.body_part in OTHER_PARTS:
-        issues.append(f"body_part_{header.body_part}")
+    if header.view is None:
+        issues.append("unknown_view")
+    elif header.view in NOT_FRONTAL:
+        issues.append("lateral" if header.view == LATERAL else "other_view")
+    elif view_of_directions(header.orientation):
+        issues.append("view_conflict")
+    issues += header.other_kinds
     if header.burned_in:
         issues.append("burned_in_annotation")
-    if header.view != "LATERAL":
+    if header.view not in NOT_FRONTAL:
         issues += _turned(header.orientation)
     return issues
 
@@ -152,20 +160,43 @@ def _turned(orientation: tuple[str, ...]) -> list[str]:
 
 
 def _starts_as_dicom(file: BinaryIO) -> bool:
-    head = file.read(PREAMBLE + 4)
+    head = file.read(START)
     file.seek(0)
-    if head[PREAMBLE:] == b"DICM":
-        return True
-    if len(head) < 16:
+    return head[PREAMBLE : PREAMBLE + 4] == b"DICM" or _is_bare(head)
+
+
+def _is_bare(head: bytes) -> bool:
+    """Whether a file begins with the elements of a data set, or of its meta information, without preamble.
+
+    They are: two elements of the standard in ascending order, the first of group 2 or 8, each with the value
+    representation that it has in the standard (where the bytes name one) and of a fitting length.
+    """
+    order, groups = ("<", head[:2]) if head[1:2] == b"\0" else (">", head[1::-1])
+    if groups not in (b"\x02\0", b"\x08\0"):
         return False
-    order = ">" if head[0] == 0 else "<"  # a data set's first group, 2 or 8, is a small number
-    group, element, length = struct.unpack(f"{order}HHI", head[:8])
-    if group == 2:  # file meta information without its preamble
-        return element == 0 and head[4:6] == b"UL"
-    if group != 8 or element > 0x0100:  # a bare data set starts with its character set, type, class or date
-        return False
-    explicit = head[4:6] in (b"CS", b"UI", b"DA", b"TM", b"UL", b"LO", b"SH")
-    return explicit or (length <= 64 and all(32 <= byte < 127 or byte == 0 for byte in head[8 : 8 + length]))
+    from pydicom.datadict import dictionary_VR
+
+    position, last = 0, (-1, -1)
+    for _ in range(2):
+        if len(head) < position + 8:
+            return False
+        group, number, length = struct.unpack_from(f"{order}HHI", head, position)
+        try:
+            standard = "UL" if number == 0 else dictionary_VR((group, number))
+        except KeyError:  # unknown to the standard
+            return False
+        position += 8
+        if (given := head[position - 4 : position - 2].decode("latin-1")) in standard.split(" or "):
+            (length,) = struct.unpack_from(f"{order}H", head, position - 2)
+            if given in LONG_FORM:
+                (length,) = struct.unpack_from(f"{order}I", head, position)
+                position += 4
+        elif order == ">" or group == 2:  # which always name the representation
+            return False
+        if (group, number) <= last or (standard == "UL" and length != 4) or length > len(head) - position:
+            return False
+        position, last = position + length, (group, number)
+    return True
 
 
 @contextmanager
@@ -208,7 +239,29 @@ def read_dataset(file: BinaryIO, path: str | os.PathLike[str], **options: Any) -
         raise DataError(
             f"{path} is not a DICOM file: it has no DICM mark and does not start with a DICOM element."
         )
+    _refuse_bomb(file, path)
     return dcmread(file, force=True, **options)  # force: the preamble may be missing, see _starts_as_dicom
+
+
+def _refuse_bomb(file: BinaryIO, path: str | os.PathLike[str]) -> None:
+    """Raise DataError for a deflated data set above LARGEST_INFLATED bytes: pydicom inflates it whole."""
+    from pydicom.filereader import _read_file_meta_info, read_preamble
+    from pydicom.uid import DeflatedExplicitVRLittleEndian
+
+    read_preamble(file, force=True)
+    meta = _read_file_meta_info(file)
+    if meta.get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian:
+        inflater, length = zlib.decompressobj(-zlib.MAX_WBITS), 0
+        while packed := inflater.unconsumed_tail or file.read(1 << 16):
+            length += len(inflater.decompress(packed, 1 << 20))
+            if inflater.eof:
+                break
+            if length > LARGEST_INFLATED:
+                raise DataError(
+                    f"{path} is deflated and inflates to more than {LARGEST_INFLATED >> 20} MB: this is no "
+                    "single radiograph."
+                )
+    file.seek(0)
 
 
 def text(dataset: Dataset, keyword: str) -> str:
@@ -233,10 +286,18 @@ def numbers(dataset: Dataset, keyword: str) -> tuple[float, ...]:
 
 
 def _view(dataset: Dataset) -> str | None:
-    if view := VIEWS.get(text(dataset, "ViewPosition").upper()):
-        return view
+    """The view by View Position, else by View Code, else by Patient Orientation."""
     codes = dataset.get("ViewCodeSequence")
-    return VIEWS.get(text(codes[0], "CodeValue").upper()) if codes else None
+    return (
+        view_of(text(dataset, "ViewPosition"))
+        or (view_of(text(codes[0], "CodeValue")) if codes else "")
+        or view_of_directions(_orientation(dataset))
+        or None
+    )
+
+
+def _orientation(dataset: Dataset) -> tuple[str, ...]:
+    return tuple(text(dataset, "PatientOrientation").upper().split("\\"))
 
 
 def _spacing_mm(dataset: Dataset) -> tuple[float, float] | None:

@@ -17,6 +17,7 @@ from evax.data.dicom.header import (
 from evax.data.dicom.render import grey, grey_from_colour
 from evax.data.orientation import orientation_issues
 from evax.data.radiograph import Radiograph, refuse_huge
+from evax.data.views import NOT_FRONTAL
 from evax.errors import DataError
 
 if TYPE_CHECKING:
@@ -76,7 +77,7 @@ def read_dicom(path: str | os.PathLike[str]) -> Radiograph:
             pixels, found = grey_from_colour(stored, dataset)
         header = describe(dataset)
         issues += found + ["blank"] * bool(pixels.min() == pixels.max()) + header_issues(header)
-        if header.is_chest_film and header.view != "LATERAL":
+        if header.is_chest_film and header.view not in NOT_FRONTAL:
             issues += orientation_issues(pixels)
     return Radiograph(pixels, header.spacing_mm, header.view, tuple(issues))
 
@@ -93,8 +94,8 @@ def _refuse_unsuitable(header: Dataset, path: str | os.PathLike[str]) -> None:
             tag = Tag(keyword)
             number = f"({tag.group:04X},{tag.element:04X})"
             raise DataError(
-                f"{path} lacks {dictionary_description(tag)} {number}, without which its pixels cannot be read: "
-                f'export it again, or add what is right of it, for example with dcmodify -i "{number}=VALUE".'
+                f"{path} lacks {dictionary_description(tag)} {number}, without which its pixels cannot be "
+                f'read: export it again, or add the right value, as by dcmodify -i "{number}=VALUE".'
             )
     refuse_huge(path, int(header.Columns), int(header.Rows))
     if (frames := header.get("NumberOfFrames") or 1) > 1:

@@ -105,7 +105,7 @@ def _shows_something(shown: Values) -> bool:
 def _window(modality: Values, center: float | None, width: float | None, function: str) -> Values | None:
     """PS3.3 C.11.2.1.2 and C.11.2.1.3; None for a window that is none.
 
-    A centre beyond all that the film's bits can hold belongs to other values, as after a conversion to 8 bits.
+    A centre beyond all that the film's bits can hold is of other values, as after a conversion to 8 bits.
     """
     if center is None or width is None or width <= 0:
         return None

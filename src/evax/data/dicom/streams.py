@@ -15,7 +15,7 @@ START_OF_FRAME = {0xF7, *range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}  # JPEG-LS and 
 APP0, APP14 = 0xE0, 0xEE  # JFIF, Adobe
 JP2 = b"\0\0\0\x0cjP  "
 START_OF_CODE_STREAM, TILE_PART = b"\xff\x4f\xff\x51", b"\xff\x90"
-CODING_STYLES = {b"\xff\x52": 4, b"\xff\x53": 5}  # COD and COC: bytes before their precincts' flag is passed
+COD, COC = b"\xff\x52", b"\xff\x53"  # coding styles of all samples, of one
 BLOCK_PIXELS = 256  # pixels per tile and per precinct that a JPEG 2000 stream has at least, on average
 MOST_LAYERS = 1024
 
@@ -61,8 +61,8 @@ def read_stream(dataset: Dataset) -> Stream | None:
         )
     if stream.samples not in (1, 3) or not 1 <= stream.bits <= 16:
         raise Unfit(
-            f"its compressed frame holds {stream.samples} samples of {stream.bits} bits per pixel, a film has "
-            "1 or 3 of at most 16"
+            f"its compressed frame holds {stream.samples} samples of {stream.bits} bits per pixel, a film "
+            "has 1 or 3 of at most 16"
         )
     return stream
 
@@ -110,7 +110,7 @@ def _jpeg_2000(frame: bytes) -> Stream:
     while (marker := content[position : position + 2]) != TILE_PART:
         if not marker:
             raise Unfit("its JPEG 2000 frame has no tile")
-        if marker in CODING_STYLES:
+        if marker in (COD, COC):
             parts = max(parts, _precincts(content, position, rows, columns))
         position += 2 + int.from_bytes(content[position + 2 : position + 4], "big")
     if parts > max(rows * columns // BLOCK_PIXELS, 64):
@@ -121,7 +121,7 @@ def _jpeg_2000(frame: bytes) -> Stream:
 
 def _precincts(content: bytes, position: int, rows: int, columns: int) -> int:
     """How many precincts a COD or COC segment makes; raises Unfit for more layers than MOST_LAYERS."""
-    if content[position : position + 2] == b"\xff\x52":
+    if content[position : position + 2] == COD:
         style, levels, sizes = content[position + 4], content[position + 9], position + 14
         if int.from_bytes(content[position + 6 : position + 8], "big") > MOST_LAYERS:
             raise Unfit(f"its JPEG 2000 frame has more than {MOST_LAYERS} layers")
@@ -140,8 +140,8 @@ def _unboxed(frame: bytes) -> bytes:
     """The code stream in the boxes of a JP2 file."""
     position = 0
     while position + 8 <= len(frame):
-        length, kind = int.from_bytes(frame[position : position + 4], "big"), frame[position + 4 : position + 8]
-        if kind == b"jp2c":
+        length = int.from_bytes(frame[position : position + 4], "big")
+        if frame[position + 4 : position + 8] == b"jp2c":
             return frame[position + (16 if length == 1 else 8) :]
         if length == 1:
             length = int.from_bytes(frame[position + 8 : position + 16], "big")

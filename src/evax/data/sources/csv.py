@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from evax.data.dicom.header import VIEWS
 from evax.data.films import files_below
 from evax.data.manifest import BOX_COLUMNS, COLUMNS, Manifest, no_boxes, no_masks
 from evax.data.public_sets import source_name
@@ -27,6 +26,7 @@ from evax.data.sources.tables import (
     warn_of_doubtful_patients,
 )
 from evax.data.split import SPLIT_WORDS, file_key
+from evax.data.views import view_of
 from evax.errors import DataError
 from evax.files import name_of, path_of
 from evax.findings import (
@@ -171,15 +171,6 @@ def read_csv(
 def sex_of(text: str) -> str:
     """M or F of a text such as male, 'f' or FEMALE; "" for any other."""
     return SEXES.get(re.sub(r"[^A-Z]", "", text.upper()), "")
-
-
-def view_of(text: str) -> str:
-    """PA, AP or LATERAL of a text such as AP supine, 'pa' or left lateral; "" for none, or for two."""
-    if view := VIEWS.get(text.upper()):  # codes have digits
-        return view
-    words = re.findall(r"[A-Z]+", text.upper().replace("-", ""))
-    views = {VIEWS[word] for word in words if word in VIEWS}
-    return views.pop() if len(views) == 1 else ""
 
 
 def warn_of_unknown_words(path: Path, columns: dict[str, tuple[pd.Series, pd.Series]]) -> None:

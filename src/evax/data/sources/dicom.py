@@ -15,9 +15,10 @@ import pandas as pd
 
 from evax.data.dicom import DicomHeader, is_dicom, read_header
 from evax.data.dicom.header import opened_dicom, read_dataset, text
-from evax.data.films import files_below
+from evax.data.films import counts_of, files_below, kind_of_other
 from evax.data.manifest import Manifest
 from evax.data.sources.tables import warn_of_doubtful_patients
+from evax.data.views import NOT_FRONTAL
 from evax.errors import DataError
 from evax.files import make_folder, name_of, open_csv, read_text, replaced_whole
 from evax.findings import names_nobody
@@ -36,26 +37,29 @@ def read_dicom(raw: Path, *, private: Path, keep_burned_in: bool = False) -> Man
     A film that names no patient belongs to the patient of the other films of its study, else its study is a
     patient, and a film without both is a patient of its own; such films are counted in a warning, and so is a
     patient with more than half of the films ("ANONYMOUS"). Files that are no DICOM or hold no pictures, as
-    reports and plans, are skipped and counted.
+    reports and plans, are skipped; a warning counts them by kind, and pictures of other modalities and body
+    parts.
     Of dates, only the days since the patient's first study in this tree are kept (`study_day`).
     """
     make_folder(private, mode=0o700)
     key = _key(private / "pseudonyms.key")
     rows, patients, crosswalk, left_out = [], list[str](), {}, Counter({"lateral films": 0, "other files": 0})
+    others: list[str] = []
     for path in files_below(raw):
         name = name_of(path.relative_to(raw).as_posix())
         try:
-            if path.name == "DICOMDIR" or not is_dicom(path):
+            is_other = path.name == "DICOMDIR" or not is_dicom(path)
+            header = None if is_other else read_header(path)
+            if header is None or (not header.frames and not _calls_itself_image(path)):
                 left_out["other files"] += 1
-                continue
-            header = read_header(path)
-            if not header.frames and not _calls_itself_image(path):
-                left_out["other files"] += 1
+                others.append(kind_of_other(path))
                 continue
         except DataError:  # it is refused with its reason when the store is built
             header = None
         if header is not None and (other := _unwanted(header, keep_burned_in)):
             left_out[other] += 1
+            if header.other_kinds:
+                others.append(" ".join(header.other_kinds))
             continue
         # by both: anonymisers give many films one UID, and two trees may hold different films of one name
         image = _pseudonym(key, "image", f"{header.image_uid if header else ''}:{name}")
@@ -74,6 +78,10 @@ def read_dicom(raw: Path, *, private: Path, keep_burned_in: bool = False) -> Man
                 "split": "",
                 "study_day": header.study_date.toordinal() if header and header.study_date else np.nan,
             }
+        )
+    if others:
+        logger.warning(
+            "%s: %d files are no chest films and are left out: %s.", raw, len(others), counts_of(others)
         )
     counts = ", ".join(f"{count} {what}" for what, count in left_out.items())
     if not rows:
@@ -113,8 +121,8 @@ def _calls_itself_image(path: Path) -> bool:
 
 def _unwanted(header: DicomHeader, keep_burned_in: bool) -> str:
     """What a file is instead of a frontal chest film, in the plural; "" for such a film or an unknown."""
-    if header.view == "LATERAL":
-        return "lateral films"
+    if header.view in NOT_FRONTAL:
+        return NOT_FRONTAL[header.view]
     if header.frames and not header.is_projection:
         return "pictures of other modalities"
     if header.frames and not header.is_chest_film:

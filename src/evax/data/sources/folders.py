@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import logging
 import re
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from evax.data.films import films_and_others, header_patients
+from evax.data.films import counts_of, films_and_others, header_patients, kind_of_other
 from evax.data.manifest import Manifest
 from evax.data.public_sets import source_name
 from evax.data.radiograph import FILM_SUFFIXES
@@ -91,11 +90,8 @@ def warn_of_other_files(raw: Path, others: Sequence[Path]) -> None:
     """Says how many files of which kind are passed over."""
     if not others:
         return
-    kinds = Counter(other.suffix.lower() or "no suffix" for other in others)
-    logger.warning(
-        "%s: %d files are no films and are passed over: %s.",
-        raw, len(others), ", ".join(f"{count} {kind}" for kind, count in kinds.most_common()),
-    )  # fmt: skip
+    kinds = counts_of(kind_of_other(raw / other) for other in others)
+    logger.warning("%s: %d files are no films and are passed over: %s.", raw, len(others), kinds)
 
 
 def patients_of(raw: Path, images: Sequence[str], pattern: str) -> list[str]:
