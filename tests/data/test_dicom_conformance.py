@@ -74,9 +74,9 @@ def by_gdcm(source, target, syntax):
 
 
 def by_dcmtk(source, target, *command):
-    """DCMTK as a writer; Debian has it as dcmtk."""
+    """DCMTK as a writer."""
     if shutil.which(command[0]) is None:
-        pytest.skip(f"{command[0]} of DCMTK is not installed")
+        pytest.skip(f"{command[0]} of DCMTK is not installed (Debian: dcmtk)")
     subprocess.run([command[0], *command[1:], source, target], check=True, capture_output=True)
     return target
 
@@ -174,7 +174,7 @@ def test_high_throughput_jpeg_2000_is_read_as_the_formulas_say(tmp_path):
 @pytest.mark.parametrize("syntax", [HTJ2KLossless, HTJ2K])
 def test_what_openjph_writes_is_read_within_its_loss(tmp_path, syntax, bits):
     if shutil.which("ojph_compress") is None:
-        pytest.skip("ojph_compress of OpenJPH is not installed")
+        pytest.skip("ojph_compress of OpenJPH is not installed (Debian: openjph-tools)")
     stored, tags = smooth(bits), window(bits, False)
     picture, stream, lossless = tmp_path / "a.pgm", tmp_path / "a.j2c", syntax == HTJ2KLossless
     content = stored.astype(">u2" if bits > 8 else "u1").tobytes()

@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from pydicom import Dataset
 
 Array = npt.NDArray[Any]
+KEPT, TRANSFORMED = (
+    ("RGB", "YBR_FULL", "YBR_FULL_422"),
+    ("YBR_ICT", "YBR_RCT"),
+)  # the latter by JPEG 2000 alone
 NEAR = 0.03  # of the full scale: how far the chroma of a grey film, or its red, green and blue, lie apart
 
 
@@ -91,7 +95,8 @@ def _follow(stream: Stream, dataset: Dataset) -> list[str]:
         if text(dataset, "PhotometricInterpretation") == "MONOCHROME1":
             raise Unfit("its compressed frame holds colours, its header announces an inverted grey picture")
         dataset.SamplesPerPixel = stream.samples
-        dataset.PhotometricInterpretation = "MONOCHROME2" if stream.samples == 1 else "RGB"
+        colour = "YBR_FULL" if stream.colour == "YBR" else "RGB"
+        dataset.PhotometricInterpretation = "MONOCHROME2" if stream.samples == 1 else colour
     return issues
 
 
@@ -189,6 +194,7 @@ def _red_green_blue(stored: Array, told: str, dataset: Dataset) -> tuple[Array, 
     told: what the code stream says of its colours, or "". The picture comes first: a film is grey.
     """
     from pydicom.pixels import convert_color_space
+    from pydicom.uid import JPEG2000TransferSyntaxes
 
     photometric = text(dataset, "PhotometricInterpretation")
     announced = "YBR" if photometric.startswith(("YBR_FULL", "YBR_PARTIAL")) else "RGB"
@@ -199,13 +205,16 @@ def _red_green_blue(stored: Array, told: str, dataset: Dataset) -> tuple[Array, 
         if stored.dtype.itemsize > 1:
             raise Unfit("its colours have more than 8 bits and are no RGB: export it as RGB or MONOCHROME2")
         stored = convert_color_space(stored, "YBR_FULL", "RGB")
-    wrong = colour != announced or "PARTIAL" in photometric
-    return stored, ["colour_conflict"] if wrong else []
+    transformed = dataset.file_meta.TransferSyntaxUID in JPEG2000TransferSyntaxes
+    if colour == announced and (photometric in KEPT or (photometric in TRANSFORMED and transformed)):
+        return stored, []
+    return stored, ["colour_conflict"]
 
 
 def _grey_film_in(stored: Array, bits: int) -> str:
     """Which of YBR and RGB, read so, makes nearly all pixels grey; "" for a coloured picture."""
-    first, second, third = np.moveaxis(stored.astype(np.int32), 2, 0)
+    step = max(len(stored) // 512, 1)
+    first, second, third = np.moveaxis(stored[::step, ::step].astype(np.int32), 2, 0)
     near, middle = NEAR * 2**bits, 2 ** (bits - 1)
 
     def close(left: Any, right: Any) -> bool:

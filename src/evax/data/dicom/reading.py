@@ -89,7 +89,9 @@ def _refuse_unsuitable(header: Dataset, path: str | os.PathLike[str]) -> None:
     if "Rows" not in header and "Columns" not in header:
         kind = known_name(header.get("SOPClassUID")) or "DICOM object"
         raise DataError(f"{path} has no pixel data, it is a {kind}: leave it out.")
-    for keyword in REQUIRED:
+    native = not getattr(header.file_meta.get("TransferSyntaxUID"), "is_encapsulated", False)
+    planes = ["PlanarConfiguration"] if native and header.get("SamplesPerPixel") == 3 else []
+    for keyword in (*REQUIRED, *planes):
         if header.get(keyword) in (None, ""):
             tag = Tag(keyword)
             number = f"({tag.group:04X},{tag.element:04X})"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -14,9 +15,10 @@ if TYPE_CHECKING:
 START_OF_FRAME = {0xF7, *range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}  # JPEG-LS and JPEG: a picture's size
 APP0, APP14 = 0xE0, 0xEE  # JFIF, Adobe
 JP2 = b"\0\0\0\x0cjP  "
-START_OF_CODE_STREAM, TILE_PART = b"\xff\x4f\xff\x51", b"\xff\x90"
+START_OF_CODE_STREAM, TILE_PART, START_OF_DATA = b"\xff\x4f\xff\x51", b"\xff\x90", b"\xff\x93"
 COD, COC = b"\xff\x52", b"\xff\x53"  # coding styles of all samples, of one
-BLOCK_PIXELS = 256  # pixels per tile and per precinct that a JPEG 2000 stream has at least, on average
+# pixels that tiles and precincts of a JPEG 2000 stream have on average, at least; a tile takes OpenJPEG 10 kB
+BLOCK_PIXELS = 256
 MOST_LAYERS = 1024
 
 
@@ -106,17 +108,30 @@ def _jpeg_2000(frame: bytes) -> Stream:
     if 0 in tile[:2]:
         raise Unfit("its JPEG 2000 frame has tiles without a size")
     parts = -(-(right - tile[2]) // tile[0]) * -(-(bottom - tile[3]) // tile[1])
-    position = 4 + int.from_bytes(content[4:6], "big")
-    while (marker := content[position : position + 2]) != TILE_PART:
-        if not marker:
-            raise Unfit("its JPEG 2000 frame has no tile")
-        if marker in (COD, COC):
-            parts = max(parts, _precincts(content, position, rows, columns))
-        position += 2 + int.from_bytes(content[position + 2 : position + 4], "big")
+    for position in _coding_styles(content):
+        parts = max(parts, _precincts(content, position, rows, columns))
     if parts > max(rows * columns // BLOCK_PIXELS, 64):
         raise Unfit(f"its JPEG 2000 frame of {rows} x {columns} pixels has {parts} tiles or precincts")
     (kind,) = kinds
     return Stream(content, rows, columns, samples, (kind & 0x7F) + 1, signed=kind > 0x7F)
+
+
+def _coding_styles(content: bytes) -> Iterator[int]:
+    """Where COD and COC segments lie in the headers of a code stream and of its tile parts."""
+    position, end_of_part = 4 + int.from_bytes(content[4:6], "big"), len(content)
+    while position + 12 <= len(content):
+        marker = content[position : position + 2]
+        if marker == START_OF_DATA:
+            position = max(end_of_part, position + 2)
+            continue
+        if marker == TILE_PART:
+            # a length of 0: the rest of the stream
+            end_of_part = position + (
+                int.from_bytes(content[position + 6 : position + 10], "big") or len(content)
+            )
+        elif marker in (COD, COC):
+            yield position
+        position += 2 + int.from_bytes(content[position + 2 : position + 4], "big")
 
 
 def _precincts(content: bytes, position: int, rows: int, columns: int) -> int:
@@ -165,4 +180,4 @@ def _check_run_lengths(frame: bytes, dataset: Dataset) -> None:
             length += run + 1 if run < 128 else 257 - run if run > 128 else 0
             position += run + 2 if run < 128 else 2 if run > 128 else 1
         if not pixels <= length <= 2 * pixels + 64:
-            raise Unfit(f"an RLE segment unpacks to {length} bytes or more, its header announces {pixels}")
+            raise Unfit(f"an RLE segment unpacks to {length} bytes, its header announces {pixels}")

@@ -1,0 +1,529 @@
+"""Compressed films and their headers: pictures as uncompressed, contradictions named, bounds kept."""
+
+from __future__ import annotations
+
+import io
+import struct
+import subprocess
+import sys
+import zlib
+
+import numpy as np
+import pydicom
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from openjpeg.utils import encode_array
+from PIL import Image
+from pydicom.encaps import encapsulate
+from pydicom.pixels import convert_color_space
+from pydicom.uid import (
+    HTJ2K,
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRLittleEndian,
+    JPEG2000Lossless,
+    JPEGBaseline8Bit,
+    JPEGExtended12Bit,
+    JPEGLosslessSV1,
+    JPEGLSLossless,
+    RLELossless,
+)
+from tests.data.test_dicom_conformance import by_dcmtk, by_formula, by_gdcm, smooth, window
+from tests.dicoms import lookup_table, write
+
+from evax.data.dicom import read_dicom, read_header
+from evax.data.pictures import read_image
+from evax.errors import DataError
+
+GREY = smooth(8)
+
+
+def compressed(path, stored, frame, syntax=JPEG2000Lossless, **tags):
+    """A film whose header is of `stored` and of `tags`, and whose frame says what it says."""
+    return write(path, stored, syntax, PixelData=encapsulate([frame]), **tags)
+
+
+def j2k_film(path, stored, frame, **tags):
+    """The same for JPEG 2000, for which `write` would make a frame itself."""
+    write(path, stored, ExplicitVRLittleEndian, **tags)
+    dataset = pydicom.dcmread(path)
+    dataset.file_meta.TransferSyntaxUID = JPEG2000Lossless
+    dataset.PixelData = encapsulate([frame])
+    dataset["PixelData"].VR = "OB"
+    dataset.save_as(path)
+    return path
+
+
+def jpeg(pixels, quality=98, **options):
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "JPEG", quality=quality, **options)
+    return buffer.getvalue()
+
+
+# --- the same law for every syntax ------------------------------------------------------------------
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(
+    bits=st.integers(7, 16),
+    signed=st.booleans(),
+    at_the_top=st.booleans(),
+    encoding=st.sampled_from(["RLE", "cells", "signed cells", "values"]),
+)
+def test_a_compressed_film_is_read_as_its_uncompressed_twin(
+    tmp_path_factory, bits, signed, at_the_top, encoding
+):
+    """Whatever Bits Stored, High Bit and sign, and whether the stream holds whole cells or the values."""
+    assume(bits > 8 or encoding != "RLE")  # pydicom writes broken segments for 8 bits in cells of 16
+    folder, high = tmp_path_factory.getbasetemp(), 15 if at_the_top else bits - 1
+    values = smooth(bits, signed).astype("i2" if signed else "u2")
+    cells = values << (high + 1 - bits)
+    tags = window(bits, signed) | {"BitsStored": bits, "HighBit": high}
+    native = read_dicom(write(folder / "native.dcm", cells, **tags))
+    expected = by_formula(values, bits, signed, "MONOCHROME2", tags)
+    np.testing.assert_allclose(native.pixels, expected, atol=1e-6)
+    path = folder / "compressed.dcm"
+    if encoding == "RLE":
+        write(path, cells, RLELossless, **tags)
+    elif encoding == "values" and not at_the_top:
+        j2k_film(path, cells, encode_array(values, bits_stored=bits), **tags)
+    else:
+        dtype = "i2" if encoding == "signed cells" else "u2"
+        j2k_film(path, cells, encode_array(cells.view(dtype), bits_stored=16), **tags)
+    radiograph = read_dicom(path)
+    np.testing.assert_array_equal(radiograph.pixels, native.pixels)
+    if encoding == "cells":
+        assert radiograph.issues == (("sign_conflict",) if signed else ())
+
+
+@pytest.mark.parametrize("bits", [6, 8, 10, 14])
+@pytest.mark.parametrize("signed", [False, True])
+@pytest.mark.parametrize(
+    "command", [("dcmcjpeg", "+e1"), ("dcmcjpls", "+el"), ("dcmcrle",)], ids=lambda c: c[0]
+)
+def test_values_at_the_top_of_their_cells_are_read_as_dcmtk_writes_them(tmp_path, command, signed, bits):
+    values = smooth(bits, signed).astype("i2" if signed else "u2")
+    tags = window(bits, signed) | {"BitsStored": bits, "HighBit": 15}
+    plain = write(tmp_path / "a.dcm", values << (16 - bits), **tags)
+    radiograph = read_dicom(by_dcmtk(plain, tmp_path / "b.dcm", *command))
+    np.testing.assert_allclose(
+        radiograph.pixels, by_formula(values, bits, signed, "MONOCHROME2", tags), atol=1e-6
+    )
+
+
+# --- depth and sign that contradict the header ------------------------------------------------------
+
+
+@pytest.mark.parametrize("stream_bits", [8, 10])
+@pytest.mark.parametrize("header_bits", [12, 16])
+def test_a_stream_shallower_than_its_header_is_shown_at_its_own_depth(tmp_path, header_bits, stream_bits):
+    stored = smooth(stream_bits).astype("u2")
+    alone = read_dicom(
+        j2k_film(
+            tmp_path / "a.dcm", stored, encode_array(stored, bits_stored=stream_bits), BitsStored=stream_bits
+        )
+    )
+    tags = {"WindowCenter": 2 ** (header_bits - 1), "WindowWidth": 2**header_bits, "BitsStored": header_bits}
+    path = j2k_film(tmp_path / "b.dcm", stored, encode_array(stored, bits_stored=stream_bits), **tags)
+    radiograph = read_dicom(path)
+    np.testing.assert_array_equal(radiograph.pixels, alone.pixels)
+    assert radiograph.issues == ("bits_conflict", "bad_window")
+
+
+def test_an_eight_bit_jpeg_under_a_deeper_header_is_an_eight_bit_film(tmp_path):
+    for name, syntax in (("a", JPEGBaseline8Bit), ("b", JPEGExtended12Bit)):
+        tags = {"BitsStored": 12, "WindowCenter": 2048, "WindowWidth": 4096}
+        radiograph = read_dicom(compressed(tmp_path / name, GREY.astype("u2"), jpeg(GREY), syntax, **tags))
+        np.testing.assert_allclose(radiograph.pixels, GREY / 255, atol=0.02)
+        assert radiograph.issues == ("bits_conflict", "bad_window")
+
+
+def test_a_window_in_the_stream_s_own_units_is_kept(tmp_path):
+    tags = {"BitsStored": 16, **window(12, False)}
+    path = j2k_film(tmp_path / "a.dcm", smooth(12), encode_array(smooth(12), bits_stored=12), **tags)
+    radiograph = read_dicom(path)
+    np.testing.assert_allclose(
+        radiograph.pixels, by_formula(smooth(12), 12, False, "MONOCHROME2", tags), atol=1e-6
+    )
+    assert radiograph.issues == ("bits_conflict",)
+
+
+def test_a_lookup_table_of_the_header_s_depth_is_not_applied_to_a_shallower_stream(tmp_path):
+    tags = {"BitsStored": 12, "VOILUTSequence": [lookup_table(np.arange(4096), 0, 12)]}
+    path = j2k_film(tmp_path / "a.dcm", GREY.astype("u2"), encode_array(GREY, bits_stored=8), **tags)
+    np.testing.assert_allclose(read_dicom(path).pixels, GREY / 255, atol=1e-6)
+
+
+def test_a_stream_deeper_than_its_cells_is_shown_whole(tmp_path):
+    tags = window(12, False) | {"BitsAllocated": 8, "BitsStored": 8}
+    path = j2k_film(tmp_path / "a.dcm", GREY, encode_array(smooth(12), bits_stored=12), **tags)
+    radiograph = read_dicom(path)
+    np.testing.assert_allclose(
+        radiograph.pixels, by_formula(smooth(12), 12, False, "MONOCHROME2", tags), atol=1e-6
+    )
+    assert radiograph.issues == ("bits_conflict",)
+
+
+@pytest.mark.parametrize("signed", [False, True])
+def test_where_stream_and_header_differ_in_sign_the_picture_without_jumps_is_shown(tmp_path, signed):
+    values = smooth(12, signed)
+    tags = window(12, signed) | {"BitsStored": 12, "PixelRepresentation": int(not signed)}
+    path = j2k_film(tmp_path / "a.dcm", values, encode_array(values, bits_stored=12), **tags)
+    radiograph = read_dicom(path)
+    np.testing.assert_allclose(
+        radiograph.pixels, by_formula(values, 12, signed, "MONOCHROME2", tags), atol=1e-6
+    )
+    assert radiograph.issues == ("sign_conflict",)
+
+
+def test_a_high_bit_that_the_cells_do_not_have_is_named_and_not_used(tmp_path):
+    radiograph = read_dicom(write(tmp_path / "a.dcm", GREY, HighBit=15))
+    np.testing.assert_allclose(radiograph.pixels, GREY / 255, atol=1e-6)
+    assert radiograph.issues == ("bits_conflict",)
+
+
+def test_eight_bit_pixels_under_a_window_of_twelve_bits_keep_their_full_scale(tmp_path):
+    radiograph = read_dicom(write(tmp_path / "a.dcm", GREY, WindowCenter=2048, WindowWidth=4096))
+    np.testing.assert_allclose(radiograph.pixels, GREY / 255, atol=1e-6)
+    assert radiograph.issues == ("bad_window",)
+
+
+# --- colour -----------------------------------------------------------------------------------------
+
+RGB = np.repeat(GREY[..., None], 3, axis=2)
+PHOTOMETRIC = ["RGB", "YBR_FULL", "YBR_FULL_422", "YBR_PARTIAL_422", "YBR_ICT", "YBR_RCT"]
+
+
+def without_jfif(frame):
+    return frame[:2] + frame[4 + int.from_bytes(frame[4:6], "big") :]
+
+
+def with_adobe(frame, transform):
+    return frame[:2] + b"\xff\xee\0\x0eAdobe\0\x64\0\0\0\0" + bytes([transform]) + frame[2:]
+
+
+def untransformed(pixels):
+    """A JPEG whose components are red, green and blue, although a JFIF marker says otherwise."""
+    image = Image.frombytes("YCbCr", pixels.shape[1::-1], pixels.tobytes())
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=98, subsampling=0)
+    return buffer.getvalue()
+
+
+JPEGS = {  # frame, what it is
+    "JFIF": (lambda rgb: jpeg(rgb, subsampling=0), "YBR"),
+    "JFIF, 4:2:0": (lambda rgb: jpeg(rgb, subsampling=2), "YBR"),
+    "no marker": (lambda rgb: without_jfif(jpeg(rgb, subsampling=0)), "YBR"),
+    "no marker, 4:2:2": (lambda rgb: without_jfif(jpeg(rgb, subsampling=1)), "YBR"),
+    "Adobe 1": (lambda rgb: with_adobe(without_jfif(jpeg(rgb, subsampling=0)), 1), "YBR"),
+    "Adobe 0": (lambda rgb: with_adobe(without_jfif(untransformed(rgb)), 0), "RGB"),
+    "RGB without marker": (lambda rgb: without_jfif(untransformed(rgb)), "RGB"),
+    "RGB under JFIF": (untransformed, "RGB"),
+}
+
+
+@settings(max_examples=len(JPEGS) * len(PHOTOMETRIC), deadline=None, derandomize=True)
+@given(kind=st.sampled_from(list(JPEGS)), photometric=st.sampled_from(PHOTOMETRIC))
+def test_a_grey_film_saved_as_colour_jpeg_is_read_whatever_its_header_calls_it(
+    tmp_path_factory, kind, photometric
+):
+    make, truth = JPEGS[kind]
+    path = tmp_path_factory.getbasetemp() / "jpeg.dcm"
+    frame = make(RGB)
+    radiograph = read_dicom(
+        compressed(path, RGB, frame, JPEGBaseline8Bit, PhotometricInterpretation=photometric)
+    )
+    np.testing.assert_allclose(radiograph.pixels, GREY / 255, atol=0.02)
+    fits = photometric in {"YBR": ("YBR_FULL", "YBR_FULL_422"), "RGB": ("RGB",)}[truth]
+    assert radiograph.issues == (() if fits else ("colour_conflict",))
+
+
+@pytest.mark.parametrize("kind", ["JFIF", "JFIF, 4:2:0", "no marker, 4:2:2", "Adobe 1", "Adobe 0"])
+@pytest.mark.parametrize("photometric", ["RGB", "YBR_FULL_422", "YBR_PARTIAL_422"])
+def test_of_a_coloured_capture_the_markers_of_the_stream_say_what_its_components_are(
+    tmp_path, kind, photometric
+):
+    coloured = np.stack([GREY, 255 - GREY, np.full_like(GREY, 90)], axis=2)
+    path = compressed(
+        tmp_path / "a.dcm", coloured, JPEGS[kind][0](coloured), JPEGBaseline8Bit,
+        PhotometricInterpretation=photometric,
+    )  # fmt: skip
+    radiograph = read_dicom(path)
+    expected = np.asarray(Image.fromarray(coloured).convert("L")) / 255
+    assert np.abs(radiograph.pixels - expected).mean() < 0.02
+    assert radiograph.issues[-1] == "colour"
+
+
+@pytest.mark.parametrize("wrong", ["RGB", "YBR_FULL"])
+@pytest.mark.parametrize(
+    "syntax", ["native", "RLELossless", "JPEGLSLossless", "JPEGLosslessProcess14_1", "J2K"]
+)
+def test_a_grey_film_in_colours_that_its_header_misnames_is_grey_in_every_syntax(tmp_path, syntax, wrong):
+    stored = RGB if wrong == "YBR_FULL" else convert_color_space(RGB, "RGB", "YBR_FULL")
+    path = write(tmp_path / "a.dcm", stored, PhotometricInterpretation=wrong)
+    if syntax == "J2K":
+        path = j2k_film(path, stored, encode_array(stored, bits_stored=8), PhotometricInterpretation=wrong)
+    elif syntax != "native":
+        path = by_gdcm(path, tmp_path / "b.dcm", syntax)
+    radiograph = read_dicom(path)
+    np.testing.assert_allclose(radiograph.pixels, GREY / 255, atol=1.01 / 255)
+    assert radiograph.issues == ("colour_conflict",)
+
+
+@pytest.mark.parametrize(
+    ("stored", "frame", "tags"),
+    [
+        (RGB, jpeg(GREY), {}),
+        (RGB, jpeg(GREY), {"PhotometricInterpretation": "YBR_FULL_422"}),
+        (GREY, jpeg(RGB), {}),
+    ],
+    ids=["grey under RGB", "grey under YBR", "colours under MONOCHROME2"],
+)  # fmt: skip
+def test_the_stream_says_how_many_samples_there_are(tmp_path, stored, frame, tags):
+    radiograph = read_dicom(compressed(tmp_path / "a.dcm", stored, frame, JPEGBaseline8Bit, **tags))
+    np.testing.assert_allclose(radiograph.pixels, GREY / 255, atol=0.02)
+    assert radiograph.issues == ("samples_conflict",)
+
+
+def test_colours_under_an_inverted_grey_header_are_refused(tmp_path):
+    path = compressed(
+        tmp_path / "a.dcm", GREY, jpeg(RGB), JPEGBaseline8Bit, PhotometricInterpretation="MONOCHROME1"
+    )
+    with pytest.raises(DataError, match="holds colours, its header announces an inverted grey picture"):
+        read_dicom(path)
+
+
+def test_uncompressed_pixels_of_a_retired_subsampling_are_refused_by_name(tmp_path):
+    path = write(tmp_path / "a.dcm", RGB, PhotometricInterpretation="YBR_PARTIAL_422")
+    with pytest.raises(DataError, match="YBR_PARTIAL_422 pixels without compression"):
+        read_dicom(path)
+
+
+# --- missing elements -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("keyword", "said"),
+    [
+        ("Rows", r"Rows \(0028,0010\)"),
+        ("Columns", r"Columns \(0028,0011\)"),
+        ("SamplesPerPixel", r"Samples per Pixel \(0028,0002\)"),
+        ("PhotometricInterpretation", r"Photometric Interpretation \(0028,0004\)"),
+        ("BitsAllocated", r"Bits Allocated \(0028,0100\)"),
+        ("BitsStored", r"Bits Stored \(0028,0101\)"),
+        ("PixelRepresentation", r"Pixel Representation \(0028,0103\)"),
+    ],
+)
+@pytest.mark.parametrize("empty", [False, True])
+@pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, RLELossless])
+def test_a_missing_element_is_named_with_its_tag(tmp_path, syntax, keyword, said, empty):
+    dataset = pydicom.dcmread(write(tmp_path / "a.dcm", smooth(12), syntax, BitsStored=12))
+    setattr(dataset, keyword, None) if empty else delattr(dataset, keyword)
+    dataset.save_as(tmp_path / "b.dcm")
+    with pytest.raises(DataError, match=f"b.dcm lacks {said}, without which its pixels cannot be read"):
+        read_image(tmp_path / "b.dcm")
+
+
+def test_the_order_of_colours_is_asked_for_only_where_it_is_needed(tmp_path):
+    with pytest.raises(DataError, match=r"lacks Planar Configuration \(0028,0006\)"):
+        read_image(write(tmp_path / "a.dcm", RGB, remove=["PlanarConfiguration"]))
+    path = compressed(tmp_path / "b.dcm", RGB, jpeg(RGB), JPEGBaseline8Bit, remove=["PlanarConfiguration"],
+                      PhotometricInterpretation="YBR_FULL_422")  # fmt: skip
+    np.testing.assert_allclose(read_image(path).pixels, GREY / 255, atol=0.02)
+
+
+@pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, RLELossless, JPEG2000Lossless])
+def test_a_missing_high_bit_is_the_one_that_the_standard_prescribes(tmp_path, syntax):
+    tags = window(12, False)
+    whole = read_dicom(write(tmp_path / "a.dcm", smooth(12), syntax, BitsStored=12, **tags))
+    bare = read_dicom(
+        write(tmp_path / "b.dcm", smooth(12), syntax, BitsStored=12, **tags, remove=["HighBit"])
+    )
+    np.testing.assert_array_equal(bare.pixels, whole.pixels)
+    assert bare.issues == ()
+
+
+# --- bounds -----------------------------------------------------------------------------------------
+
+
+def j2k(edit, shape=(200, 180)):
+    """A JPEG 2000 stream of zeros, changed by edit(stream, where its COD segment begins)."""
+    stream = bytearray(encode_array(np.zeros(shape, "u2"), bits_stored=12))
+    return bytes(edit(stream, stream.index(b"\xff\x52")) or stream)
+
+
+def of_size(stream, _, size=60_000):
+    stream[8:16] = stream[24:32] = struct.pack(">2I", size, size)
+
+
+def small_precincts(stream, at):
+    levels = stream[at + 9]
+    sizes = b"\0" + b"\x11" * levels
+    segment = b"\xff\x52" + struct.pack(">HB", 12 + len(sizes), stream[at + 4] | 1) + stream[at + 5 : at + 14]
+    return stream[:at] + segment + sizes + stream[at + 14 :]
+
+
+def small_tiles(stream, _):
+    stream[24:32] = struct.pack(">2I", 4, 4)
+
+
+def many_samples(stream, _):
+    stream[40:42] = struct.pack(">H", 16_384)
+    stream[4:6] = struct.pack(">H", 38 + 3 * 16_384)
+    return stream[:42] + b"\x0b\1\1" * 16_384 + stream[45:]
+
+
+def many_layers(stream, at):
+    stream[at + 6 : at + 8] = b"\xff\xff"
+
+
+def boxed(stream):
+    """A JP2 file of the stream, with a box before it."""
+    signature = b"\0\0\0\x0cjP  \r\n\x87\n"
+    return signature + struct.pack(">I4s", 20, b"ftyp") + b"jp2 \0\0\0\0jp2 " + b"\0\0\0\0jp2c" + stream
+
+
+@pytest.mark.parametrize("wrap", [bytes, boxed], ids=["stream", "JP2"])
+@pytest.mark.parametrize("syntax", [JPEG2000Lossless, HTJ2K])
+@pytest.mark.parametrize(
+    ("edit", "reason"),
+    [
+        (of_size, "holds 60000 rows and 60000 columns, its header announces 200 and 180"),
+        (small_tiles, "has 2250 tiles or precincts"),
+        (small_precincts, "tiles or precincts"),
+        (many_samples, "holds 16384 samples"),
+        (many_layers, "more than 1024 layers"),
+    ],
+)
+def test_a_jpeg_2000_frame_beyond_its_header_is_refused_before_it_is_decoded(
+    tmp_path, monkeypatch, edit, reason, syntax, wrap
+):
+    monkeypatch.setattr("openjpeg.utils.decode", lambda *_, **__: pytest.fail("it was decoded"))
+    path = j2k_film(tmp_path / "a.dcm", np.zeros((200, 180), "u2"), wrap(j2k(edit)), BitsStored=12)
+    dataset = pydicom.dcmread(path)
+    dataset.file_meta.TransferSyntaxUID = syntax
+    dataset.save_as(path)
+    with pytest.raises(DataError, match=reason):
+        read_image(path)
+
+
+def test_precincts_in_the_header_of_a_tile_count_too(tmp_path):
+    def into_tile(stream, at):
+        changed = small_precincts(bytearray(stream), at)
+        segment = changed[at : at + 15 + stream[at + 9]]
+        tile = stream.index(b"\xff\x90")
+        length = int.from_bytes(stream[tile + 6 : tile + 10], "big") + len(segment)
+        head = stream[tile : tile + 6] + struct.pack(">I", length) + stream[tile + 10 : tile + 12]
+        return stream[:tile] + head + segment + stream[tile + 12 :]
+
+    path = j2k_film(tmp_path / "a.dcm", np.zeros((200, 180), "u2"), j2k(into_tile), BitsStored=12)
+    with pytest.raises(DataError, match="tiles or precincts"):
+        read_image(path)
+
+
+def test_a_jpeg_2000_film_in_boxes_is_read_as_without(tmp_path):
+    frame = encode_array(smooth(12), bits_stored=12)
+    bare = read_dicom(j2k_film(tmp_path / "a.dcm", smooth(12), frame, BitsStored=12))
+    inside = read_dicom(j2k_film(tmp_path / "b.dcm", smooth(12), boxed(frame), BitsStored=12))
+    np.testing.assert_array_equal(inside.pixels, bare.pixels)
+
+
+@pytest.mark.parametrize("syntax", [JPEGBaseline8Bit, JPEGExtended12Bit, JPEGLosslessSV1, JPEGLSLossless])
+def test_a_jpeg_frame_beyond_its_header_is_refused_before_it_is_decoded(tmp_path, monkeypatch, syntax):
+    monkeypatch.setattr("pydicom.pixels.pixel_array", lambda *_, **__: pytest.fail("it was decoded"))
+    monkeypatch.setattr("PIL.Image.open", lambda *_, **__: pytest.fail("it was decoded"))
+    frame = b"\xff\xd8\xff" + (b"\xf7" if syntax == JPEGLSLossless else b"\xc3")
+    frame += struct.pack(">HBHHB", 11, 8, 60_000, 60_000, 1) + b"\1\x11\0"
+    with pytest.raises(DataError, match="holds 60000 rows and 60000 columns"):
+        read_image(compressed(tmp_path / "a.dcm", GREY, frame, syntax))
+
+
+@pytest.mark.parametrize(
+    ("segments", "reason"),
+    [
+        ([b"\x81\0" * 4000], "unpacks to 3072 bytes, its header announces 1440"),
+        ([b"\x81\0" * 3], "unpacks to 384 bytes"),
+        ([b"\x81\0" * 12] * 2, "holds 2 segments, its header announces 1"),
+    ],
+)
+def test_an_rle_frame_beyond_its_header_is_refused_before_it_is_decoded(
+    tmp_path, monkeypatch, segments, reason
+):
+    monkeypatch.setattr("pydicom.pixels.pixel_array", lambda *_, **__: pytest.fail("it was decoded"))
+    starts = np.cumsum([64, *map(len, segments)])[:-1].tolist()
+    header = struct.pack("<16I", len(segments), *starts, *[0] * (15 - len(starts)))
+    write(tmp_path / "a.dcm", GREY)
+    dataset = pydicom.dcmread(tmp_path / "a.dcm")
+    dataset.file_meta.TransferSyntaxUID = RLELossless
+    dataset.PixelData = encapsulate([header + b"".join(segments)])
+    dataset.save_as(tmp_path / "b.dcm")
+    with pytest.raises(DataError, match=reason):
+        read_image(tmp_path / "b.dcm")
+
+
+def test_a_frame_that_ends_within_its_header_is_refused(tmp_path):
+    for name, frame in (("a", b"\xff\x4f\xff\x51\0\x29"), ("b", b"\0\0\0\x0cjP  \r\n\x87\n")):
+        with pytest.raises(DataError, match="has no whole header|has no code stream"):
+            read_image(j2k_film(tmp_path / name, GREY, frame))
+
+
+def test_pixels_of_several_frames_under_a_header_of_one_are_refused(tmp_path):
+    path = write(tmp_path / "a.dcm", GREY, PixelData=GREY.tobytes() * 2)
+    with pytest.raises(DataError, match="its pixels have 2880 bytes, its header announces one frame of 1440"):
+        read_image(path)
+
+
+def deflated_bomb(path, megabytes):
+    """A film in some kilobytes, whose private element inflates to so many megabytes."""
+    write(path, GREY, DeflatedExplicitVRLittleEndian)
+    content = path.read_bytes()
+    start = 144 + int.from_bytes(content[140:144], "little")
+    plain = zlib.decompress(content[start:], -15)
+    packer = zlib.compressobj(9, zlib.DEFLATED, -15)
+    zeros, size = b"\0" * (1 << 20), megabytes << 20
+    packed = packer.compress(plain + struct.pack("<HH2sHI", 0x7FE1, 0x1010, b"OB", 0, size))
+    packed += b"".join(packer.compress(zeros) for _ in range(megabytes)) + packer.flush()
+    path.write_bytes(content[:start] + packed)
+    return path
+
+
+def test_a_deflated_bomb_is_refused_by_its_header_and_by_its_pixels(tmp_path, monkeypatch):
+    monkeypatch.setattr("evax.data.dicom.header.LARGEST_INFLATED", 3 << 20)
+    path = deflated_bomb(tmp_path / "a.dcm", 9)
+    assert path.stat().st_size < 20_000
+    for read in (read_header, read_image):
+        with pytest.raises(DataError, match="inflates to more than 3 MB"):
+            read(path)
+    np.testing.assert_allclose(read_image(deflated_bomb(path, 1)).pixels, GREY / 255, atol=1e-6)
+
+
+PEAK = """
+import resource, sys
+from evax.data.pictures import read_image
+from evax.errors import DataError
+read_image(sys.argv[1])
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+for path in sys.argv[2:]:
+    try:
+        read_image(path)
+    except DataError:
+        continue
+    sys.exit(f"{path} was read")
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
+"""
+
+
+def test_a_film_of_a_few_kilobytes_takes_no_more_memory_than_its_header_announces(tmp_path):
+    shape, whole = (1955, 1841), tmp_path / "whole.dcm"
+    stored = np.zeros(shape, "u2")
+    j2k_film(whole, stored, j2k(lambda *_: None, shape), BitsStored=12)
+    bombs = [
+        j2k_film(tmp_path / f"{edit.__name__}.dcm", stored, j2k(edit, shape), BitsStored=12)
+        for edit in (of_size, small_tiles, small_precincts, many_samples)
+    ]
+    assert max(path.stat().st_size for path in bombs) < 200_000
+    bombs.append(deflated_bomb(tmp_path / "deflated.dcm", 400))
+    found = subprocess.run(
+        [sys.executable, "-c", PEAK, whole, *bombs], capture_output=True, text=True, check=True
+    )
+    assert int(found.stdout) < 64  # MB above what one whole film takes; 7,100 by the first bomb alone
