@@ -479,7 +479,7 @@ def deflated_bomb(path, megabytes):
     content = path.read_bytes()
     start = 144 + int.from_bytes(content[140:144], "little")
     plain = zlib.decompress(content[start:], -15)
-    packer = zlib.compressobj(9, zlib.DEFLATED, -15)
+    packer = zlib.compressobj(1, zlib.DEFLATED, -15)
     zeros, size = b"\0" * (1 << 20), megabytes << 20
     packed = packer.compress(plain + struct.pack("<HH2sHI", 0x7FE1, 0x1010, b"OB", 0, size))
     packed += b"".join(packer.compress(zeros) for _ in range(megabytes)) + packer.flush()
@@ -490,7 +490,7 @@ def deflated_bomb(path, megabytes):
 def test_a_deflated_bomb_is_refused_by_its_header_and_by_its_pixels(tmp_path, monkeypatch):
     monkeypatch.setattr("evax.data.dicom.header.LARGEST_INFLATED", 3 << 20)
     path = deflated_bomb(tmp_path / "a.dcm", 9)
-    assert path.stat().st_size < 20_000
+    assert path.stat().st_size < 100_000
     for read in (read_header, read_image):
         with pytest.raises(DataError, match="inflates to more than 3 MB"):
             read(path)
@@ -522,7 +522,7 @@ def test_a_film_of_a_few_kilobytes_takes_no_more_memory_than_its_header_announce
         for edit in (of_size, small_tiles, small_precincts, many_samples)
     ]
     assert max(path.stat().st_size for path in bombs) < 200_000
-    bombs.append(deflated_bomb(tmp_path / "deflated.dcm", 400))
+    bombs.append(deflated_bomb(tmp_path / "deflated.dcm", 300))
     found = subprocess.run(
         [sys.executable, "-c", PEAK, whole, *bombs], capture_output=True, text=True, check=True
     )

@@ -83,22 +83,10 @@ def read_dicom(path: str | os.PathLike[str]) -> Radiograph:
 
 
 def _refuse_unsuitable(header: Dataset, path: str | os.PathLike[str]) -> None:
-    from pydicom.datadict import dictionary_description
-    from pydicom.tag import Tag
-
     if "Rows" not in header and "Columns" not in header:
         kind = known_name(header.get("SOPClassUID")) or "DICOM object"
         raise DataError(f"{path} has no pixel data, it is a {kind}: leave it out.")
-    native = not getattr(header.file_meta.get("TransferSyntaxUID"), "is_encapsulated", False)
-    planes = ["PlanarConfiguration"] if native and header.get("SamplesPerPixel") == 3 else []
-    for keyword in (*REQUIRED, *planes):
-        if header.get(keyword) in (None, ""):
-            tag = Tag(keyword)
-            number = f"({tag.group:04X},{tag.element:04X})"
-            raise DataError(
-                f"{path} lacks {dictionary_description(tag)} {number}, without which its pixels cannot be "
-                f'read: export it again, or add the right value, as by dcmodify -i "{number}=VALUE".'
-            )
+    _check_present(header, path, REQUIRED)
     refuse_huge(path, int(header.Columns), int(header.Rows))
     if (frames := header.get("NumberOfFrames") or 1) > 1:
         raise DataError(f"{path} has {int(frames)} frames: a film has one. Export the wanted frame alone.")
@@ -106,10 +94,27 @@ def _refuse_unsuitable(header: Dataset, path: str | os.PathLike[str]) -> None:
         raise DataError(f"{path} has {int(bits)} bits per pixel: films have at most 16. Export it with 16.")
 
 
+def _check_present(dataset: Dataset, path: str | os.PathLike[str], keywords: tuple[str, ...]) -> None:
+    from pydicom.datadict import dictionary_description
+    from pydicom.tag import Tag
+
+    for keyword in keywords:
+        if dataset.get(keyword) in (None, ""):
+            tag = Tag(keyword)
+            number = f"({tag.group:04X},{tag.element:04X})"
+            raise DataError(
+                f"{path} lacks {dictionary_description(tag)} {number}, without which its pixels cannot be "
+                f'read: export it again, or add the right value, as by dcmodify -i "{number}=VALUE".'
+            )
+
+
 def _check_photometric(dataset: Dataset, path: str | os.PathLike[str]) -> None:
     """Raise DataError unless the meaning of the values is known; a guess would show one film in two wrong."""
     photometric, samples = text(dataset, "PhotometricInterpretation"), dataset.SamplesPerPixel
-    if "PARTIAL" in photometric and not dataset["PixelData"].is_undefined_length:
+    is_native = not dataset["PixelData"].is_undefined_length
+    if is_native and samples == 3:
+        _check_present(dataset, path, ("PlanarConfiguration",))
+    if is_native and "PARTIAL" in photometric:
         raise DataError(
             f"{path} holds {photometric} pixels without compression, a retired form: export it as RGB."
         )
