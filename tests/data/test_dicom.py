@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+import struct
 import warnings
 
 import numpy as np
@@ -590,6 +591,53 @@ def test_a_file_that_lacks_only_its_preamble_is_read(tmp_path):
     whole = read_dicom(path)
     path.write_bytes(path.read_bytes()[132:])
     assert read_image(path).issues == whole.issues
+
+
+def group_length(syntax, group, length):
+    """The element (group,0000) that old files begin with."""
+    order = ">" if syntax == "big_endian" else "<"
+    if syntax == "implicit":
+        return struct.pack("<HHII", group, 0, 4, length)
+    return struct.pack(f"{order}HH2sHI", group, 0, b"UL", 4, length)
+
+
+@pytest.mark.parametrize("length", [0, 4, 260, 0x41424344, 2**32 - 1])
+@pytest.mark.parametrize("syntax", ["explicit", "implicit", "big_endian"])
+def test_a_bare_data_set_that_begins_with_its_group_length_is_read(tmp_path, syntax, length):
+    path = write(tmp_path / "a.dcm", film(12), SYNTAXES[syntax], BitsStored=12)
+    whole = read_dicom(path)
+    (tmp_path / "bare").write_bytes(group_length(syntax, 8, length) + bare(path))
+    radiograph = read_image(tmp_path / "bare")
+    np.testing.assert_array_equal(radiograph.pixels, whole.pixels)
+    assert radiograph.issues == ("no_transfer_syntax", *whole.issues)
+    assert read_header(tmp_path / "bare").patient_id == SECRET
+
+
+def test_meta_information_without_preamble_and_group_length_is_read(tmp_path):
+    path = write(tmp_path / "a.dcm", film(12), BitsStored=12)
+    whole = read_dicom(path)
+    path.write_bytes(path.read_bytes()[144:])
+    np.testing.assert_array_equal(read_image(path).pixels, whole.pixels)
+
+
+@settings(max_examples=300, deadline=None, derandomize=True)
+@given(
+    start=st.sampled_from([b"", b"\x08\0", b"\0\x08", b"\x02\0", b"\x08\0\0\0\x04\0\0\0", b"\x08\0\x05\0CS"]),
+    rest=st.binary(min_size=8, max_size=300),
+)
+def test_bytes_that_are_no_elements_are_no_dicom(tmp_path_factory, start, rest):
+    path = tmp_path_factory.getbasetemp() / "junk"
+    path.write_bytes(start + rest)
+    assert not is_dicom(path)
+
+
+@pytest.mark.parametrize("syntax", ["explicit", "implicit", "big_endian"])
+def test_elements_out_of_order_or_beyond_the_file_are_no_dicom(tmp_path, syntax):
+    path = write(tmp_path / "a.dcm", film(12), SYNTAXES[syntax], BitsStored=12)
+    whole = bare(path)
+    for content in (group_length(syntax, 8, 9) * 2, whole[:20], group_length(syntax, 6, 9) + whole):
+        path.write_bytes(content)
+        assert not is_dicom(path)
 
 
 def test_dicom_is_recognised_by_content_not_by_suffix(tmp_path):

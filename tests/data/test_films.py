@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from evax.data.films import files_below
+import pytest
+from pydicom.uid import BasicTextSRStorage
+from tests.dicoms import SECRET, film, write
+
+from evax.data.films import count_films, files_below, find_films, kind_of_other
+from evax.errors import DataError
 
 
 def test_linked_folders_are_read_and_none_of_them_twice_or_for_ever(tmp_path):
@@ -15,3 +20,44 @@ def test_linked_folders_are_read_and_none_of_them_twice_or_for_ever(tmp_path):
     (outside / "round").symlink_to(inside)
     (inside / "broken.png").symlink_to(tmp_path / "nowhere.png")
     assert [path.relative_to(inside).as_posix() for path in files_below(inside)] == ["a-link/c.png", "b.png"]
+
+
+@pytest.fixture
+def mixed(tmp_path):
+    """A film, and files of many kinds whose names are a person's."""
+    write(tmp_path / "film", film(8))
+    write(tmp_path / "DICOMDIR", film(8))
+    for name, content in {
+        "report.PDF": b"%PDF-1.7", SECRET: b"%PDF-1.4", "list.csv": b"a,b", f"film.{SECRET}": b"\x08\0",
+        "movie.webp": b"RIFF", "NOTES": b"no film, only text that is long enough to be looked into",
+        "cut.JP2": b"",
+    }.items():  # fmt: skip
+        (tmp_path / name).write_bytes(content)
+    return tmp_path
+
+
+def test_what_is_no_film_is_counted_by_kind_in_one_warning_without_a_name(mixed, caplog):
+    assert count_films((mixed,)) == 1
+    assert [path.name for path in find_films((mixed,))] == ["film"]
+    (warning,) = [record.getMessage() for record in caplog.records]
+    assert warning.startswith(f"{mixed}: 8 files are no films and are passed over: 2 PDF, ")
+    assert set(warning.split(": ", 2)[2].rstrip(".").split(", ")) == {
+        "2 PDF", "1 .csv", "1 .jp2", "1 .webp", "1 DICOMDIR", "1 no suffix", "1 unknown",
+    }  # fmt: skip
+    assert SECRET not in warning
+
+
+def test_a_folder_of_films_alone_needs_no_warning_and_one_without_films_tells_its_kinds(mixed, caplog):
+    count_films((mixed / "film",))
+    assert not caplog.text
+    (mixed / "film").unlink()
+    with pytest.raises(DataError, match="No film found"):
+        count_films((mixed,))
+    assert "8 files are no films" in caplog.text
+
+
+def test_a_dicom_without_pixels_is_called_by_its_class(tmp_path):
+    path = write(tmp_path / "a", film(8), SOPClassUID=BasicTextSRStorage, remove=["Rows", "PixelData"])
+    assert kind_of_other(path) == "Basic Text SR Storage"
+    write(path, film(8), SOPClassUID="1.2.3.99", remove=["Rows", "PixelData"])
+    assert kind_of_other(path) == "DICOM without pixels"

@@ -529,6 +529,7 @@ def test_a_tree_of_dicoms_gives_its_frontal_films_by_pseudonym(tree, caplog):
     table = manifest.table.set_index("file")
     assert list(table.index) == ["ADA1/1.dcm", "ADA1/2", "BOB2/1.dcm", "nobody/1.dcm"]
     assert "4 films; left out: 1 lateral films, 2 other files." in caplog.text
+    assert "2 files are no chest films and are left out: 1 DICOMDIR, 1 .txt." in caplog.text
     assert table["patient"].nunique() == 3
     assert table.at["ADA1/1.dcm", "patient"] == table.at["ADA1/2", "patient"]
     assert table.at["ADA1/1.dcm", "study"] == table.at["ADA1/2", "study"] != ""
@@ -604,6 +605,8 @@ def test_an_object_without_pictures_is_another_file_and_a_film_without_its_pixel
     film.save_as(tree / "BOB2" / "document.dcm")
     manifest = from_dicom(tree)
     assert "6 films; left out: 1 lateral films, 3 other files." in caplog.text
+    name = {"SR": "Basic Text SR Storage", "RTPLAN": "RT Plan Storage", "DX": "Encapsulated PDF Storage"}
+    assert f"no chest films and are left out: 1 {name[modality]}, 1 DICOMDIR, 1 .txt." in caplog.text
     files = manifest.table.set_index("image")["file"]
     assert "BOB2/document.dcm" not in set(files)
     (fault,) = check_disk(manifest)
@@ -668,7 +671,10 @@ def test_one_patient_with_most_of_the_films_is_warned_of(dicom_film, tmp_path, c
     ("tags", "what"),
     [
         ({"BodyPartExamined": "HAND"}, "1 films of other body parts"),
+        ({"BodyPartExamined": "HAND"}, "1 files are no chest films and are left out: 1 body_part_HAND."),
         ({"Modality": "CT"}, "1 pictures of other modalities"),
+        ({"Modality": "CT"}, "1 files are no chest films and are left out: 1 modality_CT."),
+        ({"Modality": "ADA LOVELACE"}, "no chest films and are left out: 1 modality_unknown."),
         ({"BurnedInAnnotation": "YES"}, "1 films with burned-in names"),
     ],
 )
