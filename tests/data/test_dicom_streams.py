@@ -433,7 +433,7 @@ def test_a_jpeg_frame_beyond_its_header_is_refused_before_it_is_decoded(tmp_path
     monkeypatch.setattr("pydicom.pixels.pixel_array", lambda *_, **__: pytest.fail("it was decoded"))
     monkeypatch.setattr("PIL.Image.open", lambda *_, **__: pytest.fail("it was decoded"))
     frame = b"\xff\xd8\xff" + (b"\xf7" if syntax == JPEGLSLossless else b"\xc3")
-    frame += struct.pack(">HBHHB", 11, 8, 60_000, 60_000, 1) + b"\1\x11\0"
+    frame += struct.pack(">HBHHB", 11, 8, 60_000, 60_000, 1) + b"\1\x11\0" + b"\xff\xda\0\x08\1\1\0\0\0\0"
     with pytest.raises(DataError, match="holds 60000 rows and 60000 columns"):
         read_image(compressed(tmp_path / "a.dcm", GREY, frame, syntax))
 
@@ -459,6 +459,25 @@ def test_an_rle_frame_beyond_its_header_is_refused_before_it_is_decoded(
     dataset.save_as(tmp_path / "b.dcm")
     with pytest.raises(DataError, match=reason):
         read_image(tmp_path / "b.dcm")
+
+
+@pytest.mark.parametrize("syntax", ["JPEGLosslessProcess14", "JPEGLosslessProcess14_1", "extended"])
+def test_a_jpeg_header_on_which_gdcm_would_end_the_process_is_refused(tmp_path, syntax):
+    path = write(tmp_path / "a.dcm", smooth(12), BitsStored=12)
+    if syntax == "extended":
+        path = by_dcmtk(path, tmp_path / "b.dcm", "dcmcjpeg", "+ee")
+    else:
+        path = by_gdcm(path, tmp_path / "b.dcm", syntax)
+    whole = path.read_bytes()
+    table = whole.index(b"\xff\xc4")  # cut short: its last bytes lie between two segments
+    shorter = (int.from_bytes(whole[table + 2 : table + 4], "big") - 3).to_bytes(2, "big")
+    path.write_bytes(whole[: table + 2] + shorter + whole[table + 4 :])
+    with pytest.raises(DataError, match="broken marker"):
+        read_image(path)
+    if (at := whole.find(b"JFIF\0")) > 0:
+        path.write_bytes(whole[: at + 5] + b"\x5a" + whole[at + 6 :])
+        with pytest.raises(DataError, match="unknown version of JFIF"):
+            read_image(path)
 
 
 def test_a_frame_that_ends_within_its_header_is_refused(tmp_path):

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from pydicom import Dataset
 
 START_OF_FRAME = {0xF7, *range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}  # JPEG-LS and JPEG: a picture's size
-APP0, APP14 = 0xE0, 0xEE  # JFIF, Adobe
+START_OF_SCAN, APP0, APP14 = 0xDA, 0xE0, 0xEE  # the last two: JFIF, Adobe
 JP2 = b"\0\0\0\x0cjP  "
 START_OF_CODE_STREAM, TILE_PART, START_OF_DATA = b"\xff\x4f\xff\x51", b"\xff\x90", b"\xff\x93"
 COD, COC = b"\xff\x52", b"\xff\x53"  # coding styles of all samples, of one
@@ -71,22 +71,26 @@ def read_stream(dataset: Dataset) -> Stream | None:
 
 def _jpeg(frame: bytes) -> Stream:
     """JPEG and JPEG-LS (ITU T.81 annex B, T.87 annex C); the colour as libjpeg takes it."""
-    position, colour = 2, ""
-    while (marker := frame[position + 1]) not in START_OF_FRAME:
-        if frame[position] != 0xFF:
+    position, colour, size = 2, "", b""
+    while (marker := frame[position + 1]) != START_OF_SCAN or frame[position] != 0xFF:
+        if frame[position] != 0xFF:  # gdcm ends the whole process on bytes between two segments
             raise Unfit("its JPEG frame has a broken marker")
         if marker == 0xFF:  # a fill byte
             position += 1
             continue
         length = int.from_bytes(frame[position + 2 : position + 4], "big")
         content = frame[position + 4 : position + 2 + length]
-        if marker == APP0 and content.startswith(b"JFIF\0"):
+        if marker in START_OF_FRAME:
+            size = size or content
+        elif marker == APP0 and content.startswith(b"JFIF\0"):
+            if content[5] != 1:  # so it does on another version of JFIF
+                raise Unfit("its JPEG frame is of an unknown version of JFIF")
             colour = "YBR"
         elif marker == APP14 and content.startswith(b"Adobe") and len(content) >= 12:
             colour = colour or ("YBR" if content[11] == 1 else "RGB")
         position += 2 + length
-    bits, rows, columns, samples = struct.unpack_from(">BHHB", frame, position + 4)
-    components = frame[position + 10 : position + 10 + 3 * samples]
+    bits, rows, columns, samples = struct.unpack_from(">BHHB", size)
+    components = size[6 : 6 + 3 * samples]
     if not colour and components[::3] == b"RGB":
         colour = "RGB"
     if not colour and samples == 3 and components[1] > components[4]:
