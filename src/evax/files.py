@@ -167,8 +167,19 @@ def save_tensors(tensors: Mapping[str, Tensor], path: Path, metadata: dict[str, 
             )
         except SafetensorError as error:  # a full disk comes out of safetensors as its own kind of error
             raise OSError(str(error)) from error
+        _sort_metadata(unfinished)
         # safetensors makes files for their owner only; who may read the folder may read its weights
         unfinished.chmod(path.parent.stat().st_mode & 0o666)
+
+
+def _sort_metadata(path: Path) -> None:
+    """Makes a safetensors file a function of its content: safetensors writes metadata in random order."""
+    with path.open("r+b") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(length))
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        file.seek(8)
+        file.write(json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode().ljust(length))
 
 
 def write_json(content: Any, path: Path) -> None:

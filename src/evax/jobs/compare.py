@@ -76,54 +76,58 @@ def compare(config: CompareConfig) -> Path:
     from evax.reporting.published import published_beside
     from evax.reporting.runs import read_runs
     from evax.training.environment import environment
-    from evax.training.tracking import progress_bar, start_run
+    from evax.training.tracking import progress_bar, run_folder
 
     runs = read_runs(config.runs, config.names)
     refuse_too_few_or_many(runs)
     references = references_of(runs.entries, config.reference)
     published = [row for table in config.published for row in published_beside(table, runs.findings)]
-    log = start_run(config.out, config, resume=False)
-    learned_by_all = np.all([entry.learned for entry in runs.entries], axis=0)  # (K,)
-    if not learned_by_all.any():
-        raise DataError(
-            "No finding was learned by all rows: there is nothing to take a mean over. Leave out the "
-            "smallest shares of the labels, or learn from more patients."
-        )
-    ground = Ground(
-        runs.labels, runs.test.patients, runs.exclusive, config.resamples, config.seed, learned_by_all
-    )
-    with progress_bar("resampling patients", sum(len(entry.trainings) for entry in runs.entries)) as advance:
-        scored = [
-            score_network(
-                [training.test.probabilities for training in entry.trainings],
-                [training.thresholds for training in entry.trainings],
-                entry.learned,
-                ground,
-                on_training=lambda: advance(""),
+    with run_folder(config.out, config) as log:
+        learned_by_all = np.all([entry.learned for entry in runs.entries], axis=0)  # (K,)
+        if not learned_by_all.any():
+            raise DataError(
+                "No finding was learned by all rows: there is nothing to take a mean over. Leave out the "
+                "smallest shares of the labels, or learn from more patients."
             )
-            for entry in runs.entries
-        ]
-    timing = {
-        "repeats": config.repeats, "threads": config.threads, "batch": 1, "precision": "float32",
-        "load_before": round(os.getloadavg()[0], 1) if hasattr(os, "getloadavg") else None,
-    }  # fmt: skip
-    rows = rows_of(runs, scored, costs_of(runs, config.repeats, config.threads), ground, config.prevalence)
-    differences = differences_of(runs.entries, scored, references, ground)
-    content = {
-        "kind": "compare",
-        "format": FORMAT,
-        **ground_in_words(runs, references, ground),
-        "rows": rows,
-        "differences": differences,
-        "published": [asdict(row) for row in published],
-        "timing": timing,
-        "environment": environment(),
-    }
-    write_json(content, config.out / "compare.json")
-    write_tables(content, config.out)
-    page = config.out / "compare.html"
-    write_compare_page(page, content, draw_figures(content, runs.sweeps, published, config.out))
-    log.write("compared", rows=len(rows), differences=len(differences))
+        ground = Ground(
+            runs.labels, runs.test.patients, runs.exclusive, config.resamples, config.seed, learned_by_all
+        )
+        with progress_bar(
+            "resampling patients", sum(len(entry.trainings) for entry in runs.entries)
+        ) as advance:
+            scored = [
+                score_network(
+                    [training.test.probabilities for training in entry.trainings],
+                    [training.thresholds for training in entry.trainings],
+                    entry.learned,
+                    ground,
+                    on_training=lambda: advance(""),
+                )
+                for entry in runs.entries
+            ]
+        timing = {
+            "repeats": config.repeats, "threads": config.threads, "batch": 1, "precision": "float32",
+            "load_before": round(os.getloadavg()[0], 1) if hasattr(os, "getloadavg") else None,
+        }  # fmt: skip
+        rows = rows_of(
+            runs, scored, costs_of(runs, config.repeats, config.threads), ground, config.prevalence
+        )
+        differences = differences_of(runs.entries, scored, references, ground)
+        content = {
+            "kind": "compare",
+            "format": FORMAT,
+            **ground_in_words(runs, references, ground),
+            "rows": rows,
+            "differences": differences,
+            "published": [asdict(row) for row in published],
+            "timing": timing,
+            "environment": environment(),
+        }
+        write_json(content, config.out / "compare.json")
+        write_tables(content, config.out)
+        page = config.out / "compare.html"
+        write_compare_page(page, content, draw_figures(content, runs.sweeps, published, config.out))
+        log.write("compared", rows=len(rows), differences=len(differences))
     return page
 
 
@@ -145,27 +149,27 @@ def compare_pretrainings(config: CompareConfig) -> Path:
     from evax.reporting.pretraining_page import differing_recipes, pretraining_rows, write_pretraining_page
     from evax.reporting.run_files import read_log
     from evax.training.environment import environment
-    from evax.training.tracking import start_run
+    from evax.training.tracking import run_folder
 
     refuse_unused(config, "Pre-trainings are shown as they are, with no test films to resample")
     rows, first = pretraining_rows(config.runs, config.names), config.runs[0]
     curves = read_curves(config.runs, [row["name"] for row in rows])
-    log = start_run(config.out, config, resume=False)
-    content = {
-        "kind": "compare-pretrainings",
-        "format": FORMAT,
-        "probe_store": probe_path(first),
-        "probe_fingerprint": probe_store_of(first, read_log(first / "log.jsonl")),
-        "recipe_differs": differing_recipes(config.runs),
-        "rows": rows,
-        "environment": environment(),
-    }
-    write_json(content, config.out / "compare.json")
-    write_rows(rows, config.out / "compare.csv")
-    figure, page = pretraining_figure(curves), config.out / "compare.html"
-    write_figure(figure, points_of(curves), config.out / "pretrainings")
-    write_pretraining_page(page, content, figure)
-    log.write("compared", rows=len(rows))
+    with run_folder(config.out, config) as log:
+        content = {
+            "kind": "compare-pretrainings",
+            "format": FORMAT,
+            "probe_store": probe_path(first),
+            "probe_fingerprint": probe_store_of(first, read_log(first / "log.jsonl")),
+            "recipe_differs": differing_recipes(config.runs),
+            "rows": rows,
+            "environment": environment(),
+        }
+        write_json(content, config.out / "compare.json")
+        write_rows(rows, config.out / "compare.csv")
+        figure, page = pretraining_figure(curves), config.out / "compare.html"
+        write_figure(figure, points_of(curves), config.out / "pretrainings")
+        write_pretraining_page(page, content, figure)
+        log.write("compared", rows=len(rows))
     return page
 
 
@@ -183,26 +187,26 @@ def compare_segmentations(config: CompareConfig) -> Path:
         write_segmentation_page,
     )
     from evax.training.environment import environment
-    from evax.training.tracking import start_run
+    from evax.training.tracking import run_folder
 
     refuse_unused(config, "Segmentations are compared by their masks", "reference", "resamples", "seed")
     runs = read_segmentations(config.runs, config.names)
     differences = differences_of(runs, config.reference, config.resamples, config.seed)
-    log = start_run(config.out, config, resume=False)
-    content = {
-        "kind": "compare-segmentations",
-        "format": FORMAT,
-        "data_fingerprint": runs[0].report["data_fingerprint"],
-        "test": runs[0].report["test"],
-        "protocol": agreed([run.report["protocol"] for run in runs]),
-        "resamples": config.resamples,
-        "rows": rows_of(runs),
-        "differences": differences,
-        "environment": environment(),
-    }
-    write_json(content, config.out / "compare.json")
-    page = write_segmentation_page(config.out, content)
-    log.write("compared", rows=len(runs), differences=len(differences))
+    with run_folder(config.out, config) as log:
+        content = {
+            "kind": "compare-segmentations",
+            "format": FORMAT,
+            "data_fingerprint": runs[0].report["data_fingerprint"],
+            "test": runs[0].report["test"],
+            "protocol": agreed([run.report["protocol"] for run in runs]),
+            "resamples": config.resamples,
+            "rows": rows_of(runs),
+            "differences": differences,
+            "environment": environment(),
+        }
+        write_json(content, config.out / "compare.json")
+        page = write_segmentation_page(config.out, content)
+        log.write("compared", rows=len(runs), differences=len(differences))
     return page
 
 

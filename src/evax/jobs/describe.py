@@ -27,7 +27,7 @@ class DescribeConfig:
 def describe(config: DescribeConfig) -> Path:
     """Writes the table, the figures and the page; returns the path of statistics.json."""
     from evax.reporting.statistics_files import write_statistics
-    from evax.training.tracking import start_run
+    from evax.training.tracking import run_folder
 
-    start_run(config.out, config, resume=False)
-    return write_statistics(config.out, config.stores)
+    with run_folder(config.out, config):
+        return write_statistics(config.out, config.stores)

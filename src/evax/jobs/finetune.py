@@ -91,7 +91,7 @@ def learn_and_test(config: FinetuneConfig, films: LearningFilms, checked_films: 
     from evax.training.runtime import seeded, start_fabric
     from evax.training.scoring import predict_rows
     from evax.training.steps import Diverged
-    from evax.training.tracking import start_run
+    from evax.training.tracking import run_folder
     from evax.weights.start import starting_encoder
 
     start = time.perf_counter()
@@ -102,21 +102,23 @@ def learn_and_test(config: FinetuneConfig, films: LearningFilms, checked_films: 
     with seeded(config.seed):
         model = Classifier(starting_encoder(config), len(films.findings))
     fabric = start_fabric(config.precision)
-    log = start_run(config.out, config, resume=None)
-    try:
-        if config.head == "probe":
-            log.write("head", validation_mauc=start_from_probe(model, films, preprocess, fabric))
-        best_step = fit(model, films, preprocess, config, fabric, log)
-    except Diverged:
-        shutil.rmtree(config.out)  # nothing to go on with, and the next try may have the same --out
-        raise
-    softmax = films.exclusive and config.protocol == "clean"
-    validation, test = (
-        Scored(rows, films.labels[rows], predict_rows(model, films.store, rows, preprocess, softmax, fabric))
-        for rows in (films.validation, films.test)
-    )
-    done = Finetuned(model, preprocess, best_step, validation, test)
-    write_results(config, films, done, fabric, log, checked_films, start)
+    with run_folder(config.out, config, resume=None) as log:
+        try:
+            if config.head == "probe":
+                log.write("head", validation_mauc=start_from_probe(model, films, preprocess, fabric))
+            best_step = fit(model, films, preprocess, config, fabric, log)
+        except Diverged:
+            shutil.rmtree(config.out)  # nothing to go on with, and the next try may have the same --out
+            raise
+        softmax = films.exclusive and config.protocol == "clean"
+        validation, test = (
+            Scored(
+                rows, films.labels[rows], predict_rows(model, films.store, rows, preprocess, softmax, fabric)
+            )
+            for rows in (films.validation, films.test)
+        )
+        done = Finetuned(model, preprocess, best_step, validation, test)
+        write_results(config, films, done, fabric, log, checked_films, start)
     return config.out / "bundle"
 
 

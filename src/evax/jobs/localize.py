@@ -75,7 +75,7 @@ def localize(config: LocalizeConfig) -> Path:
         write_cases,
     )
     from evax.reporting.run_page import write_run_page
-    from evax.training.tracking import start_run
+    from evax.training.tracking import run_folder
 
     start = time.perf_counter()
     predictor, store = opened(config)
@@ -87,30 +87,30 @@ def localize(config: LocalizeConfig) -> Path:
         raise DataError(nothing_drawn(config, findings))
     if config.split == "test":
         refuse_seen_films(config.bundle, store, np.array(list(films), dtype=np.int64))
-    start_run(config.out, config, resume=False)
-    maps = Maps.of(predictor, store, config.at, config.protocol)
-    pairs = maps.pairs(films)
-    if not pairs:
-        raise DataError(f"All masks of {config.split} films of {config.store} are empty at its size.")
-    patients = store.manifest.table["patient"].loc[[pair.row for pair in pairs]].tolist()
-    chosen = chosen_thresholds(maps, pairs, patients, config.split, kinds, config.seed)
-    localized = Localized(pairs, chosen.places, patients)
-    write_cases(config.out / "cases.csv", store, localized, config.protocol)
-    report = {
-        "kind": "localize",
-        "at": config.at,
-        "split": config.split,
-        "data_fingerprint": store.fingerprint,
-        "bundle": str(config.bundle),
-        "protocol": protocol_entries(config.protocol, chosen.on, maps.side, config.resamples),
-        **scores_of(localized, findings, config.resamples, config.seed),
-        "published": published_maps(store),
-        "overlays": draw_overlays(config.out, store, pairs, maps.preprocess, findings, config.overlays),
-        "command": command_line("localize", config),
-        "seconds": round(time.perf_counter() - start, 1),
-    }
-    write_json(report, config.out / "report.json")
-    write_run_page(config.out)
+    with run_folder(config.out, config):
+        maps = Maps.of(predictor, store, config.at, config.protocol)
+        pairs = maps.pairs(films)
+        if not pairs:
+            raise DataError(f"All masks of {config.split} films of {config.store} are empty at its size.")
+        patients = store.manifest.table["patient"].loc[[pair.row for pair in pairs]].tolist()
+        chosen = chosen_thresholds(maps, pairs, patients, config.split, kinds, config.seed)
+        localized = Localized(pairs, chosen.places, patients)
+        write_cases(config.out / "cases.csv", store, localized, config.protocol)
+        report = {
+            "kind": "localize",
+            "at": config.at,
+            "split": config.split,
+            "data_fingerprint": store.fingerprint,
+            "bundle": str(config.bundle),
+            "protocol": protocol_entries(config.protocol, chosen.on, maps.side, config.resamples),
+            **scores_of(localized, findings, config.resamples, config.seed),
+            "published": published_maps(store),
+            "overlays": draw_overlays(config.out, store, pairs, maps.preprocess, findings, config.overlays),
+            "command": command_line("localize", config),
+            "seconds": round(time.perf_counter() - start, 1),
+        }
+        write_json(report, config.out / "report.json")
+        write_run_page(config.out)
     return config.out / "report.json"
 
 

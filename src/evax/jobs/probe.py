@@ -159,7 +159,7 @@ def sweep(
     from evax.reporting.protocol import agreed, study_card
     from evax.reporting.result_line import tell_result
     from evax.reporting.study_page import write_study_page
-    from evax.training.tracking import start_run
+    from evax.training.tracking import run_folder
 
     points = label_points(config, config.fractions, config.counts)
     fingerprint = data_fingerprint(store, config.split)
@@ -180,16 +180,16 @@ def sweep(
             cache = config.out / f"features-{fingerprint}-seed-{drawn}.npy"
             pooled, *others = encoded(replace(run, seed=drawn), store, labels, (pool, val, test), log, cache)
             share = LabelShare(run.label_fraction, run.label_count, labels if run.stratified else None)
-            start_run(run.out, run, resume=None)
-            measure(
-                run,
-                store,
-                pooled.only(share.draw(store, pool, run.seed)),
-                *others,
-                neighbours=run.neighbours,
-                labels=labels,
-                start=start,
-            )
+            with run_folder(run.out, run, resume=None):
+                measure(
+                    run,
+                    store,
+                    pooled.only(share.draw(store, pool, run.seed)),
+                    *others,
+                    neighbours=run.neighbours,
+                    labels=labels,
+                    start=start,
+                )
             return run.out
 
         for runs in asked_for.values():

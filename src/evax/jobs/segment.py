@@ -42,7 +42,7 @@ def segment(config: SegmentConfig) -> Path:
     from evax.training.runtime import seeded, start_fabric
     from evax.training.scoring import overlaps_of
     from evax.training.steps import Diverged
-    from evax.training.tracking import start_run
+    from evax.training.tracking import run_folder
     from evax.weights.encoders import create_encoder
 
     note_other_size(config.weights, config.image_size)
@@ -56,16 +56,16 @@ def segment(config: SegmentConfig) -> Path:
         )
         model = Segmenter(encoder, len(films.findings), config.decoder_width)
     fabric = start_fabric(config.precision)
-    log = start_run(config.out, config, resume=None)
-    try:
-        best_step = fit_segmenter(model, films, preprocess, config, fabric, log)
-    except Diverged:
-        shutil.rmtree(config.out)  # nothing to go on with, and the next try may have the same --out
-        raise
-    validation, test = (
-        overlaps_of(model, films, rows, preprocess, fabric) for rows in (films.validation, films.test)
-    )
-    write_results(config, films, model, preprocess, validation, test, best_step, fabric, start)
+    with run_folder(config.out, config, resume=None) as log:
+        try:
+            best_step = fit_segmenter(model, films, preprocess, config, fabric, log)
+        except Diverged:
+            shutil.rmtree(config.out)  # nothing to go on with, and the next try may have the same --out
+            raise
+        validation, test = (
+            overlaps_of(model, films, rows, preprocess, fabric) for rows in (films.validation, films.test)
+        )
+        write_results(config, films, model, preprocess, validation, test, best_step, fabric, start)
     return config.out / "bundle"
 
 

@@ -78,7 +78,9 @@ def learn(
         if probe is not None and here:  # the other processes wait for the first at their next step
             watch.probe(step, step * config.batch_size, probe())
 
-    probe_steps = {math.ceil(k * config.probe_every * len(films) / config.batch_size) for k in range(steps)}
+    # a step is probed at most once, however short the distance
+    distance = max(config.probe_every * len(films), config.batch_size)
+    probe_steps = {math.ceil(k * distance / config.batch_size) for k in range(steps)}
     batches = training_batches(
         films,
         batch_size=config.batch_size,

@@ -97,7 +97,7 @@ def run_folder(out: Path, config: Any, resume: bool | None = False) -> Iterator[
     try:
         yield log
     except EvaxError:
-        if not resume and not any((out / name).exists() for name in ("log.jsonl", "runs")):
+        if not resume and not (out / "log.jsonl").exists() and not any(out.glob("runs/*")):
             shutil.rmtree(out, ignore_errors=True)  # a folder that is mounted stays, empty
         raise
     finally:
