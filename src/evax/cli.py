@@ -10,7 +10,7 @@ import sys
 from typing import TextIO
 
 from evax.config import parse_command_line
-from evax.errors import EvaxError, Interrupted, unknown_name
+from evax.errors import ConfigError, EvaxError, Interrupted, unknown_name
 
 COMMANDS = {  # name: what it does; module, config class and function share the name
     "demo": "the whole journey on synthetic films, or on the films of a recipe, with a report",
@@ -32,6 +32,7 @@ COMMANDS = {  # name: what it does; module, config class and function share the 
     "zoo": "published weights: list, fetch, convert",
     "recipes": "the paper's experiments: list, show",
 }
+SHARES_ITS_WORK = {"pretrain"}  # among the processes that torchrun starts
 INTERRUPTED = 130
 
 
@@ -60,16 +61,19 @@ def run(arguments: list[str]) -> int:
     for noisy in ("lightning_fabric", "lightning.fabric", "torch", "PIL", "matplotlib", "fontTools"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     try:
+        refuse_several_processes(name)
         job = importlib.import_module(f"evax.jobs.{name}")
         config = parse_command_line(getattr(job, f"{name.capitalize()}Config"), rest, f"evax {name}")
         result = getattr(job, name)(config)
     except EvaxError as error:
-        _say(sys.stderr, f"evax {name}: {error}\n")
+        sys.stderr.write(f"evax {name}{_which_process()}: {error}\n")
         return 1
     except ModuleNotFoundError as error:  # the base installation reads and scores films, no more
         if str(error.name).startswith("evax"):
             raise
-        _say(sys.stderr, f"evax {name}: this needs the package {error.name}: pip install 'evax[train]'\n")
+        sys.stderr.write(
+            f"evax {name}{_which_process()}: this needs the package {error.name}: pip install 'evax[train]'\n"
+        )
         return 1
     except Interrupted as stop:
         _say(sys.stderr, f"evax {name}: {stop}\n")
@@ -82,9 +86,27 @@ def run(arguments: list[str]) -> int:
 
 
 def _say(stream: TextIO, text: str) -> None:
-    """Of the processes that torchrun starts, only the first speaks."""
-    if "TORCHELASTIC_RUN_ID" not in os.environ or os.environ.get("RANK") == "0":
+    """What all processes that torchrun started would say alike is said by the first."""
+    if not _which_process():
         stream.write(text)
+
+
+def _which_process() -> str:
+    """Which of the processes that torchrun started this one is; "" for the first and without torchrun."""
+    rank = os.environ.get("RANK", "0") if "TORCHELASTIC_RUN_ID" in os.environ else "0"
+    return "" if rank == "0" else f", process {rank}"
+
+
+def refuse_several_processes(command: str) -> None:
+    """Raises ConfigError where torchrun started several processes of a command that would do its work in each
+    of them.
+    """
+    started = int(os.environ.get("WORLD_SIZE", "1")) if "TORCHELASTIC_RUN_ID" in os.environ else 1
+    if started > 1 and command not in SHARES_ITS_WORK:
+        raise ConfigError(
+            f"torchrun started {started} processes, and only evax pretrain shares its work among several. "
+            "Start this command without torchrun."
+        )
 
 
 def usage() -> str:

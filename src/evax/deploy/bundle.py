@@ -152,11 +152,12 @@ def read_card(folder: Path) -> Card:
         )
     content = read_json(path)
     try:
-        if content["format"] != FORMAT:
+        if content["format"] not in range(1, FORMAT + 1):
             raise DataError(
                 f"{path} has format {content['format']}, this evax reads format {FORMAT}: update evax."
             )
-        given = {item.name: content[item.name] for item in fields(Card)}
+        # a field that came later has its default in an older card
+        given = {item.name: content[item.name] for item in fields(Card) if item.name in content}
         given["preprocess"] = Preprocess.from_json(content["preprocess"])
         given["findings"] = tuple(content["findings"])
         return Card(**given)

@@ -101,7 +101,7 @@ def open_bundle(path: str | os.PathLike[str], runtime: str | None = None) -> Pre
     path: a bundle folder, a published file under its official file name, or the name of one (`evax zoo
     list`), fetched when it is not on this machine. An existing path goes before a name.
     runtime: "torch"; or "onnx" or "openvino" for what `evax export` wrote into the bundle, without torch;
-    None: torch where it is installed, else onnx.
+    None: torch where it is installed, else onnx. Torch runs on a GPU where it finds one, as in training.
     Raises DataError for a folder that is no bundle, ConfigError for an unknown name, WeightsError for weights
     that cannot be had or do not fit their card, ExportError for a bundle that was not exported or a runtime
     that is not installed.
@@ -124,8 +124,9 @@ def open_bundle(path: str | os.PathLike[str], runtime: str | None = None) -> Pre
     refuse_absent(runtime)
     if runtime == "torch":
         from evax.deploy.torch_runtime import open_torch
+        from evax.models.devices import best_device
 
-        return open_torch(folder, card)
+        return open_torch(folder, card, best_device())
     from evax.deploy.exported import open_exported
 
     return open_exported(folder, card, runtime)

@@ -18,17 +18,20 @@ from evax.errors import DataError, WeightsError
 from evax.explain.gradcam import grad_cam_maps, layers_of
 from evax.explain.heatmap import At
 from evax.models.classifier import Classifier, probabilities
+from evax.models.devices import CPU
 from evax.models.encoders import Encoder, build_encoder
 from evax.models.segmenter import DECODER_WIDTH, Segmenter
 from evax.weights.files import noted_rotary_grid
 
 
 class TorchPredictor(Predictor):
-    """An evax Classifier, a Segmenter or an encoder, frozen, in float32."""
+    """An evax Classifier, a Segmenter or an encoder, frozen, in float32, on a device."""
 
-    def __init__(self, card: Card, network: Encoder | Classifier | Segmenter) -> None:
-        self.card = card
-        self.network = network.eval().requires_grad_(False)
+    def __init__(
+        self, card: Card, network: Encoder | Classifier | Segmenter, device: torch.device = CPU
+    ) -> None:
+        self.card, self.device = card, device
+        self.network = network.to(device).eval().requires_grad_(False)
         if isinstance(network, Classifier):
             self.layers = layers_of(network.encoder)
 
@@ -41,18 +44,20 @@ class TorchPredictor(Predictor):
         """Probabilities, of films or pixels, or features of normalised films, (S, C, H, W)."""
         self._check(inputs)
         with torch.inference_mode():
-            images = torch.from_numpy(inputs)
+            images = torch.from_numpy(inputs).to(self.device)
             if isinstance(self.network, Segmenter):
-                return torch.sigmoid(self.network(images)).numpy()
-            if isinstance(self.network, Classifier):
-                return probabilities(self.network(images), self.card.exclusive).numpy()
-            return self.network.encode(images).patches.mean(dim=1).numpy()
+                answers = torch.sigmoid(self.network(images))
+            elif isinstance(self.network, Classifier):
+                answers = probabilities(self.network(images), self.card.exclusive)
+            else:
+                answers = self.network.encode(images).patches.mean(dim=1)
+            return answers.cpu().numpy()
 
     def maps(self, inputs: Shaped[np.ndarray, ...], at: At) -> Float[np.ndarray, "S K h w"]:
         """Grad-CAM of every finding on the patch grid; see evax.explain.gradcam."""
         self._check(inputs)
         assert isinstance(self.network, Classifier)  # grad_cam has refused encoders
-        return grad_cam_maps(self.network, torch.from_numpy(inputs), at).numpy()
+        return grad_cam_maps(self.network, torch.from_numpy(inputs).to(self.device), at).cpu().numpy()
 
     def _check(self, inputs: Shaped[np.ndarray, ...]) -> None:
         chain = self.card.preprocess
@@ -60,8 +65,8 @@ class TorchPredictor(Predictor):
         check_inputs(inputs, (channels, chain.input_size, chain.input_size), "float32")
 
 
-def open_torch(folder: Path, card: Card) -> TorchPredictor:
-    """The bundle's network and weights. Raises DataError without them, WeightsError if they do not fit."""
+def open_torch(folder: Path, card: Card, device: torch.device = CPU) -> TorchPredictor:
+    """The bundle's network and weights on a device. Raises DataError without them, WeightsError if they do not fit."""
     weights = folder / "model.safetensors"
     if not weights.is_file():
         raise DataError(f"{folder} is not a whole bundle: it has no model.safetensors. Copy it again.")
@@ -78,7 +83,7 @@ def open_torch(folder: Path, card: Card) -> TorchPredictor:
         network.load_state_dict(tensors, strict=True)
     except (RuntimeError, SafetensorError, OSError) as error:
         raise WeightsError(f"{weights} does not fit the bundle's card: {error}") from error
-    return TorchPredictor(card, network)
+    return TorchPredictor(card, network, device)
 
 
 def decoder_width_of(tensors: dict[str, torch.Tensor]) -> int:

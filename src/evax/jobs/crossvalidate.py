@@ -220,8 +220,9 @@ def runs_of(config: CrossvalidateConfig, store: ImageStore, folds: list[Fold]) -
     """
     from evax.data.folds import write_fold
     from evax.data.labelled import data_fingerprint
+    from evax.weights.start import digest_of_weights
 
-    runs = []
+    runs, weights = [], digest_of_weights(config.encoder, config.weights)
     for number, fold in enumerate(folds):
         name = f"fold-{number}"
         if config.by not in (PATIENT, FILM):
@@ -235,7 +236,7 @@ def runs_of(config: CrossvalidateConfig, store: ImageStore, folds: list[Fold]) -
             split_by=FILM if config.by == FILM else PATIENT,
             **ALONE,
         )  # fmt: skip
-        refuse_other_run(run, data_fingerprint(store, table), config.bundles)
+        refuse_other_run(run, data_fingerprint(store, table), weights, config.bundles)
         runs.append(run)
     return runs
 

@@ -157,9 +157,12 @@ def in_run_folder(step: Any, out: Path) -> Any:
 
 
 def ready_to_continue(step: Any, out: Path) -> Any:
-    """An interrupted step goes on where it can (pretrain, prepare) and starts anew where it cannot."""
+    """An interrupted step resumes where it can (pretrain, prepare, predict), else it starts anew."""
     if isinstance(step, PretrainConfig):
         return replace(step, resume=(step.out / "config.yaml").is_file())
+    if isinstance(step, PredictConfig):
+        step.out.unlink(missing_ok=True)  # finished, but not yet in the journal
+        return replace(step, resume=True)
     if not isinstance(step, PrepareConfig) and step.out.is_dir() and out in step.out.parents:
         shutil.rmtree(step.out)
     return step

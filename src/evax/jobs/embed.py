@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from evax.models.encoders import Encoded, Encoder
 
 logger = logging.getLogger("evax")
+PLAN = "plan.json"
 PART_FILMS, PART_NUMBERS = 512, 2**24  # kept in memory at a time; what an interruption costs at most
 Tokens = Literal["mean", "cls", "patches"]
 
@@ -80,7 +81,7 @@ def embed(config: EmbedConfig) -> Path:
     refuse_existing(config.out)
     from evax.data.films import batches_of, count_films, find_films
     from evax.data.store import open_store
-    from evax.training.runtime import start_fabric
+    from evax.training.runtime import decided_precision, start_fabric
     from evax.training.tracking import progress_bar
 
     store = open_store(config.films[0]) if (config.films[0] / "store.json").is_file() else None
@@ -88,7 +89,8 @@ def embed(config: EmbedConfig) -> Path:
         raise ConfigError("Give one store, or films and folders; not both.")
     total = count_films(config.films) if store is None else len(store)
     encoder, chain = encoder_of(config, store)
-    fabric = start_fabric(config.precision)
+    parts = config.out.with_name(f"{config.out.name}.parts")
+    fabric = start_fabric(decided_precision(config.precision, earlier=precision_of_parts(parts)))
     encoder = fabric.to_device(encoder).eval()
 
     def names() -> Iterable[str]:
@@ -101,7 +103,7 @@ def embed(config: EmbedConfig) -> Path:
     )
     layout = layout_of(config, encoder, chain, fabric)
     part_films = max(1, min(PART_FILMS, PART_NUMBERS // layout["length"]))
-    parts = started_parts(config, encoder, chain, part_films, marks)
+    start_parts(parts, plan_of(config, chain, fabric, part_films, marks))
     with progress_bar("embedding", total) as advance:
         load = reader_of(store, chain)
         for number, films in enumerate(batches_of(enumerate(names()), part_films)):
@@ -122,13 +124,20 @@ def encoder_of(config: EmbedConfig, store: ImageStore | None) -> tuple[Encoder, 
     from evax.weights.encoders import create_encoder
 
     card = None if config.bundle is None else read_card(config.bundle)
-    name = card.encoder if card else str(config.encoder)
-    weights = config.bundle or config.weights
+    name, weights = encoder_and_weights(config)
     size = config.image_size or (card.preprocess.input_size if card else 224)
     if config.tokens == "cls" and name in CNNS:
         raise ConfigError(f"{name} has no class token: choose --tokens mean or patches.")
     chain = starting_preprocess(name, weights, store, size)
     return create_encoder(name, weights, img_size=size), chain
+
+
+def encoder_and_weights(config: EmbedConfig) -> tuple[str, Path | None]:
+    """Returns the encoder's name and where its weights lie."""
+    from evax.deploy.bundle import read_card
+
+    name = str(config.encoder) if config.bundle is None else read_card(config.bundle).encoder
+    return name, config.bundle or config.weights
 
 
 def layout_of(config: EmbedConfig, encoder: Encoder, chain: Preprocess, fabric: Fabric) -> dict[str, Any]:
@@ -169,33 +178,48 @@ def mark_of(file: Path) -> str:
     return f"{about.st_size} {about.st_mtime_ns}"
 
 
-def started_parts(
-    config: EmbedConfig, encoder: Encoder, chain: Preprocess, part_films: int, marks: Iterable[str]
-) -> Path:
-    """The folder of finished parts beside OUT, new or of the same films, weights and options.
-
-    marks: what tells the films from others.
-    """
+def plan_of(
+    config: EmbedConfig, chain: Preprocess, fabric: Fabric, part_films: int, marks: Iterable[str]
+) -> dict[str, Any]:
+    """Returns what all parts of a table must share. marks: what tells the films from others."""
     import hashlib
 
-    from evax.files import read_json, write_json
+    from evax.training.runtime import precision_of
+    from evax.weights.start import digest_of_weights
 
     digest = hashlib.blake2b(digest_size=16)
-    for tensor in encoder.state_dict().values():
-        digest.update(tensor.cpu().contiguous().numpy().tobytes())
     for mark in marks:
         digest.update(f"{mark}\n".encode())
-    plan = {
-        "films_and_weights": digest.hexdigest(),
+    name, weights = encoder_and_weights(config)
+    return {
+        "films": digest.hexdigest(),
+        "encoder": name,
+        "weights": digest_of_weights(name, weights),
+        "precision": precision_of(fabric),
         "tokens": config.tokens,
         "part_films": part_films,
         "chain": chain.to_json(),
     }
-    parts = config.out.with_name(f"{config.out.name}.parts")
-    if (parts / "plan.json").is_file() and read_json(parts / "plan.json") != plan:
-        raise DataError(f"{parts} was begun with other films, weights or options: delete it to start anew.")
-    write_json(plan, parts / "plan.json")
-    return parts
+
+
+def start_parts(parts: Path, plan: dict[str, Any]) -> None:
+    """Makes the folder of finished parts, or goes on with one of the same plan. Raises DataError."""
+    from evax.files import read_json, write_json
+
+    if (parts / PLAN).is_file() and read_json(parts / PLAN) != plan:
+        raise DataError(
+            f"{parts} was begun with other films, weights, precision or options: delete it to start anew."
+        )
+    write_json(plan, parts / PLAN)
+
+
+def precision_of_parts(parts: Path) -> Precision | None:
+    """Returns what the finished parts were computed in; None without any."""
+    from evax.files import read_json
+
+    plan = read_json(parts / PLAN) if (parts / PLAN).is_file() else {}
+    precision: Precision | None = plan.get("precision")
+    return precision
 
 
 def write_part(

@@ -94,8 +94,10 @@ def fewshot(config: FewshotConfig) -> Path:
     from evax.reporting.protocol import agreed
     from evax.reporting.result_line import tell_result
     from evax.reporting.study_page import write_study_page
+    from evax.weights.start import digest_of_weights
 
     fingerprint = data_fingerprint(open_store(config.store), config.split)
+    weights = digest_of_weights(config.encoder, config.weights)
     films, asked = films_of(config), config.precision
     warn_of_untaught(films.findings, films.taught[films.pool], "training films")
     note_other_size(config.weights, config.image_size)
@@ -109,7 +111,7 @@ def fewshot(config: FewshotConfig) -> Path:
             for each in product(shares, config.seeds, config.lrs or (config.optimizer.lr,))
         ]
         for run in asked_for:
-            refuse_other_run(run, fingerprint, config.bundles)
+            refuse_other_run(run, fingerprint, weights, config.bundles)
         total = len(shares) * (len(config.seeds) + max(len(config.lrs) - 1, 0))
         if config.resume:
             tell_finished(config.out, finished_of(asked_for), total)

@@ -55,15 +55,17 @@ def finetune_over_seeds(config: FinetuneConfig) -> Path:
     from evax.data.store import open_store
     from evax.deploy.bundle import note_other_size
     from evax.reporting.study_rows import auroc_of_each, row_of
+    from evax.weights.start import digest_of_weights
 
     films = films_of(config)
     warn_of_untaught(films.findings, films.taught[films.pool], "training films")
     note_other_size(config.weights, config.image_size)
     study = continued(config, config.resume, grows=("seeds",))
     fingerprint = data_fingerprint(open_store(study.store), study.split)
+    weights = digest_of_weights(study.encoder, study.weights)
     return over_seeds(
         study, study.seeds, study.resume, asked=config.precision,
-        refuse=lambda run: refuse_other_run(run, fingerprint, needs_bundle=False),
+        refuse=lambda run: refuse_other_run(run, fingerprint, weights, needs_bundle=False),
         made=lambda run: report_of(run, finetune_in_study, keep_bundle=True),
         row=lambda report: {**row_of(report), **auroc_of_each(report)},
     )  # fmt: skip
@@ -92,7 +94,7 @@ def learn_and_test(config: FinetuneConfig, films: LearningFilms, checked_films: 
     from evax.training.scoring import predict_rows
     from evax.training.steps import Diverged
     from evax.training.tracking import run_folder
-    from evax.weights.start import starting_encoder
+    from evax.weights.start import digest_of_weights, starting_encoder
 
     start = time.perf_counter()
     preprocess = replace(
@@ -101,6 +103,7 @@ def learn_and_test(config: FinetuneConfig, films: LearningFilms, checked_films: 
     )
     with seeded(config.seed):
         model = Classifier(starting_encoder(config), len(films.findings))
+    weights = digest_of_weights(config.encoder, config.weights)
     fabric = start_fabric(config.precision)
     with run_folder(config.out, config, resume=None) as log:
         try:
@@ -117,7 +120,7 @@ def learn_and_test(config: FinetuneConfig, films: LearningFilms, checked_films: 
             )
             for rows in (films.validation, films.test)
         )
-        done = Finetuned(model, preprocess, best_step, validation, test)
+        done = Finetuned(model, weights, preprocess, best_step, validation, test)
         write_results(config, films, done, fabric, log, checked_films, start)
     return config.out / "bundle"
 

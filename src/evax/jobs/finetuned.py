@@ -20,11 +20,11 @@ from evax.deploy.bundle import Card, films_seen_too, model_facts, save_bundle, s
 from evax.evaluation.classification import mean_auroc
 from evax.evaluation.learned import learned_findings
 from evax.evaluation.report import evaluate_classifier, plain
-from evax.files import write_json
 from evax.models.classifier import Classifier
 from evax.reporting.examine import Scored, examine, run_checks, validation_thresholds
 from evax.reporting.paper import best_of_the_looks, paper_entries
-from evax.reporting.protocol import label_policy, protocol_card, write_predictions
+from evax.reporting.protocol import label_policy, protocol_card, without_places, write_predictions
+from evax.reporting.run_files import write_report
 from evax.reporting.run_page import write_run_page
 from evax.training.probes import film_features
 from evax.training.runtime import precision_of
@@ -39,6 +39,8 @@ class Finetuned:
     """A classifier that has learned and been tested, not yet written down."""
 
     model: Classifier
+    weights_digest: str | None
+    """Of the weights it started from, see digest_of_weights."""
     preprocess: Preprocess
     best_step: int
     """Of the checkpoint that was kept."""
@@ -68,7 +70,11 @@ def write_results(
         else validation_thresholds(chosen_on, config.thresholds, films.exclusive)
     )
     protocol = protocol_of(config, films, chosen_on, fabric, log)
-    protocol |= {"best_step": done.best_step, "steps": config.in_steps(len(films.pool))[0]}
+    protocol |= {
+        "weights_digest": done.weights_digest,
+        "best_step": done.best_step,
+        "steps": config.in_steps(len(films.pool))[0],
+    }
     metrics = evaluate_classifier(
         done.test.probabilities, done.test.labels, films.findings, patients[done.test.rows], thresholds,
         films.exclusive, resamples=config.resamples, seed=config.seed, learned=learned,
@@ -87,7 +93,7 @@ def write_results(
             name: None if math.isnan(value) else float(value)
             for name, value in zip(films.findings, thresholds, strict=True)
         },
-        training=protocol,
+        training=without_places(protocol),
         metrics=metrics,
     )
     save_bundle(config.out / "bundle", card, done.model)
@@ -110,7 +116,7 @@ def write_results(
         "command": command_line("finetune", config),
         "seconds": round(time.perf_counter() - start, 1),
     }
-    write_json(report, config.out / "report.json")  # a run folder that has one is finished
+    write_report(report, config.out / "report.json")  # a run folder that has one is finished
     write_run_page(config.out)
 
 

@@ -64,7 +64,6 @@ def localize(config: LocalizeConfig) -> Path:
 
     from evax.data.regions import films_with_regions, kinds_of_truth
     from evax.deploy.bundle import refuse_seen_films
-    from evax.files import write_json
     from evax.jobs.localized import Maps, chosen_thresholds
     from evax.reporting.localization import (
         Localized,
@@ -74,6 +73,7 @@ def localize(config: LocalizeConfig) -> Path:
         scores_of,
         write_cases,
     )
+    from evax.reporting.run_files import write_report
     from evax.reporting.run_page import write_run_page
     from evax.training.tracking import run_folder
 
@@ -109,7 +109,7 @@ def localize(config: LocalizeConfig) -> Path:
             "command": command_line("localize", config),
             "seconds": round(time.perf_counter() - start, 1),
         }
-        write_json(report, config.out / "report.json")
+        write_report(report, config.out / "report.json")
         write_run_page(config.out)
     return config.out / "report.json"
 

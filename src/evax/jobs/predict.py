@@ -80,13 +80,13 @@ def predict(config: PredictConfig) -> Path:
     runtime = config.runtime or default_runtime()
     predictor = open_bundle(config.bundle, runtime)
     pictures = config.heatmaps or config.masks
-    if pictures:
-        make_folder(pictures)
     content = f"{card!r} {runtime} {[str(place) for place in (*config.films, pictures)]}"
     with (
         Scores(config.out, config.films, columns_of(card), config.resume, content) as scores,
         progress_bar("predicting", total, scores.rows) as advance,
     ):
+        if pictures:
+            make_folder(pictures)
         films = islice(find_films(config.films), scores.rows, None)
         for batch in batches_of(films, config.batch_size):
             read = [prepared(path, predictor, bool(pictures)) for path in batch]

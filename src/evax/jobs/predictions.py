@@ -55,7 +55,7 @@ class Scores:
         self.file.truncate(end)
         if not end:
             self.table.writerow(header)
-        if self.resume:
+        if self.rows:
             logger.info("Going on after %d films that have been scored.", self.rows)
         return self
 

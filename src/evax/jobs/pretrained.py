@@ -18,14 +18,14 @@ from evax.data.loader import Films
 from evax.data.preprocess import Preprocess
 from evax.deploy.bundle import Card, read_films, save_bundle, save_films
 from evax.deploy.lineage import films_seen, training_so_far
-from evax.files import write_json
 from evax.models.masked import MaskedImageModel
 from evax.reporting.drawing import save_figure
 from evax.reporting.run_curves import run_curves
+from evax.reporting.run_files import write_report
 from evax.reporting.run_page import write_run_page
 from evax.training.masked_options import PretrainConfig
 from evax.training.tracking import RunLog
-from evax.training.watching import summary_of
+from evax.training.watching import images_per_s, summary_of
 
 logger = logging.getLogger("evax")
 
@@ -49,18 +49,20 @@ def write_results(
     # a teacher's films are the student's, too: it learned from what the teacher learned from them
     seen = films_seen(config.weights, np.union1d(films.digests(), read_films(Path(config.tokenizer))))
     images = facts["steps"] * config.batch_size
+    # no speed: equal runs leave equal bundles
     training = facts | summary_of(log) | training_so_far(before, images, len(seen))
     card = Card(kind="encoder", encoder=config.encoder, preprocess=preprocess, training=training)
     save_films(config.out / "encoder", seen)
     save_bundle(config.out / "encoder", card, model.encoder)
     save_figure(run_curves(log.events("step"), log.events("probe")), config.out / "curves")
     made = {
+        "images_per_s": images_per_s(log),
         "command": command_line("pretrain", begun),
         "seconds": round(log.seconds_before() + time.perf_counter() - start, 1),
         "resumed": len(log.events("start")) - 1,  # a part that was refused or broke off before has no start
     }
     # the report comes last: a run folder that has one is finished
-    write_json({"kind": "pretrain", **training, **made}, config.out / "report.json")
+    write_report({"kind": "pretrain", **training, **made}, config.out / "report.json")
     write_run_page(config.out)
     tell_probe(log.events("probe"), config.out / "report.html")
 

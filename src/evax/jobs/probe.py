@@ -119,6 +119,7 @@ def probe(config: ProbeConfig) -> Path:
     from evax.jobs.probed import measure  # matplotlib only now
     from evax.reporting.examine import tell
     from evax.reporting.result_line import tell_result
+    from evax.weights.start import digest_of_weights
 
     share = LabelShare(config.label_fraction, config.label_count, labels if config.stratified else None)
     train = share.draw(store, pool, config.seed)
@@ -130,6 +131,7 @@ def probe(config: ProbeConfig) -> Path:
             *encoded(config, store, labels, (train, val, test), log),
             neighbours=config.neighbours,
             labels=labels,
+            weights_digest=digest_of_weights(config.encoder, config.weights),
             start=start,
         )
     tell_result([config.out / "report.json"])
@@ -160,9 +162,11 @@ def sweep(
     from evax.reporting.result_line import tell_result
     from evax.reporting.study_page import write_study_page
     from evax.training.tracking import run_folder
+    from evax.weights.start import digest_of_weights
 
     points = label_points(config, config.fractions, config.counts)
     fingerprint = data_fingerprint(store, config.split)
+    weights = digest_of_weights(config.encoder, config.weights)
     asked_for = {
         point: [
             replace(
@@ -177,7 +181,7 @@ def sweep(
 
         def learn_and_test(run: ProbeConfig) -> Path:
             start, drawn = time.perf_counter(), config.seeds[0] if config.weights else run.seed
-            cache = config.out / f"features-{fingerprint}-seed-{drawn}.npy"
+            cache = config.out / f"features-{fingerprint}-{weights or f'seed-{drawn}'}.npy"
             pooled, *others = encoded(replace(run, seed=drawn), store, labels, (pool, val, test), log, cache)
             share = LabelShare(run.label_fraction, run.label_count, labels if run.stratified else None)
             with run_folder(run.out, run, resume=None):
@@ -188,13 +192,14 @@ def sweep(
                     *others,
                     neighbours=run.neighbours,
                     labels=labels,
+                    weights_digest=weights,
                     start=start,
                 )
             return run.out
 
         for runs in asked_for.values():
             for run in runs:
-                refuse_other_run(run, fingerprint, needs_bundle=False)
+                refuse_other_run(run, fingerprint, weights, needs_bundle=False)
                 refuse_other_choice(run, strength_chosen_on(store.manifest.exclusive))
         every = [(point, run) for point, runs in asked_for.items() for run in runs]
         if config.resume:

@@ -19,7 +19,6 @@ from evax.evaluation.embedding import TEMPERATURE, answered, knn_scores
 from evax.evaluation.learned import learned_findings
 from evax.evaluation.linear import fit_linear_probe
 from evax.evaluation.report import evaluate_classifier, plain
-from evax.files import write_json
 from evax.reporting.examine import (
     Scored,
     check_predicted_classes,
@@ -28,6 +27,7 @@ from evax.reporting.examine import (
     validation_thresholds,
 )
 from evax.reporting.protocol import label_policy, protocol_card, write_predictions
+from evax.reporting.run_files import write_report
 from evax.reporting.run_page import write_run_page
 from evax.reporting.study_rows import WAYS
 from evax.training.options import LabelledConfig
@@ -62,12 +62,13 @@ def measure(
     *,
     neighbours: int,
     labels: Reals,
+    weights_digest: str | None,
     start: float,
 ) -> dict[str, Any]:
     """Both probes on the same films; writes report and page of OUT and returns the report.
 
     The direction that is checked is the linear probe's. neighbours: training films that vote. labels: (S, K)
-    of the whole store. start: of the clock that counts its seconds.
+    of the whole store. weights_digest: see digest_of_weights. start: of the clock that counts its seconds.
     """
     exclusive, learned = store.manifest.exclusive, learned_findings(train.labels)
     linear = fit_linear_probe(train.features, train.labels, val.features, val.labels, exclusive)
@@ -100,6 +101,7 @@ def measure(
     report = {
         "kind": "probe",
         **protocol,
+        "weights_digest": weights_digest,
         "width": train.features.shape[1],
         "linear": {
             "strength": linear.strength,
@@ -112,7 +114,7 @@ def measure(
         "command": command_line("probe", config),
         "seconds": round(time.perf_counter() - start, 1),
     }
-    write_json(report, config.out / "report.json")
+    write_report(report, config.out / "report.json")
     write_run_page(config.out)
     return report
 

@@ -95,9 +95,11 @@ def identity_of_run(
     config: PretrainConfig, stores: list[ImageStore], films: int, tokenizer: Tokenizer
 ) -> dict[str, Any]:
     """What a resumed run must share with the one that wrote the checkpoint."""
+    from evax.weights.start import digest_of_weights
+
     return {
         "encoder": config.encoder,
-        "weights": digest_of_weights(config),
+        "weights": digest_of_weights(config.encoder, config.weights),
         "tokenizer": tokenizer.identity(),
         "stores": [store.fingerprint for store in stores],
         "store_shares": list(config.store_shares),
@@ -112,14 +114,3 @@ def identity_of_run(
         "crop": to_plain(config.crop),
         "optimizer": to_plain(config.optimizer),
     }
-
-
-def digest_of_weights(config: PretrainConfig) -> str | None:
-    """Of the tensors of the file it starts from, wherever that lies; None for random ones."""
-    from evax.training.checkpoint import digest_of
-    from evax.weights.download import weights_path
-    from evax.weights.files import read_state_dict
-
-    if config.weights is None:
-        return None
-    return digest_of(read_state_dict(weights_path(config.encoder, config.weights)))[:16]

@@ -44,6 +44,7 @@ def segment(config: SegmentConfig) -> Path:
     from evax.training.steps import Diverged
     from evax.training.tracking import run_folder
     from evax.weights.encoders import create_encoder
+    from evax.weights.start import digest_of_weights
 
     note_other_size(config.weights, config.image_size)
     preprocess = replace(
@@ -55,6 +56,7 @@ def segment(config: SegmentConfig) -> Path:
             config.encoder, config.weights, img_size=config.image_size, drop_path_rate=config.drop_path
         )
         model = Segmenter(encoder, len(films.findings), config.decoder_width)
+    weights = digest_of_weights(config.encoder, config.weights)
     fabric = start_fabric(config.precision)
     with run_folder(config.out, config, resume=None) as log:
         try:
@@ -65,7 +67,7 @@ def segment(config: SegmentConfig) -> Path:
         validation, test = (
             overlaps_of(model, films, rows, preprocess, fabric) for rows in (films.validation, films.test)
         )
-        write_results(config, films, model, preprocess, validation, test, best_step, fabric, start)
+        write_results(config, films, model, weights, preprocess, validation, test, best_step, fabric, start)
     return config.out / "bundle"
 
 
@@ -137,6 +139,7 @@ def write_results(
     config: SegmentConfig,
     films: MaskedFilms,
     model: Segmenter,
+    weights_digest: str | None,
     preprocess: Preprocess,
     validation: Overlaps,
     test: Overlaps,
@@ -146,16 +149,17 @@ def write_results(
 ) -> None:
     """Thresholds, scores of the test, bundle, table, pictures, report and page.
 
-    start: of the job, by time.perf_counter.
+    weights_digest: of the weights it started from. start: of the job, by time.perf_counter.
     """
     import numpy as np
 
     from evax.deploy.bundle import Card, films_seen_too, model_facts, save_bundle, save_films
     from evax.evaluation.report import plain
     from evax.evaluation.segmentation import choose_thresholds, evaluate_segmenter, global_dice, mean_of
-    from evax.files import write_json
     from evax.reporting.masks_page import draw_masks, write_dice_table
+    from evax.reporting.protocol import without_places
     from evax.reporting.result_line import tell_dice
+    from evax.reporting.run_files import write_report
     from evax.reporting.run_page import write_run_page
     from evax.training.runtime import precision_of
     from evax.training.scoring import mask_probabilities
@@ -167,6 +171,7 @@ def write_results(
     metrics = evaluate_segmenter(chosen, films.findings, patients, config.resamples, config.seed).to_json()
     validation_dice = mean_of(global_dice(validation.at(thresholds))[:, 0])
     protocol = protocol_of(config, films) | {
+        "weights_digest": weights_digest,
         "trained_in": precision_of(fabric),
         "validation_mdice": plain(validation_dice),
         "best_step": best_step,
@@ -180,7 +185,7 @@ def write_results(
         thresholds={
             name: plain(float(value)) for name, value in zip(films.findings, thresholds, strict=True)
         },
-        training=protocol,
+        training=without_places(protocol),
         metrics=metrics,
     )
     save_bundle(config.out / "bundle", card, model)
@@ -205,7 +210,7 @@ def write_results(
         "command": command_line("segment", config),
         "seconds": round(time.perf_counter() - start, 1),
     }
-    write_json(report, config.out / "report.json")  # a run folder that has one is finished
+    write_report(report, config.out / "report.json")  # a run folder that has one is finished
     write_run_page(config.out)
     tell_dice(config.out / "report.json")
 

@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger("evax")
 C = TypeVar("C", bound=LabelledConfig)
 
-MAY_DIFFER = {  # where things lie, and how fast; the data have a fingerprint, folds are compared film by film
-    "out", "store", "split", "table", "sources", "workers",
+MAY_DIFFER = {  # where things lie, and how fast; data and weights have digests, folds are compared by film
+    "out", "store", "split", "weights", "table", "sources", "workers",
     "name", "bundles", "resume",  # of the call, not of what is learned
 }  # fmt: skip
 RESULTS = ("report.json", "crossvalidate.json")  # of a run, whichever it is
@@ -165,23 +165,28 @@ def run_of(kind: type[C], study: LabelledConfig, **own: Any) -> C:
     return kind(**({item.name: getattr(study, item.name) for item in fields(kind)} | own))
 
 
-def refuse_other_run(run: LabelledConfig, fingerprint: str, needs_bundle: bool) -> None:
+def refuse_other_run(run: LabelledConfig, fingerprint: str, weights: str | None, needs_bundle: bool) -> None:
     """Before anything is trained: a run that is finished must be the one that is asked for.
 
-    fingerprint: see data_fingerprint. needs_bundle: its classifier must have been kept.
+    fingerprint: see data_fingerprint. weights: see digest_of_weights. needs_bundle: its classifier must have
+    been kept.
     Raises ConfigError when the run was made with other options or data, or kept no classifier.
     """
-    from evax.files import read_json
+    from evax.reporting.run_files import read_facts
 
     path = run.out / "report.json"
     if not path.is_file():
         return
-    report = read_json(path)
+    report = read_facts(path)
     # a run made before an option existed had what is now its default
     made = to_plain(type(run)(store=run.store, out=run.out)) | report["recipe"]
-    changes = changed_options(made, to_plain(run), MAY_DIFFER)
+    known = report["weights_digest"]
+    # an evax that kept no digest knew weights by their path
+    changes = changed_options(made, to_plain(run), MAY_DIFFER - ({"weights"} if known is None else set()))
     if not changes and report["data_fingerprint"] != fingerprint:
         changes = "the films, labels or split of its store were others"
+    if not changes and known not in (None, weights):
+        changes = f"the weights were others than {run.weights} holds now"
     if changes:
         raise ConfigError(
             f"{run.out} was made otherwise: {changes}. Choose another --out, or delete that folder."

@@ -16,11 +16,14 @@ from evax.data.labels import blank_policy
 from evax.data.store import ImageStore
 from evax.evaluation.thresholds import ThresholdRule
 from evax.files import replaced_whole
+from evax.reporting.run_files import FORMAT
 
 CLEAN = {  # validation chooses, test is scored once
     "name": "clean",
     "test_scored": "once",
 }
+
+PLACES = {"store", "out", "weights", "split", "sources"}  # options of a run that are paths
 
 LEAKING = {  # as the text of the paper's real-world study reads; validation chooses all the same
     "name": "split by film",
@@ -91,6 +94,15 @@ def _label_fraction(config: Any, store: ImageStore) -> float:
     return float(config.label_count / store.manifest.table["patient"].iloc[train].nunique())
 
 
+def without_places(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns what a card says of a run: no path, so that equal runs leave equal bundles wherever they lie.
+
+    facts: see protocol_card. Data and weights have their digests.
+    """
+    recipe = {name: value for name, value in facts["recipe"].items() if name not in PLACES}
+    return {name: value for name, value in facts.items() if name != "weights"} | {"recipe": recipe}
+
+
 def study_card(
     config: Any, kind: str, fingerprint: str, *, name: str, leaks: bool, asked: str, **protocol: Any
 ) -> dict[str, Any]:
@@ -103,6 +115,7 @@ def study_card(
     start = "/".join(config.weights.parts[-2:]) if config.weights else "random weights"
     anew = replace(config, precision=asked, **({"resume": False} if hasattr(config, "resume") else {}))
     return {
+        "format": FORMAT,
         "kind": kind,
         "name": name or f"{config.encoder}, {start}",
         "encoder": config.encoder,

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +14,7 @@ from torch import Tensor, nn
 
 from evax.config import flat_options, shown_option
 from evax.errors import WeightsError
-from evax.files import save_tensors
+from evax.files import digest_of, save_tensors
 
 logger = logging.getLogger("evax")
 
@@ -82,15 +80,6 @@ def last_good(folder: Path) -> str:
     if not (paths := checkpoint_paths(folder)):
         return "No checkpoint had been written before."
     return f"The last good checkpoint is {paths[-1]}; --resume goes on from it."
-
-
-def digest_of(tensors: Mapping[str, Tensor]) -> str:
-    """Of names and bytes; safetensors itself notices a cut file, but no changed byte."""
-    digest = hashlib.blake2b(digest_size=16)
-    for name, tensor in sorted(tensors.items()):
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
 
 
 def load_newest_checkpoint(

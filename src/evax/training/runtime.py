@@ -18,11 +18,11 @@ from lightning_fabric.plugins import MixedPrecision
 from torch import nn
 
 from evax.errors import ConfigError, EvaxError
+from evax.models.devices import CPU, best_device
 from evax.training.options import Compile, Precision
 
 M = TypeVar("M", bound=nn.Module)
 R = TypeVar("R")
-CPU = torch.device("cpu")
 
 # On one core, compiling was earned back after 90,000 tokens through a student of alike blocks, after 310,000
 # through another (benchmarks/compilation.py). Several cores train faster, but do not compile faster.
@@ -76,7 +76,7 @@ def decided_precision(precision: Precision, earlier: Precision | None = None) ->
 
 
 def _launched(precision: Precision, devices: int, nodes: int) -> Fabric:
-    kind = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    kind = best_device().type
     plugins: list[Any] = []
     if precision != "fp32":  # as an object: by name Fabric would turn fp16 on a CPU into bf16
         plugins.append(MixedPrecision("bf16-mixed" if precision == "bf16" else "16-mixed", kind))

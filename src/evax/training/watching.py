@@ -9,6 +9,7 @@ import math
 import time
 from collections import deque
 from collections.abc import Sequence
+from statistics import harmonic_mean
 from typing import Any
 
 import numpy as np
@@ -133,21 +134,25 @@ def start_watch(
 
 
 def summary_of(log: RunLog) -> dict[str, Any]:
-    """Final cosine and speed (means of the last 20 steps and of all but the first), first and last probe.
+    """Final cosine (mean of the last 20 steps), first and last probe; the same for equal runs.
 
     Of a step that was done twice, because a run went on from before it, the last line counts.
     """
     steps, probes = (last_of_each_step(log.events(event)) for event in ("step", "probe"))
     last = steps[-20:]
-    rates = [line["images_per_s"] for line in steps[1:]] or [steps[0]["images_per_s"]]
     return {
         "final_cosine": sum(line["cosine"] for line in last) / len(last),
-        "images_per_s": len(rates) / sum(1 / rate for rate in rates),
         "knn_auc_first": probes[0]["knn_auc"] if probes else None,
         "knn_auc_last": probes[-1]["knn_auc"] if probes else None,
         "linear_auc_last": probes[-1]["linear_auc"] if probes else None,
         "rankme_last": probes[-1]["rankme"] if probes else None,
     }
+
+
+def images_per_s(log: RunLog) -> float:
+    """Returns the mean speed of all steps but the first; of a step that was done twice the last counts."""
+    rates = [line["images_per_s"] for line in last_of_each_step(log.events("step"))]
+    return harmonic_mean(rates[1:] or rates)
 
 
 def last_of_each_step(lines: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
