@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import io
 import logging
 import os
 import sys
+from pathlib import Path
 from typing import TextIO
 
 from evax.config import parse_command_line
-from evax.errors import ConfigError, EvaxError, Interrupted, unknown_name
+from evax.errors import EvaxError, Interrupted, unknown_name, work_not_shared
 
 COMMANDS = {  # name: what it does; module, config class and function share the name
     "demo": "the whole journey on synthetic films, or on the films of a recipe, with a report",
@@ -66,14 +68,12 @@ def run(arguments: list[str]) -> int:
         config = parse_command_line(getattr(job, f"{name.capitalize()}Config"), rest, f"evax {name}")
         result = getattr(job, name)(config)
     except EvaxError as error:
-        sys.stderr.write(f"evax {name}{_which_process()}: {error}\n")
+        _say_error(f"evax {name}: {error}\n")
         return 1
     except ModuleNotFoundError as error:  # the base installation reads and scores films, no more
         if str(error.name).startswith("evax"):
             raise
-        sys.stderr.write(
-            f"evax {name}{_which_process()}: this needs the package {error.name}: pip install 'evax[train]'\n"
-        )
+        _say_error(f"evax {name}: this needs the package {error.name}: pip install 'evax[train]'\n")
         return 1
     except Interrupted as stop:
         _say(sys.stderr, f"evax {name}: {stop}\n")
@@ -86,27 +86,29 @@ def run(arguments: list[str]) -> int:
 
 
 def _say(stream: TextIO, text: str) -> None:
-    """What all processes that torchrun started would say alike is said by the first."""
-    if not _which_process():
+    """Of the processes that torchrun starts, only the first says how the work ended."""
+    if "TORCHELASTIC_RUN_ID" not in os.environ or os.environ.get("RANK") == "0":
         stream.write(text)
 
 
-def _which_process() -> str:
-    """Which of the processes that torchrun started this one is; "" for the first and without torchrun."""
-    rank = os.environ.get("RANK", "0") if "TORCHELASTIC_RUN_ID" in os.environ else "0"
-    return "" if rank == "0" else f", process {rank}"
+def _say_error(text: str) -> None:
+    """Any process of torchrun may fail alone; what several of a machine say alike is said once."""
+    if error_file := os.environ.get("TORCHELASTIC_ERROR_FILE"):  # in a folder of each process
+        said = Path(error_file).parents[1] / f"evax-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+        try:
+            said.touch(exist_ok=False)
+        except FileExistsError:
+            return
+        except OSError:
+            pass  # said several times rather than never
+    sys.stderr.write(text)
 
 
 def refuse_several_processes(command: str) -> None:
-    """Raises ConfigError where torchrun started several processes of a command that would do its work in each
-    of them.
-    """
+    """Raises ConfigError where torchrun started several processes that would all do the same work."""
     started = int(os.environ.get("WORLD_SIZE", "1")) if "TORCHELASTIC_RUN_ID" in os.environ else 1
     if started > 1 and command not in SHARES_ITS_WORK:
-        raise ConfigError(
-            f"torchrun started {started} processes, and only evax pretrain shares its work among several. "
-            "Start this command without torchrun."
-        )
+        raise work_not_shared(started)
 
 
 def usage() -> str:

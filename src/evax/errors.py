@@ -44,3 +44,11 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> ConfigError:
     close = difflib.get_close_matches(name, names, n=1)
     hint = f" Did you mean '{close[0]}'?" if close else ""
     return ConfigError(f"No {kind} is called '{name}'.{hint} Known: {', '.join(names)}.")
+
+
+def work_not_shared(processes: int) -> ConfigError:
+    """The error for a command that torchrun started several times, each to do the whole work."""
+    return ConfigError(
+        f"torchrun started {processes} processes, and only evax pretrain shares its work among several. "
+        "Start this command without torchrun."
+    )

@@ -66,7 +66,10 @@ class TorchPredictor(Predictor):
 
 
 def open_torch(folder: Path, card: Card, device: torch.device = CPU) -> TorchPredictor:
-    """The bundle's network and weights on a device. Raises DataError without them, WeightsError if they do not fit."""
+    """The bundle's network with its weights on a device.
+
+    Raises DataError without them, WeightsError if they do not fit.
+    """
     weights = folder / "model.safetensors"
     if not weights.is_file():
         raise DataError(f"{folder} is not a whole bundle: it has no model.safetensors. Copy it again.")

@@ -73,7 +73,7 @@ def demo(config: DemoConfig) -> Path:
     """
     from evax.files import FolderLock, make_folder
 
-    if config.out.exists() and any(config.out.iterdir()) and not config.resume:
+    if config.out.is_dir() and any(config.out.iterdir()) and not config.resume:
         raise ConfigError(
             f"The run folder {config.out} exists. Choose another --out, continue with --resume, or delete it."
         )

@@ -58,12 +58,13 @@ def zoo(config: ZooConfig) -> Path | str:
     Raises ConfigError for an unknown name or an --out that exists, WeightsError for a file that cannot be
     had, read or converted.
     """
+    from evax.files import make_folder
     from evax.weights.download import fetch_published
 
     if config.action == "list":
         return facts_of_released(config.source) if config.source else table_of_released()
     if config.action == "fetch":
-        return fetch_published(str(config.source), config.out)
+        return fetch_published(str(config.source), make_folder(config.out) if config.out else None)
     return convert(config)
 
 

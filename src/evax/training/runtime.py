@@ -17,7 +17,7 @@ from lightning_fabric import Fabric
 from lightning_fabric.plugins import MixedPrecision
 from torch import nn
 
-from evax.errors import ConfigError, EvaxError
+from evax.errors import EvaxError, work_not_shared
 from evax.models.devices import CPU, best_device
 from evax.training.options import Compile, Precision
 
@@ -35,10 +35,7 @@ def start_fabric(precision: Precision) -> Fabric:
     Raises ConfigError under torchrun: only pre-training shares its work among processes.
     """
     if (processes := processes_of_torchrun()[0]) > 1:
-        raise ConfigError(
-            f"torchrun started {processes} processes, and only evax pretrain shares its work among several. "
-            "Start this command without torchrun."
-        )
+        raise work_not_shared(processes)
     return _launched(decided_precision(precision), devices=1, nodes=1)
 
 
