@@ -45,6 +45,49 @@ def test_the_version_is_printed():
     assert evax_command("--version").stdout.strip() == f"evax {evax.__version__}"
 
 
+@pytest.fixture
+def process(monkeypatch, tmp_path):
+    """Runs a command as one of the processes that torchrun started."""
+
+    def as_process(rank, *arguments, processes=2):
+        error_file = tmp_path / "attempt_0" / str(rank) / "error.json"
+        error_file.parent.mkdir(parents=True, exist_ok=True)
+        for name, value in {
+            "TORCHELASTIC_RUN_ID": "x", "TORCHELASTIC_ERROR_FILE": str(error_file),
+            "WORLD_SIZE": str(processes), "LOCAL_WORLD_SIZE": str(processes), "RANK": str(rank),
+        }.items():  # fmt: skip
+            monkeypatch.setenv(name, value)
+        return run(list(arguments))
+
+    return as_process
+
+
+@pytest.mark.parametrize("command", sorted(set(COMMANDS) - {"pretrain"}))
+def test_torchrun_is_refused_by_a_command_that_shares_no_work_before_it_touches_a_folder(
+    process, tmp_path, capsys, command
+):
+    assert process(0, command, str(tmp_path / "films"), "--out", str(tmp_path / "out")) == 1
+    said = capsys.readouterr().err
+    assert said.startswith(f"evax {command}: torchrun started 2 processes, and only evax pretrain shares its")
+    assert said.endswith("Start this command without torchrun.\n")
+    assert not (tmp_path / "out").exists()
+
+
+def test_one_process_of_torchrun_is_none_of_several(process, capsys):
+    assert process(0, "recipes", processes=1) == 0
+    assert "pretrain/" in capsys.readouterr().out
+
+
+def test_an_error_of_any_process_of_torchrun_is_said_and_a_common_one_once(process, tmp_path, capsys):
+    common = ("pretrain", str(tmp_path / "nothing"), "--out", str(tmp_path / "run"))
+    assert process(1, *common) == 1
+    assert capsys.readouterr().err.count(f"There is no store at {tmp_path / 'nothing'}") == 1
+    assert process(0, *common) == 1
+    assert capsys.readouterr().err == ""
+    assert process(1, "pretrain", str(tmp_path / "other"), "--out", str(tmp_path / "run")) == 1
+    assert f"There is no store at {tmp_path / 'other'}" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("name", [name for name in evax.__all__ if not name.startswith("_")])
 def test_every_public_name_can_be_imported(name):
     assert getattr(evax, name) is not None

@@ -1,11 +1,17 @@
 import fcntl
 import subprocess
 import sys
+import tempfile
+from pathlib import Path
 
 import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors import safe_open
 
 from evax.errors import DataError
-from evax.files import LOCK, FolderLock, read_json, read_lines, replaced_whole, write_json
+from evax.files import LOCK, FolderLock, read_json, read_lines, replaced_whole, save_tensors, write_json
 
 HOLDER = """
 import sys, time
@@ -90,3 +96,20 @@ def test_a_damaged_line_of_a_log_is_named_and_one_that_broke_off_at_its_end_forg
     path.write_bytes(line + damage + b"\n" + line)
     with pytest.raises(DataError, match=r"log\.jsonl, line 2, is not a JSON object .* Mend that line"):
         read_lines(path)
+
+
+@given(
+    st.dictionaries(
+        st.text(st.characters(exclude_categories=["Cs"])), st.text(st.characters(exclude_categories=["Cs"]))
+    )
+)
+def test_a_safetensors_file_depends_on_its_content_alone(metadata):
+    """In whatever order the metadata were given; safetensors itself writes them in a random order."""
+    with tempfile.TemporaryDirectory() as folder:
+        path, other = Path(folder) / "a.safetensors", Path(folder) / "b.safetensors"
+        save_tensors({"x": torch.ones(3), "y": torch.zeros(2, 2)}, path, metadata)
+        save_tensors({"y": torch.zeros(2, 2), "x": torch.ones(3)}, other, dict(reversed(metadata.items())))
+        assert path.read_bytes() == other.read_bytes()
+        with safe_open(path, "pt") as file:
+            assert (file.metadata() or {}) == metadata
+            assert torch.equal(file.get_tensor("x"), torch.ones(3))

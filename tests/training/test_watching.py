@@ -4,7 +4,7 @@ import pytest
 
 from evax.training.probes import ProbeResult
 from evax.training.tracking import RunLog, live_panel
-from evax.training.watching import STEPS_OF_SPREAD, Watch, summary_of
+from evax.training.watching import STEPS_OF_SPREAD, Watch, images_per_s, summary_of
 
 
 @pytest.fixture
@@ -89,5 +89,5 @@ def test_of_steps_that_were_done_twice_the_last_line_counts_in_the_summary(log):
             running.step(done, 0, 8 * done, measured(cosine=cosine + done / 1000, images_per_s=rate))
     summary = summary_of(log)
     assert summary["final_cosine"] == pytest.approx(0.4 + 30.5 / 1000)  # of steps 21 to 40
-    assert summary["images_per_s"] == pytest.approx(39 / (9 / 100 + 30 / 50))
+    assert images_per_s(log) == pytest.approx(39 / (9 / 100 + 30 / 50))
     assert (summary["knn_auc_first"], summary["knn_auc_last"]) == (0.2, 0.4)

@@ -22,6 +22,8 @@ if TYPE_CHECKING:  # reading a card needs neither torch nor a store
 
 logger = logging.getLogger("evax")
 FORMAT = 1
+# What every card must say; another field that a card lacks, because it came later, has its default.
+DECISIVE = {"kind", "encoder", "preprocess", "findings", "exclusive", "thresholds"}
 FILMS = "films.u64"
 INTENDED_USE = "Research. Not a medical device; not for diagnosis or for decisions about patients."
 
@@ -156,8 +158,8 @@ def read_card(folder: Path) -> Card:
             raise DataError(
                 f"{path} has format {content['format']}, this evax reads format {FORMAT}: update evax."
             )
-        # a field that came later has its default in an older card
-        given = {item.name: content[item.name] for item in fields(Card) if item.name in content}
+        names = [item.name for item in fields(Card)]
+        given = {name: content[name] for name in names if name in DECISIVE or name in content}
         given["preprocess"] = Preprocess.from_json(content["preprocess"])
         given["findings"] = tuple(content["findings"])
         return Card(**given)

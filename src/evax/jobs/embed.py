@@ -206,9 +206,11 @@ def start_parts(parts: Path, plan: dict[str, Any]) -> None:
     """Makes the folder of finished parts, or goes on with one of the same plan. Raises DataError."""
     from evax.files import read_json, write_json
 
-    if (parts / PLAN).is_file() and read_json(parts / PLAN) != plan:
+    before = read_json(parts / PLAN) if (parts / PLAN).is_file() else plan
+    if other := [name for name in plan if before.get(name) != plan[name]]:
         raise DataError(
-            f"{parts} was begun with other films, weights, precision or options: delete it to start anew."
+            f"{parts} was begun with other films, weights or options: delete it to start anew. Different: "
+            f"{', '.join(other)}."
         )
     write_json(plan, parts / PLAN)
 
