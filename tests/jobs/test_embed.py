@@ -13,7 +13,7 @@ import torch
 
 import evax
 from evax.data.preprocess import Preprocess
-from evax.deploy.bundle import Card, save_bundle
+from evax.deploy.bundle import Card, read_card, save_bundle
 from evax.errors import ConfigError, DataError
 from evax.jobs import embed as job
 from evax.jobs.embed import EmbedConfig, embed
@@ -126,6 +126,47 @@ def test_an_interrupted_table_goes_on_after_its_last_part(config, monkeypatch):
     assert rows_of(config) == whole
     assert len(made) == 3
     assert not parts.exists()
+
+
+@pytest.mark.parametrize(("began", "other"), [("bf16", "fp32"), ("fp32", "bf16")])
+def test_a_table_that_goes_on_keeps_the_precision_it_began_with(config, monkeypatch, began, other):
+    monkeypatch.setattr(job, "PART_FILMS", 2)
+    whole = rows_of(replace(config, precision=began, out=config.out.with_name("whole.parquet")))
+    write, made = job.write_part, []
+
+    def stopping(path, *rest):
+        if made:
+            raise KeyboardInterrupt
+        made.append(path)
+        write(path, *rest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(job, "write_part", stopping)
+        with pytest.raises(KeyboardInterrupt):
+            embed(replace(config, precision=began))
+    with pytest.raises(DataError, match=r"other films, weights or options: .* Different: precision\."):
+        embed(replace(config, precision=other))
+    # on a machine that would now decide otherwise
+    monkeypatch.setattr("evax.training.runtime.bf16_is_faster", lambda: other == "bf16")
+    assert rows_of(replace(config, precision="auto")) == whole
+
+
+def test_a_table_goes_on_with_the_same_weights_wherever_they_lie(config, bundle, monkeypatch, tmp_path):
+    def stopping(*arguments):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(job, "write_part", stopping)
+        with pytest.raises(KeyboardInterrupt):
+            embed(config)
+    moved = replace(config, bundle=shutil.copytree(bundle, tmp_path / "moved"))
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        save_bundle(moved.bundle, read_card(bundle), build_encoder(TINY, img_size=64))
+    with pytest.raises(DataError, match=r"Different: weights\."):
+        embed(moved)
+    shutil.copytree(bundle, moved.bundle, dirs_exist_ok=True)
+    assert len(rows_of(moved)) == 6
 
 
 def test_a_part_of_long_features_holds_few_films(config, monkeypatch):

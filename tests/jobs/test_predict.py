@@ -9,6 +9,7 @@ import math
 import os
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -22,6 +23,7 @@ from evax.data.preprocess import Preprocess
 from evax.deploy.bundle import Card, save_bundle
 from evax.errors import ConfigError, DataError
 from evax.explain.overlay import overlay
+from evax.jobs.demo import DemoConfig, demo
 from evax.jobs.predict import PredictConfig, predict
 from evax.models.classifier import Classifier
 from evax.models.encoders import build_encoder
@@ -249,6 +251,31 @@ def test_a_killed_run_goes_on_after_the_films_it_had_scored(config, killed_at, m
     assert read == ["4.png", "1.png", "1.tif", "x.PNG", "z.png"]
     assert "Going on after 3 films that have been scored" in caplog.text
     assert not list(config.out.parent.glob(".*"))
+
+
+def test_a_demo_that_was_killed_while_it_predicted_is_resumed(config, monkeypatch):
+    out = config.out.parent / "demo"
+    step = replace(config, out=Path("RUN/deep/scores.csv"))
+    whole = predict(replace(config, out=config.out.with_name("whole.csv"))).read_text()
+    monkeypatch.setattr("evax.reporting.page.write_report", lambda run: run / "report.html")
+
+    def stop(path):
+        if path.name == "z.png":
+            raise KeyboardInterrupt
+        return read_or_reason(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("evax.jobs.predict.read_or_reason", stop)
+        with pytest.raises(KeyboardInterrupt):
+            demo(DemoConfig(out=out, predict={"p": step}))
+    demo(DemoConfig(out=out, predict={"p": step}, resume=True))
+    assert (out / "deep/scores.csv").read_text() == whole
+    journal = json.loads((out / "run.json").read_text())
+    (out / "run.json").unlink()  # killed between the table and its line in the journal
+    demo(DemoConfig(out=out, predict={"p": step}, resume=True))
+    assert (out / "deep/scores.csv").read_text() == whole
+    again = json.loads((out / "run.json").read_text())
+    assert [entry["command"] for entry in again["steps"]] == [entry["command"] for entry in journal["steps"]]
 
 
 def test_a_film_that_vanished_or_came_between_changes_no_other_film_s_line(config, killed_at):

@@ -1,10 +1,12 @@
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from sklearn.metrics import average_precision_score, balanced_accuracy_score, roc_auc_score
 
 from evax.data.building import build_store
@@ -182,6 +184,28 @@ def test_a_sweep_that_was_killed_encodes_no_film_twice_repeats_no_probe_and_may_
     assert [line["event"] for line in log] == ["features", "resume"]
     with pytest.raises(ConfigError, match="--neighbours was 20, is 3. Choose another --out"):
         probe(replace(config, neighbours=3, resume=True))
+
+
+def test_a_sweep_knows_its_weights_and_features_by_their_content_and_not_by_their_path(config, tmp_path):
+    def written(folder, seed):
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            network = build_encoder(config.encoder, img_size=64)
+        chain = Preprocess(store_size=96, input_size=64)
+        return save_bundle(folder, Card(kind="encoder", encoder=config.encoder, preprocess=chain), network)
+
+    sweep = replace(config, weights=written(tmp_path / "encoder", 0), fractions=(0.5,), seeds=(0,))
+    probe(sweep)
+    moved = shutil.copytree(sweep.weights, tmp_path / "moved")
+    written(sweep.weights, 1)  # another pre-training into the same folder
+    with pytest.raises(ConfigError, match="the weights were others than .*encoder holds now"):
+        probe(replace(sweep, fractions=(1.0,), resume=True))
+    probe(replace(sweep, weights=moved, fractions=(1.0,), resume=True))
+    shutil.rmtree(sweep.out / "runs")  # none is finished, and the features of before are there
+    probe(replace(sweep, fractions=(1.0,), resume=True))
+    log = [json.loads(line)["event"] for line in (sweep.out / "log.jsonl").read_text().splitlines()]
+    assert log == ["features", "resume", "resume", "resume", "features"]
+    assert len(list(sweep.out.glob("features-*.npy"))) == 2
 
 
 def test_random_weights_are_drawn_anew_by_each_seed_of_a_sweep(config, tmp_path):

@@ -4,11 +4,12 @@ from dataclasses import replace
 
 import pytest
 
-from evax.config import write_recipe
+from evax.config import to_plain, write_recipe
 from evax.errors import ConfigError
+from evax.files import read_json, write_json
 from evax.jobs.fewshot import FewshotConfig
 from evax.jobs.finetune import FinetuneConfig
-from evax.jobs.studies import continued, report_of
+from evax.jobs.studies import continued, refuse_other_run, report_of
 from evax.training.options import OptimizerConfig
 from finished_runs import write_run
 
@@ -64,3 +65,38 @@ def test_the_classifier_of_a_finished_run_is_never_deleted(tmp_path):
 
     assert report_of(run, never, keep_bundle=False)["kind"] == "finetune"
     assert (run.out / "bundle").is_dir()
+
+
+@pytest.fixture
+def finished(tmp_path):
+    """A finished run that started from weights with the digest "aa", and the config that made it."""
+    out = write_run(tmp_path / "run", 1.0)
+    report = read_json(out / "report.json")
+    config = FinetuneConfig(store=tmp_path / "store", out=out, weights=tmp_path / "encoder")
+    recipe = to_plain(config)
+    write_json(
+        report | {"recipe": recipe, "data_fingerprint": "ff", "weights_digest": "aa"}, out / "report.json"
+    )
+    return config
+
+
+def test_a_run_knows_the_weights_it_started_from_wherever_they_lie(finished):
+    moved = replace(finished, weights=finished.weights.with_name("moved"))
+    for config in (finished, moved):
+        refuse_other_run(config, "ff", "aa", needs_bundle=False)
+        with pytest.raises(ConfigError, match=f"the weights were others than {config.weights} holds now"):
+            refuse_other_run(config, "ff", "bb", needs_bundle=False)
+    with pytest.raises(ConfigError, match=r"--weights was .*encoder, is not given"):
+        refuse_other_run(replace(finished, weights=None), "ff", None, needs_bundle=False)
+
+
+def test_a_run_of_an_evax_that_kept_no_digest_knows_its_weights_by_their_path(finished):
+    path = finished.out / "report.json"
+    report = read_json(path)
+    del report["weights_digest"]
+    write_json(report, path)
+    refuse_other_run(finished, "ff", "bb", needs_bundle=False)
+    with pytest.raises(ConfigError, match=r"--weights was .*encoder, is .*moved"):
+        refuse_other_run(
+            replace(finished, weights=finished.weights.with_name("moved")), "ff", "bb", needs_bundle=False
+        )
