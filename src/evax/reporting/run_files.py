@@ -13,14 +13,12 @@ from evax.errors import DataError
 from evax.files import read_json, read_lines, write_json
 
 FORMAT = 1  # of reports and results of studies; the next one when an evax of today would misread them
-LATER = {
-    "weights_digest": None
-}  # keys that format 1 got after its first reports: what a report has without them
+LATER = {"weights_digest": None}  # keys that came after the first reports, with their values for those
 EXAMINED = ("calibration", "subgroups", "errors")  # of a classifier, beyond its scores: see examine
 
 
 class Facts(dict[str, Any]):
-    """An object of a JSON file. A key it lacks is that of LATER, or a DataError that names the file."""
+    """An object of a JSON file. A key it lacks has its value of LATER, or is a DataError."""
 
     def __init__(self, content: dict[str, Any], path: Path) -> None:
         super().__init__(content)
