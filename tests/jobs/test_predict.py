@@ -259,10 +259,10 @@ def test_a_demo_that_was_killed_while_it_predicted_is_resumed(config, monkeypatc
     whole = predict(replace(config, out=config.out.with_name("whole.csv"))).read_text()
     monkeypatch.setattr("evax.reporting.page.write_report", lambda run: run / "report.html")
 
-    def stop(path):
+    def stop(path, bits):
         if path.name == "z.png":
             raise KeyboardInterrupt
-        return read_or_reason(path)
+        return read_or_reason(path, bits)
 
     with monkeypatch.context() as patch:
         patch.setattr("evax.jobs.predict.read_or_reason", stop)

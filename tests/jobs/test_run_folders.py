@@ -144,11 +144,11 @@ def test_a_prediction_that_is_refused_makes_no_folder_for_its_pictures(things, t
     )  # fmt: skip
     read = []
 
-    def stop(path):
+    def stop(path, bits):
         if len(read) == 2:
             raise KeyboardInterrupt
         read.append(path)
-        return "unreadable" if len(read) == 2 else import_module("evax.data.films").read_or_reason(path)
+        return "unreadable" if len(read) == 2 else import_module("evax.data.films").read_or_reason(path, bits)
 
     monkeypatch.setattr("evax.jobs.predict.read_or_reason", stop)
     with pytest.raises(KeyboardInterrupt):
