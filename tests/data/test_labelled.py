@@ -3,6 +3,8 @@
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from evax.data.labelled import (
     LabelShare,
@@ -176,3 +178,16 @@ def test_only_who_chooses_on_validation_films_needs_them(doubtful):
     assert (len(val), len(train) + len(test)) == (0, len(doubtful))
     with pytest.raises(DataError, match="has no val films"):
         split_rows(doubtful)
+
+
+@given(st.integers(1, 100), st.integers(0, 5000))
+def test_hundredths_of_the_patients_are_rounded_up_in_exact_arithmetic(hundredths, patients):
+    share = LabelShare(hundredths / 100)
+    assert share.patients(patients) == -(-hundredths * patients // 100)
+
+
+@pytest.mark.parametrize(
+    ("fraction", "patients", "drawn"), [(0.07, 100, 7), (0.14, 50, 7), (0.55, 100, 55), (0.001, 7000, 7)]
+)
+def test_a_share_that_is_a_whole_number_of_patients_draws_no_patient_more(fraction, patients, drawn):
+    assert LabelShare(fraction).patients(patients) == drawn
