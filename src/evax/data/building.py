@@ -258,6 +258,7 @@ def _finish(
         "findings": list(manifest.findings),
         "exclusive": manifest.exclusive,
         "source": manifest.source,
+        "namespace": manifest.namespace,
         "split": split_note,
         "shards": names,
         **({"masks": dict(sorted(masked.items()))} if masked else {}),

@@ -77,6 +77,11 @@ class Manifest:
     for which reason.
     """
 
+    namespace: str = ""
+    """Where two manifests have the same, a name of a patient means the same person in both; "" if unknown.
+    Nobody can guess it who does not have the images or the key of the pseudonyms, but for public releases.
+    """
+
     def __post_init__(self) -> None:
         table = self.table
         if missing := [name for name in (*COLUMNS, *self.findings) if name not in table.columns]:

@@ -24,6 +24,7 @@ from evax.data.manifest import (
     no_boxes,
 )
 from evax.data.masks import unpack
+from evax.data.sources import is_published
 from evax.errors import DataError
 from evax.files import name_of, read_json
 
@@ -61,6 +62,28 @@ class ImageStore:
         """A number per film that tells whether another store holds the very same pixels."""
         parts = [hashlib.blake2b(self.pixels(int(row)).data, digest_size=8).digest() for row in rows]
         return np.frombuffer(b"".join(parts), dtype="<u8")
+
+    def people(self, rows: Int64[np.ndarray, " rows"]) -> UInt64[np.ndarray, " rows"]:
+        """A number per image for its patient, also at another size; equal numbers are one person.
+
+        0 where nothing tells whether a name means the same person in another store (see Manifest.namespace).
+        """
+        names = self.manifest.table["patient"].to_numpy(dtype=str)[rows]
+        numbers = {name: self._person(name) for name in set(names.tolist())}
+        return np.array([numbers[name] for name in names.tolist()], dtype=np.uint64)
+
+    def namespace_mark(self) -> np.uint64:
+        """A number for all stores whose names of patients can be compared with this one's; 0 for none."""
+        return self._person("")
+
+    def _person(self, name: str) -> np.uint64:
+        namespace = self.manifest.namespace
+        if not namespace:
+            return np.uint64(0)
+        # the merged corpus writes its patients as RELEASE/PATIENT
+        full = name if namespace == "merged_520k" and name else f"{namespace}/{name}"
+        digest = hashlib.blake2b(full.encode(errors="surrogatepass"), digest_size=8).digest()
+        return np.frombuffer(digest, dtype="<u8")[0]
 
     def masks(self, index: int | np.integer) -> dict[str, Bool[np.ndarray, "S S"]]:
         """Finding -> mask of the stored film; empty where the film has none.
@@ -144,6 +167,7 @@ def open_store(path: str | os.PathLike[str]) -> ImageStore:
         exclusive=bool(card["exclusive"]),
         source=str(card["source"]),
         root=folder,
+        namespace=str(card.get("namespace", card["source"] if is_published(card["source"]) else "")),
         boxes=pd.DataFrame(boxes, columns=list(BOX_COLUMNS)) if boxes else no_boxes(),
     )
     return ImageStore(folder, card, manifest, shards)

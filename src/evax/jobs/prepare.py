@@ -227,7 +227,7 @@ def chosen_options(config: PrepareConfig, films: int) -> dict[str, str]:
     if config.source == "dicom":
         from evax.data.sources.dicom import name_of_key
 
-        options["the key of the pseudonyms"] = name_of_key(source_options(config)["private"])
+        options["the key of the pseudonyms"] = name_of_key(source_options(config)["private"])[:8]
     return {name: "not given" if value is None else str(value) for name, value in options.items()}
 
 

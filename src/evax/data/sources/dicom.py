@@ -103,7 +103,9 @@ def read_dicom(raw: Path, *, private: Path, keep_burned_in: bool = False) -> Man
     table["patient"] = _patients(table)
     table[SPLIT_KEY] = table["patient"].map(names)
     table["study_day"] -= table.groupby("patient")["study_day"].transform("min")
-    return Manifest(table=table, findings=(), exclusive=False, source="dicom", root=raw)
+    return Manifest(
+        table=table, findings=(), exclusive=False, source="dicom", root=raw, namespace=name_of_key(private)
+    )
 
 
 def _patients(table: pd.DataFrame) -> pd.Series:
@@ -145,7 +147,7 @@ def _pseudonym(key: bytes, kind: str, value: str) -> str:
 
 def name_of_key(private: Path) -> str:
     """Tells one key from another; nothing else can be learned of it."""
-    return _pseudonym(_key(private / "pseudonyms.key"), "key", "")[:8]
+    return _pseudonym(_key(private / "pseudonyms.key"), "key", "")
 
 
 def _key(path: Path) -> bytes:
