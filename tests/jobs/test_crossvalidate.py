@@ -165,20 +165,19 @@ def test_an_encoder_that_saw_films_of_the_store_is_refused_or_its_patients_only_
     seen = store.rows("train")[:6]
     save_seen(encoder, seen_in(store, seen))
     config = replace(study, weights=encoder, out=tmp_path / "run", folds=2)
-    with pytest.raises(
-        DataError, match=rf"pre-trained on {len(seen)} of the 48 films .* Give --seen train: "
-    ):
+    patients = store.manifest.table["patient"]
+    theirs = set(patients.iloc[seen])
+    count = int(patients.isin(theirs).sum())
+    with pytest.raises(DataError, match=rf"pre-trained on {count} of the 48 films .* Give --seen train: "):
         crossvalidate(config)
     assert not config.out.exists()
     crossvalidate(replace(config, seen="train"))
-    patients = store.manifest.table["patient"]
-    theirs = set(patients.iloc[seen])
     assert set(pd.concat(predictions_of(config))["patient"]) == set(patients) - theirs
     for number in range(2):
         split = pd.read_csv(config.out / "folds" / f"fold-{number}.csv")
         trained = split.loc[split["split"] == "train", "image"]
         assert set(store.manifest.table["image"].iloc[seen]) <= set(trained)
-    assert result_of(config)["protocol"]["films_that_only_train"] == int(patients.isin(theirs).sum())
+    assert result_of(config)["protocol"]["films_that_only_train"] == count
 
 
 def test_a_hospital_is_left_out_with_a_table_of_sites(study, tmp_path):
