@@ -50,7 +50,6 @@ logger = logging.getLogger("evax")
 SHARD_FILMS = 512
 IDENTITY_ROWS = 8192  # of the table at once as text
 UNSET = "not given"  # what plan.json calls an option without a value
-UNSET = "not given"  # what plan.json calls an option without a value
 Progress = Callable[[int, int, int], None]
 
 

@@ -61,6 +61,7 @@ IN_CARD: dict[str, Callable[[Any], bool]] = {  # what a card must hold
 MAY_BE_IN_CARD: dict[str, Callable[[Any], bool]] = {  # and what a card of an earlier evax lacks
     "namespace": lambda text: isinstance(text, str),
     "statistics_of": lambda of: of in ("train", "all"),
+    "bits": lambda bits: bits is None or (_is_count(bits) and 8 <= bits <= 16),
     **dict.fromkeys(("table_digests", "picture_digests"), lambda digests: isinstance(digests, list)),
     **dict.fromkeys(
         ("issues", "masks", "left_out"),
