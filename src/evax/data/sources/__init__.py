@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import inspect
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -101,5 +102,6 @@ def _namespace(name: str, manifest: Manifest) -> str:
         return name
     rows = sorted(zip(manifest.table["image"], manifest.table["patient"], strict=True))
     few = [manifest.root / image for image, _ in rows[:FILES_SIZED]]
-    sizes = [path.stat().st_size if path.is_file() else 0 for path in few]
+    # os.path: a name that is too long for a file is none
+    sizes = [path.stat().st_size if os.path.isfile(path) else 0 for path in few]
     return hashlib.blake2b(repr((rows, sizes)).encode(), digest_size=16).hexdigest()
