@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from evax.errors import ConfigError, DataError, unknown_name
+from evax.files import path_of
 
 if TYPE_CHECKING:
     from evax.data.manifest import Manifest
@@ -101,7 +102,7 @@ def _namespace(name: str, manifest: Manifest) -> str:
     if is_published(name):
         return name
     rows = sorted(zip(manifest.table["image"], manifest.table["patient"], strict=True))
-    few = [manifest.root / image for image, _ in rows[:FILES_SIZED]]
+    few = [manifest.root / path_of(image) for image, _ in rows[:FILES_SIZED]]
     # os.path: a name that is too long for a file is none
     sizes = [path.stat().st_size if os.path.isfile(path) else 0 for path in few]
     return hashlib.blake2b(repr((rows, sizes)).encode(), digest_size=16).hexdigest()
