@@ -110,3 +110,9 @@ def test_a_written_fold_is_read_as_the_split_it_is(phantom_store, tmp_path):
     read = split_rows(store, tmp_path / "fold.csv")
     for rows, written in zip(read, (fold.train, fold.validation, fold.test), strict=True):
         assert np.array_equal(rows, written)
+
+
+def test_the_validation_share_of_a_fold_is_rounded_up_in_exact_arithmetic():
+    units = np.array([f"p{number}" for number in range(200)])
+    for fold in Divider(units, None, np.ones(200, bool), 0.07, 0).equal_folds(2):
+        assert len(fold.validation) == 7  # of 100 patients; 0.07 * 100 is 7.000000000000001 in floats

@@ -176,3 +176,17 @@ def test_only_who_chooses_on_validation_films_needs_them(doubtful):
     assert (len(val), len(train) + len(test)) == (0, len(doubtful))
     with pytest.raises(DataError, match="has no val films"):
         split_rows(doubtful)
+
+
+@pytest.mark.parametrize("hundredths", range(1, 101))
+def test_hundredths_of_the_patients_are_rounded_up_in_exact_arithmetic(hundredths):
+    share = LabelShare(hundredths / 100)
+    for patients in range(401):
+        assert share.patients(patients) == -(-hundredths * patients // 100)
+
+
+@pytest.mark.parametrize(
+    ("fraction", "patients", "drawn"), [(0.07, 100, 7), (0.14, 50, 7), (0.55, 100, 55), (0.001, 7000, 7)]
+)
+def test_a_share_that_is_a_whole_number_of_patients_draws_no_patient_more(fraction, patients, drawn):
+    assert LabelShare(fraction).patients(patients) == drawn

@@ -11,7 +11,8 @@ import pytest
 
 import published_tables
 from evax.data.sources import list_source
-from evax.data.sources.merged_520k import OWN_TEST, SAME_PATIENT
+from evax.data.sources.merged_520k import OWN_TEST, RELEASES, SAME_PATIENT
+from evax.data.split import assign_splits
 from evax.errors import ConfigError, DataError
 from releases import written
 
@@ -171,6 +172,21 @@ def test_what_is_missing_or_no_list_is_said(raw, lists, tmp_path):
     refused("empty holds no list of tested films: no file is called .test..txt", tmp_path / "empty")
     (raw / "chexpert").rename(raw / "CheXpert")
     refused("has no folder chexpert: it holds the official releases, or links to them, as chestxray14, chexp")
+
+
+def test_patients_are_divided_as_in_a_store_of_their_release_alone(raw):
+    shares = {"validation": 0.3, "test": 0.3, "seed": 3}
+    merged = list_source("merged_520k", raw, {})
+    merged.table["split"] = ""
+    split = dict(zip(merged.table["image"], assign_splits(merged, **shares).table["split"], strict=True))
+    for name in RELEASES:
+        alone = list_source(name, raw / name, {})
+        alone.table["split"] = ""
+        for image, part in zip(
+            alone.table["image"], assign_splits(alone, **shares).table["split"], strict=True
+        ):
+            assert split.get(f"{name}/{image}", part) == part
+    assert len(set(split.values())) > 1
 
 
 @pytest.mark.real

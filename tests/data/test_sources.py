@@ -15,6 +15,7 @@ from evax.data.sources import read_source
 from evax.data.sources.disk import check_disk
 from evax.errors import ConfigError, DataError
 from evax.findings import CHESTXRAY14
+from releases import written
 
 
 def draw(*paths):
@@ -426,7 +427,8 @@ def test_dicoms_of_one_patient_id_are_one_patient_whose_id_is_kept_nowhere(
     assert "the headers of 3 of 5 films name a patient, 2 patients in all" in caplog.text
     assert "2 of 5 films name no patient: each counts as a patient of its own" in caplog.text
     assert caplog.text.count("a store keeps the names of files as they are") == 1
-    assert not any(name in table.to_csv() + caplog.text for name in ("ADA1", "BOB2"))
+    stored = table.drop(columns="split_key")  # which decides the split and gets into no store
+    assert not any(name in stored.to_csv() + caplog.text for name in ("ADA1", "BOB2"))
 
 
 def test_a_pattern_of_patients_goes_before_headers_and_a_broken_header_names_nobody(
@@ -537,7 +539,7 @@ def test_a_tree_of_dicoms_gives_its_frontal_films_by_pseudonym(tree, caplog):
     assert (table.at["ADA1/1.dcm", "view"], table.at["ADA1/2", "view"]) == ("PA", "AP")
     assert (table.at["ADA1/1.dcm", "sex"], table.at["ADA1/1.dcm", "age"]) == ("F", 31)
     for secret in ("ADA1", "BOB2", "1.2.3"):
-        assert secret not in manifest.table.drop(columns="file").to_csv()
+        assert secret not in manifest.table.drop(columns=["file", "split_key"]).to_csv()
     assert manifest.findings == ()
 
 
@@ -814,3 +816,25 @@ def test_both_kermany_sets_divide_the_same_patients_alike(shared):
 def test_real_dicoms_are_indexed(shared, tmp_path):
     manifest = read_source("dicom", shared / "dicom", {"private": tmp_path})
     assert len(manifest.table) == 2
+
+
+def test_stores_of_one_table_know_that_their_names_of_patients_are_the_same(tmp_path):
+    draw(tmp_path / "a.png", tmp_path / "b.png")
+
+    def namespace(*lines, source="csv"):
+        (tmp_path / "labels.csv").write_text("\n".join(lines))
+        return read_source(source, tmp_path, {}).namespace
+
+    first = namespace("image,patient,Mass", "a.png,p,1", "b.png,q,0")
+    assert namespace("image,patient,split,Edema", "b.png,q,test,1", "a.png,p,,0") == first
+    others = {namespace("image,patient", "a.png,p"), namespace("image,patient", "a.png,p", "b.png,p")}
+    others.add(namespace(source="folders"))
+    Image.new("L", (31, 20)).save(tmp_path / "a.png")  # the same names of other films
+    others.add(namespace("image,patient", "a.png,p", "b.png,q"))
+    assert len(others - {first}) == 4
+
+
+def test_stores_of_one_release_or_one_key_know_that_their_names_of_patients_are_the_same(tree, tmp_path):
+    assert from_dicom(tree).namespace == from_dicom(tree / "BOB2", "../private").namespace
+    assert from_dicom(tree).namespace != from_dicom(tree, "other").namespace
+    assert read_source("siim", written("siim", tmp_path / "siim"), {}).namespace == "siim"

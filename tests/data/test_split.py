@@ -10,7 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import dicoms
+from evax.data.building import build_store
 from evax.data.manifest import Manifest
+from evax.data.sources import read_source
 from evax.data.split import assign_splits, split_position
 from evax.errors import ConfigError
 
@@ -143,3 +146,69 @@ def test_films_whose_named_split_is_overturned_are_counted(caplog):
     caplog.clear()
     places(films_of(["a", "b"], ["train", "test"]), validation=1.0, test=0.0)
     assert not caplog.text
+
+
+@settings(deadline=None)
+@given(PATIENTS, SEEDS, st.randoms(use_true_random=False))
+def test_pseudonyms_move_nobody_whatever_the_key_that_made_them(patients, seed, key):
+    pseudonyms = {patient: f"{key.random()}{patient}" for patient in patients}
+    hidden = films_of([pseudonyms[patient] for patient in patients])
+    hidden.table["split_key"] = patients
+    assert places(hidden, seed=seed) == places(films_of(patients), seed=seed)
+
+
+def dicom_people(folder, count=24):
+    """A film of each person, some of two, in a folder each; a film that names its study only."""
+    for number in range(count):
+        for film in range(1 + number % 3 // 2):
+            person = folder / f"p{number:02}"
+            person.mkdir(parents=True, exist_ok=True)
+            ids = {"PatientID": f" {number * 37:04} ", "StudyInstanceUID": f"1.9.{number}"}
+            dicoms.write(
+                person / f"{film}.dcm", dicoms.film(seed=number), SOPInstanceUID=f"1.{number}.{film}", **ids
+            )
+    dicoms.write(
+        folder / "p00" / "unnamed.dcm",
+        dicoms.film(),
+        SOPInstanceUID="1.7",
+        StudyInstanceUID="1.8.9",
+        PatientID="",
+    )
+
+
+def split_by_film(manifest, seed=0):
+    """File -> split."""
+    table = assign_splits(manifest, validation=0.2, test=0.3, seed=seed).table
+    return dict(zip(table["file"] if "file" in table else table["image"], table["split"], strict=True))
+
+
+@pytest.mark.parametrize("seed", [0, 5])
+def test_a_dicom_tree_is_divided_alike_under_every_key_and_as_other_sources_divide_it(tmp_path, seed):
+    raw = tmp_path / "raw"
+    dicom_people(raw)
+    first, second = (
+        read_source("dicom", raw, {"private": tmp_path / f"{name}.private"}) for name in ("a", "b")
+    )
+    assert not set(first.table["patient"]) & set(second.table["patient"])
+    split = split_by_film(first, seed)
+    assert split == split_by_film(second, seed)
+    assert set(split.values()) == {"train", "val", "test"}
+    folders = split_by_film(read_source("folders", raw, {}), seed)
+    del folders["p00/unnamed.dcm"]  # folders know no studies: it is a patient of its own there
+    assert folders == {name: split[name] for name in folders}
+    lines = [f"{name},{int(name[1:3]) * 37:04}" for name in folders]
+    (raw / "labels.csv").write_text("\n".join(["image,patient", *lines]))
+    assert folders == split_by_film(read_source("csv", raw, {}), seed)
+
+
+def test_the_key_of_a_split_gets_into_no_file_of_a_store(tmp_path):
+    """Nor into a digest on which numbers of patients could be tried out."""
+    stores = []
+    for name, identifier in (("a", "MRN0000421"), ("b", "MRN0000422")):
+        raw = tmp_path / name / "raw"
+        raw.mkdir(parents=True)
+        dicoms.write(raw / "film.dcm", dicoms.film(), PatientID=identifier)
+        manifest = assign_splits(read_source("folders", raw, {}), validation=0, test=0, seed=0)
+        stores.append(build_store(manifest, tmp_path / name / "store", size=16).path)
+    for path in stores[0].iterdir():
+        assert path.read_bytes() == (stores[1] / path.name).read_bytes()

@@ -25,6 +25,7 @@ from evax.data.preprocess import Preprocess
 from evax.data.sources import read_source
 from evax.data.split import assign_splits
 from evax.data.store import open_store
+from evax.data.unlabelled import common_preprocess
 from evax.errors import DataError
 
 
@@ -147,11 +148,44 @@ def test_an_unreadable_film_is_listed_with_its_reason_and_its_boxes_are_gone(fil
     assert not list(store.path.glob("rejected-*"))
 
 
-def test_mean_and_deviation_are_those_of_all_pixels(films, tmp_path):
-    store = build_store(films, tmp_path / "store", size=32)
-    pixels = np.stack([store.pixels(row) for row in range(len(store))]) / 255
+@pytest.mark.parametrize(
+    ("splits", "rows"),
+    [
+        (["train", "train", "val", "test"], [0, 1]),
+        (["test"] * 4, [0, 1, 2]),
+        (["val", "", "train", ""], [0, 1, 2]),
+    ],
+)
+def test_mean_and_deviation_are_those_of_the_train_images_or_of_all_where_there_is_none(
+    films, tmp_path, splits, rows
+):
+    """The third image cannot be read."""
+    store = build_store(replace(films, table=films.table.assign(split=splits)), tmp_path / "store", size=32)
+    pixels = np.stack([store.pixels(row) for row in rows]) / 255
     assert store.mean == pytest.approx(pixels.mean())
     assert store.std == pytest.approx(pixels.std())
+    assert store.card["statistics_of"] == ("train" if len(rows) == 2 else "all")
+    assert store.measured == len(rows)
+
+
+def test_stores_with_few_train_images_have_little_weight_in_common_statistics(films, tmp_path):
+    few = build_store(films, tmp_path / "few", size=32)
+    table = films.table.assign(split=["train", "train", "train", "train"])
+    more = build_store(replace(films, table=table), tmp_path / "more", size=32)
+    chain = common_preprocess([few, more], image_size=32)
+    parts = [(few, 0), (few, 1), (more, 0), (more, 1), (more, 2)]
+    pixels = np.stack([store.pixels(row) for store, row in parts]) / 255
+    assert (chain.mean, chain.std) == (pytest.approx(pixels.mean()), pytest.approx(pixels.std()))
+
+
+def test_statistics_of_an_earlier_version_are_those_of_all_images(films, tmp_path):
+    store = build_store(films, tmp_path / "store", size=32)
+    later = ("statistics_of", "namespace", "table_digests", "picture_digests")
+    card = {name: value for name, value in store.card.items() if name not in later}
+    (store.path / "store.json").write_text(json.dumps(card))
+    before = open_store(store.path)
+    assert (before.measured, before.mean, before.manifest.namespace) == (3, store.mean, "")
+    before.check_pictures()
 
 
 def test_a_store_may_be_moved_without_its_films(films, tmp_path):
@@ -345,6 +379,9 @@ def test_films_that_are_shown_stay_in_their_file(copy):
     many = pa.concat_tables([films] * 100).set_column(column, "image", names).combine_chunks()
     with pa.OSFile(str(shard), "wb") as file, pa.ipc.new_file(file, many.schema) as writer:
         writer.write_table(many, max_chunksize=len(many))
+    card = json.loads((copy / "store.json").read_text())
+    del card["table_digests"]
+    (copy / "store.json").write_text(json.dumps(card | {"films": len(many)}))
     del films, many, names
     store = open_store(copy)
     chosen = Films([(store, np.arange(len(store)))])
@@ -353,7 +390,7 @@ def test_films_that_are_shown_stay_in_their_file(copy):
     before = anonymous_bytes()
     for _ in training_batches(chosen, steps=range(len(store) // 100), **crops):
         pass
-    assert len(chosen.digests()) == len(store)
+    assert len(store.digests(np.arange(len(store)))) == len(store)
     shown = len(store) * store.size**2
     assert shown > 40e6
     assert anonymous_bytes() - before < shown / 5

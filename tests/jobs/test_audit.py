@@ -10,6 +10,9 @@ import pytest
 
 import evax
 from evax.cli import run
+from evax.data.building import build_store
+from evax.data.sources import read_source
+from evax.data.split import assign_splits
 from evax.errors import ConfigError, DataError
 from evax.jobs.audit import AuditConfig, audit
 from evax.jobs.prepare import PrepareConfig, prepare
@@ -68,6 +71,17 @@ def test_pretrain_refuses_a_store_that_leaks(audited, phantom_store, tmp_path, c
     arguments = ["--out", str(tmp_path / "run"), "--audit", str(audited / "audit.json")]
     assert run(["pretrain", str(phantom_store), *arguments]) == 1
     assert "failed" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_pretrain_refuses_two_stores_of_one_table_that_divide_its_patients_otherwise(
+    phantoms, phantom_store, tmp_path, capsys
+):
+    """At another size, so that no pixels are the same."""
+    manifest = assign_splits(read_source("csv", phantoms, {}), validation=0.25, test=0.25, seed=3)
+    other = build_store(manifest, tmp_path / "other", size=32).path
+    assert run(["pretrain", str(phantom_store), str(other), "--out", str(tmp_path / "run")]) == 1
+    assert "patients of the test split of" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
 
 

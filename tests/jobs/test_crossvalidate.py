@@ -15,7 +15,7 @@ from sklearn.metrics import roc_auc_score
 from evax.config import parse_command_line
 from evax.data.preprocess import Preprocess
 from evax.data.store import open_store
-from evax.deploy.bundle import Card, save_bundle, save_films
+from evax.deploy.bundle import Card, save_bundle, save_seen, seen_in
 from evax.errors import ConfigError, DataError
 from evax.jobs.crossvalidate import CrossvalidateConfig, crossvalidate
 from evax.jobs.finetune import FinetuneConfig, finetune
@@ -163,22 +163,21 @@ def test_an_encoder_that_saw_films_of_the_store_is_refused_or_its_patients_only_
 ):
     store = open_store(study.store)
     seen = store.rows("train")[:6]
-    save_films(encoder, store.digests(seen))
+    save_seen(encoder, seen_in(store, seen))
     config = replace(study, weights=encoder, out=tmp_path / "run", folds=2)
-    with pytest.raises(
-        DataError, match=rf"pre-trained on {len(seen)} of the 48 films .* Give --seen train: "
-    ):
+    patients = store.manifest.table["patient"]
+    theirs = set(patients.iloc[seen])
+    count = int(patients.isin(theirs).sum())
+    with pytest.raises(DataError, match=rf"pre-trained on {count} of the 48 films .* Give --seen train: "):
         crossvalidate(config)
     assert not config.out.exists()
     crossvalidate(replace(config, seen="train"))
-    patients = store.manifest.table["patient"]
-    theirs = set(patients.iloc[seen])
     assert set(pd.concat(predictions_of(config))["patient"]) == set(patients) - theirs
     for number in range(2):
         split = pd.read_csv(config.out / "folds" / f"fold-{number}.csv")
         trained = split.loc[split["split"] == "train", "image"]
         assert set(store.manifest.table["image"].iloc[seen]) <= set(trained)
-    assert result_of(config)["protocol"]["films_that_only_train"] == int(patients.isin(theirs).sum())
+    assert result_of(config)["protocol"]["films_that_only_train"] == count
 
 
 def test_a_hospital_is_left_out_with_a_table_of_sites(study, tmp_path):

@@ -162,7 +162,7 @@ def test_pre_trained_weights_are_where_fine_tuning_starts_and_their_normalisatio
 
 def test_an_encoder_that_was_pre_trained_on_the_test_films_is_refused(tiny, phantom_store, tmp_path):
     from evax.data.preprocess import Preprocess
-    from evax.deploy.bundle import save_films
+    from evax.deploy.bundle import save_seen, seen_in
 
     store = open_store(phantom_store)
     encoder = build_encoder("eva_x_tiny_patch16_224", img_size=64)
@@ -173,9 +173,9 @@ def test_an_encoder_that_was_pre_trained_on_the_test_films_is_refused(tiny, phan
         encoder,
     )
     config = replace(tiny, weights=tmp_path / "encoder", steps=1)
-    save_films(tmp_path / "encoder", store.digests(store.rows("train", "val")))
+    save_seen(tmp_path / "encoder", seen_in(store, store.rows("train", "val")))
     finetune(config)
-    save_films(tmp_path / "encoder", store.digests(store.rows("val", "test")[::2]))
+    save_seen(tmp_path / "encoder", seen_in(store, store.rows("val", "test")[::2]))
     with pytest.raises(DataError, match=r"has learned from \d+ of the \d+ test films"):
         finetune(replace(config, out=tmp_path / "other"))
     assert not (tmp_path / "other").exists()

@@ -128,3 +128,9 @@ def test_values_that_make_no_sense_are_refused(change, message):
 def test_a_sweep_has_the_clean_protocol_only():
     with pytest.raises(ConfigError, match="fewshot has the clean protocol only"):
         FewshotConfig(store=Path("s"), out=Path("o"), protocol="paper")
+
+
+def test_epochs_are_rounded_up_to_whole_steps_in_exact_arithmetic():
+    assert config_of(epochs=0.07, batch_size=1).in_steps(100)[0] == 7  # 7.000000000000001 in floats
+    assert config_of(epochs=1.1, batch_size=10).in_steps(100)[0] == 11
+    assert config_of(epochs=1.1, batch_size=10).in_steps(101)[0] == 12

@@ -10,7 +10,7 @@ from PIL import Image
 import evax
 from evax.data.labelled import in_drawn_order
 from evax.data.preprocess import Preprocess
-from evax.deploy.bundle import Card, save_bundle, save_films
+from evax.deploy.bundle import Card, save_bundle, save_seen, seen_in
 from evax.errors import ConfigError, DataError
 from evax.evaluation.localization import (
     THRESHOLDS,
@@ -103,9 +103,9 @@ def test_a_finding_that_one_patient_has_is_scored_without_an_interval(config, ph
 
 def test_test_films_that_taught_the_classifier_are_refused_and_others_are_not(config, tmp_path):
     store = evax.open_store(config.store)
-    save_films(config.bundle, store.digests(store.rows("train", "val")))
+    save_seen(config.bundle, seen_in(store, store.rows("train", "val")))
     localize(config)
-    save_films(config.bundle, store.digests(np.arange(len(store))))
+    save_seen(config.bundle, seen_in(store, np.arange(len(store))))
     with pytest.raises(DataError, match=r"has learned from \d+ of the \d+ test films"):
         localize(replace(config, out=tmp_path / "again"))
     localize(replace(config, out=tmp_path / "train", split="train"))  # asked for by name

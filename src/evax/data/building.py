@@ -25,11 +25,22 @@ from evax.data.manifest import (
     NOTES,
     OF_FILM,
     OPTIONAL,
+    SPLIT_KEY,
     Manifest,
 )
 from evax.data.masks import Piece
 from evax.data.preprocess import Preprocess
-from evax.data.store import MASKED, PLAIN, ImageStore, open_store
+from evax.data.store import (
+    BOX_TYPE,
+    MASK_TYPE,
+    MASKED,
+    PICTURES,
+    PLAIN,
+    ImageStore,
+    digest_of,
+    open_store,
+    read_shard,
+)
 from evax.data.workers import FilmFiles, FilmReaders, StoredFilm
 from evax.errors import DataError
 from evax.files import make_folder, open_csv, path_of, read_json, replaced_whole, write_json
@@ -38,7 +49,6 @@ logger = logging.getLogger("evax")
 
 SHARD_FILMS = 512
 IDENTITY_ROWS = 8192  # of the table at once as text
-UNSET = "not given"  # what plan.json calls an option without a value
 UNSET = "not given"  # what plan.json calls an option without a value
 Progress = Callable[[int, int, int], None]
 
@@ -150,8 +160,9 @@ def _identity(manifest: Manifest, size: int) -> str:
     """Of everything that decides a store except the pixels."""
     digest = hashlib.blake2b(digest_size=16)
     digest.update(repr((size, manifest.findings, manifest.exclusive, manifest.source)).encode())
-    for start in range(0, len(manifest.table), IDENTITY_ROWS):
-        part = manifest.table.iloc[start : start + IDENTITY_ROWS]
+    table = manifest.table.drop(columns=SPLIT_KEY, errors="ignore")  # nobody can try an ID on this digest
+    for start in range(0, len(table), IDENTITY_ROWS):
+        part = table.iloc[start : start + IDENTITY_ROWS]
         digest.update(part.to_csv(index=False, header=not start).encode())
     digest.update(manifest.boxes.to_csv(index=False).encode())
     if len(manifest.masks):
@@ -176,13 +187,9 @@ def _write_shard(manifest: Manifest, films: list[tuple[int, StoredFilm]], path: 
         boxes_of[image][list(BOX_COLUMNS[1:])].to_dict("records") if image in boxes_of else []
         for image in rows["image"]
     ]
-    box_type = pa.list_(
-        pa.struct([("finding", pa.string()), *((name, pa.float64()) for name in BOX_COLUMNS[2:])])
-    )
     masks = [
         [{"finding": finding, "bits": bits} for finding, bits in film.masks.items()] for _, film in films
     ]
-    mask_type = pa.list_(pa.struct([("finding", pa.string()), ("bits", pa.large_binary())]))
     table = pa.table(
         {
             "pixels": pa.array([film.pixels for _, film in films], pa.large_binary()),
@@ -195,8 +202,8 @@ def _write_shard(manifest: Manifest, films: list[tuple[int, StoredFilm]], path: 
             ISSUES: pa.array([film.issues for _, film in films], pa.string()),
             **{name: pa.array([float(getattr(film, name)) for _, film in films]) for name in OF_FILM},
             **{name: pa.array(rows[name].to_numpy(dtype=np.float32)) for name in manifest.findings},
-            "boxes": pa.array(boxes, box_type),
-            **({"masks": pa.array(masks, mask_type)} if len(manifest.masks) else {}),
+            "boxes": pa.array(boxes, BOX_TYPE),
+            **({"masks": pa.array(masks, MASK_TYPE)} if len(manifest.masks) else {}),
         }
     ).combine_chunks()
     with (
@@ -211,21 +218,29 @@ def _finish(
     manifest: Manifest, out: Path, plan: dict[str, Any], shards: int, size: int, split_note: str
 ) -> None:
     """Fingerprint, pixel statistics, rejected.csv, and the card that makes the store a store."""
-    digest, histogram, kept, names = hashlib.blake2b(digest_size=16), np.zeros(256, np.int64), 0, []
+    digest, kept, names = hashlib.blake2b(digest_size=16), 0, []
+    # grey value -> pixels; images outside the train split must not shape what a network is given
+    histograms = {"train": np.zeros(256, np.int64), "all": np.zeros(256, np.int64)}
+    digests: dict[str, list[str]] = {"table_digests": [], "picture_digests": []}
     reasons: list[tuple[str, str]] = []
     masked: Counter[str] = Counter()
     issues: Counter[str] = Counter()
     for number in range(shards):
         reasons += [tuple(item) for item in read_json(out / f"rejected-{number:05d}.json")]
         name = f"shard-{number:05d}.arrow"
-        shard = pa.ipc.open_file(pa.memory_map(os.fsencode(out / name))).read_all()
+        shard = read_shard(out / name)
         if not len(shard):
             continue
         names.append(name)
         kept += len(shard)
-        for pixels in shard["pixels"].chunk(0):
+        pictures = [column for column in PICTURES if column in shard.column_names]
+        digests["table_digests"].append(digest_of(shard.drop_columns(pictures)))
+        digests["picture_digests"].append(digest_of(shard.select(pictures)))
+        for pixels, split in zip(shard["pixels"].chunk(0), shard["split"].to_pylist(), strict=True):
             film = np.frombuffer(pixels.as_buffer(), dtype=np.uint8)
-            histogram += np.bincount(film, minlength=256)
+            counts = np.bincount(film, minlength=256)
+            histograms["all"] += counts
+            histograms["train"] += counts * (split == "train")
             digest.update(film.data)
         if plan["format"] == MASKED:
             masks = shard["masks"].to_pylist()
@@ -244,7 +259,8 @@ def _finish(
             f"None of the {len(manifest.table)} films could be read; see {out / 'rejected.csv'}. "
             f"Mend them, delete {out} and prepare again."
         )
-    values = np.arange(256) / 255
+    measured = "train" if histograms["train"].any() else "all"
+    histogram, values = histograms[measured], np.arange(256) / 255
     mean = float(histogram @ values / histogram.sum())
     std = math.sqrt(float(histogram @ (values - mean) ** 2 / histogram.sum()))
     card = plan | {
@@ -253,11 +269,14 @@ def _finish(
         "rejected": len(reasons),
         "mean": mean,
         "std": std,
+        "statistics_of": measured,
         "findings": list(manifest.findings),
         "exclusive": manifest.exclusive,
         "source": manifest.source,
+        "namespace": manifest.namespace,
         "split": split_note,
         "shards": names,
+        **digests,
         **({"masks": dict(sorted(masked.items()))} if masked else {}),
         **({"left_out": dict(Counter(manifest.left_out.values()))} if manifest.left_out else {}),
         **({ISSUES: dict(issues.most_common())} if issues else {}),

@@ -19,6 +19,7 @@ from evax.data.manifest import SPLITS
 from evax.data.store import ImageStore
 from evax.errors import ConfigError, DataError
 from evax.files import read_text, write_text
+from evax.rounding import exact
 
 MOST_VALUES = 50  # one run each; more values than this are no sites
 
@@ -97,7 +98,7 @@ class Divider:
         films = rest & self.divided
         strata = None if self.strata is None else self.strata[films]
         order = in_drawn_order(self.units[films], self.seed, strata, "validation:")
-        chosen = np.isin(self.units, order[: math.ceil(self.validation * len(order))])
+        chosen = np.isin(self.units, order[: math.ceil(exact(self.validation) * len(order))])
         train, validation = (np.flatnonzero(rest & part) for part in (~chosen, chosen))
         if not len(train) or not len(validation):
             raise DataError(

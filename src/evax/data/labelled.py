@@ -21,6 +21,7 @@ from evax.data.split import SPLIT_WORDS, split_position
 from evax.data.store import ImageStore
 from evax.errors import ConfigError, DataError, unknown_name
 from evax.findings import as_spelled
+from evax.rounding import exact
 
 Rows = Int64[np.ndarray, " _"]
 
@@ -205,7 +206,7 @@ class LabelShare:
             raise DataError(
                 f"There are {available} training patients, {self.count} were asked for: ask for fewer."
             )
-        return self.count or math.ceil(self.fraction * available)
+        return self.count or math.ceil(exact(self.fraction) * available)
 
     def draw(self, store: ImageStore, rows: Rows, seed: int, epoch: int = 0) -> Rows:
         """Films of the drawn patients; those of a smaller share are among those of a larger one.

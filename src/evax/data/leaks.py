@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
-from itertools import combinations, product
+from itertools import combinations, permutations, product
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,6 +15,7 @@ from jaxtyping import Bool
 
 from evax.data.duplicates import Pair, Place
 from evax.data.manifest import SPLITS
+from evax.data.sources import is_own
 from evax.data.split import without_suffix
 from evax.data.store import ImageStore
 from evax.errors import DataError
@@ -190,6 +191,35 @@ def describe_store(name: str, store: ImageStore, number: int, found: list[dict[s
         "splits": {split: int((table["split"] == split).sum()) for split in SPLITS},
         "passed": all(leak["trained"] != number for leak in found),
     }
+
+
+def refuse_tested_patients(stores: Sequence[ImageStore]) -> None:
+    """Raises DataError where patients of the test split of one store are trained on in another, as far as
+    names tell; warns of equal names that may or may not be one person.
+    """
+    for tested, trained in permutations(stores, 2):
+        test, train = tested.rows("test"), trained.rows("train", "val")
+        people, known = set(tested.people(test).tolist()) - {0}, trained.people(train)
+        if shared := len(people.intersection(known.tolist())):
+            raise DataError(
+                f"{shared} patients of the test split of {tested.path} are in the train or validation split "
+                f"of {trained.path}. Prepare both with the same --seed, --validation and --test, or leave "
+                "one store out."
+            )
+        if not is_own(tested.manifest.source) or not is_own(trained.manifest.source):
+            continue
+        first, second = (
+            set(store.manifest.table["patient"][rows[~unknown_patients(store)[rows]]])
+            for store, rows in ((tested, test), (trained, train))
+        )
+        comparable = 0 != tested.namespace_mark() == trained.namespace_mark()
+        if not comparable and (alike := len(first & second)):
+            logger.warning(
+                "%d patients of the test split of %s have names of train or validation patients of %s. Their "
+                "tables differ, so whether these are the same people is not known: evax audit compares the "
+                "images.",
+                alike, tested.path, trained.path,
+            )  # fmt: skip
 
 
 def require_audit(audit: Path, stores: Iterable[ImageStore]) -> None:

@@ -8,7 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Int64, UInt8, UInt64
+from jaxtyping import Int64, UInt8
 
 from evax.data.augment import CropConfig, TrainingView, random_crops
 from evax.data.order import FilmOrder, Order
@@ -34,10 +34,9 @@ class Films:
         """Films of each store."""
         return np.bincount(self._store_of, minlength=len(self._stores)).tolist()
 
-    def digests(self) -> UInt64[np.ndarray, " films"]:
-        """See ImageStore.digests."""
-        parts = [store.digests(self._row_of[self._store_of == i]) for i, store in enumerate(self._stores)]
-        return np.concatenate(parts)
+    def parts(self) -> list[tuple[ImageStore, Int64[np.ndarray, " _"]]]:
+        """Each store with the rows that were chosen of it."""
+        return [(store, self._row_of[self._store_of == i]) for i, store in enumerate(self._stores)]
 
     def pixels(self, film: int) -> UInt8[np.ndarray, "S S"]:
         """Stored 8-bit pixels, a view."""

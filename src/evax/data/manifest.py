@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float32
 from evax.errors import DataError
 
 COLUMNS = ("image", "patient", "study", "view", "sex", "age", "split")
+SPLIT_KEY = "split_key"  # see Manifest.table
 OPTIONAL = ("study_day",)  # numbers that only some sources know, NaN where unknown
 ISSUES = "issues"
 OF_FILM = ("height", "width", "spacing_mm")
@@ -48,7 +49,9 @@ class Manifest:
     the number of days since the patient's first study, 0 for that one; dates themselves are never kept. A
     store adds `issues`, those of each Radiograph with blanks between, and of the film as it was read `height`
     and `width` in pixels and `spacing_mm`, the mean of both directions, NaN where unknown. A further column
-    `file` may say where a film lies under root when `image` must not show it; it is never stored.
+    `file` may say where a film lies under root when `image` must not show it, and a column `split_key` who
+    the patient is as the source says, which alone decides the split when `patient` must not show it; neither
+    is ever stored.
     """
     findings: tuple[str, ...]
     exclusive: bool
@@ -72,6 +75,11 @@ class Manifest:
     left_out: Mapping[str, str] = field(default_factory=dict)
     """Files under root that the release lists and the table leaves out: path -> why. A store keeps how many
     for which reason.
+    """
+
+    namespace: str = ""
+    """Where two manifests have the same, a name of a patient means the same person in both; "" if unknown.
+    Nobody can guess it who does not have the images or the key of the pseudonyms, but for public releases.
     """
 
     def __post_init__(self) -> None:

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Callable, Iterable
-from concurrent.futures import ProcessPoolExecutor
 from functools import partial
-from itertools import islice
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +14,7 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import DigitalXRayImageStorageForPresentation, ExplicitVRLittleEndian, generate_uid
 
 from evax.data.phantom import FINDINGS, Phantom, make_phantom
+from evax.data.processes import Processes
 from evax.data.public_sets import PHANTOMS, RECORD
 from evax.files import make_folder, open_csv, replaced_whole, write_json
 
@@ -67,10 +65,9 @@ def _drawn(folder: Path, films: int, seed: int, workers: int) -> Iterable[Row]:
     if workers == 1:
         yield from map(draw, range(films))
         return
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        indices = iter(range(films))
-        while chunk := list(islice(indices, 64 * workers)):
-            yield from pool.map(draw, chunk, chunksize=8)
+    with Processes(workers) as processes:
+        for call in processes.calls(draw, zip(range(films))):
+            yield call.result()
 
 
 def _write_film(folder: Path, seed: int, index: int) -> Row:

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from evax.data.manifest import Manifest
+from evax.data.manifest import SPLIT_KEY, Manifest
 from evax.data.radiograph import FILM_SUFFIXES
 from evax.errors import ConfigError, DataError
 
@@ -40,6 +40,8 @@ def split_position(patient: str, seed: int) -> float:
 def assign_splits(manifest: Manifest, validation: float, test: float, seed: int) -> Manifest:
     """The manifest with every film in "train", "val" or "test", all films of a patient together.
 
+    Of patients whom nothing names, the split is a pure function of who they are (the column split_key, else
+    patient) and seed: it does not depend on pseudonyms, on other films, or on the size of the store.
     validation, test: shares of the patients, together below or equal 1. What a release names is kept: where
     it names test films, no others are tested; where it names validation films, no others are validated on,
     and its train films stay, else they are divided too. A patient whose films have several names goes to the
@@ -48,22 +50,24 @@ def assign_splits(manifest: Manifest, validation: float, test: float, seed: int)
     if validation < 0 or test < 0 or validation + test > 1:
         raise ConfigError(f"validation and test are shares with a sum up to 1, got {validation} and {test}.")
     table = manifest.table.copy()
+    keys = table.get(SPLIT_KEY, table["patient"])
     named = {split: set(table.loc[table["split"] == split, "patient"]) for split in ("test", "val", "train")}
     test_share = 0.0 if named["test"] else test
     validation_share = 0.0 if named["val"] else validation
     if not named["val"]:
         del named["train"]
 
-    def place(patient: str) -> str:
+    def place(patient: str, key: str) -> str:
         for split, patients in named.items():
             if patient in patients:
                 return split
-        position = split_position(patient, seed)
+        position = split_position(key, seed)
         if position < test_share:
             return "test"
         return "val" if position < test_share + validation_share else "train"
 
-    table["split"] = table["patient"].map({patient: place(patient) for patient in set(table["patient"])})
+    places = {patient: place(patient, key) for patient, key in zip(table["patient"], keys, strict=True)}
+    table["split"] = table["patient"].map(places)
     before, after = manifest.table["split"], table["split"]
     placed = zip(table["patient"], after, strict=True)
     strictest = np.array([patient in named.get(split, ()) for patient, split in placed], dtype=bool)

@@ -49,6 +49,7 @@ def describe(name: str, store: ImageStore) -> dict[str, Any]:
         "stored_size": store.size,
         "pixel_mean": store.mean,
         "pixel_std": store.std,
+        "pixel_films": store.measured,
         **{name: _spread(of_films(table, name)) for name in OF_FILM},
         "film_mean": _spread(pixels[:, 0]),
         "film_std": _spread(pixels[:, 1]),

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
+import math
 import os
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,18 +21,68 @@ from jaxtyping import Bool, Int64, UInt8, UInt64
 from evax.data.manifest import (
     BOX_COLUMNS,
     COLUMNS,
+    IN_STORE,
+    ISSUES,
     NOTES,
+    OF_FILM,
     OPTIONAL,
     Manifest,
     no_boxes,
 )
 from evax.data.masks import unpack
+from evax.data.sources import is_published
 from evax.errors import DataError
 from evax.files import name_of, read_json
 
 logger = logging.getLogger("evax")
 
 PLAIN, MASKED = 1, 2  # format of a store: without and with a column of masks
+PICTURES = ("pixels", "masks")  # columns that are not read when a store is opened
+BOX_TYPE = pa.list_(
+    pa.struct([("finding", pa.string()), *((name, pa.float64()) for name in BOX_COLUMNS[2:])])
+)
+MASK_TYPE = pa.list_(pa.struct([("finding", pa.string()), ("bits", pa.large_binary())]))
+LARGEST_SIDE = 65_535
+MEND = "Copy the store again or prepare it anew."
+
+IN_CARD: dict[str, Callable[[Any], bool]] = {  # what a card must hold
+    "size": lambda size: _is_count(size) and 0 < size <= LARGEST_SIDE,
+    "films": lambda films: _is_count(films) and films > 0,
+    "rejected": lambda rejected: _is_count(rejected),
+    "mean": lambda mean: _is_number(mean) and 0 <= mean <= 1,
+    "std": lambda std: _is_number(std) and 0 <= std <= 1,
+    "exclusive": lambda exclusive: isinstance(exclusive, bool),
+    "findings": lambda names: _are_texts(names) and not set(names) & set(IN_STORE),
+    "shards": lambda names: (
+        _are_texts(names) and all(re.fullmatch(r"shard-\d+\.arrow", name) for name in names)
+    ),
+    **dict.fromkeys(("source", "split", "fingerprint"), lambda text: isinstance(text, str)),
+}
+MAY_BE_IN_CARD: dict[str, Callable[[Any], bool]] = {  # and what a card of an earlier evax lacks
+    "namespace": lambda text: isinstance(text, str),
+    "statistics_of": lambda of: of in ("train", "all"),
+    "bits": lambda bits: bits is None or (_is_count(bits) and 8 <= bits <= 16),
+    **dict.fromkeys(("table_digests", "picture_digests"), lambda digests: isinstance(digests, list)),
+    **dict.fromkeys(
+        ("issues", "masks", "left_out"),
+        lambda counts: isinstance(counts, dict) and all(map(_is_count, counts.values())),
+    ),
+}
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _are_texts(names: Any) -> bool:
+    """Different ones."""
+    return (
+        isinstance(names, list) and all(isinstance(n, str) for n in names) and len(set(names)) == len(names)
+    )
 
 
 class ImageStore:
@@ -51,6 +104,23 @@ class ImageStore:
     def __len__(self) -> int:
         return int(self._starts[-1])
 
+    @property
+    def measured(self) -> int:
+        """How many images `mean` and `std` are of: those of the train split, or all where there is none."""
+        return len(self.rows("train")) if self.card.get("statistics_of") == "train" else len(self)
+
+    def check_pictures(self) -> None:
+        """Raises DataError where pixels or masks are not those that were prepared. Reads the whole store; a
+        store of an earlier evax has no digests to compare with.
+        """
+        for name, known in zip(self.card["shards"], self.card.get("picture_digests", []), strict=False):
+            shard = read_shard(self.path / name)
+            if (
+                digest_of(shard.select([column for column in PICTURES if column in shard.column_names]))
+                != known
+            ):
+                raise DataError(f"The pictures in {self.path / name} are not those of store.json. {MEND}")
+
     def pixels(self, index: int | np.integer) -> UInt8[np.ndarray, "S S"]:
         """The stored film: a read-only view of the file, nothing is copied."""
         shard, row = self._place(index)
@@ -61,6 +131,28 @@ class ImageStore:
         """A number per film that tells whether another store holds the very same pixels."""
         parts = [hashlib.blake2b(self.pixels(int(row)).data, digest_size=8).digest() for row in rows]
         return np.frombuffer(b"".join(parts), dtype="<u8")
+
+    def people(self, rows: Int64[np.ndarray, " rows"]) -> UInt64[np.ndarray, " rows"]:
+        """A number per image for its patient, also at another size; equal numbers are one person.
+
+        0 where nothing tells whether a name means the same person in another store (see Manifest.namespace).
+        """
+        names = self.manifest.table["patient"].to_numpy(dtype=str)[rows]
+        numbers = {name: self._person(name) for name in set(names.tolist())}
+        return np.array([numbers[name] for name in names.tolist()], dtype=np.uint64)
+
+    def namespace_mark(self) -> np.uint64:
+        """A number for all stores whose names of patients can be compared with this one's; 0 for none."""
+        return self._person("")
+
+    def _person(self, name: str) -> np.uint64:
+        namespace = self.manifest.namespace
+        if not namespace:
+            return np.uint64(0)
+        # the merged corpus writes its patients as RELEASE/PATIENT
+        full = name if namespace == "merged_520k" and name else f"{namespace}/{name}"
+        digest = hashlib.blake2b(full.encode(errors="surrogatepass"), digest_size=8).digest()
+        return np.frombuffer(digest, dtype="<u8")[0]
 
     def masks(self, index: int | np.integer) -> dict[str, Bool[np.ndarray, "S S"]]:
         """Finding -> mask of the stored film; empty where the film has none.
@@ -112,22 +204,15 @@ def open_store(path: str | os.PathLike[str]) -> ImageStore:
         if any(folder.glob("shard-*.arrow")) or (folder / "plan.json").is_file():
             raise DataError(f"The store {folder} is unfinished: run the same evax prepare again, it goes on.")
         raise DataError(f"{folder} is not a store: it has no store.json.")
-    card = read_json(folder / "store.json")
-    if card.get("format") not in (PLAIN, MASKED):
-        raise DataError(
-            f"{folder} has store format {card.get('format')}, this evax reads {PLAIN} and {MASKED}: "
-            "prepare it again."
-        )
+    card = _read_card(folder / "store.json")
     shards = []
-    for name in card["shards"]:
+    for number, name in enumerate(card["shards"]):
         if not (folder / name).is_file():
             raise DataError(f"The store {folder} lacks {name}: copy it again or prepare it anew.")
-        try:
-            shards.append(pa.ipc.open_file(pa.memory_map(os.fsencode(folder / name))).read_all())
-        except pa.ArrowInvalid as error:
-            raise DataError(
-                f"{folder / name} is damaged ({error}): copy the store again or prepare it anew."
-            ) from error
+        shards.append(read_shard(folder / name))
+        _check_shard(folder / name, shards[-1], card, number)
+    if (films := sum(map(len, shards))) != card["films"]:
+        raise DataError(f"{folder} has {films} films, its store.json says {card['films']}. {MEND}")
     # a store of an earlier evax has no notes
     further = [name for name in (*OPTIONAL, *NOTES) if all(name in shard.column_names for shard in shards)]
     columns = [*COLUMNS, *further, *card["findings"]]
@@ -144,9 +229,93 @@ def open_store(path: str | os.PathLike[str]) -> ImageStore:
         exclusive=bool(card["exclusive"]),
         source=str(card["source"]),
         root=folder,
+        namespace=str(card.get("namespace", card["source"] if is_published(card["source"]) else "")),
         boxes=pd.DataFrame(boxes, columns=list(BOX_COLUMNS)) if boxes else no_boxes(),
     )
     return ImageStore(folder, card, manifest, shards)
+
+
+def _read_card(path: Path) -> dict[str, Any]:
+    """A store's card. Raises DataError naming the entry that is missing or wrong."""
+    card = read_json(path)
+    if not isinstance(card, dict):
+        raise DataError(f"{path} is not the card of a store. {MEND}")
+    if card.get("format") not in (PLAIN, MASKED):
+        raise DataError(
+            f"{path.parent} has store format {card.get('format')}, this evax reads {PLAIN} and {MASKED}: "
+            "prepare it again."
+        )
+    for name, is_right in (IN_CARD | MAY_BE_IN_CARD).items():
+        if name in card and not is_right(card[name]):
+            raise DataError(f"{path} is damaged: {name} is {json.dumps(card[name])[:60]}. {MEND}")
+        if name not in card and name in IN_CARD:
+            raise DataError(f"{path} is damaged: it lacks {name}. {MEND}")
+    return card
+
+
+def read_shard(path: Path) -> pa.Table:
+    """A file of images and their table, mapped into memory. Raises DataError for a damaged one."""
+    try:
+        shard = pa.ipc.open_file(pa.memory_map(os.fsencode(path))).read_all()
+        shard.validate(full=True)  # offsets that lead out of the file would end the process
+    except Exception as error:  # pyarrow's own, and of damaged names and sizes almost any other
+        raise DataError(f"{path} is damaged ({error}): copy the store again or prepare it anew.") from error
+    return shard
+
+
+def _check_shard(path: Path, shard: pa.Table, card: dict[str, Any], number: int) -> None:
+    """Raises DataError for a shard that is not what the card says, without reading its pictures."""
+    size, names = card["size"], shard.column_names
+    kinds = {name: pa.types.is_floating for name in ("age", *card["findings"])}
+    kinds |= {name: pa.types.is_string for name in COLUMNS if name != "age"}
+    kinds |= {name: pa.types.is_floating for name in (*OPTIONAL, *OF_FILM) if name in names}
+    kinds |= {ISSUES: pa.types.is_string} if ISSUES in names else {}
+    kinds |= {"pixels": pa.types.is_large_binary, "boxes": lambda kind: kind == BOX_TYPE}
+    kinds |= {"masks": lambda kind: kind == MASK_TYPE} if card["format"] == MASKED else {}
+    for name, is_kind in kinds.items():
+        if (
+            names.count(name) != 1
+            or not is_kind(shard.schema.field(name).type)
+            or shard[name].num_chunks != 1
+            or _has_nulls(shard[name].chunk(0))
+        ):
+            raise DataError(
+                f"{path} is damaged: its column {name} is missing or not as store.json says. {MEND}"
+            )
+    if unknown := [name for name in names if name not in kinds and name not in IN_STORE]:
+        raise DataError(f"{path} has the column {unknown[0]}, of which store.json knows nothing. {MEND}")
+    pixels = shard["pixels"].chunk(0)
+    offsets = np.frombuffer(pixels.buffers()[1], np.int64, count=len(pixels) + 1)
+    fits = np.array_equal(offsets, np.arange(len(pixels) + 1, dtype=np.int64) * size**2)
+    if "masks" in kinds:
+        bits = shard["masks"].chunk(0).flatten().field("bits")
+        fits = fits and pc.all(pc.equal(pc.binary_length(bits), math.ceil(size**2 / 8))).as_py() is not False
+    if not fits:
+        raise DataError(f"{path} holds pictures that are not {size} x {size}, as store.json says. {MEND}")
+    digests = card.get("table_digests")
+    table = shard.drop_columns([name for name in PICTURES if name in names])
+    if digests is not None and digest_of(table) != dict(enumerate(digests)).get(number):
+        raise DataError(
+            f"The table in {path} is not the one of store.json, but maybe another store's. {MEND}"
+        )
+
+
+def _has_nulls(column: pa.Array) -> bool:
+    """Also in the lists of a column."""
+    parts = [column, *column.flatten().flatten()] if pa.types.is_list(column.type) else [column]
+    return any(part.null_count for part in parts)
+
+
+def digest_of(table: pa.Table) -> str:
+    """Of the names and the values of all columns, as they lie in the file."""
+    digest = hashlib.blake2b(digest_size=16)
+    for name, column in zip(table.column_names, table.columns, strict=True):
+        digest.update(repr((name, len(column))).encode())
+        for chunk in column.chunks:
+            for buffer in chunk.buffers():
+                if buffer is not None:
+                    digest.update(buffer)
+    return digest.hexdigest()
 
 
 def short_names(paths: Sequence[Path]) -> list[str]:

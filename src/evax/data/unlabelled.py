@@ -40,7 +40,7 @@ def common_preprocess(stores: list[ImageStore], image_size: int) -> Preprocess:
             "them and guesses the depth of a single picture.",
             ", ".join(f"{store.path} at {store.bits} bits" for store in stores if store.bits),
         )  # fmt: skip
-    counts = [len(store) for store in stores]
+    counts = [store.measured for store in stores]
     mean = sum(n * store.mean for n, store in zip(counts, stores, strict=True)) / sum(counts)
     square = sum(n * (store.std**2 + store.mean**2) for n, store in zip(counts, stores, strict=True)) / sum(
         counts

@@ -3,26 +3,20 @@
 from __future__ import annotations
 
 import math
-import os
 import signal
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from multiprocessing import get_context, parent_process
 from pathlib import Path
-from threading import Thread
 from typing import Any, TypeVar
 
 from evax.data.masks import Piece, check_aspect, stored_masks
 from evax.data.pictures import read_image
 from evax.data.preprocess import Preprocess
+from evax.data.processes import Crashed, Processes
 from evax.errors import DataError
 
-IN_FLIGHT_PER_WORKER = 8
 T = TypeVar("T")
 R = TypeVar("R")
 MAX_SECONDS = 30.0  # processor time for one film; the largest detector's film takes about one
@@ -59,22 +53,16 @@ class StoredFilm:
 
 
 class FilmReaders:
-    """A pool of processes that read films, a bounded number at a time; a context manager."""
+    """Processes that read films, a bounded number at a time; a context manager."""
 
     def __init__(self, workers: int) -> None:
-        self._workers = workers
-        self._pool = self._new_pool()
-
-    def _new_pool(self) -> ProcessPoolExecutor:
-        return ProcessPoolExecutor(
-            self._workers, mp_context=get_context("spawn"), initializer=_end_with_parent
-        )
+        self._processes = Processes(workers)
 
     def __enter__(self) -> FilmReaders:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self._pool.shutdown(cancel_futures=True)
+    def __exit__(self, *error: object) -> None:
+        self._processes.__exit__(*error)
 
     def read(self, films: Iterable[FilmFiles], preprocess: Preprocess) -> Iterator[StoredFilm | str]:
         """The stored film, or the reason why there is none, for every entry in order."""
@@ -84,52 +72,11 @@ class FilmReaders:
         """What the task gives for every item in order; for one that takes the decoder or its process down,
         the reason.
         """
-        ahead: deque[tuple[T, Future[R]]] = deque()
-        upcoming = iter(items)
-        while True:
-            while (
-                len(ahead) < self._workers * IN_FLIGHT_PER_WORKER
-                and (following := next(upcoming, None)) is not None
-            ):
-                ahead.append((following, self._submit(task, following)))
-            if not ahead:
-                return
-            item, future = ahead.popleft()
+        for call in self._processes.calls(_within_limit, ((task, item) for item in items)):
             try:
-                yield future.result()
-            except BrokenProcessPool:  # a decoder crashed: one of the films in flight; each is tried alone
-                waiting = [item, *(other for other, _ in ahead)]
-                ahead.clear()
-                for other in waiting:
-                    yield self._alone(task, other)
-
-    def _submit(self, task: Callable[[T], R], item: T) -> Future[R]:
-        try:
-            return self._pool.submit(_within_limit, task, item)
-        except BrokenProcessPool:  # a worker ended since the last film, killed for its memory for example
-            self._pool = self._new_pool()
-            return self._pool.submit(_within_limit, task, item)
-
-    def _alone(self, task: Callable[[T], R], item: T) -> R | str:
-        self._pool.shutdown(cancel_futures=True)
-        self._pool = self._new_pool()
-        try:
-            return self._submit(task, item).result()
-        except BrokenProcessPool:
-            self._pool = self._new_pool()
-            return f"The decoder crashed on this file, or needed more than {MAX_SECONDS:g} s for it."
-
-
-def _end_with_parent() -> None:
-    """A killed build leaves no processes behind; they would wait for ever. Ctrl-C is for the parent."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-    def watch() -> None:
-        if parent := parent_process():
-            parent.join()
-        os._exit(1)
-
-    Thread(target=watch, daemon=True).start()
+                yield call.result()
+            except Crashed:
+                yield f"The decoder crashed on this file, or needed more than {MAX_SECONDS:g} s for it."
 
 
 @contextmanager

@@ -5,13 +5,15 @@ from __future__ import annotations
 import logging
 import math
 from dataclasses import asdict, dataclass, field, fields, replace
+from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int64, UInt64
 
 from evax.data.preprocess import Preprocess, on_film
+from evax.data.sources import is_own
 from evax.errors import DataError
 from evax.files import read_json, replaced_whole, save_tensors, write_json
 
@@ -24,7 +26,8 @@ logger = logging.getLogger("evax")
 FORMAT = 1
 # What every card must say; another field that a card lacks, because it came later, has its default.
 DECISIVE = {"kind", "encoder", "preprocess", "findings", "exclusive", "thresholds"}
-FILMS = "films.u64"
+FILMS, PATIENTS = "films.u64", "patients.u64"
+OWN_DATA = np.uint64(0)  # among the patients: some are of no public release
 INTENDED_USE = "Research. Not a medical device; not for diagnosis or for decisions about patients."
 
 
@@ -94,21 +97,47 @@ def save_bundle(folder: Path, card: Card, network: nn.Module) -> Path:
     return folder
 
 
-def save_films(folder: Path, digests: UInt64[np.ndarray, " films"]) -> None:
-    """Keeps beside weights which films they learned from, so that nobody tests on them unknowingly.
+class Seen(NamedTuple):
+    """What weights have learned from, or chosen by, as numbers that say nothing to who has not the images."""
 
-    digests: see ImageStore.digests. They say nothing about a film or a patient to who does not hold the film.
-    """
-    with replaced_whole(folder / FILMS) as unfinished:
-        unfinished.write_bytes(digests.astype("<u8").tobytes())
+    films: UInt64[np.ndarray, " films"]
+    """See ImageStore.digests."""
+    patients: UInt64[np.ndarray, " patients"]
+    """See ImageStore.people; with them ImageStore.namespace_mark of each store, and OWN_DATA."""
+
+    def also(self, other: Seen) -> Seen:
+        """Both together."""
+        return Seen(np.union1d(self.films, other.films), np.union1d(self.patients, other.patients))
 
 
-def films_seen_too(
-    weights: Path | None, store: ImageStore, *parts: Int64[np.ndarray, " _"]
-) -> UInt64[np.ndarray, " films"]:
-    """The digests of these films, whose labels or masks taught or chose, and of those seen before."""
-    before = [] if weights is None else [read_films(weights)]
-    return np.unique(np.concatenate([*before, *(store.digests(rows) for rows in parts)]))
+def seen_in(store: ImageStore, *parts: Int64[np.ndarray, " _"]) -> Seen:
+    """These rows of a store."""
+    rows = np.unique(np.concatenate(parts))
+    marks = [store.namespace_mark()] + ([OWN_DATA] if is_own(store.manifest.source) else [])
+    return Seen(np.unique(store.digests(rows)), np.union1d(store.people(rows), np.array(marks, np.uint64)))
+
+
+def seen_before(weights: Path | None) -> Seen:
+    """What save_seen kept in a bundle, or beside a weight file; nothing without it."""
+    if weights is None:
+        return Seen(np.zeros(0, np.uint64), np.zeros(0, np.uint64))
+    folder = weights.parent if weights.is_file() else weights
+    numbers = []
+    for path in (folder / FILMS, folder / PATIENTS):
+        content = path.read_bytes() if path.is_file() else b""
+        if len(content) % 8:
+            raise DataError(
+                f"{path} is damaged: it has {len(content)} bytes, no multiple of 8. Copy it again."
+            )
+        numbers.append(np.frombuffer(content, "<u8"))
+    return Seen(*numbers)
+
+
+def save_seen(folder: Path, seen: Seen) -> None:
+    """Keeps beside weights what they learned from, so that nobody tests on it unknowingly."""
+    for name, numbers in ((FILMS, seen.films), (PATIENTS, seen.patients)):
+        with replaced_whole(folder / name) as unfinished:
+            unfinished.write_bytes(numbers.astype("<u8").tobytes())
 
 
 def is_bundle(weights: Path | None) -> bool:
@@ -116,31 +145,45 @@ def is_bundle(weights: Path | None) -> bool:
     return weights is not None and (weights / "card.json").is_file()
 
 
-def read_films(weights: Path) -> UInt64[np.ndarray, " films"]:
-    """The digests that save_films kept in a bundle, or beside a weight file; none without them."""
-    path = (weights.parent if weights.is_file() else weights) / FILMS
-    return np.frombuffer(path.read_bytes() if path.is_file() else b"", dtype="<u8")
-
-
 def seen_films(
     weights: Path | None, store: ImageStore, rows: Int64[np.ndarray, " rows"]
 ) -> Bool[np.ndarray, " rows"]:
-    """Which of these films the weights learned from; none for weights that keep no list of films.
+    """Which of these images the weights learned from, or from other images of their patients.
 
-    Only the very same stored pixels are recognised, not a film at another size or another film of a patient.
+    The very same stored pixels are recognised, and patients of the same public release, table or pseudonym
+    key, whatever the size of the store.
     """
-    if weights is None or not (known := read_films(weights)).size:
-        return np.zeros(len(rows), dtype=bool)
-    return np.isin(store.digests(rows), known)
+    known = seen_before(weights)
+    people = store.people(rows)
+    return np.isin(store.digests(rows), known.films) | ((people != 0) & np.isin(people, known.patients))
 
 
 def refuse_seen_films(weights: Path | None, store: ImageStore, test: Int64[np.ndarray, " rows"]) -> None:
-    """Raises DataError when weights have learned from films of this test split (see seen_films)."""
+    """Raises DataError when weights have learned from images or patients of this test split (see seen_films);
+    warns where the patients cannot be compared.
+    """
+    if weights is None or not (known := seen_before(weights)).films.size:
+        return
     if seen := int(seen_films(weights, store, test).sum()):
         raise DataError(
-            f"{weights} has learned from {seen} of the {len(test)} test films of {store.path}. Divide both "
-            "stores alike (the same patients and --seed, or one --split), or train without these films."
+            f"{weights} has learned from {seen} of the {len(test)} test films of {store.path}, or from other "
+            "films of their patients. Divide both stores alike (the same patients, --seed and shares, or one "
+            "--split), or train without these films."
         )
+    own = OWN_DATA in known.patients and is_own(store.manifest.source)
+    mark = store.namespace_mark()
+    if own and (mark == 0 or mark not in known.patients):
+        warn_of_unknown_people(weights, store.path)
+
+
+@cache
+def warn_of_unknown_people(weights: Path, store: Path) -> None:
+    """Once for all runs of a study."""
+    logger.warning(
+        "%s learned from own data with other names of patients than %s (another table, or another key of the "
+        "pseudonyms): whether a test patient is among them is not known. evax audit compares the images.",
+        weights, store,
+    )  # fmt: skip
 
 
 def read_card(folder: Path) -> Card:

@@ -5,13 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from jaxtyping import UInt64
-
-from evax.deploy.bundle import is_bundle, read_card, read_films
+from evax.deploy.bundle import is_bundle, read_card
 from evax.errors import ConfigError
-
-Digests = UInt64[np.ndarray, " _"]
 
 
 def earlier_training(weights: Path | None) -> dict[str, Any] | None:
@@ -30,15 +25,6 @@ def earlier_training(weights: Path | None) -> dict[str, Any] | None:
             "fine-tuned from."
         )
     return card.training
-
-
-def films_seen(weights: Path | None, digests: Digests) -> Digests:
-    """The films of this run and of the runs before it, each once.
-
-    digests: of this run; see ImageStore.digests.
-    """
-    earlier = [read_films(weights)] if weights is not None else []
-    return np.unique(np.concatenate([digests, *earlier]))
 
 
 def training_so_far(before: dict[str, Any] | None, images: int, films: int) -> dict[str, Any]:

@@ -76,6 +76,8 @@ def audit(config: AuditConfig) -> Path:
 
     stores = [open_store(path) for path in config.stores]
     refuse_small(stores)  # before a bar is drawn
+    for store in stores:
+        store.check_pictures()
     names = short_names(config.stores)
     with run_folder(config.out, config) as log, counting_bar("comparing", sum(map(len, stores))) as show:
         found = compare_films(

@@ -256,9 +256,10 @@ def only_training(config: CrossvalidateConfig, store: ImageStore) -> np.ndarray[
     theirs = np.isin(patients, patients[seen])
     if seen.any() and config.seen == "refuse":
         raise DataError(
-            f"{config.weights} was pre-trained on {seen.sum()} of the {len(store)} films of {store.path}, "
-            "and the folds would test on them. Give --seen train: all films of their patients then train in "
-            f"every fold, and the folds divide the other {len(set(patients[~theirs].tolist()))} patients. "
+            f"{config.weights} was pre-trained on {seen.sum()} of the {len(store)} films of {store.path}, or "
+            "on other films of their patients, and the folds would test on them. Give --seen train: all "
+            "films of their patients then train in every fold, and the folds divide the other "
+            f"{len(set(patients[~theirs].tolist()))} patients. "
             "Or pre-train without this store."
         )
     return theirs

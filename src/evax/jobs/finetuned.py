@@ -16,7 +16,7 @@ from lightning_fabric import Fabric
 from evax.config import command_line
 from evax.data.labelled import LearningFilms, capped_rows
 from evax.data.preprocess import Preprocess
-from evax.deploy.bundle import Card, films_seen_too, model_facts, save_bundle, save_films
+from evax.deploy.bundle import Card, model_facts, save_bundle, save_seen, seen_before, seen_in
 from evax.evaluation.classification import mean_auroc
 from evax.evaluation.learned import learned_findings
 from evax.evaluation.report import evaluate_classifier, plain
@@ -97,8 +97,8 @@ def write_results(
         metrics=metrics,
     )
     save_bundle(config.out / "bundle", card, done.model)
-    seen = films_seen_too(config.weights, store, films.train, films.validation)
-    save_films(config.out / "bundle", seen)
+    seen = seen_in(store, films.train, films.validation).also(seen_before(config.weights))
+    save_seen(config.out / "bundle", seen)
     rows = capped_rows(store, films.train, checked_films)
     features = rows, film_features(done.model.encoder, store, rows, done.preprocess, fabric)
     examined = examine(

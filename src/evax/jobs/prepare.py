@@ -144,7 +144,11 @@ def prepare(config: PrepareConfig) -> Path:
     published = (
         f" (published: {MERGED_520K_MEAN}, {MERGED_520K_STD})" if config.source == "merged_520k" else ""
     )
-    logger.info("Pixels: mean %.8f, standard deviation %.8f%s.", store.mean, store.std, published)
+    measured = " of the train split" if store.measured < len(store) else ""
+    logger.info(
+        "Pixels: mean %.8f, standard deviation %.8f%s, of %d films%s.",
+        store.mean, store.std, published, store.measured, measured,
+    )  # fmt: skip
     if config.mask_value and not any(
         mask.any() for row in range(len(store)) for mask in store.masks(row).values()
     ):
@@ -227,7 +231,7 @@ def chosen_options(config: PrepareConfig, films: int) -> dict[str, str]:
     if config.source == "dicom":
         from evax.data.sources.dicom import name_of_key
 
-        options["the key of the pseudonyms"] = name_of_key(source_options(config)["private"])
+        options["the key of the pseudonyms"] = name_of_key(source_options(config)["private"])[:8]
     return {name: "not given" if value is None else str(value) for name, value in options.items()}
 
 

@@ -8,16 +8,15 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Sequence
+from functools import reduce
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from evax.config import command_line
 from evax.data.loader import Films
 from evax.data.preprocess import Preprocess
-from evax.deploy.bundle import Card, read_films, save_bundle, save_films
-from evax.deploy.lineage import films_seen, training_so_far
+from evax.deploy.bundle import Card, Seen, save_bundle, save_seen, seen_before, seen_in
+from evax.deploy.lineage import training_so_far
 from evax.models.masked import MaskedImageModel
 from evax.reporting.drawing import save_figure
 from evax.reporting.run_curves import run_curves
@@ -47,12 +46,13 @@ def write_results(
     time.perf_counter.
     """
     # a teacher's films are the student's, too: it learned from what the teacher learned from them
-    seen = films_seen(config.weights, np.union1d(films.digests(), read_films(Path(config.tokenizer))))
+    seen = reduce(Seen.also, [seen_in(*part) for part in films.parts()], seen_before(config.weights))
+    seen = seen.also(seen_before(Path(config.tokenizer)))
     images = facts["steps"] * config.batch_size
     # no speed: equal runs leave equal bundles
-    training = facts | summary_of(log) | training_so_far(before, images, len(seen))
+    training = facts | summary_of(log) | training_so_far(before, images, len(seen.films))
     card = Card(kind="encoder", encoder=config.encoder, preprocess=preprocess, training=training)
-    save_films(config.out / "encoder", seen)
+    save_seen(config.out / "encoder", seen)
     save_bundle(config.out / "encoder", card, model.encoder)
     save_figure(run_curves(log.events("step"), log.events("probe")), config.out / "curves")
     made = {

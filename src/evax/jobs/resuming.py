@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from evax.config import build, changed_options, read_recipe, to_plain
 from evax.errors import ConfigError
+from evax.rounding import exact
 from evax.training.masked_options import PretrainConfig
 
 if TYPE_CHECKING:
@@ -103,7 +104,7 @@ def identity_of_run(
         "tokenizer": tokenizer.identity(),
         "stores": [store.fingerprint for store in stores],
         "store_shares": list(config.store_shares),
-        "steps": math.ceil(config.epochs * films / config.batch_size),
+        "steps": math.ceil(exact(config.epochs) * films / config.batch_size),
         "batch_size": config.batch_size,
         "image_size": config.image_size,
         "mask_ratio": config.mask_ratio,

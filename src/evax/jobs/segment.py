@@ -153,7 +153,7 @@ def write_results(
     """
     import numpy as np
 
-    from evax.deploy.bundle import Card, films_seen_too, model_facts, save_bundle, save_films
+    from evax.deploy.bundle import Card, model_facts, save_bundle, save_seen, seen_before, seen_in
     from evax.evaluation.report import plain
     from evax.evaluation.segmentation import choose_thresholds, evaluate_segmenter, global_dice, mean_of
     from evax.reporting.masks_page import draw_masks, write_dice_table
@@ -189,9 +189,8 @@ def write_results(
         metrics=metrics,
     )
     save_bundle(config.out / "bundle", card, model)
-    save_films(
-        config.out / "bundle", films_seen_too(config.weights, films.store, films.train, films.validation)
-    )
+    seen = seen_in(films.store, films.train, films.validation).also(seen_before(config.weights))
+    save_seen(config.out / "bundle", seen)
     write_dice_table(config.out / "dice-test.csv", films.store, films.test, films.findings, chosen)
     shown = draw_masks(
         config.out / "pictures", films, chosen, config.pictures,

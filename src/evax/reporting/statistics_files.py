@@ -74,5 +74,5 @@ def lines(content: dict[str, Any]) -> Iterator[tuple[Any, ...]]:
                     yield name, variable, value, f"{number:.6g}", spread["n"]
                 yield name, variable, "mean", f"{spread['mean']:.6g}", spread["n"]
         yield name, "stored size", "pixels", store["stored_size"], ""
-        yield name, "pixels", "mean", f"{store['pixel_mean']:.6g}", films
-        yield name, "pixels", "standard deviation", f"{store['pixel_std']:.6g}", films
+        yield name, "pixels", "mean", f"{store['pixel_mean']:.6g}", store["pixel_films"]
+        yield name, "pixels", "standard deviation", f"{store['pixel_std']:.6g}", store["pixel_films"]

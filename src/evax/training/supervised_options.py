@@ -10,6 +10,7 @@ from typing import Literal
 from evax.data.augment import Augmentation, CropConfig
 from evax.data.labels import TrainingUncertain
 from evax.errors import ConfigError
+from evax.rounding import exact
 from evax.training.options import Compile, LabelledConfig, OptimizerConfig
 
 STEPS = 500  # where neither steps nor epochs are given
@@ -69,7 +70,7 @@ class StepsConfig:
         if self.epochs is None:
             return self.steps or STEPS, self.optimizer
         share = self.optimizer.warmup if self.warmup_epochs is None else self.warmup_epochs / self.epochs
-        steps = math.ceil(self.epochs * films / self.batch_size)
+        steps = math.ceil(exact(self.epochs) * films / self.batch_size)
         return steps, replace(self.optimizer, warmup=share)
 
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import inspect
+import os
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from evax.errors import ConfigError, DataError, unknown_name
+from evax.files import path_of
 
 if TYPE_CHECKING:
     from evax.data.manifest import Manifest
@@ -17,6 +21,9 @@ SourceName = Literal[
     "chestxray14", "chexpert", "mimic_cxr", "covidx9a", "covidx_cxr4", "siim", "rsna", "shenzhen", "lungs",
     "merged_520k",
 ]  # fmt: skip
+
+
+FILES_SIZED = 16  # of a folder of own data
 
 
 class Source(NamedTuple):
@@ -48,6 +55,18 @@ SOURCES: dict[str, Source] = {
 }
 
 
+def is_published(name: str) -> bool:
+    """Whether this source is a public release."""
+    return name in SOURCES and SOURCES[name].published
+
+
+def is_own(source: str) -> bool:
+    """Whether a store of this source holds data of its user: no release, and no set that evax made or fetched
+    (see public_sets.source_name).
+    """
+    return not is_published(source) and ":" not in source
+
+
 def read_source(name: str, raw: Path, options: dict[str, Any]) -> Manifest:
     """The manifest of the films that are there.
 
@@ -57,7 +76,7 @@ def read_source(name: str, raw: Path, options: dict[str, Any]) -> Manifest:
     from evax.data.sources.disk import films_on_disk
 
     manifest = list_source(name, raw, options)
-    return films_on_disk(manifest) if SOURCES[name].published else manifest
+    return films_on_disk(manifest) if is_published(name) else manifest
 
 
 def list_source(name: str, raw: Path, options: dict[str, Any]) -> Manifest:
@@ -73,4 +92,17 @@ def list_source(name: str, raw: Path, options: dict[str, Any]) -> Manifest:
         names = ", ".join(known) or "none"
         raise ConfigError(f"The source '{name}' has no option {stray[0]} (its options: {names}).")
     manifest: Manifest = reader(raw, **options)
-    return manifest
+    return manifest if manifest.namespace else replace(manifest, namespace=_namespace(name, manifest))
+
+
+def _namespace(name: str, manifest: Manifest) -> str:
+    """Of a release its name; of own data a digest of the names of all images and patients, with the sizes of
+    a few files, as two hospitals may both number their images from 1.
+    """
+    if is_published(name):
+        return name
+    rows = sorted(zip(manifest.table["image"], manifest.table["patient"], strict=True))
+    few = [manifest.root / path_of(image) for image, _ in rows[:FILES_SIZED]]
+    # os.path: a name that is too long for a file is none
+    sizes = [path.stat().st_size if os.path.isfile(path) else 0 for path in few]
+    return hashlib.blake2b(repr((rows, sizes)).encode(), digest_size=16).hexdigest()

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from evax.data.manifest import BOX_COLUMNS, Manifest
+from evax.data.manifest import BOX_COLUMNS, SPLIT_KEY, Manifest
 from evax.data.public_sets import source_name
 from evax.data.sources.csv import existing
 from evax.data.sources.folders import patients_of
@@ -53,7 +53,8 @@ def read_coco(raw: Path, *, table: str = "annotations.json", patient_pattern: st
     findings = tuple(dict.fromkeys(names.values()))
     present = {(image, finding) for image, finding, *_ in boxes}
     films = pd.DataFrame({"image": list(files.values())})
-    films["patient"] = patients_of(raw, films["image"].tolist(), patient_pattern)
+    images = films["image"].tolist()
+    films["patient"], films[SPLIT_KEY] = patients_of(raw, images, patient_pattern)
     films = films.assign(study="", view="", sex="", age=np.nan, split="")
     for finding in findings:
         films[finding] = np.array([(image, finding) in present for image in films["image"]], dtype=np.float32)

@@ -16,7 +16,7 @@ import pandas as pd
 from evax.data.dicom import DicomHeader, is_dicom, read_header
 from evax.data.dicom.header import opened_dicom, read_dataset, text
 from evax.data.films import counts_of, files_below, kind_of_other
-from evax.data.manifest import Manifest
+from evax.data.manifest import SPLIT_KEY, Manifest
 from evax.data.sources.tables import warn_of_doubtful_patients
 from evax.data.views import NOT_FRONTAL
 from evax.errors import DataError
@@ -33,7 +33,7 @@ def read_dicom(raw: Path, *, private: Path, keep_burned_in: bool = False) -> Man
 
     private: folder for what must not travel with the store: `pseudonyms.key`, made when absent, and
     `crosswalk.csv` (pseudonym, file), which grows with every tree that shares the folder. The same key gives
-    a patient the same pseudonym in every store.
+    a patient the same pseudonym in every store. The split does not depend on it (see Manifest.table).
     A film that names no patient belongs to the patient of the other films of its study, else its study is a
     patient, and a film without both is a patient of its own; such films are counted in a warning, and so is a
     patient with more than half of the films ("ANONYMOUS"). Files that are no DICOM or hold no pictures, as
@@ -43,8 +43,14 @@ def read_dicom(raw: Path, *, private: Path, keep_burned_in: bool = False) -> Man
     """
     make_folder(private, mode=0o700)
     key = _key(private / "pseudonyms.key")
+    names = dict[str, str]()  # pseudonym -> what it stands for
     rows, patients, crosswalk, left_out = [], list[str](), {}, Counter({"lateral films": 0, "other files": 0})
     others: list[str] = []
+
+    def pseudonym(kind: str, value: str) -> str:
+        names[given := _pseudonym(key, kind, value)] = value
+        return given
+
     for path in files_below(raw):
         name = name_of(path.relative_to(raw).as_posix())
         try:
@@ -62,7 +68,7 @@ def read_dicom(raw: Path, *, private: Path, keep_burned_in: bool = False) -> Man
                 others.append(" ".join(header.other_kinds))
             continue
         # by both: anonymisers give many films one UID, and two trees may hold different films of one name
-        image = _pseudonym(key, "image", f"{header.image_uid if header else ''}:{name}")
+        image = pseudonym("image", f"{header.image_uid if header else ''}:{name}")
         crosswalk[image] = name_of(path.resolve())
         patient = "" if header is None or names_nobody(header.patient_id) else header.patient_id
         patients.append(patient)
@@ -70,8 +76,8 @@ def read_dicom(raw: Path, *, private: Path, keep_burned_in: bool = False) -> Man
             {
                 "image": image,
                 "file": name,
-                "patient": _pseudonym(key, "patient", patient) if patient else "",
-                "study": _pseudonym(key, "study", header.study_uid) if header and header.study_uid else "",
+                "patient": pseudonym("patient", patient) if patient else "",
+                "study": pseudonym("study", header.study_uid) if header and header.study_uid else "",
                 "view": (header.view or "") if header else "",
                 "sex": header.sex if header else "",
                 "age": header.age if header else np.nan,
@@ -95,8 +101,11 @@ def read_dicom(raw: Path, *, private: Path, keep_burned_in: bool = False) -> Man
         "test.",
     )  # fmt: skip
     table["patient"] = _patients(table)
+    table[SPLIT_KEY] = table["patient"].map(names)
     table["study_day"] -= table.groupby("patient")["study_day"].transform("min")
-    return Manifest(table=table, findings=(), exclusive=False, source="dicom", root=raw)
+    return Manifest(
+        table=table, findings=(), exclusive=False, source="dicom", root=raw, namespace=name_of_key(private)
+    )
 
 
 def _patients(table: pd.DataFrame) -> pd.Series:
@@ -138,7 +147,7 @@ def _pseudonym(key: bytes, kind: str, value: str) -> str:
 
 def name_of_key(private: Path) -> str:
     """Tells one key from another; nothing else can be learned of it."""
-    return _pseudonym(_key(private / "pseudonyms.key"), "key", "")[:8]
+    return _pseudonym(_key(private / "pseudonyms.key"), "key", "")
 
 
 def _key(path: Path) -> bytes:

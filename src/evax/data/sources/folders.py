@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from evax.data.films import counts_of, films_and_others, header_patients, kind_of_other
-from evax.data.manifest import Manifest
+from evax.data.manifest import SPLIT_KEY, Manifest
 from evax.data.public_sets import source_name
 from evax.data.radiograph import FILM_SUFFIXES
 from evax.data.sources.tables import ALONE, warn_of_doubtful_patients
@@ -64,7 +64,7 @@ def read_folders(raw: Path, *, patient_pattern: str = "") -> Manifest:
     names = [class_of[word] for word in words]
     classes = tuple(sorted(set(names)))
     table = pd.DataFrame({"image": [name_of(film.as_posix()) for film in films]})
-    table["patient"] = patients_of(raw, table["image"].tolist(), patient_pattern)
+    table["patient"], table[SPLIT_KEY] = patients_of(raw, table["image"].tolist(), patient_pattern)
     for name in ("study", "view", "sex"):
         table[name] = ""
     table["split"] = splits if has_splits else ""
@@ -94,9 +94,11 @@ def warn_of_other_files(raw: Path, others: Sequence[Path]) -> None:
     logger.warning("%s: %d files are no films and are passed over: %s.", raw, len(others), kinds)
 
 
-def patients_of(raw: Path, images: Sequence[str], pattern: str) -> list[str]:
-    """Who each film, by its name in raw, is of: see patient_of; without a pattern, films whose headers have
-    one Patient ID are of one patient, called after the first, because an ID must not get into a store.
+def patients_of(raw: Path, images: Sequence[str], pattern: str) -> tuple[list[str], list[str]]:
+    """Who each film, by its name in raw, is of: patient and split_key of a Manifest's table.
+
+    See patient_of; without a pattern, films whose headers have one Patient ID are of one patient, called
+    after the first of them, because an ID must not get into a store. The ID is the key of the split.
     """
     films = [Path(path_of(image)) for image in images]
     in_headers = header_patients(raw, films)
@@ -109,7 +111,7 @@ def patients_of(raw: Path, images: Sequence[str], pattern: str) -> list[str]:
     patients = [patient_of(image, pattern) for image in images]
     if pattern:
         warn_of_doubtful_patients(raw, pd.Series(patients), ALONE)
-        return patients
+        return patients, patients
     ids = [in_headers.get(film, "") for film in films]
     if not any(ids):
         logger.warning(
@@ -117,17 +119,18 @@ def patients_of(raw: Path, images: Sequence[str], pattern: str) -> list[str]:
             "divided between training and test. --patient-pattern finds them in the file names.",
             raw,
         )
-        return patients
+        return patients, patients
     logger.info(
         "%s: the headers of %d of %d films name a patient, %d patients in all; each is called after the "
         "first film.", raw, sum(map(bool, ids)), len(films), len(set(ids) - {""}),
     )  # fmt: skip
     warn_of_doubtful_patients(raw, pd.Series(ids), ALONE)
     first_of: dict[str, str] = {}
-    return [
-        first_of.setdefault(identifier, patient) if identifier else patient
-        for identifier, patient in zip(ids, patients, strict=True)
+    named = list(zip(ids, patients, strict=True))
+    called = [
+        first_of.setdefault(identifier, patient) if identifier else patient for identifier, patient in named
     ]
+    return called, [identifier or patient for identifier, patient in named]
 
 
 def patient_of(image: str, pattern: str) -> str:

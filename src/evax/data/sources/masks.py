@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from evax.data.films import films_and_others
-from evax.data.manifest import Manifest
+from evax.data.manifest import SPLIT_KEY, Manifest
 from evax.data.public_sets import source_name
 from evax.data.sources.folders import patients_of
 from evax.data.sources.mask_files import find_masks
@@ -29,7 +29,8 @@ def read_masks(
     if not masks:
         raise DataError(f"There is no folder {raw / 'masks'}: it holds the masks of the films in images/.")
     table = films_of(raw, "images")
-    table["patient"] = patients_of(raw, table["image"].tolist(), patient_pattern)
+    images = table["image"].tolist()
+    table["patient"], table[SPLIT_KEY] = patients_of(raw, images, patient_pattern)
     return Manifest(
         table=table,
         findings=(),

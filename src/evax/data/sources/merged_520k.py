@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from evax.data.manifest import COLUMNS, Manifest
+from evax.data.manifest import COLUMNS, SPLIT_KEY, Manifest
 from evax.data.sources import list_source
 from evax.data.sources.tables import read_table
 from evax.data.split import LIST_SUFFIX, film_rows, lines_of, names_in, without_suffix
@@ -80,6 +80,7 @@ def read_merged_520k(raw: Path, tested: Path | None = None) -> Manifest:
     kept = clean if tested else in_paper
     why = films["why"].mask(in_paper, films["leak"])[~kept]
     table = films.loc[kept, list(COLUMNS)].assign(split="train").reset_index(drop=True)
+    table[SPLIT_KEY] = table["patient"].str.partition("/")[2]  # as in a store of the release alone
     return Manifest(
         table=table,
         findings=(),
