@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Literal
 
 import tyro
 
+from evax.config import job, validated
 from evax.data.public_sets import PUBLIC_SETS, RECORD
 from evax.errors import ConfigError, DataError
 
@@ -27,6 +28,7 @@ SetName = Literal[
 logger = logging.getLogger("evax")
 
 
+@validated
 @dataclass(frozen=True, kw_only=True)
 class FetchConfig:
     """Get a data set. phantoms: synthetic radiographs with known findings, boxes and masks, drawn on this
@@ -63,6 +65,7 @@ class FetchConfig:
             raise ConfigError(f"fetch {self.name} needs --out, the folder to fill.")
 
 
+@job(FetchConfig)
 def fetch(config: FetchConfig) -> Path | str:
     """Fills the folder and returns it; for a set that one has to ask for, the text that says how.
 
