@@ -10,7 +10,7 @@ import sys
 from typing import TextIO
 
 from evax.config import parse_command_line
-from evax.errors import EvaxError, Interrupted, unknown_name
+from evax.errors import EvaxError, Interrupted, install_command, unknown_name
 
 COMMANDS = {  # name: what it does; module, config class and function share the name
     "demo": "the whole journey on synthetic films, or on the films of a recipe, with a report",
@@ -69,7 +69,7 @@ def run(arguments: list[str]) -> int:
     except ModuleNotFoundError as error:  # the base installation reads and scores films, no more
         if str(error.name).startswith("evax"):
             raise
-        _say(sys.stderr, f"evax {name}: this needs the package {error.name}: pip install 'evax[train]'\n")
+        _say(sys.stderr, f"evax {name}: this needs the package {error.name}: {install_command('train')}\n")
         return 1
     except Interrupted as stop:
         _say(sys.stderr, f"evax {name}: {stop}\n")

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from evax.errors import ConfigError, DataError, WeightsError
+from evax.errors import ConfigError, DataError, WeightsError, install_command
 from evax.files import read_json
 from evax.models.encoders import CNNS, EvaX
 from evax.models.teachers import AUTO, TransformersFeatures
@@ -127,7 +127,7 @@ def _from_transformers(folder: Path, image_size: int, layer: str, view: int | No
     try:
         from transformers import AutoModel
     except ModuleNotFoundError as error:
-        raise ConfigError(f"{TRANSFORMERS}FOLDER needs: pip install 'evax[transformers]'") from error
+        raise ConfigError(f"{TRANSFORMERS}FOLDER needs: {install_command('transformers')}") from error
     try:
         config, chain = (read_json(folder / name) for name in ("config.json", "preprocessor_config.json"))
         mean, std = (tuple(float(each) for each in chain[key]) for key in ("image_mean", "image_std"))
