@@ -74,6 +74,55 @@ def matrices(network: nn.Module) -> list[nn.Parameter]:
     return [parameter for parameter in network.parameters() if parameter.ndim > 1]
 
 
+def as_input(images: Tensor, weight: Tensor) -> Tensor:
+    """The images with as many channels as the first layer takes: one grey channel is shown to all of them.
+
+    images: (B, C, H, W), normalised. weight: of the first layer, (D, C, h, w).
+    Raises ConfigError for anything else, and for images of another type or device than the weights.
+    """
+    if not isinstance(images, Tensor) or images.ndim != 4:
+        given = f"shape {tuple(images.shape)}" if hasattr(images, "shape") else "no shape"
+        raise ConfigError(
+            f"An encoder takes a tensor of images (batch, channels, height, width), got {type(images).__name__} "
+            f"of {given}."
+        )
+    channels = weight.shape[1]
+    if images.shape[1] not in (1, channels):
+        raise ConfigError(
+            f"The images have {images.shape[1]} channels; this encoder takes {channels}, or one grey channel."
+        )
+    if not images.is_floating_point():
+        raise ConfigError(
+            f"The images are {images.dtype}: normalise them, as (pixels / 255 - mean) / std, to float32."
+        )
+    if images.device != weight.device:
+        raise ConfigError(
+            f"The images are on {images.device} and the encoder on {weight.device}: move one with .to(...)."
+        )
+    if images.dtype != weight.dtype and not torch.is_autocast_enabled(images.device.type):
+        raise ConfigError(
+            f"The images are {images.dtype} and the encoder {weight.dtype}: give images.to({weight.dtype})."
+        )
+    return images.expand(-1, channels, -1, -1)
+
+
+def _as_patch_input(patch_embed: Any, inputs: tuple[Tensor]) -> tuple[Tensor]:
+    """Before a transformer cuts images into patches, whichever of timm's ways leads there."""
+    images, size = as_input(inputs[0], patch_embed.proj.weight), tuple(inputs[0].shape[2:])
+    if patch_embed.strict_img_size and size != patch_embed.img_size:
+        raise ConfigError(
+            f"The images have {size[0]} x {size[1]} pixels, this encoder takes {patch_embed.img_size[0]} x "
+            f"{patch_embed.img_size[1]}: resize them, or create it with img_size={size[0]}."
+        )
+    patch = patch_embed.patch_size
+    if not patch_embed.dynamic_img_pad and (size[0] % patch[0] or size[1] % patch[1]):
+        raise ConfigError(
+            f"The images have {size[0]} x {size[1]} pixels, which are not whole patches of {patch[0]} x "
+            f"{patch[1]}: resize them."
+        )
+    return (images,)
+
+
 class Encoder(nn.Module):
     """What every encoder offers to heads, probes and maps."""
 
@@ -114,12 +163,20 @@ class Cnn(Encoder):
         self.stride = facts.stride
         self.fc_norm = nn.Identity()
 
+    def forward(self, images: Float[Tensor, "B C H W"]) -> Tensor:
+        """Timm's answer: pooled features (B, D)."""
+        features: Tensor = self.network(self._input(images))
+        return features
+
     def encode(self, images: Float[Tensor, "B C H W"]) -> Encoded:
         """The map that timm's own classifier would pool. Source: the paper's CNN baselines (facts 7)."""
-        images = images.expand(-1, 3, -1, -1).contiguous(memory_format=torch.channels_last)
-        features = self.network.forward_features(images)  # (B, D, h, w)
+        features = self.network.forward_features(self._input(images))  # (B, D, h, w)
         height, width = features.shape[2:]
         return Encoded(features.flatten(2).transpose(1, 2), (height, width), None)
+
+    def _input(self, images: Tensor) -> Tensor:
+        first = self.network.get_submodule(self.network.pretrained_cfg["first_conv"])
+        return as_input(images, first.weight).contiguous(memory_format=torch.channels_last)
 
 
 class PlainVit(VisionTransformer, Encoder):
@@ -147,16 +204,16 @@ class PlainVit(VisionTransformer, Encoder):
             "fc_norm": True,
         }
         super().__init__(**(settings | options))
+        self.patch_embed.register_forward_pre_hook(_as_patch_input)
         self.depth = len(self.blocks)
         cut_outliers(matrices(self), std=0.02)
 
     def encode(self, images: Float[Tensor, "B C H W"]) -> Encoded:
         """Features of the last block, before any norm. Source: the paper's ViT baselines (facts 7)."""
-        tokens = self.norm_pre(self._pos_embed(self.patch_embed(images.expand(-1, 3, -1, -1))))  # (B, T, D)
+        tokens = self.norm_pre(self._pos_embed(self.patch_embed(images)))  # (B, T, D)
         for block in self.blocks:
             tokens = block(tokens)
-        height, width = self.patch_embed.grid_size
-        return Encoded(tokens[:, 1:], (height, width), tokens[:, 0])
+        return _encoded(self, images, tokens)
 
 
 class EvaX(Eva, Encoder):
@@ -175,6 +232,9 @@ class EvaX(Eva, Encoder):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
+        self.patch_embed.register_forward_pre_hook(_as_patch_input)
+        self.depth = len(self.blocks)
+        self.stride = self.patch_embed.patch_size[0]
         cut_outliers(matrices(self), std=0.02)
 
     @property
@@ -196,8 +256,6 @@ class EvaX(Eva, Encoder):
         hidden: patches whose embedding is replaced by mask_token; given together with mask_token.
         Source: Eq. (1)-(3); the replacement comes before class token and position table (facts 2.1).
         """
-        if images.shape[1] == 1:
-            images = images.expand(-1, 3, -1, -1)
         patches = self.patch_embed(images)  # (B, N, D)
         if self.patch_gradient < 1:
             patches = self.patch_gradient * patches + (1 - self.patch_gradient) * patches.detach()
@@ -209,8 +267,14 @@ class EvaX(Eva, Encoder):
                 tokens = checkpoint(block, tokens, rope=rope)  # activations are computed again when needed
             else:
                 tokens = block(tokens, rope=rope)
-        height, width = self.patch_embed.grid_size
-        return Encoded(tokens[:, 1:], (height, width), tokens[:, 0])
+        return _encoded(self, images, tokens)
+
+
+def _encoded(encoder: Any, images: Tensor, tokens: Tensor) -> Encoded:
+    """The tokens (B, T, D) of a transformer, divided into patches and what comes before them."""
+    height, width = encoder.patch_embed.dynamic_feat_size(images.shape[2:])
+    cls = None if encoder.cls_token is None else tokens[:, 0]
+    return Encoded(tokens[:, encoder.num_prefix_tokens :], (height, width), cls)
 
 
 def _eva_x(name: str, pretrained: bool, **options: Any) -> EvaX:
@@ -228,7 +292,9 @@ def _eva_x(name: str, pretrained: bool, **options: Any) -> EvaX:
         "ref_feat_shape": (ROTARY_GRID, ROTARY_GRID),  # facts 1.2
         "num_classes": 0,
     }
-    return build_model_with_cfg(EvaX, name, pretrained, **(settings | options))
+    # features_only: as for timm's own Eva, whose maps all have the patch grid
+    maps = {"out_indices": options.pop("out_indices", 3), "feature_cls": "getter"}
+    return build_model_with_cfg(EvaX, name, pretrained, feature_cfg=maps, **(settings | options))
 
 
 default_cfgs = generate_default_cfgs(
