@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from jaxtyping import Bool, Float, Int64, UInt64
 
+from evax.config import validated
 from evax.data.preprocess import Preprocess, on_film
 from evax.errors import DataError
 from evax.files import read_json, replaced_whole, save_tensors, write_json
@@ -26,6 +27,7 @@ FILMS = "films.u64"
 INTENDED_USE = "Research. Not a medical device; not for diagnosis or for decisions about patients."
 
 
+@validated
 @dataclass(frozen=True, kw_only=True)
 class Card:
     """What a bundle says about itself; card.json."""

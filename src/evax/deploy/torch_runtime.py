@@ -8,19 +8,18 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float, Shaped
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 
 from evax.data.radiograph import Radiograph
 from evax.deploy.bundle import Card
 from evax.deploy.predictor import Predictor, check_inputs
-from evax.errors import DataError, WeightsError
+from evax.errors import DataError
 from evax.explain.gradcam import grad_cam_maps, layers_of
 from evax.explain.heatmap import At
 from evax.models.classifier import Classifier, probabilities
 from evax.models.encoders import Encoder, build_encoder
 from evax.models.segmenter import DECODER_WIDTH, Segmenter
-from evax.weights.files import noted_rotary_grid
+from evax.weights.encoders import fill
+from evax.weights.files import noted_rotary_grid, read_state_dict
 
 
 class TorchPredictor(Predictor):
@@ -61,7 +60,7 @@ class TorchPredictor(Predictor):
 
 
 def open_torch(folder: Path, card: Card) -> TorchPredictor:
-    """The bundle's network and weights. Raises DataError without them, WeightsError if they do not fit."""
+    """The bundle's network and weights. Raises DataError without them, WeightsError for unusable ones."""
     weights = folder / "model.safetensors"
     if not weights.is_file():
         raise DataError(f"{folder} is not a whole bundle: it has no model.safetensors. Copy it again.")
@@ -69,15 +68,12 @@ def open_torch(folder: Path, card: Card) -> TorchPredictor:
     rotary: dict[str, Any] = {"ref_feat_shape": (grid, grid)} if grid else {}
     encoder = build_encoder(card.encoder, img_size=card.preprocess.input_size, **rotary)
     network: Encoder | Classifier | Segmenter = encoder
-    try:
-        tensors = load_file(weights)
-        if card.kind == "classifier":
-            network = Classifier(encoder, len(card.findings))
-        elif card.kind == "segmenter":
-            network = Segmenter(encoder, len(card.findings), decoder_width_of(tensors))
-        network.load_state_dict(tensors, strict=True)
-    except (RuntimeError, SafetensorError, OSError) as error:
-        raise WeightsError(f"{weights} does not fit the bundle's card: {error}") from error
+    tensors = read_state_dict(weights)
+    if card.kind == "classifier":
+        network = Classifier(encoder, len(card.findings))
+    elif card.kind == "segmenter":
+        network = Segmenter(encoder, len(card.findings), decoder_width_of(tensors))
+    fill(network, tensors, "the bundle's card", weights, "Copy the whole bundle again.")
     return TorchPredictor(card, network)
 
 

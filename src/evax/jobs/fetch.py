@@ -126,7 +126,8 @@ def fetch_set(name: str, out: Path) -> Path:
                 f"set {MIRROR_VARIABLE} to another server, or get {remote.file} by hand ({chosen.page}) and "
                 f"put it into {folder} ({FOLDER_VARIABLE} names another folder)"
             )
-            archive = fetch_file(remote, make_folder(folder), DataError, other)
+            as_it_is = f"to use this very file, unpack it and run evax prepare {chosen.prepare} --raw FOLDER."
+            archive = fetch_file(remote, make_folder(folder), DataError, other, as_it_is)
             contents[remote.file] = unpack(archive, out, chosen.top, chosen.places)
             logger.info("%s: %d files.", remote.file, contents[remote.file])
         if name == "hannover_covid19":

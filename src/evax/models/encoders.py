@@ -4,6 +4,9 @@ plain ViTs of timm), and one way to ask any of them for features.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+from numbers import Integral
 from typing import Any, NamedTuple
 
 import timm
@@ -83,8 +86,8 @@ def as_input(images: Tensor, weight: Tensor) -> Tensor:
     if not isinstance(images, Tensor) or images.ndim != 4:
         given = f"shape {tuple(images.shape)}" if hasattr(images, "shape") else "no shape"
         raise ConfigError(
-            f"An encoder takes a tensor of images (batch, channels, height, width), got {type(images).__name__} "
-            f"of {given}."
+            "An encoder takes a tensor of images (batch, channels, height, width), got "
+            f"{type(images).__name__} of {given}."
         )
     channels = weight.shape[1]
     if images.shape[1] not in (1, channels):
@@ -340,16 +343,28 @@ def build_encoder(name: str, *, img_size: int = 224, **options: Any) -> Encoder:
     example drop_path_rate.
     Raises ConfigError for an unknown name, and for an img_size that is not whole patches.
     """
-    if name in CNNS:
-        return Cnn(CNNS[name], **options)
     if name not in ENCODERS:
         raise unknown_name("encoder", name, ENCODERS)
+    if name in CNNS:
+        return _built(name, partial(Cnn, CNNS[name]), options)
+    if not isinstance(img_size, Integral) or img_size <= 0:
+        raise ConfigError(f"img_size is the side of the input in pixels, a whole number; got {img_size!r}.")
     patch = VITS[name][0] if name in VITS else EvaX.stride
     if img_size % patch:
         raise ConfigError(
             f"{name} cuts films into patches of {patch} pixels, which {img_size} is no multiple of. "
             f"The nearest sizes are {img_size - img_size % patch} and {img_size - img_size % patch + patch}."
         )
-    if name in VITS:
-        return PlainVit(name, img_size=img_size, **options)
-    return _eva_x(name, pretrained=False, img_size=img_size, **options)
+    build = partial(PlainVit, name) if name in VITS else partial(_eva_x, name, False)
+    return _built(name, build, {"img_size": img_size, **options})
+
+
+def _built(name: str, build: Callable[..., Encoder], options: dict[str, Any]) -> Encoder:
+    try:
+        encoder = build(**options)
+    except (TypeError, ValueError, AttributeError, AssertionError, RuntimeError) as error:
+        given = ", ".join(f"{key}={value!r}" for key, value in options.items())
+        raise ConfigError(f"timm cannot build {name} with {given}: {error}.") from error
+    if not isinstance(encoder, Encoder):  # features_only
+        raise ConfigError(f"This way of using {name} is timm's own: timm.create_model('{name}', ...).")
+    return encoder

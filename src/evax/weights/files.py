@@ -86,6 +86,18 @@ def noted_rotary_grid(path: Path) -> int | None:
     return None if note is None else int(note)
 
 
+def check_finite(tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Raises WeightsError naming the tensors that hold NaN or infinite values.
+
+    path: where they were read from.
+    """
+    if broken := [key for key, value in tensors.items() if not torch.isfinite(value).all()]:
+        raise WeightsError(
+            f"{path} holds values that are no numbers, in {len(broken)} tensors {broken[:3]}. Copy it again; "
+            "if it is the same then, its training had failed."
+        )
+
+
 def _unreadable(path: Path, error: Exception) -> WeightsError:
     return WeightsError(f"{path} is not a readable safetensors file: {error}. Copy it again.")
 
