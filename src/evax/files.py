@@ -193,7 +193,7 @@ def read_json(path: Path) -> Any:
     """Raises DataError naming a file that is missing or damaged."""
     try:
         return json.loads(read_text(path))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{path} cannot be read as JSON: {error}.") from error
 
 

@@ -42,7 +42,7 @@ class ExportedPredictor(Predictor):
         chain = self.card.preprocess
         return chain.view(chain.stored(film))[None]
 
-    def predict_inputs(self, inputs: Shaped[np.ndarray, ...]) -> Float[np.ndarray, "S outputs"]:
+    def forward(self, inputs: Shaped[np.ndarray, ...]) -> Float[np.ndarray, "S outputs"]:
         """Probabilities or features of films in 8 bits, (S, 1, H, W)."""
         self._check(inputs)
         return self.run(inputs)[0]

@@ -14,7 +14,14 @@ from jaxtyping import Bool, Float, Shaped
 from evax.data.films import as_radiograph, batches_of
 from evax.data.radiograph import Radiograph
 from evax.deploy.bundle import Card, read_card
-from evax.errors import ConfigError, DataError, ExportError, install_command, unknown_name
+from evax.errors import (
+    ConfigError,
+    DataError,
+    ExportError,
+    WeightsError,
+    install_command,
+    unknown_name,
+)
 from evax.explain.heatmap import At
 from evax.files import checked_path
 
@@ -82,9 +89,21 @@ class Predictor(ABC):
         8 bits for an exported network, which normalises itself.
         """
 
-    @abstractmethod
     def predict_inputs(self, inputs: Shaped[np.ndarray, ...]) -> Float[np.ndarray, "S ..."]:
-        """The same as predict for what `network_input` made of the films, (S, C, H, W)."""
+        """The same as predict for what `network_input` made of the films, (S, C, H, W).
+
+        Raises WeightsError for NaN and infinite answers, which thresholds would take for an absent finding.
+        """
+        answers = self.forward(inputs)
+        if not np.isfinite(answers).all():
+            raise WeightsError(
+                "The network's answers are NaN or infinite: its weights are damaged. Copy the bundle again."
+            )
+        return answers
+
+    @abstractmethod
+    def forward(self, inputs: Shaped[np.ndarray, ...]) -> Float[np.ndarray, "S ..."]:
+        """The network's answers, unchecked."""
 
     @abstractmethod
     def maps(self, inputs: Shaped[np.ndarray, ...], at: At) -> Float[np.ndarray, "S K h w"]:

@@ -36,7 +36,7 @@ class TorchPredictor(Predictor):
         pixels = self.card.preprocess.to_network_input(film)
         return pixels.reshape(-1, *pixels.shape[-2:])
 
-    def predict_inputs(self, inputs: Shaped[np.ndarray, ...]) -> Float[np.ndarray, "S ..."]:
+    def forward(self, inputs: Shaped[np.ndarray, ...]) -> Float[np.ndarray, "S ..."]:
         """Probabilities, of films or pixels, or features of normalised films, (S, C, H, W)."""
         self._check(inputs)
         with torch.inference_mode():
