@@ -94,6 +94,17 @@ def test_it_answers_as_torch_does_for_any_number_of_films(exported, films):
     assert np.ptp(expected, axis=0).min() > 1e-3  # the films are told apart
 
 
+def test_several_films_and_paths_are_scored_as_a_list_in_every_runtime(exported, films):
+    paths = sorted(films.iterdir())
+    mixed = [str(paths[0]), evax.read_image(paths[1]), paths[2]]
+    expected = [evax.open_bundle(exported)(path) for path in paths]
+    for runtime in ("onnx", "openvino"):
+        answers = evax.open_bundle(exported, runtime)(mixed)
+        assert len(answers) == len(expected)
+        for answer, other in zip(answers, expected, strict=True):
+            assert answer == pytest.approx(other, abs=1e-4)
+
+
 def test_its_map_is_grad_cam_at_the_output_and_norm1_is_refused(exported, films):
     ours, theirs = evax.open_bundle(exported), evax.open_bundle(exported, runtime="onnx")
     film = evax.read_image(films / "0.png")

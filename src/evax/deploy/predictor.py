@@ -153,7 +153,8 @@ def open_bundle(path: str | os.PathLike[str], runtime: str | None = None) -> Pre
     that cannot be had or do not fit their card, ExportError for a bundle that was not exported or a runtime
     that is not installed.
     """
-    folder, runtime = checked_path(path, "A bundle is given by"), runtime or default_runtime()
+    folder = checked_path(path, "A bundle is given by")
+    runtime = default_runtime() if runtime is None else runtime
     if runtime not in get_args(Runtime):
         raise unknown_name("runtime", runtime, RUNTIMES)
     if not folder.is_dir():

@@ -280,7 +280,7 @@ def _encoded(encoder: Any, images: Tensor, tokens: Tensor) -> Encoded:
     return Encoded(tokens[:, encoder.num_prefix_tokens :], (height, width), cls)
 
 
-def _eva_x(name: str, pretrained: bool, **options: Any) -> EvaX:
+def _eva_x(name: str, pretrained: bool, **options: Any) -> nn.Module:
     width, heads, split = EVA_X[name]
     settings: dict[str, Any] = {
         "patch_size": EvaX.stride,
@@ -319,19 +319,19 @@ default_cfgs = generate_default_cfgs(
 
 
 @register_model
-def eva_x_tiny_patch16_224(pretrained: bool = False, **options: Any) -> EvaX:
+def eva_x_tiny_patch16_224(pretrained: bool = False, **options: Any) -> nn.Module:
     """EVA-X-Ti, 5 525 184 parameters."""
     return _eva_x("eva_x_tiny_patch16_224", pretrained, **options)
 
 
 @register_model
-def eva_x_small_patch16_224(pretrained: bool = False, **options: Any) -> EvaX:
+def eva_x_small_patch16_224(pretrained: bool = False, **options: Any) -> nn.Module:
     """EVA-X-S, 21 667 200 parameters."""
     return _eva_x("eva_x_small_patch16_224", pretrained, **options)
 
 
 @register_model
-def eva_x_base_patch16_224(pretrained: bool = False, **options: Any) -> EvaX:
+def eva_x_base_patch16_224(pretrained: bool = False, **options: Any) -> nn.Module:
     """EVA-X-B, 85 850 880 parameters."""
     return _eva_x("eva_x_base_patch16_224", pretrained, **options)
 
@@ -359,7 +359,7 @@ def build_encoder(name: str, *, img_size: int = 224, **options: Any) -> Encoder:
     return _built(name, build, {"img_size": img_size, **options})
 
 
-def _built(name: str, build: Callable[..., Encoder], options: dict[str, Any]) -> Encoder:
+def _built(name: str, build: Callable[..., nn.Module], options: dict[str, Any]) -> Encoder:
     try:
         encoder = build(**options)
     except (TypeError, ValueError, AttributeError, AssertionError, RuntimeError) as error:
