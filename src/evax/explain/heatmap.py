@@ -59,7 +59,7 @@ def grad_cam(
         raise ConfigError(
             f"Grad-CAM needs a classifier bundle; this is one of kind {predictor.card.kind}. Fine-tune it."
         )
-    finding = as_spelled(finding, findings)
+    finding = as_spelled(finding, findings) if isinstance(finding, str) else finding
     if finding not in findings:
         raise unknown_name("finding", finding, findings)
     if at not in (None, *get_args(At)):
