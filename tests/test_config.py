@@ -1,10 +1,13 @@
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 
-from evax.config import command_line, parse_command_line, read_recipe, to_plain, write_recipe
+import evax
+from evax.config import build, command_line, parse_command_line, read_recipe, to_plain, write_recipe
+from evax.data.augment import CropConfig
 from evax.errors import ConfigError
 from evax.jobs.crossvalidate import CrossvalidateConfig
 from evax.jobs.demo import DemoConfig
@@ -161,3 +164,125 @@ def test_a_command_shows_only_what_differs_from_the_defaults():
     assert command_line("x", Whole(out=Path("o"))) == "evax x --out o"
     changed = Whole(out=Path("o"), nested=Nested(lr=2.0, names=("a", "b c")))
     assert command_line("x", changed) == "evax x --out o --nested.names a 'b c'"
+
+
+EVERY_CONFIG = {  # with options that it cannot do without
+    "AuditConfig": {"stores": ("a", "b"), "out": "o"},
+    "CompareConfig": {"runs": ("a", "b"), "out": "o"},
+    "CrossvalidateConfig": {"store": "s", "out": "o", "folds": 3},
+    "DemoConfig": {"out": "o"},
+    "DescribeConfig": {"stores": ["a"], "out": "o"},
+    "EmbedConfig": {"films": ("png50",), "out": "f.parquet", "bundle": "b"},
+    "ExportConfig": {"bundle": "b"},
+    "FetchConfig": {"name": "phantoms", "out": "o"},
+    "FewshotConfig": {"store": "s", "out": "o"},
+    "FinetuneConfig": {"store": "s", "out": "o"},
+    "LocalizeConfig": {"bundle": "b", "store": "s", "out": "o"},
+    "PredictConfig": {"bundle": "b", "films": ["f"], "out": "o"},
+    "PrepareConfig": {"source": "csv", "raw": "r", "out": "o"},
+    "PretrainConfig": {"stores": ["a"], "out": "o"},
+    "ProbeConfig": {"store": "s", "out": "o"},
+    "RecipesConfig": {},
+    "SegmentConfig": {"store": "s", "out": "o"},
+    "ZooConfig": {"action": "list"},
+}
+every_config = pytest.mark.parametrize("name", EVERY_CONFIG)
+
+
+def test_no_config_is_missing_from_these_tests():
+    assert sorted(EVERY_CONFIG) == sorted(name for name in evax.__all__ if name.endswith("Config"))
+
+
+def in_every_spelling(config):
+    """The options of a config as a Python caller may write them: paths as strings, tuples as lists, nested
+    configs as dictionaries.
+    """
+    return {key: value for key, value in to_plain(config).items() if value is not None}
+
+
+@every_config
+def test_a_python_caller_gets_the_config_that_the_recipe_gives(name, tmp_path):
+    config_class = getattr(evax, name)
+    config = config_class(**EVERY_CONFIG[name])
+    write_recipe(config, tmp_path / "config.yaml")
+    assert config_class(**in_every_spelling(config)) == config
+    assert build(config_class, read_recipe(tmp_path / "config.yaml", config_class), "recipe") == config
+    for field_ in fields(config):
+        value = getattr(config, field_.name)
+        if field_.name in ("out", "store", "raw", "bundle") and value is not None:
+            assert isinstance(value, Path)
+
+
+@every_config
+def test_an_unknown_option_is_refused_with_the_nearest_name_and_a_missing_one_by_name(name):
+    config_class, options = getattr(evax, name), EVERY_CONFIG[name]
+    known = fields(config_class)[0].name
+    with pytest.raises(ConfigError, match=rf"No option of {name} is called '{known}x'. Did you mean"):
+        config_class(**options, **{f"{known}x": 1})
+    required = [each.name for each in fields(config_class) if each.default is each.default_factory]
+    for missing in required:
+        with pytest.raises(ConfigError, match=f"{name} lacks {missing}"):
+            config_class(**{key: value for key, value in options.items() if key != missing})
+    with pytest.raises(ConfigError, match=f"{name} takes its options by name"):
+        config_class("o")
+
+
+@every_config
+def test_every_option_of_a_wrong_type_is_refused_by_name(name):
+    config_class, options = getattr(evax, name), EVERY_CONFIG[name]
+    for each in fields(config_class):
+        with pytest.raises(ConfigError, match=rf"{name}\.{each.name} .*<object"):
+            config_class(**options | {each.name: object()})
+
+
+@every_config
+def test_a_job_refuses_what_is_no_config_of_its_own_with_how_to_call_it(name):
+    job = getattr(evax, name.removesuffix("Config").lower())
+    for wrong in ("png50", None, {"out": "o"}, getattr(evax, name)):
+        with pytest.raises(ConfigError, match=rf"Call it as {job.__name__}\({name}\(\.\.\.\)\)"):
+            job(wrong)
+
+
+def test_one_path_stands_for_several_and_numbers_of_numpy_for_numbers():
+    config = evax.PretrainConfig(stores="a", out=Path("o"), epochs=np.float32(2), batch_size=np.int64(8))
+    assert config.stores == (Path("a"),)
+    assert (type(config.batch_size), type(config.epochs), config.epochs) == (int, float, 2.0)
+    assert evax.FinetuneConfig(store="s", out="o", findings="Mass").findings == ("Mass",)
+    assert evax.FinetuneConfig(store="s", out="o", seeds=range(3)).seeds == (0, 1, 2)
+    assert evax.ZooConfig(action="convert", source=Path("x"), to="timm", out="o").source == "x"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"findings": {"Mass", "Edema"}}, "findings = .* a set has no order"),
+        ({"steps": True}, "steps = True is not valid"),
+        ({"layer_decay": float("nan")}, "layer_decay = nan is not valid"),
+        ({"epochs": "inf"}, "epochs = 'inf' is not valid"),
+        ({"batch_size": 2.5}, "batch_size = 2.5 is not valid"),
+        ({"seeds": 5}, "seeds = 5 is not valid"),
+        ({"seeds": (0, "one")}, r"seeds\[1\] = 'one' is not valid"),
+        ({"precision": "fp64"}, "precision = 'fp64' is not valid: Input should be 'auto', 'fp32'"),
+        ({"weights": {"a": 1}}, "weights = .* is not valid"),
+        ({"optimizer": 0.1}, "optimizer must be a table of options, got 0.1"),
+        ({"optimizer": {"lrate": 0.1}}, r"No option of FinetuneConfig.optimizer is called 'lrate'"),
+        ({"optimizer": CropConfig()}, "optimizer must be a table of options, got CropConfig"),
+    ],
+)
+def test_what_would_be_read_as_something_else_than_was_meant_is_refused(options, message):
+    with pytest.raises(ConfigError, match=message):
+        FinetuneConfig(store="s", out="o", **options)
+
+
+def test_a_nested_config_given_as_a_dictionary_keeps_the_command_s_other_defaults():
+    optimizer = FinetuneConfig(store="s", out="o", optimizer={"lr": 0.01}).optimizer
+    assert (optimizer.lr, optimizer.betas, optimizer.clip_norm) == (0.01, (0.9, 0.999), 0.0)
+    assert replace(optimizer, betas=[0.5, 0.6]).betas == (0.5, 0.6)
+
+
+def test_a_journey_takes_whole_configs_and_dictionaries():
+    whole = FinetuneConfig(store="s", out="o")
+    demo = DemoConfig(out="run", finetune={"a": whole, "b": {"store": "s", "out": "o"}})
+    assert demo.finetune == {"a": whole, "b": whole}
+    with pytest.raises(ConfigError, match="DemoConfig.finetune.a lacks out"):
+        DemoConfig(out="run", finetune={"a": {"store": "s"}})

@@ -41,7 +41,9 @@ def opens_text_in_the_locale_s_encoding(call: ast.Call) -> bool:
         return True
     if isinstance(call.func, ast.Name) and call.func.id == "open":
         mode = call.args[1] if len(call.args) > 1 else keywords.get("mode")
-    elif isinstance(call.func, ast.Attribute) and call.func.attr in ("read_text", "write_text"):
+    elif isinstance(call.func, ast.Attribute) and call.func.attr == "read_text":
+        return not call.args  # the first argument of a path's is the encoding; a distribution's is UTF-8
+    elif isinstance(call.func, ast.Attribute) and call.func.attr == "write_text":
         return True
     elif isinstance(call.func, ast.Attribute) and call.func.attr == "fdopen":
         mode = call.args[1] if len(call.args) > 1 else keywords.get("mode")

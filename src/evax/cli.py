@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TextIO
 
 from evax.config import parse_command_line
-from evax.errors import EvaxError, Interrupted, unknown_name, work_not_shared
+from evax.errors import EvaxError, Interrupted, install_command, unknown_name, work_not_shared
 
 COMMANDS = {  # name: what it does; module, config class and function share the name
     "demo": "the whole journey on synthetic films, or on the films of a recipe, with a report",
@@ -73,7 +73,7 @@ def run(arguments: list[str]) -> int:
     except ModuleNotFoundError as error:  # the base installation reads and scores films, no more
         if str(error.name).startswith("evax"):
             raise
-        _say_error(f"evax {name}: this needs the package {error.name}: pip install 'evax[train]'\n")
+        _say_error(f"evax {name}: this needs the package {error.name}: {install_command('train')}\n")
         return 1
     except Interrupted as stop:
         _say(sys.stderr, f"evax {name}: {stop}\n")

@@ -1,15 +1,19 @@
-"""Recipes and command lines -> one frozen dataclass, built once; an unknown key is an error at any depth."""
+"""Recipes, command lines and Python callers -> one frozen dataclass with values of the right types; an
+unknown key is an error at any depth.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import io
 import os
 import re
 import shlex
 import sys
 import typing
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Set as AnySet
 from contextlib import redirect_stderr
 from pathlib import Path
 from typing import Any, TypeVar
@@ -21,7 +25,47 @@ from evax.errors import ConfigError, unknown_name
 from evax.files import name_of, path_of, read_text, write_text
 
 C = TypeVar("C")
+R = TypeVar("R")
 RECIPES = Path(__file__).parent / "recipes"
+
+
+def validated(config_class: type[C]) -> type[C]:
+    """A dataclass of options whose values are converted to the types of its fields, whoever builds it.
+
+    A path may be given as a string, a list as a tuple, a single path or string where several may stand, and
+    the options of a nested config as a dictionary.
+    Raises ConfigError naming the option that is unknown, missing or of the wrong type.
+    """
+    plain: Any = config_class.__init__
+
+    @functools.wraps(plain)
+    def __init__(self: Any, *unnamed: Any, **values: Any) -> None:
+        name = config_class.__name__
+        if unnamed:
+            raise ConfigError(f"{name} takes its options by name, as out=..., got {unnamed[0]!r} alone.")
+        checked = _checked(values, config_class, where=name)
+        _check_complete(config_class, checked, where=name)
+        types, fields = typing.get_type_hints(config_class), _fields(config_class)
+        plain(self, **{key: _built(types[key], fields[key], value) for key, value in checked.items()})
+
+    config_class.__init__ = __init__  # type: ignore[method-assign]
+    return config_class
+
+
+def job(config_class: type[C]) -> Callable[[Callable[[C], R]], Callable[[C], R]]:
+    """A function of one config that raises ConfigError for anything else."""
+
+    def decorate(function: Callable[[C], R]) -> Callable[[C], R]:
+        @functools.wraps(function)
+        def run(config: C) -> R:
+            if not isinstance(config, config_class):
+                call = f"{function.__name__}({config_class.__name__}(...))"
+                raise ConfigError(f"Call it as {call}; it got {type(config).__name__}.")
+            return function(config)
+
+        return run
+
+    return decorate
 
 
 def parse_command_line(config_class: type[C], arguments: Sequence[str], program: str) -> C:
@@ -126,7 +170,8 @@ def read_recipe(path: Path, config_class: type) -> dict[str, Any]:
     if not isinstance(content, Mapping):
         raise ConfigError(f"The recipe {path} must be a table of options, got {type(content).__name__}.")
     try:
-        return _checked(_expand(content), config_class, where="")
+        values: dict[str, Any] = _on_disk(_checked(_expand(content), config_class, where=""))
+        return values
     except ConfigError as error:
         raise ConfigError(f"Recipe {path}: {error}") from error
 
@@ -265,53 +310,93 @@ def _checked(values: Mapping[str, Any], config_class: Any, where: str) -> dict[s
 
 def _checked_value(value: Any, kind: Any, where: str) -> Any:
     if dataclasses.is_dataclass(kind):
+        if isinstance(value, kind):  # type: ignore[arg-type]
+            return value
         if not isinstance(value, Mapping):
             raise ConfigError(f"{where} must be a table of options, got {value!r}.")
         return _checked(value, kind, where)
     arguments = typing.get_args(kind)
-    if typing.get_origin(kind) is dict and isinstance(arguments[1], type):
+    if typing.get_origin(kind) is dict and dataclasses.is_dataclass(arguments[1]):
         entry: Any = arguments[1]
         if not isinstance(value, Mapping):
             raise ConfigError(f"{where} must be a table of named entries, got {value!r}.")
         # whole entries: they do not appear on the command line, so they are built here
         return {
-            str(name): build(entry, _checked_value(item, entry, f"{where}.{name}"), f"{where}.{name}")
+            str(name): item
+            if isinstance(item, entry)
+            else build(entry, _checked_value(item, entry, f"{where}.{name}"), f"{where}.{name}")
             for name, item in value.items()
         }
-    from pydantic import TypeAdapter, ValidationError
+    if isinstance(value, str | os.PathLike) and tuple in (
+        typing.get_origin(kind),
+        *map(typing.get_origin, arguments),
+    ):
+        value = (value,)  # one of several, as on the command line
+    elif isinstance(value, os.PathLike) and str in (kind, *arguments):
+        value = os.fspath(value)
+    return _converted(value, kind, where)
 
-    try:
-        return _on_disk(TypeAdapter(kind).validate_python(value))
-    except ValidationError as error:
-        reason = error.errors()[0]["msg"]
-        raise ConfigError(f"{where} = {value!r} is not valid: {reason}.") from error
+
+def _converted(value: Any, kind: Any, where: str) -> Any:
+    """The value as pydantic reads it; what it would read as something else than was meant is refused."""
+    from pydantic import ValidationError
+
+    reason = ""
+    if isinstance(value, AnySet):
+        reason = "a set has no order, give a list or a tuple"
+    elif isinstance(value, bool) and bool not in (kind, *typing.get_args(kind)):
+        reason = "it is no number, path or word"
+    else:
+        try:
+            return _adapter(kind).validate_python(value)
+        except ValidationError as error:
+            first = error.errors()[0]
+            value, reason = first["input"], first["msg"]
+            where += "".join(f"[{place}]" for place in first["loc"][:1] if isinstance(place, int))
+    raise ConfigError(f"{where} = {value!r} is not valid: {reason}.")
+
+
+@functools.cache
+def _adapter(kind: Any) -> Any:
+    from pydantic import ConfigDict, TypeAdapter
+
+    return TypeAdapter(kind, config=ConfigDict(allow_inf_nan=False))
 
 
 def _on_disk(value: Any) -> Any:
     """Paths as this machine has them: a recipe is UTF-8 in every locale."""
+    if isinstance(value, Mapping):
+        return {key: _on_disk(item) for key, item in value.items()}
     if isinstance(value, tuple):
         return tuple(map(_on_disk, value))
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return dataclasses.replace(value, **{name: _on_disk(getattr(value, name)) for name in _fields(value)})
     return Path(path_of(str(value))) if isinstance(value, Path) else value
 
 
 def build(config_class: type[C], values: Mapping[str, Any], where: str) -> C:
     """A config from checked dictionaries; ConfigError names the options that are missing."""
-    types = typing.get_type_hints(config_class)
-    fields = {field.name: field for field in dataclasses.fields(config_class)}  # type: ignore[arg-type]
-    finished = {
-        key: build(types[key], _inherited(fields[key]) | value, f"{where}.{key}")
-        if dataclasses.is_dataclass(types[key])
-        else value
-        for key, value in values.items()
-    }
+    _check_complete(config_class, values, where)
+    return config_class(**values)
+
+
+def _check_complete(config_class: Any, values: Mapping[str, Any], where: str) -> None:
     required = [
-        field.name
-        for field in fields.values()
-        if field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+        name for name, field in _fields(config_class).items() if _default_of(field) is dataclasses.MISSING
     ]
-    if missing := [name for name in required if name not in finished]:
+    if missing := [name for name in required if name not in values]:
         raise ConfigError(f"{where} lacks {', '.join(missing)}.")
-    return config_class(**finished)
+
+
+def _built(kind: Any, field: dataclasses.Field[Any], value: Any) -> Any:
+    """The value of a field; a nested config that is still a dictionary keeps the command's other defaults."""
+    if dataclasses.is_dataclass(kind) and isinstance(value, Mapping):
+        return kind(**(_inherited(field) | value))  # type: ignore[operator]
+    return value
+
+
+def _fields(config_class: Any) -> dict[str, dataclasses.Field[Any]]:
+    return {field.name: field for field in dataclasses.fields(config_class)}
 
 
 def _unfinished(config_class: Any, values: Mapping[str, Any]) -> Any:

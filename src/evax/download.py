@@ -10,10 +10,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from evax.errors import EvaxError
+from evax.errors import DataError, EvaxError
 from evax.files import read_json, read_text, write_json, write_text
 
-CHECKSUMS = "checksums.json"  # file name -> what was downloaded; where no checksum was published
+logger = logging.getLogger("evax")
+CHECKSUMS = "checksums.json"  # file name -> sha256 and size when it first came, by download or by hand
 ROUNDED = 0.02  # a size of three figures may be off by this share
 CHUNK = 1 << 20
 
@@ -41,10 +42,13 @@ def cache_folder(variable: str, name: str) -> Path:
     return Path(os.environ.get(variable) or Path(pooch.os_cache("evax")) / name)
 
 
-def fetch_file(remote: Remote, folder: Path, wrong: type[EvaxError], otherwise: str) -> Path:
+def fetch_file(remote: Remote, folder: Path, wrong: type[EvaxError], otherwise: str, as_it_is: str) -> Path:
     """The file, downloaded when the folder does not hold it yet; a broken download goes on where it stopped.
 
-    wrong: the error to raise. otherwise: what else a person can do, as the end of a sentence.
+    Its checksum is compared at every call with the one that was published, else with the one it had at the
+    first call, which is recorded.
+    wrong: the error to raise. otherwise: what else a person can do, as the end of a sentence. as_it_is: how
+    to use another file than the published one, as a sentence.
     Raises `wrong` when the file cannot be had, or is not the one that was published or came first.
     """
     import pooch
@@ -52,14 +56,20 @@ def fetch_file(remote: Remote, folder: Path, wrong: type[EvaxError], otherwise: 
 
     path = folder / remote.file
     if path.is_file():
-        _verify(path, remote, recorded(folder).get(remote.file, {}).get("sha256", ""), wrong)
+        known = recorded(folder).get(remote.file)
+        try:
+            _verify(path, remote, known, wrong)
+        except EvaxError as error:
+            raise wrong(f"{error} Delete it and fetch it again, or: {as_it_is}") from error
+        if not known:
+            _record(path, "put here by hand")
         return path
     part = folder / f".{remote.file}.part"
 
     def download(url: str, output_file: str, _: Any) -> None:
         _resume(url, part, remote)
         try:
-            _verify(part, remote, "", wrong)
+            _verify(part, remote, None, wrong)
         except EvaxError:
             part.unlink()
             raise
@@ -68,9 +78,7 @@ def fetch_file(remote: Remote, folder: Path, wrong: type[EvaxError], otherwise: 
     pooch.get_logger().setLevel(logging.WARNING)  # the bar says what pooch would say
     try:
         pooch.retrieve(remote.url, known_hash=None, fname=remote.file, path=folder, downloader=download)
-        facts = {"sha256": sha256_of(path), "bytes": path.stat().st_size, "url": remote.url}
-        date = datetime.now(UTC).isoformat(timespec="seconds")
-        write_json(recorded(folder) | {remote.file: facts | {"date": date}}, folder / CHECKSUMS)
+        _record(path, remote.url)
     except (requests.RequestException, OSError) as error:
         raise wrong(
             f"{remote.url} could not be fetched: {error}. Run it again to go on where it stopped, "
@@ -121,31 +129,49 @@ def _resume(url: str, part: Path, remote: Remote) -> None:
     return None
 
 
-def _verify(path: Path, remote: Remote, recorded: str, wrong: type[EvaxError]) -> None:
+def _verify(path: Path, remote: Remote, known: dict[str, Any] | None, wrong: type[EvaxError]) -> None:
     """Raises `wrong` unless the file has the size and checksum that were published or recorded."""
     size = path.stat().st_size
     allowed = 0 if remote.size_is_exact else ROUNDED * (remote.size or 0)
     if remote.size is not None and abs(size - remote.size) > allowed:
-        raise wrong(
-            f"{path} has {size} bytes, the published file {'' if remote.size_is_exact else 'about '}"
-            f"{remote.size}. Delete it and fetch it again."
-        )
-    expected = remote.sha256 or recorded
+        about = "" if remote.size_is_exact else "about "
+        raise wrong(f"{path} has {size} bytes, the published file {about}{remote.size}.")
+    expected = remote.sha256 or (known or {}).get("sha256", "")
     if not expected:
         return
     found = sha256_of(path)
     start, _, end = expected.partition("…")
     if not (found.startswith(start) and found.endswith(end)):
-        raise wrong(
-            f"{path} has the sha256 {found}, expected {expected}: it is not the file that was "
-            f"{'published' if remote.sha256 else 'downloaded first'}. Delete it and fetch it again."
+        which = (
+            "was published."
+            if remote.sha256
+            else f"came first. If it is the right one, remove its entry from {path.parent / CHECKSUMS}."
         )
+        raise wrong(f"{path} has the sha256 {found}, expected {expected}: it is not the file that {which}")
+
+
+def _record(path: Path, url: str) -> None:
+    """Notes the checksum of a file that has come; of a folder that cannot be written a line of the log says
+    so.
+    """
+    facts = {"sha256": sha256_of(path), "bytes": path.stat().st_size, "url": url}
+    date = datetime.now(UTC).isoformat(timespec="seconds")
+    try:
+        write_json(recorded(path.parent) | {path.name: facts | {"date": date}}, path.parent / CHECKSUMS)
+    except DataError as error:
+        logger.warning("The checksum of %s is not kept, so a change of it goes unnoticed: %s", path, error)
 
 
 def recorded(folder: Path) -> dict[str, dict[str, Any]]:
-    """What was noted of each downloaded file when it first came: sha256, bytes, url, date."""
+    """What was noted of each file when it first came: sha256, bytes, url, date.
+
+    Raises DataError for a record that is damaged.
+    """
     path = folder / CHECKSUMS
-    return read_json(path) if path.is_file() else {}
+    content = read_json(path) if path.is_file() else {}
+    if not isinstance(content, dict) or not all(isinstance(facts, dict) for facts in content.values()):
+        raise DataError(f"{path} is no table of checksums. Delete it; the files are then recorded anew.")
+    return content
 
 
 def sha256_of(path: Path) -> str:

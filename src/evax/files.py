@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from evax.errors import DataError
+from evax.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -79,6 +79,19 @@ def replaced_whole(path: Path) -> Iterator[Path]:
         # a folder that cannot be written cannot be cleaned either, and the first error says more
         with contextlib.suppress(OSError):
             unfinished.unlink(missing_ok=True)
+
+
+def checked_path(path: Any, by: str) -> Path:
+    """The path that was given. Raises ConfigError for anything else.
+
+    by: what the path is needed for, as the beginning of a sentence: "A store is given by".
+    """
+    text = os.fspath(path) if isinstance(path, str | os.PathLike) else None
+    if not isinstance(text, str):
+        raise ConfigError(f"{by} its path (str or pathlib.Path), not by {type(path).__name__}.")
+    if "\0" in text:
+        raise ConfigError(f"{by} its path, and no path holds a null character: {text!r}.")
+    return Path(text)
 
 
 def refuse_existing(path: Path) -> None:
@@ -203,7 +216,7 @@ def read_json(path: Path) -> Any:
     """Raises DataError naming a file that is missing or damaged."""
     try:
         return json.loads(read_text(path))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{path} cannot be read as JSON: {error}.") from error
 
 

@@ -11,10 +11,12 @@ import evax
 from evax.data.preprocess import Preprocess
 from evax.data.store import open_store
 from evax.deploy.bundle import Card, read_card, save_bundle, starting_preprocess
-from evax.deploy.predictor import open_bundle
+from evax.deploy.predictor import BATCH, open_bundle
+from evax.deploy.torch_runtime import TorchPredictor
 from evax.errors import ConfigError, DataError, WeightsError
 from evax.models.classifier import Classifier
 from evax.models.encoders import build_encoder
+from evax.models.segmenter import Segmenter
 
 TINY = "eva_x_tiny_patch16_224"
 PREPROCESS = Preprocess(store_size=80, input_size=64, mean=0.4, std=0.2)
@@ -91,6 +93,78 @@ def test_inputs_of_another_shape_or_type_or_with_nan_are_refused(bundle, film):
             with pytest.raises(DataError, match=r"finite float32 numbers of shape \(images, 1, 64, 64\)"):
                 answer(inputs)
     assert predictor.predict_inputs(good).shape == (1, 2)
+
+
+@pytest.fixture
+def many(tmp_path):
+    """More films than are scored at a time, as files and in memory, of different shapes."""
+    films = []
+    for number in range(BATCH + 3):
+        pixels = np.random.default_rng(number).integers(0, 256, (60 + number, 90), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / f"{number}.png")
+        films.append((str, Path, evax.read_image)[number % 3](tmp_path / f"{number}.png"))
+    return films
+
+
+def test_several_films_are_answered_one_by_one_in_their_order(bundle, many):
+    predictor = open_bundle(bundle[0])
+    answers = predictor(many)
+    assert len(answers) == len(many)
+    for film, answer in zip(many, answers, strict=True):
+        assert answer == pytest.approx(predictor(film), abs=1e-6)
+    array = predictor.predict(many)
+    np.testing.assert_allclose(array, [list(answer.values()) for answer in answers])
+    assert predictor(tuple(many[:1])) == predictor(iter(many[:1])) == [predictor(many[0])]
+    assert predictor([]) == []
+
+
+def test_of_many_films_a_few_are_in_memory_at_a_time(bundle, many):
+    predictor, read, ahead = open_bundle(bundle[0]), [], []
+    forward = predictor.forward
+
+    def films():
+        for film in many:
+            read.append(film)
+            yield film
+
+    def counted(inputs):
+        ahead.append(len(read))
+        return forward(inputs)
+
+    predictor.forward = counted
+    assert len(predictor(films())) == len(many)
+    assert ahead == [BATCH, len(many)]
+
+
+def test_a_film_of_several_that_cannot_be_read_is_named(bundle, many, tmp_path):
+    (tmp_path / "broken.png").write_bytes(b"no film")
+    with pytest.raises(DataError, match=r"broken.png is not a readable"):
+        open_bundle(bundle[0])([*many, tmp_path / "broken.png"])
+
+
+def test_an_encoder_gives_a_vector_and_a_segmenter_masks_for_each_of_several_films(tmp_path, many):
+    findings = ("Lung", "Heart")
+    for kind in ("encoder", "segmenter"):
+        encoder = build_encoder(TINY, img_size=64)
+        network = encoder if kind == "encoder" else Segmenter(encoder, 2, 16)
+        named = findings if kind == "segmenter" else ()
+        card = Card(
+            kind=kind,
+            encoder=TINY,
+            preprocess=PREPROCESS,
+            findings=named,
+            thresholds=dict.fromkeys(named, 0.5),
+        )
+        predictor = TorchPredictor(card, network)
+        for film, answer in zip(many[:3], predictor(many[:3]), strict=True):
+            alone = predictor(film)
+            if kind == "encoder":
+                assert answer == pytest.approx(alone, abs=1e-5)
+            else:
+                assert {name: mask.shape for name, mask in answer.items()} == {
+                    name: mask.shape for name, mask in alone.items()
+                }
+                assert all((answer[name] == alone[name]).mean() > 0.999 for name in findings)
 
 
 def test_the_card_survives_the_way_to_disk_and_back(bundle):

@@ -18,7 +18,7 @@ import evax
 from evax.cli import run
 from evax.data.preprocess import Preprocess
 from evax.deploy.bundle import Card, save_bundle
-from evax.errors import ConfigError, DataError, ExportError
+from evax.errors import ConfigError, DataError, ExportError, install_command
 from evax.files import FolderLock
 from evax.jobs.export import ExportConfig, real_films
 from evax.models.classifier import Classifier
@@ -92,6 +92,17 @@ def test_it_answers_as_torch_does_for_any_number_of_films(exported, films):
         assert theirs.predict(radiographs[:count]) == pytest.approx(expected, abs=1e-4)
     assert list(theirs(radiographs[0])) == ["Effusion", "Mass", "Edema"]
     assert np.ptp(expected, axis=0).min() > 1e-3  # the films are told apart
+
+
+def test_several_films_and_paths_are_scored_as_a_list_in_every_runtime(exported, films):
+    paths = sorted(films.iterdir())
+    mixed = [str(paths[0]), evax.read_image(paths[1]), paths[2]]
+    expected = [evax.open_bundle(exported)(path) for path in paths]
+    for runtime in ("onnx", "openvino"):
+        answers = evax.open_bundle(exported, runtime)(mixed)
+        assert len(answers) == len(expected)
+        for answer, other in zip(answers, expected, strict=True):
+            assert answer == pytest.approx(other, abs=1e-4)
 
 
 def test_its_map_is_grad_cam_at_the_output_and_norm1_is_refused(exported, films):
@@ -263,8 +274,8 @@ for arguments in (sys.argv[3:4], sys.argv[1:2] + ["torch"], ["eva_x_small_cxr14"
     answer, not_exported, no_torch, not_converted = done.stdout.splitlines()
     assert json.loads(answer) == pytest.approx(list(evax.open_bundle(exported)(film).values()), abs=1e-4)
     assert f"{bare} was not exported: `evax export {bare}`, where torch is, writes" in not_exported
-    assert "or run it in torch here: pip install 'evax[train]'" in not_exported
-    assert no_torch == "The runtime torch is not installed here: pip install 'evax[train]'"
+    assert f"or run it in torch here: {install_command('train')}" in not_exported
+    assert no_torch == f"The runtime torch is not installed here: {install_command('train')}"
     assert "A published file is converted to one by torch, which is not installed here" in not_converted
 
 
@@ -273,14 +284,14 @@ def test_a_runtime_that_is_not_installed_is_refused_before_torch_is_loaded(tmp_p
     before = "import atexit; atexit.register(lambda: print('torch' in sys.modules))"
     before += "\nsys.modules['openvino'] = None"  # what import sees where there is none
     done = evax_command("export", folder, "--runtimes", "onnx", "openvino", before=before)
-    said = "evax export: The runtime openvino is not installed here: pip install 'evax[openvino]'\n"
+    said = f"evax export: The runtime openvino is not installed here: {install_command('openvino')}\n"
     assert (done.returncode, done.stderr, done.stdout) == (1, said, "False\n")
 
 
 def test_what_needs_torch_says_so_where_there_is_none(exported, films, tmp_path):
     done = evax_command("export", exported, before=BASE_INSTALL)
     assert done.returncode == 1
-    assert done.stderr == "evax export: this needs the package torch: pip install 'evax[train]'\n"
+    assert done.stderr == f"evax export: this needs the package torch: {install_command('train')}\n"
 
 
 def test_options_that_make_no_sense_are_refused(exported, tmp_path):

@@ -159,7 +159,7 @@ def test_an_archive_put_by_hand_is_used_and_nobody_is_asked(tmp_path, monkeypatc
 def test_an_archive_that_changed_since_it_came_is_refused(server, tmp_path):
     fetch(FetchConfig(name="hannover_covid19", out=tmp_path / "raw"))
     (tmp_path / "cache" / f"{HANNOVER}.zip").write_bytes(hannover("abcd"))
-    with pytest.raises(DataError, match="is not the file that was downloaded first"):
+    with pytest.raises(DataError, match="is not the file that came first.*unpack it and run"):
         fetch(FetchConfig(name="hannover_covid19", out=tmp_path / "other"))
 
 

@@ -3,6 +3,7 @@ import sys
 import pytest
 import timm
 import torch
+from timm.layers import resample_abs_pos_embed
 from timm.models.eva import Eva
 from timm.models.vision_transformer import VisionTransformer
 from torch.utils.flop_counter import FlopCounterMode
@@ -70,6 +71,109 @@ def test_one_grey_channel_is_shown_to_all_three_input_channels():
     encoder = build_encoder(name_of("tiny")).eval()
     grey = torch.randn(1, 1, 224, 224)
     assert torch.equal(encoder.encode(grey).patches, encoder.encode(grey.expand(-1, 3, -1, -1)).patches)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("name", ["eva_x_tiny_patch16_224", "vit_small_patch16_224", "efficientnet_lite0"])
+def test_every_way_into_an_encoder_treats_one_grey_channel_alike(name, channels):
+    encoder = build_encoder(name, img_size=64, in_chans=channels).eval()
+    grey = torch.randn(2, 1, 64, 64, generator=torch.Generator().manual_seed(0))
+    full = grey.expand(-1, channels, -1, -1)
+    with torch.no_grad():
+        assert torch.equal(encoder(grey), encoder(full))
+        assert torch.equal(encoder.encode(grey).patches, encoder.encode(full).patches)
+        pooled = encoder.fc_norm(encoder.encode(grey).patches.mean(dim=1))
+        assert torch.allclose(encoder(grey), pooled, atol=1e-4)  # timm's forward pools, then normalises
+
+
+@pytest.mark.parametrize(("indices", "count"), [(None, 3), ((11,), 1), ((0, 5, 11), 3), ([-1], 1), (2, 2)])
+def test_timm_s_feature_maps_are_the_patches_that_encode_gives(indices, count):
+    options = {} if indices is None else {"out_indices": indices}
+    maps = timm.create_model(name_of("tiny"), features_only=True, img_size=64, **options).eval()
+    encoder = build_encoder(name_of("tiny"), img_size=64).eval()
+    left = maps.model.load_state_dict(encoder.state_dict(), strict=False)
+    assert left.missing_keys == []
+    assert left.unexpected_keys == ["fc_norm.weight", "fc_norm.bias"]  # maps are not pooled
+    images = torch.randn(2, 1, 64, 64)
+    with torch.no_grad():
+        found, encoded = maps(images), encoder.encode(images)
+    assert len(found) == count
+    assert found[-1].shape == (2, 192, 4, 4)
+    assert torch.equal(found[-1].flatten(2).transpose(1, 2), encoded.patches)
+    assert maps.feature_info.channels() == [192] * len(found)
+    assert maps.feature_info.reduction() == [16] * len(found)
+
+
+@pytest.mark.parametrize(
+    ("options", "shape"),
+    [
+        ({"pretrained": False}, (2, 192)),
+        ({"num_classes": 5}, (2, 5)),
+        ({"global_pool": "token", "num_classes": 5}, (2, 5)),
+        ({"global_pool": ""}, (2, 17, 192)),
+        ({"drop_path_rate": 0.2}, (2, 192)),
+        ({"dynamic_img_size": True}, (2, 192)),
+        ({"class_token": False}, (2, 192)),
+        ({"num_reg_tokens": 4}, (2, 192)),
+        ({"out_indices": (3,)}, (2, 192)),  # without features_only it has no meaning, as in timm
+    ],
+)
+def test_the_ways_of_timm_to_make_an_encoder_work(options, shape):
+    model = timm.create_model(name_of("tiny"), img_size=64, **options).eval()
+    images = torch.randn(2, 1, 64, 64)
+    with torch.no_grad():
+        assert model(images).shape == shape
+        patches, grid, cls = model.encode(images)
+        tokens = model.forward_features(images)
+    assert (patches.shape, grid) == ((2, 16, 192), (4, 4))
+    assert (cls is None) == ("class_token" in options)
+    if "global_pool" not in options:  # with another pooling timm normalises the tokens
+        assert torch.equal(patches, tokens[:, tokens.shape[1] - 16 :])
+    again = timm.create_model(name_of("tiny"), img_size=64, **options).eval()
+    again.load_state_dict(model.state_dict())
+    with torch.no_grad():
+        assert torch.equal(again(images), model(images))
+
+
+@pytest.mark.parametrize("size", [(80, 80), (64, 112)])
+def test_an_encoder_of_dynamic_size_sees_other_sizes_as_one_that_was_made_for_them(size):
+    dynamic = timm.create_model(name_of("tiny"), img_size=64, dynamic_img_size=True).eval()
+    fixed = timm.create_model(name_of("tiny"), img_size=size).eval()
+    state = dynamic.state_dict()
+    grid = [side // 16 for side in size]
+    state["pos_embed"] = resample_abs_pos_embed(state["pos_embed"], new_size=grid, num_prefix_tokens=1)
+    fixed.load_state_dict(state)
+    images = torch.randn(1, 3, *size)
+    with torch.no_grad():
+        patches, found, _ = dynamic.encode(images)
+        assert torch.allclose(patches, fixed.encode(images).patches, atol=1e-4)
+    assert list(found) == grid
+
+
+def test_an_encoder_says_of_how_many_blocks_and_how_large_patches_it_is():
+    encoder = build_encoder(name_of("tiny"), img_size=64, depth=2, patch_size=8)
+    assert (encoder.depth, encoder.stride, len(encoder.blocks)) == (2, 8, 2)
+
+
+@pytest.mark.parametrize("name", ["eva_x_tiny_patch16_224", "vit_small_patch16_224"])
+def test_images_of_another_size_are_refused_with_how_to_make_the_encoder(name):
+    encoder = build_encoder(name, img_size=64, depth=1)
+    for call in (encoder, encoder.encode):
+        with pytest.raises(ConfigError, match="have 128 x 128 pixels, this encoder takes 64 x 64.*=128"):
+            call(torch.zeros(1, 1, 128, 128))
+    dynamic = build_encoder(name, img_size=64, depth=1, dynamic_img_size=True)
+    with pytest.raises(ConfigError, match="72 x 64 pixels, which are not whole patches of 16 x 16"):
+        dynamic(torch.zeros(1, 1, 72, 64))
+
+
+def test_images_of_half_the_precision_pass_under_autocast_only():
+    encoder = build_encoder(name_of("tiny"), img_size=64, depth=1)
+    images = torch.zeros(1, 1, 64, 64, dtype=torch.bfloat16)
+    with pytest.raises(ConfigError, match="torch.bfloat16 and the encoder torch.float32"):
+        encoder.encode(images)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert encoder.encode(images).patches.shape == (1, 16, 192)
+    assert encoder.to(torch.bfloat16).encode(images).patches.dtype == torch.bfloat16
 
 
 def test_a_hidden_patch_cannot_be_seen_by_the_encoder():

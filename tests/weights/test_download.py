@@ -3,12 +3,15 @@
 import hashlib
 import http.server
 import json
+import os
 from pathlib import Path
 
 import pytest
+import torch
 
-from evax.errors import ConfigError, WeightsError
-from evax.models.encoders import ENCODERS, EVA_X
+from evax.errors import ConfigError, DataError, WeightsError
+from evax.files import write_json
+from evax.models.encoders import ENCODERS, EVA_X, build_encoder
 from evax.weights.download import fetch_published
 from evax.weights.encoders import create_encoder
 from evax.weights.foreign import LAYOUTS
@@ -96,7 +99,7 @@ def test_a_failed_download_says_where_to_put_the_file(server, tmp_path):
 def test_a_file_that_changed_since_it_was_fetched_is_refused(server):
     path = fetch_published(NAME)
     path.write_bytes(CONTENT[:-1] + b"\x00")
-    with pytest.raises(WeightsError, match="is not the file that was downloaded first"):
+    with pytest.raises(WeightsError, match="is not the file that came first"):
         fetch_published(NAME)
 
 
@@ -135,6 +138,57 @@ def test_a_published_name_is_weights_of_an_encoder_and_a_file_put_by_hand_is_use
     for weights in ("eva_x_tiny_mim", Path("eva_x_tiny_mim")):  # as evax finetune --weights hands it over
         encoder = create_encoder(TINY, weights=weights)
         assert encoder.cls_token.equal(exact["cls_token"].half().float())
+
+
+OTHER = "resnet50_biovil_cxr14"  # its size was not published either
+
+
+def test_a_file_put_by_hand_is_recorded_at_its_first_use_and_refused_when_it_is_replaced(tmp_path, caplog):
+    path = tmp_path / RELEASED[OTHER].file
+    path.write_bytes(CONTENT)
+    assert fetch_published(OTHER, tmp_path) == path == fetch_published(OTHER, tmp_path)
+    recorded = json.loads((tmp_path / "checksums.json").read_text())[path.name]
+    assert (recorded["sha256"], recorded["bytes"]) == (hashlib.sha256(CONTENT).hexdigest(), len(CONTENT))
+    assert recorded["url"] == "put here by hand"
+    about = path.stat()
+    path.write_bytes(CONTENT[::-1])
+    os.utime(path, ns=(about.st_atime_ns, about.st_mtime_ns))  # size and date tell nothing
+    with pytest.raises(WeightsError, match="came first. If it is the right one, remove its entry"):
+        fetch_published(OTHER, tmp_path)
+    write_json({}, tmp_path / "checksums.json")
+    assert fetch_published(OTHER, tmp_path) == path
+    assert not caplog.records
+
+
+def test_a_file_of_another_size_says_how_it_is_used_and_that_way_works(tmp_path, monkeypatch):
+    monkeypatch.setenv("EVAX_WEIGHTS", str(tmp_path))
+    path = tmp_path / RELEASED["eva_x_tiny_mim"].file
+    weights = build_encoder(TINY)
+    torch.save({"module": weights.state_dict()}, path)
+    with pytest.raises(WeightsError, match="about 79500000. Delete it and fetch it again, or: ") as caught:
+        create_encoder(TINY, "eva_x_tiny_mim")
+    _, _, given = str(caught.value).rpartition("in place of the name: ")
+    loaded = create_encoder(TINY, given.removesuffix("."))
+    assert loaded.cls_token.equal(weights.cls_token)
+
+
+def test_a_file_in_a_folder_that_cannot_be_written_is_used_with_a_warning(tmp_path, monkeypatch, caplog):
+    (tmp_path / RELEASED[OTHER].file).write_bytes(CONTENT)
+
+    def refuse(content, path):
+        raise DataError(f"{path} could not be written: read-only.")
+
+    monkeypatch.setattr("evax.download.write_json", refuse)
+    assert fetch_published(OTHER, tmp_path).is_file()
+    assert "is not kept, so a change of it goes unnoticed" in caplog.text
+
+
+@pytest.mark.parametrize("content", ["[1]", '{"a": "b"}', "null"])
+def test_a_damaged_record_is_refused_with_what_to_do(content, tmp_path):
+    (tmp_path / RELEASED[OTHER].file).write_bytes(CONTENT)
+    (tmp_path / "checksums.json").write_text(content)
+    with pytest.raises(DataError, match="checksums.json is no table of checksums. Delete it"):
+        fetch_published(OTHER, tmp_path)
 
 
 def test_what_only_a_person_can_fetch_or_nobody_may_says_so_and_how(tmp_path):

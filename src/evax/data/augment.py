@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
+from evax.config import validated
 from evax.errors import ConfigError
 
 ORDER, CROP, MASK, AUGMENT = range(4)  # purposes of random numbers; see film_chance
@@ -22,6 +23,7 @@ Augmentation = Literal["none", "crop", "randaugment"]
 TrainingView = Callable[[UInt8[np.ndarray, "S S"], int, int], UInt8[np.ndarray, "*C s s"]]
 
 
+@validated
 @dataclass(frozen=True, kw_only=True)
 class CropConfig:
     """Crop of random area and aspect, resized to the network's input."""

@@ -153,6 +153,11 @@ def batches_of(films: Iterable[F], size: int) -> Iterator[list[F]]:
         yield batch
 
 
+def as_radiograph(film: Radiograph | str | os.PathLike[str], bits: int | None) -> Radiograph:
+    """The film as it is, or read from its path. bits: as read_image."""
+    return film if isinstance(film, Radiograph) else read_image(film, bits)
+
+
 def read_or_reason(path: Path, bits: int | None) -> Radiograph | str:
     """The film, or why it cannot be read. bits: as read_image."""
     try:

@@ -16,6 +16,7 @@ from evax.data.dicom import is_dicom, read_dicom
 from evax.data.orientation import orientation_issues
 from evax.data.radiograph import Radiograph, opened, refuse_huge, to_grey
 from evax.errors import ConfigError, DataError
+from evax.files import checked_path
 
 PNG_SIGNATURE, PNG_BIT_DEPTH = b"\x89PNG\r\n\x1a\n", 24  # the latter is the place of a byte
 # tags of the TIFF 6.0 standard
@@ -52,7 +53,8 @@ def read_image(path: str | os.PathLike[str], bits: int | None = None) -> Radiogr
 
     Raises DataError, naming the file, the reason and the next step, for whatever is not one such picture.
     """
-    if bits is not None and not 1 <= bits <= 16:
+    path = checked_path(path, "Pixels in memory are given as evax.Radiograph(pixels), a film by")
+    if bits is not None and bits not in range(1, 17):
         raise ConfigError(f"bits must lie between 1 and 16, got {bits}.")
     if is_dicom(path):
         return read_dicom(path)

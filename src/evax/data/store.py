@@ -32,7 +32,7 @@ from evax.data.manifest import (
 from evax.data.masks import unpack
 from evax.data.sources import is_published
 from evax.errors import DataError
-from evax.files import name_of, read_json
+from evax.files import checked_path, name_of, read_json
 
 logger = logging.getLogger("evax")
 
@@ -195,7 +195,7 @@ def _mapped(column: pa.LargeBinaryArray, size: int) -> UInt8[np.ndarray, "films 
 
 def open_store(path: str | os.PathLike[str]) -> ImageStore:
     """A finished store. Raises DataError for anything else, with the next step."""
-    folder = Path(path)
+    folder = checked_path(path, "A store is given by")
     if not folder.is_dir():
         raise DataError(
             f"There is no store at {folder}. Make one with: evax prepare --raw FOLDER --out {folder}"

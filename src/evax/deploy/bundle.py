@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Int64, UInt64
 
+from evax.config import validated
 from evax.data.preprocess import Preprocess, on_film
 from evax.data.sources import is_own
 from evax.errors import DataError
@@ -31,6 +32,7 @@ OWN_DATA = np.uint64(0)  # among the patients: some are of no public release
 INTENDED_USE = "Research. Not a medical device; not for diagnosis or for decisions about patients."
 
 
+@validated
 @dataclass(frozen=True, kw_only=True)
 class Card:
     """What a bundle says about itself; card.json."""

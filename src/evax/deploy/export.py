@@ -33,7 +33,7 @@ from evax.deploy.exported import (
 from evax.deploy.predictor import RUNTIMES
 from evax.deploy.torch_runtime import TorchPredictor, open_torch
 from evax.download import sha256_of
-from evax.errors import ExportError
+from evax.errors import ExportError, install_command
 from evax.explain.gradcam import output_maps
 from evax.files import replaced_whole, write_json
 from evax.models.classifier import Classifier, probabilities
@@ -112,7 +112,7 @@ def write_graph(predictor: TorchPredictor, path: Path) -> None:
         import onnxscript  # noqa: F401  # torch's exporter needs it, and says so late
         from onnx_ir.passes.common import ClearMetadataAndDocStringPass
     except ModuleNotFoundError as error:
-        raise ExportError("Exporting needs: pip install 'evax[export]'") from error
+        raise ExportError(f"Exporting needs: {install_command('export')}") from error
     card, graph = predictor.card, Graph(predictor).eval()
     side = card.preprocess.input_size
     names = [PROBABILITIES, MAPS] if card.kind == "classifier" else [FEATURES]

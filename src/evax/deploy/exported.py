@@ -19,7 +19,7 @@ from evax.data.radiograph import Radiograph
 from evax.deploy.bundle import Card
 from evax.deploy.predictor import Predictor, check_inputs
 from evax.download import sha256_of
-from evax.errors import ConfigError, DataError, ExportError
+from evax.errors import ConfigError, DataError, ExportError, install_command
 from evax.explain.heatmap import At
 from evax.files import read_json
 
@@ -42,7 +42,7 @@ class ExportedPredictor(Predictor):
         chain = self.card.preprocess
         return chain.view(chain.stored(film))[None]
 
-    def predict_inputs(self, inputs: Shaped[np.ndarray, ...]) -> Float[np.ndarray, "S outputs"]:
+    def forward(self, inputs: Shaped[np.ndarray, ...]) -> Float[np.ndarray, "S outputs"]:
         """Probabilities or features of films in 8 bits, (S, 1, H, W)."""
         self._check(inputs)
         return self.run(inputs)[0]
@@ -85,7 +85,7 @@ def certified(folder: Path, card: Card) -> None:
     if not (graph.is_file() and path.is_file()):
         raise ExportError(
             f"{folder} was not exported: `evax export {folder}`, where torch is, writes {GRAPH} and "
-            f"{CERTIFICATE}; or run it in torch here: pip install 'evax[train]'."
+            f"{CERTIFICATE}; or run it in torch here: {install_command('train')}."
         )
     again = f"run `evax export {folder}` again, where torch is."
     try:

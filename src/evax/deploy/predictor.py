@@ -4,25 +4,35 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Set
 from importlib.util import find_spec
-from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, get_args, overload
 
 import numpy as np
 from jaxtyping import Bool, Float, Shaped
 
-from evax.data.pictures import read_image
+from evax.data.films import as_radiograph, batches_of
 from evax.data.radiograph import Radiograph
 from evax.deploy.bundle import Card, read_card
-from evax.errors import DataError, ExportError, unknown_name
+from evax.errors import (
+    ConfigError,
+    DataError,
+    ExportError,
+    WeightsError,
+    install_command,
+    unknown_name,
+)
 from evax.explain.heatmap import At
+from evax.files import checked_path
 
+Film = Radiograph | str | os.PathLike[str]
+Answer = dict[str, float] | dict[str, Bool[np.ndarray, "H W"]] | Float[np.ndarray, " D"]
+BATCH = 16  # films in memory at a time, where several are given
 Runtime = Literal["torch", "onnx", "openvino"]
-RUNTIMES: dict[str, tuple[str, str]] = {  # name: its package, and what pip is asked for
-    "torch": ("torch", "'evax[train]'"),
-    "onnx": ("onnxruntime", "onnxruntime"),
-    "openvino": ("openvino", "'evax[openvino]'"),
+RUNTIMES: dict[str, tuple[str, str | None]] = {  # name: its package, and the part of evax that brings it
+    "torch": ("torch", "train"),
+    "onnx": ("onnxruntime", None),  # every installation has it
+    "openvino": ("openvino", "openvino"),
 }
 
 
@@ -33,27 +43,45 @@ class Predictor(ABC):
     layers: tuple[At, ...] = ()
     """Where a classifier can make heat maps, the usual one first (evax.grad_cam)."""
 
-    def __call__(
-        self, film: Radiograph | str | os.PathLike[str]
-    ) -> dict[str, float] | dict[str, Bool[np.ndarray, "H W"]] | Float[np.ndarray, " D"]:
+    @overload
+    def __call__(self, film: Film) -> Answer: ...  # type: ignore[overload-overlap]  # a str is many str
+
+    @overload
+    def __call__(self, film: Iterable[Film]) -> list[Answer]: ...
+
+    def __call__(self, film: Film | Iterable[Film]) -> Answer | list[Answer]:
         """Probability per finding for a classifier, a mask per finding on the film's own pixels for a
         segmenter, a feature vector for an encoder.
 
-        film: a Radiograph or the path of a picture. Raises DataError for a film that cannot be read.
+        film: a Radiograph or the path of a picture; or several of them, read and scored BATCH at a time.
+        Returns one answer, or a list of one per film in their order.
+        Raises DataError for a film that cannot be read, ConfigError for what is no film.
         """
-        radiograph = film if isinstance(film, Radiograph) else read_image(film, self.card.preprocess.bits)
-        answer = self.predict([radiograph])[0]
-        if self.card.kind == "segmenter":
-            return self.card.masks(answer, radiograph.pixels.shape)
-        if self.card.kind == "encoder":
-            return answer
-        return dict(zip(self.card.findings, answer.tolist(), strict=True))
+        if isinstance(film, Radiograph | str | os.PathLike):
+            return next(self._answers([film]))
+        return [answer for films in batches_of(_several(film), BATCH) for answer in self._answers(films)]
 
-    def predict(self, films: Sequence[Radiograph]) -> Float[np.ndarray, "S ..."]:
-        """The same for several films at once: (S, K) probabilities, (S, K, h, w) of pixels, or (S, D)
-        features.
+    def _answers(self, films: list[Film]) -> Iterator[Answer]:
+        radiographs = [as_radiograph(film, self.card.preprocess.bits) for film in films]
+        answers = self.predict(radiographs)
+        for radiograph, answer in zip(radiographs, answers, strict=True):
+            if self.card.kind == "segmenter":
+                yield self.card.masks(answer, radiograph.pixels.shape)
+            elif self.card.kind == "encoder":
+                yield answer
+            else:
+                yield dict(zip(self.card.findings, answer.tolist(), strict=True))
+
+    def predict(self, films: Iterable[Film]) -> Float[np.ndarray, "S ..."]:
+        """The same for several films as one array: (S, K) probabilities, (S, K, h, w) of pixels, or (S, D)
+        features. Raises ConfigError without a film.
         """
-        return self.predict_inputs(np.stack([self.network_input(film) for film in films]))
+        bits = self.card.preprocess.bits
+        inputs = (self.network_input(as_radiograph(film, bits)) for film in _several(films))
+        parts = [self.predict_inputs(np.stack(batch)) for batch in batches_of(inputs, BATCH)]
+        if not parts:
+            raise ConfigError("There is no film to score: give at least one.")
+        return np.concatenate(parts)
 
     @abstractmethod
     def network_input(self, film: Radiograph) -> Shaped[np.ndarray, ...]:
@@ -61,9 +89,21 @@ class Predictor(ABC):
         8 bits for an exported network, which normalises itself.
         """
 
-    @abstractmethod
     def predict_inputs(self, inputs: Shaped[np.ndarray, ...]) -> Float[np.ndarray, "S ..."]:
-        """The same as predict for what `network_input` made of the films, (S, C, H, W)."""
+        """The same as predict for what `network_input` made of the films, (S, C, H, W).
+
+        Raises WeightsError for NaN and infinite answers, which thresholds would take for an absent finding.
+        """
+        answers = self.forward(inputs)
+        if not np.isfinite(answers).all():
+            raise WeightsError(
+                "The network's answers are NaN or infinite: its weights are damaged. Copy the bundle again."
+            )
+        return answers
+
+    @abstractmethod
+    def forward(self, inputs: Shaped[np.ndarray, ...]) -> Float[np.ndarray, "S ..."]:
+        """The network's answers, unchecked."""
 
     @abstractmethod
     def maps(self, inputs: Shaped[np.ndarray, ...], at: At) -> Float[np.ndarray, "S K h w"]:
@@ -83,6 +123,12 @@ def check_inputs(inputs: Shaped[np.ndarray, ...], shape: tuple[int, int, int], d
         )
 
 
+def _several(films: Any) -> Iterable[Film]:
+    """One thing alone becomes a list of itself: what is no film is then refused as one."""
+    alone = not isinstance(films, Iterable) or isinstance(films, str | bytes | Set)
+    return [films] if alone else films
+
+
 def default_runtime() -> Runtime:
     """PyTorch where it is installed; else what an exported bundle is made for."""
     return "torch" if find_spec("torch") else "onnx"
@@ -90,9 +136,10 @@ def default_runtime() -> Runtime:
 
 def refuse_absent(runtime: str) -> None:
     """Raises ExportError for a runtime that is not installed. runtime: of RUNTIMES."""
-    package, wanted = RUNTIMES[runtime]
+    package, extra = RUNTIMES[runtime]
     if find_spec(package) is None:
-        raise ExportError(f"The runtime {runtime} is not installed here: pip install {wanted}")
+        command = install_command(extra) if extra else f"pip install {package}"
+        raise ExportError(f"The runtime {runtime} is not installed here: {command}")
 
 
 def open_bundle(path: str | os.PathLike[str], runtime: str | None = None) -> Predictor:
@@ -106,10 +153,10 @@ def open_bundle(path: str | os.PathLike[str], runtime: str | None = None) -> Pre
     that cannot be had or do not fit their card, ExportError for a bundle that was not exported or a runtime
     that is not installed.
     """
-    runtime = runtime or default_runtime()
-    if runtime not in RUNTIMES:
+    folder = checked_path(path, "A bundle is given by")
+    runtime = default_runtime() if runtime is None else runtime
+    if runtime not in get_args(Runtime):
         raise unknown_name("runtime", runtime, RUNTIMES)
-    folder = Path(path)
     if not folder.is_dir():
         refuse_without_converter(path)
         from evax.deploy.published import bundle_of
@@ -118,8 +165,8 @@ def open_bundle(path: str | os.PathLike[str], runtime: str | None = None) -> Pre
     card = read_card(folder)
     if card.kind == "segmenter" and runtime != "torch":
         raise ExportError(
-            f"{folder} holds a segmenter, which is not exported: it runs in torch only (pip install "
-            "'evax[train]')."
+            f"{folder} holds a segmenter, which is not exported: it runs in torch only "
+            f"({install_command('train')})."
         )
     refuse_absent(runtime)
     if runtime == "torch":
@@ -137,5 +184,5 @@ def refuse_without_converter(path: str | os.PathLike[str]) -> None:
     if find_spec("torch") is None:
         raise ExportError(
             f"There is no bundle folder {path}. A published file is converted to one by torch, which is not "
-            "installed here: pip install 'evax[train]', or copy a bundle that `evax export` has written to."
+            "installed here: {install_command('train')}, or copy a bundle that `evax export` has written to."
         )

@@ -8,20 +8,19 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float, Shaped
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 
 from evax.data.radiograph import Radiograph
 from evax.deploy.bundle import Card
 from evax.deploy.predictor import Predictor, check_inputs
-from evax.errors import DataError, WeightsError
+from evax.errors import DataError
 from evax.explain.gradcam import grad_cam_maps, layers_of
 from evax.explain.heatmap import At
 from evax.models.classifier import Classifier, probabilities
 from evax.models.devices import CPU
 from evax.models.encoders import Encoder, build_encoder
 from evax.models.segmenter import DECODER_WIDTH, Segmenter
-from evax.weights.files import noted_rotary_grid
+from evax.weights.encoders import fill
+from evax.weights.files import noted_rotary_grid, read_state_dict
 
 
 class TorchPredictor(Predictor):
@@ -40,7 +39,7 @@ class TorchPredictor(Predictor):
         pixels = self.card.preprocess.to_network_input(film)
         return pixels.reshape(-1, *pixels.shape[-2:])
 
-    def predict_inputs(self, inputs: Shaped[np.ndarray, ...]) -> Float[np.ndarray, "S ..."]:
+    def forward(self, inputs: Shaped[np.ndarray, ...]) -> Float[np.ndarray, "S ..."]:
         """Probabilities, of films or pixels, or features of normalised films, (S, C, H, W)."""
         self._check(inputs)
         with torch.inference_mode():
@@ -68,7 +67,7 @@ class TorchPredictor(Predictor):
 def open_torch(folder: Path, card: Card, device: torch.device = CPU) -> TorchPredictor:
     """The bundle's network with its weights on a device.
 
-    Raises DataError without them, WeightsError if they do not fit.
+    Raises DataError without them, WeightsError for unusable ones.
     """
     weights = folder / "model.safetensors"
     if not weights.is_file():
@@ -77,15 +76,12 @@ def open_torch(folder: Path, card: Card, device: torch.device = CPU) -> TorchPre
     rotary: dict[str, Any] = {"ref_feat_shape": (grid, grid)} if grid else {}
     encoder = build_encoder(card.encoder, img_size=card.preprocess.input_size, **rotary)
     network: Encoder | Classifier | Segmenter = encoder
-    try:
-        tensors = load_file(weights)
-        if card.kind == "classifier":
-            network = Classifier(encoder, len(card.findings))
-        elif card.kind == "segmenter":
-            network = Segmenter(encoder, len(card.findings), decoder_width_of(tensors))
-        network.load_state_dict(tensors, strict=True)
-    except (RuntimeError, SafetensorError, OSError) as error:
-        raise WeightsError(f"{weights} does not fit the bundle's card: {error}") from error
+    tensors = read_state_dict(weights)
+    if card.kind == "classifier":
+        network = Classifier(encoder, len(card.findings))
+    elif card.kind == "segmenter":
+        network = Segmenter(encoder, len(card.findings), decoder_width_of(tensors))
+    fill(network, tensors, "the bundle's card", weights, "Copy the whole bundle again.")
     return TorchPredictor(card, network, device)
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import tyro
 
+from evax.config import job, validated
 from evax.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ COLUMNS = (
 )  # fmt: skip
 
 
+@validated
 @dataclass(frozen=True, kw_only=True)
 class AuditConfig:
     """Find patients, and films even if resized, re-encoded, inverted or slightly cropped, across splits and
@@ -51,6 +53,7 @@ class AuditConfig:
             raise ConfigError(f"pictures must be at least 0, got {self.pictures}.")
 
 
+@job(AuditConfig)
 def audit(config: AuditConfig) -> Path:
     """Writes audit.json, duplicates.csv and audit.html; returns the path of audit.json.
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import tyro
 
+from evax.config import job, validated
 from evax.errors import ConfigError, DataError
 from evax.reporting.published import Table
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 FORMAT = 1
 
 
+@validated
 @dataclass(frozen=True, kw_only=True)
 class CompareConfig:
     """Compare runs of finetune, one by one or over seeds, runs of probe, and sweeps of fewshot and probe that
@@ -57,6 +59,7 @@ class CompareConfig:
                 raise ConfigError(f"{name} must be at least {least}, got {getattr(self, name)}.")
 
 
+@job(CompareConfig)
 def compare(config: CompareConfig) -> Path:
     """Scores, compares, draws; returns the path of compare.html.
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 import tyro
 
+from evax.config import job, validated
 from evax.data.labels import SplitBy
 from evax.errors import ConfigError, DataError, unknown_name
 from evax.jobs.finetune import finetune_in_study
@@ -51,6 +52,7 @@ ATTRIBUTES = ("view", "sex")  # columns of every store that say what a film is, 
 SeenFilms = Literal["refuse", "train"]
 
 
+@validated
 @dataclass(frozen=True, kw_only=True)
 class CrossvalidateConfig(FinetuneConfig):
     """Fine-tune once per fold of the patients, or once per hospital left out; all else is as in finetune.
@@ -109,6 +111,7 @@ class CrossvalidateConfig(FinetuneConfig):
             raise ConfigError(f"{wrong} For another column give the CSV that has it, as --table sites.csv.")
 
 
+@job(CrossvalidateConfig)
 def crossvalidate(config: CrossvalidateConfig) -> Path:
     """Runs the folds that are not finished yet and returns the path of crossvalidate.json, or of seeds.json.
 

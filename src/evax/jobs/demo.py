@@ -11,7 +11,7 @@ from typing import Annotated, Any, ClassVar
 
 import tyro
 
-from evax.config import command_line
+from evax.config import command_line, job, validated
 from evax.errors import ConfigError
 from evax.jobs.fetch import FetchConfig, fetch
 from evax.jobs.finetune import finetune
@@ -34,6 +34,7 @@ STEPS: dict[str, Any] = {  # in the order of the journey
 Hidden: Any = tyro.conf.Suppress
 
 
+@validated
 @dataclass(frozen=True, kw_only=True)
 class DemoConfig:
     """The whole journey: films -> stores -> encoder without labels -> classifier -> test -> Grad-CAM ->
@@ -65,6 +66,7 @@ class DemoConfig:
     """Films to score."""
 
 
+@job(DemoConfig)
 def demo(config: DemoConfig) -> Path:
     """Runs the steps and returns the path of report.html.
 

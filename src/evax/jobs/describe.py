@@ -7,9 +7,11 @@ from pathlib import Path
 
 import tyro
 
+from evax.config import job, validated
 from evax.errors import ConfigError
 
 
+@validated
 @dataclass(frozen=True, kw_only=True)
 class DescribeConfig:
     """Films, patients, age, sex, view, findings and pixels of stores, with tests of their differences."""
@@ -24,6 +26,7 @@ class DescribeConfig:
             raise ConfigError("describe needs stores: evax describe STORE... --out DIR.")
 
 
+@job(DescribeConfig)
 def describe(config: DescribeConfig) -> Path:
     """Writes the table, the figures and the page; returns the path of statistics.json."""
     from evax.reporting.statistics_files import write_statistics

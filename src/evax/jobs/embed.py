@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import tyro
 
+from evax.config import job, validated
 from evax.errors import ConfigError, DataError
 from evax.training.options import Precision
 
@@ -29,6 +30,7 @@ PART_FILMS, PART_NUMBERS = 512, 2**24  # kept in memory at a time; what an inter
 Tokens = Literal["mean", "cls", "patches"]
 
 
+@validated
 @dataclass(frozen=True, kw_only=True)
 class EmbedConfig:
     """Turn films into feature vectors; any number of films in constant memory.
@@ -70,6 +72,7 @@ class EmbedConfig:
             raise ConfigError(f"batch_size must be above 0, got {self.batch_size}.")
 
 
+@job(EmbedConfig)
 def embed(config: EmbedConfig) -> Path:
     """Writes the table, one row per film in order, and returns its path.
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 import tyro
 
+from evax.config import job, validated
 from evax.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 SYNTHETIC = 16
 
 
+@validated
 @dataclass(frozen=True, kw_only=True)
 class ExportConfig:
     """Write a bundle as ONNX, for machines without torch, and compare it with torch on films first."""
@@ -36,6 +38,7 @@ class ExportConfig:
             raise ConfigError("runtimes must name at least one: --runtimes onnx.")
 
 
+@job(ExportConfig)
 def export(config: ExportConfig) -> Path:
     """Exports and compares; returns the path of the certificate.
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Literal
 
 import tyro
 
+from evax.config import job, validated
 from evax.data.public_sets import PUBLIC_SETS, RECORD
 from evax.errors import ConfigError, DataError
 
@@ -27,6 +28,7 @@ SetName = Literal[
 logger = logging.getLogger("evax")
 
 
+@validated
 @dataclass(frozen=True, kw_only=True)
 class FetchConfig:
     """Get a data set. phantoms: synthetic radiographs with known findings, boxes and masks, drawn on this
@@ -63,6 +65,7 @@ class FetchConfig:
             raise ConfigError(f"fetch {self.name} needs --out, the folder to fill.")
 
 
+@job(FetchConfig)
 def fetch(config: FetchConfig) -> Path | str:
     """Fills the folder and returns it; for a set that one has to ask for, the text that says how.
 
@@ -123,7 +126,8 @@ def fetch_set(name: str, out: Path) -> Path:
                 f"set {MIRROR_VARIABLE} to another server, or get {remote.file} by hand ({chosen.page}) and "
                 f"put it into {folder} ({FOLDER_VARIABLE} names another folder)"
             )
-            archive = fetch_file(remote, make_folder(folder), DataError, other)
+            as_it_is = f"to use this very file, unpack it and run evax prepare {chosen.prepare} --raw FOLDER."
+            archive = fetch_file(remote, make_folder(folder), DataError, other, as_it_is)
             contents[remote.file] = unpack(archive, out, chosen.top, chosen.places)
             logger.info("%s: %d files.", remote.file, contents[remote.file])
         if name == "hannover_covid19":

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
+from evax.config import job, validated
 from evax.errors import ConfigError
 from evax.jobs.finetune import films_of, finetune_in_study
 from evax.jobs.shares import LabelPoint, check_draws, label_points
@@ -29,6 +30,7 @@ from evax.training.supervised_options import FinetuneConfig
 FRACTIONS = (0.01, 0.1, 1.0)  # of the paper's Fig. 3c
 
 
+@validated
 @dataclass(frozen=True, kw_only=True)
 class FewshotConfig(FinetuneConfig):
     """Fine-tune on growing parts of the training patients, with several seeds; all else is as in finetune.
@@ -76,6 +78,7 @@ class FewshotConfig(FinetuneConfig):
             raise ConfigError(f"lrs must be above 0, got {self.lrs}.")
 
 
+@job(FewshotConfig)
 def fewshot(config: FewshotConfig) -> Path:
     """Runs what is not finished yet and returns the path of fewshot.json.
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from evax.config import job
 from evax.errors import ConfigError
 from evax.jobs.studies import (
     continued,
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from evax.data.labelled import LearningFilms
 
 
+@job(FinetuneConfig)
 def finetune(config: FinetuneConfig) -> Path:
     """Runs the fine-tuning and the one test; returns the folder of the classifier bundle, or seeds.json.
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 import tyro
 
-from evax.config import command_line
+from evax.config import command_line, job, validated
 from evax.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from evax.deploy.predictor import Predictor
 
 
+@validated
 @dataclass(frozen=True, kw_only=True)
 class LocalizeConfig:
     """Overlap of the heat map with true boxes or masks (IoU, AP25, AP50, mAP), and the pointing game."""
@@ -54,6 +55,7 @@ class LocalizeConfig:
             )
 
 
+@job(LocalizeConfig)
 def localize(config: LocalizeConfig) -> Path:
     """Scores every (film, finding) of the split whose place is known; returns the path of report.json.
 

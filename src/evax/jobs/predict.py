@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import tyro
 
+from evax.config import job, validated
 from evax.data.films import batches_of, count_films, find_films, read_or_reason
 from evax.errors import ConfigError
 from evax.files import make_folder, refuse_existing
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("evax")
 
 
+@validated
 @dataclass(frozen=True, kw_only=True)
 class PredictConfig:
     """Score films with a classifier, a bundle or a published one, or draw masks with a segmenter; any number
@@ -64,6 +66,7 @@ class PredictConfig:
             raise ConfigError(f"batch_size must be above 0, got {self.batch_size}.")
 
 
+@job(PredictConfig)
 def predict(config: PredictConfig) -> Path:
     """Writes the table and returns its path; a film that cannot be read gets a line with the reason.
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from evax.config import job, validated
 from evax.data.sources import SourceName
 from evax.data.views import NOT_FRONTAL
 from evax.errors import ConfigError, DataError
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("evax")
 
 
+@validated
 @dataclass(frozen=True, kw_only=True)
 class PrepareConfig:
     """Read every film once, resize it and keep it in a store; split the patients into train, val and test."""
@@ -100,6 +102,7 @@ class PrepareConfig:
             )
 
 
+@job(PrepareConfig)
 def prepare(config: PrepareConfig) -> Path:
     """Builds the store and returns its folder; an interrupted build goes on.
 

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from evax.config import job
 from evax.errors import ConfigError
 from evax.jobs.resuming import (
     begun_with,
@@ -33,6 +34,7 @@ logger = logging.getLogger("evax")
 PATCH_GRADIENT = 0.1  # with stop_grad_conv1; facts 2.1
 
 
+@job(PretrainConfig)
 def pretrain(config: PretrainConfig) -> Path:
     """Runs the pre-training; returns the folder of the encoder bundle. Of a finished run nothing is written.
 

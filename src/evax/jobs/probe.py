@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from evax.config import job, validated
 from evax.errors import ConfigError
 from evax.jobs.shares import LabelPoint, check_draws, label_points
 from evax.jobs.studies import (
@@ -48,6 +49,7 @@ ONE: dict[str, Any] = {
 }  # a probe of its own
 
 
+@validated
 @dataclass(frozen=True, kw_only=True)
 class ProbeConfig(LabelledConfig):
     """Score an encoder as it is: logistic regression and a vote of neighbours on the mean of its patches.
@@ -89,6 +91,7 @@ class ProbeConfig(LabelledConfig):
             )
 
 
+@job(ProbeConfig)
 def probe(config: ProbeConfig) -> Path:
     """Returns the path of report.json, or of a sweep's linear.json.
 

@@ -6,11 +6,12 @@ from dataclasses import dataclass
 
 import tyro
 
-from evax.config import shipped_recipes
+from evax.config import job, shipped_recipes, validated
 from evax.errors import unknown_name
 from evax.files import read_text
 
 
+@validated
 @dataclass(frozen=True, kw_only=True)
 class RecipesConfig:
     """List the recipes that come with evax, or show one: the command and what to expect, then its options."""
@@ -19,6 +20,7 @@ class RecipesConfig:
     """A recipe of the list, to read it or to copy it into a file."""
 
 
+@job(RecipesConfig)
 def recipes(config: RecipesConfig) -> str:
     """The list, or the text of one recipe. Raises ConfigError for an unknown name."""
     shipped = shipped_recipes()

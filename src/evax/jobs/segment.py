@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from evax.config import command_line
+from evax.config import command_line, job
 from evax.errors import DataError
 from evax.training.segment_options import PAPER_THRESHOLD, SegmentConfig
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("evax")
 
 
+@job(SegmentConfig)
 def segment(config: SegmentConfig) -> Path:
     """Runs the training and the one test; returns the folder of the segmenter bundle.
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal, cast
 
 import tyro
 
+from evax.config import job, validated
 from evax.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("evax")
 
 
+@validated
 @dataclass(frozen=True, kw_only=True)
 class ZooConfig:
     """Published weights, the paper's baselines included. list: what there is; list NAME: all that is known of
@@ -52,6 +54,7 @@ class ZooConfig:
             raise ConfigError(f"zoo {self.action} does not take {', '.join(stray)}.")
 
 
+@job(ZooConfig)
 def zoo(config: ZooConfig) -> Path | str:
     """The table, or all about one file, as text for list; the path of what was fetched or written otherwise.
 

@@ -4,6 +4,9 @@ plain ViTs of timm), and one way to ask any of them for features.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+from numbers import Integral
 from typing import Any, NamedTuple
 
 import timm
@@ -74,6 +77,55 @@ def matrices(network: nn.Module) -> list[nn.Parameter]:
     return [parameter for parameter in network.parameters() if parameter.ndim > 1]
 
 
+def as_input(images: Tensor, weight: Tensor) -> Tensor:
+    """The images with as many channels as the first layer takes: one grey channel is shown to all of them.
+
+    images: (B, C, H, W), normalised. weight: of the first layer, (D, C, h, w).
+    Raises ConfigError for anything else, and for images of another type or device than the weights.
+    """
+    if not isinstance(images, Tensor) or images.ndim != 4:
+        given = f"shape {tuple(images.shape)}" if hasattr(images, "shape") else "no shape"
+        raise ConfigError(
+            "An encoder takes a tensor of images (batch, channels, height, width), got "
+            f"{type(images).__name__} of {given}."
+        )
+    channels = weight.shape[1]
+    if images.shape[1] not in (1, channels):
+        raise ConfigError(
+            f"The images have {images.shape[1]} channels; this encoder takes {channels}, or one grey channel."
+        )
+    if not images.is_floating_point():
+        raise ConfigError(
+            f"The images are {images.dtype}: normalise them, as (pixels / 255 - mean) / std, to float32."
+        )
+    if images.device != weight.device:
+        raise ConfigError(
+            f"The images are on {images.device} and the encoder on {weight.device}: move one with .to(...)."
+        )
+    if images.dtype != weight.dtype and not torch.is_autocast_enabled(images.device.type):
+        raise ConfigError(
+            f"The images are {images.dtype} and the encoder {weight.dtype}: give images.to({weight.dtype})."
+        )
+    return images.expand(-1, channels, -1, -1)
+
+
+def _as_patch_input(patch_embed: Any, inputs: tuple[Tensor]) -> tuple[Tensor]:
+    """Before a transformer cuts images into patches, whichever of timm's ways leads there."""
+    images, size = as_input(inputs[0], patch_embed.proj.weight), tuple(inputs[0].shape[2:])
+    if patch_embed.strict_img_size and size != patch_embed.img_size:
+        raise ConfigError(
+            f"The images have {size[0]} x {size[1]} pixels, this encoder takes {patch_embed.img_size[0]} x "
+            f"{patch_embed.img_size[1]}: resize them, or create it with img_size={size[0]}."
+        )
+    patch = patch_embed.patch_size
+    if not patch_embed.dynamic_img_pad and (size[0] % patch[0] or size[1] % patch[1]):
+        raise ConfigError(
+            f"The images have {size[0]} x {size[1]} pixels, which are not whole patches of {patch[0]} x "
+            f"{patch[1]}: resize them."
+        )
+    return (images,)
+
+
 class Encoder(nn.Module):
     """What every encoder offers to heads, probes and maps."""
 
@@ -114,12 +166,20 @@ class Cnn(Encoder):
         self.stride = facts.stride
         self.fc_norm = nn.Identity()
 
+    def forward(self, images: Float[Tensor, "B C H W"]) -> Tensor:
+        """Timm's answer: pooled features (B, D)."""
+        features: Tensor = self.network(self._input(images))
+        return features
+
     def encode(self, images: Float[Tensor, "B C H W"]) -> Encoded:
         """The map that timm's own classifier would pool. Source: the paper's CNN baselines (facts 7)."""
-        images = images.expand(-1, 3, -1, -1).contiguous(memory_format=torch.channels_last)
-        features = self.network.forward_features(images)  # (B, D, h, w)
+        features = self.network.forward_features(self._input(images))  # (B, D, h, w)
         height, width = features.shape[2:]
         return Encoded(features.flatten(2).transpose(1, 2), (height, width), None)
+
+    def _input(self, images: Tensor) -> Tensor:
+        first = self.network.get_submodule(self.network.pretrained_cfg["first_conv"])
+        return as_input(images, first.weight).contiguous(memory_format=torch.channels_last)
 
 
 class PlainVit(VisionTransformer, Encoder):
@@ -147,16 +207,16 @@ class PlainVit(VisionTransformer, Encoder):
             "fc_norm": True,
         }
         super().__init__(**(settings | options))
+        self.patch_embed.register_forward_pre_hook(_as_patch_input)
         self.depth = len(self.blocks)
         cut_outliers(matrices(self), std=0.02)
 
     def encode(self, images: Float[Tensor, "B C H W"]) -> Encoded:
         """Features of the last block, before any norm. Source: the paper's ViT baselines (facts 7)."""
-        tokens = self.norm_pre(self._pos_embed(self.patch_embed(images.expand(-1, 3, -1, -1))))  # (B, T, D)
+        tokens = self.norm_pre(self._pos_embed(self.patch_embed(images)))  # (B, T, D)
         for block in self.blocks:
             tokens = block(tokens)
-        height, width = self.patch_embed.grid_size
-        return Encoded(tokens[:, 1:], (height, width), tokens[:, 0])
+        return _encoded(self, images, tokens)
 
 
 class EvaX(Eva, Encoder):
@@ -175,6 +235,9 @@ class EvaX(Eva, Encoder):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
+        self.patch_embed.register_forward_pre_hook(_as_patch_input)
+        self.depth = len(self.blocks)
+        self.stride = self.patch_embed.patch_size[0]
         cut_outliers(matrices(self), std=0.02)
 
     @property
@@ -196,8 +259,6 @@ class EvaX(Eva, Encoder):
         hidden: patches whose embedding is replaced by mask_token; given together with mask_token.
         Source: Eq. (1)-(3); the replacement comes before class token and position table (facts 2.1).
         """
-        if images.shape[1] == 1:
-            images = images.expand(-1, 3, -1, -1)
         patches = self.patch_embed(images)  # (B, N, D)
         if self.patch_gradient < 1:
             patches = self.patch_gradient * patches + (1 - self.patch_gradient) * patches.detach()
@@ -209,11 +270,17 @@ class EvaX(Eva, Encoder):
                 tokens = checkpoint(block, tokens, rope=rope)  # activations are computed again when needed
             else:
                 tokens = block(tokens, rope=rope)
-        height, width = self.patch_embed.grid_size
-        return Encoded(tokens[:, 1:], (height, width), tokens[:, 0])
+        return _encoded(self, images, tokens)
 
 
-def _eva_x(name: str, pretrained: bool, **options: Any) -> EvaX:
+def _encoded(encoder: Any, images: Tensor, tokens: Tensor) -> Encoded:
+    """The tokens (B, T, D) of a transformer, divided into patches and what comes before them."""
+    height, width = encoder.patch_embed.dynamic_feat_size(images.shape[2:])
+    cls = None if encoder.cls_token is None else tokens[:, 0]
+    return Encoded(tokens[:, encoder.num_prefix_tokens :], (height, width), cls)
+
+
+def _eva_x(name: str, pretrained: bool, **options: Any) -> nn.Module:
     width, heads, split = EVA_X[name]
     settings: dict[str, Any] = {
         "patch_size": EvaX.stride,
@@ -228,7 +295,9 @@ def _eva_x(name: str, pretrained: bool, **options: Any) -> EvaX:
         "ref_feat_shape": (ROTARY_GRID, ROTARY_GRID),  # facts 1.2
         "num_classes": 0,
     }
-    return build_model_with_cfg(EvaX, name, pretrained, **(settings | options))
+    # features_only: as for timm's own Eva, whose maps all have the patch grid
+    maps = {"out_indices": options.pop("out_indices", 3), "feature_cls": "getter"}
+    return build_model_with_cfg(EvaX, name, pretrained, feature_cfg=maps, **(settings | options))
 
 
 default_cfgs = generate_default_cfgs(
@@ -250,19 +319,19 @@ default_cfgs = generate_default_cfgs(
 
 
 @register_model
-def eva_x_tiny_patch16_224(pretrained: bool = False, **options: Any) -> EvaX:
+def eva_x_tiny_patch16_224(pretrained: bool = False, **options: Any) -> nn.Module:
     """EVA-X-Ti, 5 525 184 parameters."""
     return _eva_x("eva_x_tiny_patch16_224", pretrained, **options)
 
 
 @register_model
-def eva_x_small_patch16_224(pretrained: bool = False, **options: Any) -> EvaX:
+def eva_x_small_patch16_224(pretrained: bool = False, **options: Any) -> nn.Module:
     """EVA-X-S, 21 667 200 parameters."""
     return _eva_x("eva_x_small_patch16_224", pretrained, **options)
 
 
 @register_model
-def eva_x_base_patch16_224(pretrained: bool = False, **options: Any) -> EvaX:
+def eva_x_base_patch16_224(pretrained: bool = False, **options: Any) -> nn.Module:
     """EVA-X-B, 85 850 880 parameters."""
     return _eva_x("eva_x_base_patch16_224", pretrained, **options)
 
@@ -274,16 +343,28 @@ def build_encoder(name: str, *, img_size: int = 224, **options: Any) -> Encoder:
     example drop_path_rate.
     Raises ConfigError for an unknown name, and for an img_size that is not whole patches.
     """
-    if name in CNNS:
-        return Cnn(CNNS[name], **options)
     if name not in ENCODERS:
         raise unknown_name("encoder", name, ENCODERS)
+    if name in CNNS:
+        return _built(name, partial(Cnn, CNNS[name]), options)
+    if not isinstance(img_size, Integral) or img_size <= 0:
+        raise ConfigError(f"img_size is the side of the input in pixels, a whole number; got {img_size!r}.")
     patch = VITS[name][0] if name in VITS else EvaX.stride
     if img_size % patch:
         raise ConfigError(
             f"{name} cuts films into patches of {patch} pixels, which {img_size} is no multiple of. "
             f"The nearest sizes are {img_size - img_size % patch} and {img_size - img_size % patch + patch}."
         )
-    if name in VITS:
-        return PlainVit(name, img_size=img_size, **options)
-    return _eva_x(name, pretrained=False, img_size=img_size, **options)
+    build = partial(PlainVit, name) if name in VITS else partial(_eva_x, name, False)
+    return _built(name, build, {"img_size": img_size, **options})
+
+
+def _built(name: str, build: Callable[..., nn.Module], options: dict[str, Any]) -> Encoder:
+    try:
+        encoder = build(**options)
+    except (TypeError, ValueError, AttributeError, AssertionError, RuntimeError) as error:
+        given = ", ".join(f"{key}={value!r}" for key, value in options.items())
+        raise ConfigError(f"timm cannot build {name} with {given}: {error}.") from error
+    if not isinstance(encoder, Encoder):  # features_only
+        raise ConfigError(f"This way of using {name} is timm's own: timm.create_model('{name}', ...).")
+    return encoder

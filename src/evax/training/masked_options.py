@@ -10,6 +10,7 @@ from typing import Literal
 
 import tyro
 
+from evax.config import validated
 from evax.data.augment import CropConfig
 from evax.errors import ConfigError
 from evax.training.masking import hidden_count
@@ -81,6 +82,7 @@ class MaskedImageConfig:
         return hidden_count(self.patches, self.mask_ratio)
 
 
+@validated
 @dataclass(frozen=True, kw_only=True)
 class PretrainConfig(MaskedImageConfig):
     """Pre-train an encoder without labels, on every film of the stores that is not in their test split."""

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from evax.config import to_plain
-from evax.errors import ConfigError
+from evax.errors import ConfigError, install_command
 from evax.files import read_json, write_json
 from evax.training.options import Tracker
 from evax.training.tracking import Mirror
@@ -28,7 +28,7 @@ def open_mirrors(names: Sequence[Tracker]) -> list[Mirror]:
     for name in names:
         if find_spec(name) is None:
             raise ConfigError(
-                f"--track {name} needs a package that is not installed: pip install 'evax[tracking]'. Or "
+                f"--track {name} needs a package that is not installed: {install_command('tracking')}. Or "
                 "leave it out: log.jsonl has the same numbers."
             )
     makers: dict[Tracker, type[Mirror]] = {"tensorboard": TensorBoard, "mlflow": MlflowServer}

@@ -8,6 +8,7 @@ from typing import Literal
 
 import tyro
 
+from evax.config import validated
 from evax.data.labels import Blank, SplitBy, Uncertain
 from evax.errors import ConfigError
 from evax.evaluation.thresholds import ThresholdRule
@@ -18,6 +19,7 @@ Compile = Literal["auto", "on", "off"]
 Tracker = Literal["tensorboard", "mlflow"]
 
 
+@validated
 @dataclass(frozen=True, kw_only=True)
 class OptimizerConfig:
     """AdamW with linear warm-up, then cosine or linear decay or a constant rate, per step."""

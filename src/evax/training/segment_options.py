@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from evax.config import validated
 from evax.errors import ConfigError
 from evax.training.options import AdaptingConfig
 from evax.training.supervised_options import StepsConfig
@@ -12,6 +13,7 @@ from evax.training.supervised_options import StepsConfig
 PAPER_THRESHOLD = 0.3  # mmsegmentation's, where nobody chooses one (facts 5.3)
 
 
+@validated
 @dataclass(frozen=True, kw_only=True)
 class SegmentConfig(StepsConfig, AdaptingConfig):
     """Learn to draw masks: validation chooses the checkpoint and the thresholds, test is scored once.

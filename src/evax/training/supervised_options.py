@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
+from evax.config import validated
 from evax.data.augment import Augmentation, CropConfig
 from evax.data.labels import TrainingUncertain
 from evax.errors import ConfigError
@@ -92,6 +93,7 @@ class SupervisedConfig(StepsConfig, LabelledConfig):
             raise ConfigError("head probe is no part of the paper's protocol: leave one of them out.")
 
 
+@validated
 @dataclass(frozen=True, kw_only=True)
 class FinetuneConfig(SupervisedConfig):
     """Fine-tune an encoder with labels: validation chooses the checkpoint and the thresholds, test is scored

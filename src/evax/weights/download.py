@@ -6,6 +6,7 @@ Read without torch.
 from __future__ import annotations
 
 import os
+import shlex
 from pathlib import Path
 
 from evax.download import Remote, cache_folder, fetch_file
@@ -51,12 +52,14 @@ def fetch_published(name: str, folder: Path | None = None) -> Path:
     """
     folder = folder or weights_folder()
     remote = _remote(name, folder)
+    path = shlex.quote(str(folder / remote.file))
     return fetch_file(
         remote,
         folder,
         WeightsError,
         f"set {MIRROR_VARIABLE} to another server, or put the file {remote.file} into {folder} "
         f"({FOLDER_VARIABLE} names another folder)",
+        f"to use this very file, give its path in place of the name: {path}.",
     )
 
 

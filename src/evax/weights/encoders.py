@@ -11,13 +11,14 @@ from typing import Any
 from timm.layers import resample_abs_pos_embed, resample_patch_embed
 from torch import Tensor, nn
 
-from evax.errors import ConfigError, WeightsError
+from evax.errors import ConfigError, WeightsError, unknown_name
+from evax.files import checked_path
 from evax.models.classifier import Classifier
-from evax.models.encoders import EVA_X, Cnn, Encoder, EvaX, PlainVit, build_encoder
+from evax.models.encoders import ENCODERS, EVA_X, Cnn, Encoder, EvaX, PlainVit, build_encoder
 from evax.weights.download import weights_path
-from evax.weights.files import noted_input_size, noted_rotary_grid, read_state_dict
+from evax.weights.files import check_finite, noted_input_size, noted_rotary_grid, read_state_dict
 from evax.weights.foreign import LAYOUTS, head_of, layout_of, to_timm, unwrapped
-from evax.weights.names import is_packaged
+from evax.weights.names import IMAGENET_WEIGHTS, is_packaged
 from evax.weights.official import rotary_grid_of, square_grid, to_timm_names
 from evax.weights.packaged import imagenet_state
 from evax.weights.released import Released
@@ -47,6 +48,10 @@ def create_encoder(
     Raises ConfigError for an unknown name, WeightsError for a file that cannot be had or read or does not
     fit.
     """
+    if not isinstance(name, str):
+        raise unknown_name("encoder", name, ENCODERS)
+    if weights is not None:
+        checked_path(weights, "Weights are given by their name or")
     if "image_size" in options:
         raise ConfigError(f"Here timm's word is used: img_size={options['image_size']}, not image_size.")
     if weights is None:
@@ -56,7 +61,7 @@ def create_encoder(
     if is_packaged(name, weights):
         cnn = build_encoder(name, **options)
         state = {f"network.{key}": tensor for key, tensor in imagenet_state(name).items()}
-        cnn.load_state_dict({key: state[key] for key in cnn.state_dict()}, strict=True)
+        fill(cnn, {key: state[key] for key in cnn.state_dict()}, name, Path(IMAGENET_WEIGHTS))
         return cnn
     path = weights_path(name, weights)
     if "img_size" not in options and (size := noted_input_size(path)):
@@ -144,7 +149,10 @@ def _filled_eva_x(
 
 
 def fill(network: nn.Module, given: dict[str, Tensor], name: str, path: Path, hint: str = "") -> None:
-    """Copies tensors into a network; every one of the network must be given, none may be left over."""
+    """Copies tensors into a network; every one of the network must be given, none may be left over.
+
+    Raises WeightsError for those that do not fit, and for values that are no numbers.
+    """
     wanted = network.state_dict()
     missing, unused = sorted(wanted.keys() - given.keys()), sorted(given.keys() - wanted.keys())
     other_shape = [
@@ -158,7 +166,9 @@ def fill(network: nn.Module, given: dict[str, Tensor], name: str, path: Path, hi
             f"{len(unused)} unused {unused[:3]}, {len(other_shape)} of another size {other_shape[:3]}. "
             f"{hint or 'Was it made for another one?'}"
         )
-    network.load_state_dict({key: value.to(wanted[key].dtype) for key, value in given.items()}, strict=True)
+    converted = {key: value.to(wanted[key].dtype) for key, value in given.items()}
+    check_finite(converted, path)
+    network.load_state_dict(converted, strict=True)
 
 
 def _resample_positions(table: Tensor, encoder: EvaX | PlainVit, antialias: bool) -> Tensor:

@@ -33,6 +33,7 @@ HARMLESS_CLASSES: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [
 ]
 # Added to the reason when a file holds a whole network.
 WHOLE_NETWORK = " It is a pickled network: save its state_dict where you trust the file, and give that file."
+LARGEST_INPUT = 4096  # pixels on a side, as in Preprocess
 # Where the released files keep the weights: fine-tuned files under `model`, DeepSpeed bundles under `module`.
 STATE_DICT_KEYS = ("model", "module", "state_dict")
 
@@ -66,9 +67,12 @@ def noted_input_size(path: Path) -> int | None:
     if weights.name != "model.safetensors" or not card.is_file():
         return None
     try:
-        return int(read_json(card)["preprocess"]["input_size"])
-    except (KeyError, TypeError, ValueError) as error:
+        size = read_json(card)["preprocess"]["input_size"]
+    except (KeyError, TypeError, IndexError) as error:
         raise WeightsError(f"{card} does not say at which size its network sees films: {error!r}.") from error
+    if not isinstance(size, int) or not 0 < size <= LARGEST_INPUT:
+        raise WeightsError(f"{card} has the input size {size!r}, expected 1 to {LARGEST_INPUT} pixels.")
+    return size
 
 
 def noted_rotary_grid(path: Path) -> int | None:
@@ -84,6 +88,18 @@ def noted_rotary_grid(path: Path) -> int | None:
     if note is not None and not (note.isdecimal() and 0 < int(note) <= LARGEST_GRID):
         raise WeightsError(f"{path} notes the rotary grid {note!r}, expected a whole number. Copy it again.")
     return None if note is None else int(note)
+
+
+def check_finite(tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Raises WeightsError naming the tensors that hold NaN or infinite values.
+
+    path: where they were read from.
+    """
+    if broken := [key for key, value in tensors.items() if not torch.isfinite(value).all()]:
+        raise WeightsError(
+            f"{path} holds values that are no numbers, in {len(broken)} tensors {broken[:3]}. Copy it again; "
+            "if it is the same then, its training had failed."
+        )
 
 
 def _unreadable(path: Path, error: Exception) -> WeightsError:

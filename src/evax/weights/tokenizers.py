@@ -7,16 +7,15 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from evax.errors import ConfigError, DataError, WeightsError
+from evax.errors import ConfigError, DataError, WeightsError, install_command
 from evax.files import read_json
 from evax.models.encoders import CNNS, EvaX
 from evax.models.teachers import AUTO, TransformersFeatures
 from evax.models.tokenizers import TRANSFORMERS, Tokenizer, build_tokenizer
 from evax.weights.encoders import fill
-from evax.weights.files import read_state_dict
+from evax.weights.files import check_finite, read_state_dict
 from evax.weights.packaged import imagenet_state
 
 MGCA = "mgca_vit_base_patch16"
@@ -64,7 +63,6 @@ def create_tokenizer(
     wanted = network.state_dict()
     given = {key: value for key, value in given.items() if key in wanted or not key.startswith(unread)}
     fill(network, given, name, path)
-    _refuse_broken(network, path)
     return tokenizer
 
 
@@ -127,7 +125,7 @@ def _from_transformers(folder: Path, image_size: int, layer: str, view: int | No
     try:
         from transformers import AutoModel
     except ModuleNotFoundError as error:
-        raise ConfigError(f"{TRANSFORMERS}FOLDER needs: pip install 'evax[transformers]'") from error
+        raise ConfigError(f"{TRANSFORMERS}FOLDER needs: {install_command('transformers')}") from error
     try:
         config, chain = (read_json(folder / name) for name in ("config.json", "preprocessor_config.json"))
         mean, std = (tuple(float(each) for each in chain[key]) for key in ("image_mean", "image_std"))
@@ -160,7 +158,7 @@ def _from_transformers(folder: Path, image_size: int, layer: str, view: int | No
             f"{folder} does not fit its config.json: {len(missing)} missing {missing[:3]}, "
             f"{len(other_shape)} of another size {other_shape[:3]}. Copy it again."
         )
-    _refuse_broken(network, folder)
+    check_finite(network.state_dict(), folder)
     features = TransformersFeatures(getattr(network, "vision_model", network), layer)
     return Tokenizer(
         features,
@@ -170,11 +168,3 @@ def _from_transformers(folder: Path, image_size: int, layer: str, view: int | No
         mean=mean,
         std=std,
     )
-
-
-def _refuse_broken(network: nn.Module, path: Path) -> None:
-    broken = [key for key, value in network.state_dict().items() if not torch.isfinite(value).all()]
-    if broken:
-        raise WeightsError(
-            f"{path} holds values that are no numbers, in {len(broken)} tensors {broken[:3]}. Copy it again."
-        )
