@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 import numpy as np
 import pytest
 import torch
@@ -87,14 +85,6 @@ def test_an_array_is_accepted_exactly_when_every_value_lies_in_0_to_1(pixels, ot
         assert inside
         assert stored.min() >= np.floor(max(0, pixels.min()) * 255)
         assert stored.max() <= np.ceil(min(1, pixels.max()) * 255)
-
-
-def test_the_check_of_a_film_of_9_megapixels_costs_little():
-    pixels = np.zeros((3000, 3000), np.float32)
-    start = time.process_time()
-    for _ in range(5):
-        Radiograph(pixels)
-    assert (time.process_time() - start) / 5 < 0.1  # about 5 ms; a copy in double precision takes longer
 
 
 def test_a_stored_film_that_is_not_8_bit_and_square_in_shape_is_refused():
