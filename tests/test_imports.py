@@ -10,7 +10,7 @@ import pytest
 from evax.cli import COMMANDS
 
 PACKAGE = Path(__file__).resolve().parents[1] / "src" / "evax"
-FOR_ALL = {"errors", "findings", "config", "files", "published", "download"}
+FOR_ALL = {"errors", "findings", "config", "files", "published", "download", "rounding"}
 MAY_IMPORT = {
     "errors": set(), "findings": set(), "published": set(), "files": {"errors"}, "config": {"errors"},
     "download": {"errors"},

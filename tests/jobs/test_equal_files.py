@@ -53,7 +53,7 @@ def test_a_pretraining_and_the_same_killed_and_resumed_elsewhere_leave_the_same_
             pretrain(config)
     again = pretrain(replace(config, resume=True))
     assert files_of(again) == files_of(encoder)
-    assert sorted(files_of(again)) == ["card.json", "films.u64", "model.safetensors"]
+    assert sorted(files_of(again)) == ["card.json", "films.u64", "model.safetensors", "patients.u64"]
     ours, theirs = (read_json(folder.parent / "report.json") for folder in (encoder, again))
     assert ours["images_per_s"] > 0
     assert theirs["resumed"] == 1

@@ -115,7 +115,7 @@ def test_a_published_480_pixel_classifier_becomes_a_bundle_that_predict_runs(tmp
     )
     expected = (pooled @ state["head.weight"].T + state["head.bias"]).softmax(-1)[0]
     assert [float(row[name]) for name in card.findings] == pytest.approx(expected.tolist(), abs=1e-3)
-    assert row["Normal:present"] == ""
+    assert row["predicted"] == card.findings[int(expected.argmax())]
     assert sum(float(row[name]) for name in card.findings) == pytest.approx(1, abs=1e-5)
 
 

@@ -42,13 +42,14 @@ def test_resume_is_offered_only_where_it_exists(tmp_path):
 def test_a_folder_in_which_nothing_was_begun_is_taken_away_and_any_other_is_kept(tmp_path):
     def fail(out, begun, resume=False):
         with run_folder(out, Continued(), resume):
-            (out / begun).mkdir()
+            (out / begun).mkdir(parents=True)
             raise DataError("no")
 
     start_run(tmp_path / "before", Continued(), resume=False)
     for name, begun, resume, kept in (
         ("fold", "folds", False, False),
-        ("run", "runs", False, True),
+        ("run", "runs/seed-0", False, True),
+        ("refused", "runs", False, False),
         ("before", "folds", True, True),
     ):
         with pytest.raises(DataError, match="no"):

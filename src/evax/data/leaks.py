@@ -193,19 +193,21 @@ def describe_store(name: str, store: ImageStore, number: int, found: list[dict[s
     }
 
 
-def refuse_tested_patients(stores: Sequence[ImageStore]) -> None:
-    """Raises DataError where patients of the test split of one store are trained on in another, as far as
-    names tell; warns of equal names that may or may not be one person.
+def warn_of_tested_patients(stores: Sequence[ImageStore]) -> None:
+    """Warns where patients of the test split of one store are trained on in another, as far as names tell.
+
+    A warning and not an error: training learns from no test split, and what tests on these patients refuses.
     """
     for tested, trained in permutations(stores, 2):
         test, train = tested.rows("test"), trained.rows("train", "val")
         people, known = set(tested.people(test).tolist()) - {0}, trained.people(train)
         if shared := len(people.intersection(known.tolist())):
-            raise DataError(
-                f"{shared} patients of the test split of {tested.path} are in the train or validation split "
-                f"of {trained.path}. Prepare both with the same --seed, --validation and --test, or leave "
-                "one store out."
-            )
+            logger.warning(
+                "%d patients of the test split of %s are in the train or validation split of %s, so the "
+                "encoder cannot be tested on that split. Prepare both with the same --seed, --validation and "
+                "--test, or leave one store out.",
+                shared, tested.path, trained.path,
+            )  # fmt: skip
         if not is_own(tested.manifest.source) or not is_own(trained.manifest.source):
             continue
         first, second = (

@@ -147,10 +147,10 @@ def prepare(config: PrepareConfig) -> Path:
     published = (
         f" (published: {MERGED_520K_MEAN}, {MERGED_520K_STD})" if config.source == "merged_520k" else ""
     )
-    measured = " of the train split" if store.measured < len(store) else ""
+    measured = "the train split" if store.measured < len(store) else "all images"
     logger.info(
-        "Pixels: mean %.8f, standard deviation %.8f%s, of %d films%s.",
-        store.mean, store.std, published, store.measured, measured,
+        "Pixels: mean %.8f, standard deviation %.8f%s. Measured on %s.",
+        store.mean, store.std, published, measured,
     )  # fmt: skip
     if config.mask_value and not any(
         mask.any() for row in range(len(store)) for mask in store.masks(row).values()

