@@ -27,7 +27,7 @@ cnn = evax.create_encoder("densenet121")
 picture = Image.new("L", (8, 8))
 film = evax.Radiograph(np.zeros((64, 64), np.float32))
 no_paths = [None, 3, b"film.png", np.zeros((8, 8)), picture, torch.zeros(8, 8), ["film.png"], "a\\0b"]
-no_films = [*no_paths[:6], "a\\0b", {"film.png"}]  # a list of films is one
+no_films = [*no_paths[:6], "a\\0b", {"film.png"}, {"film.png": 1}]  # a list of films is one
 no_images = [
     None, "film.png", np.zeros((1, 1, 64, 64), np.float32), torch.zeros(64, 64), torch.zeros(1, 2, 64, 64),
     torch.zeros(1, 1, 64, 64, dtype=torch.uint8), torch.zeros(1, 1, 64, 64, dtype=torch.float64),
@@ -43,6 +43,9 @@ calls = [
     *((evax.grad_cam, predictor, value, "Mass") for value in no_films),
     *((evax.grad_cam, value, film, "Mass") for value in no_paths),
     *((evax.grad_cam, predictor, film, value) for value in (None, 0, [])),
+    *((predictor.predict_inputs, value) for value in ([[1]], np.zeros((0, 1, 64, 64), np.float32))),
+    *((lambda bits: evax.read_image("film.png", bits), bits) for bits in ("12", True, 17, 12.5)),
+    (lambda spacing: evax.Radiograph(film.pixels, spacing), 0.14),
     (evax.grad_cam, predictor, film, "Mass", "norm2"),
     (evax.open_bundle, sys.argv[1], 3), (evax.open_bundle, sys.argv[1], []),
     *((evax.create_encoder, value) for value in (None, 3, [], "resnet51")),

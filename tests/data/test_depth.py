@@ -157,6 +157,13 @@ def test_bits_that_are_given_go_before_what_the_pictures_say(tmp_path, caplog):
     assert "1 films hold values above the depth of the store (--bits) and show them white" in caplog.text
 
 
+def test_bits_may_be_any_whole_number(tmp_path):
+    path = tmp_path / "a.png"
+    Image.fromarray(np.array([[0, 5000]], np.uint16)).save(path)
+    film = evax.read_image(path, bits=np.int64(12))
+    assert (film.pixels.tolist(), film.issues[0]) == ([[0, 1]], "above_bits")
+
+
 @pytest.mark.parametrize("bits", [7, 17])
 def test_bits_outside_8_to_16_are_refused(tmp_path, bits):
     with pytest.raises(ConfigError, match=f"bits must lie between 8 and 16, got {bits}"):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from pydicom.uid import BasicTextSRStorage
 from tests.dicoms import SECRET, film, write
@@ -54,6 +56,20 @@ def test_a_folder_of_films_alone_needs_no_warning_and_one_without_films_tells_it
     with pytest.raises(DataError, match="No film found"):
         count_films((mixed,))
     assert "8 files are no films" in caplog.text
+
+
+def test_a_file_that_may_not_be_read_is_counted_like_any_other(mixed, monkeypatch):
+    """Root may read everything, so permission is denied by hand."""
+    real = Path.open
+
+    def denied(path, *arguments, **options):
+        if path.suffix == ".PDF":
+            raise PermissionError(13, "Permission denied")
+        return real(path, *arguments, **options)
+
+    monkeypatch.setattr(Path, "open", denied)
+    assert kind_of_other(mixed / "report.PDF") == "unknown"
+    assert count_films((mixed,)) == 1
 
 
 def test_a_dicom_without_pixels_is_called_by_its_class(tmp_path):

@@ -61,6 +61,22 @@ def test_a_table_may_name_patients_instead_of_films(store, table, tmp_path):
     assert column_of(store, path, "split") == table["split"].tolist()
 
 
+def test_a_table_may_write_images_in_another_case_and_not_patients(store, table, tmp_path):
+    path = written(table.assign(image=table["image"].str.upper()), tmp_path / "split.csv")
+    assert column_of(store, path, "split") == table["split"].tolist()
+    patients = table[["patient", "split"]].drop_duplicates()
+    path = written(patients.assign(patient=patients["patient"].str.swapcase()), tmp_path / "patients.csv")
+    with pytest.raises(DataError, match="are of no patient in"):
+        column_of(store, path, "split")
+
+
+def test_a_table_with_semicolons_is_refused_with_what_to_do(store, table, tmp_path):
+    path = tmp_path / "split.csv"
+    table.to_csv(path, index=False, sep=";")
+    with pytest.raises(DataError, match="separates its columns by semicolons"):
+        column_of(store, path, "split")
+
+
 def test_a_table_may_call_the_splits_as_people_do(store, table, tmp_path):
     words = {"train": "Training", "val": "validation", "test": "TEST"}
     path = written(table.assign(split=table["split"].map(words)), tmp_path / "split.csv")

@@ -229,12 +229,15 @@ def disc(side):
         ),
         lambda path: saved(path, Image.fromarray(white(disc(640))).resize((160, 160)), format="PNG"),
         lambda path: saved(path, Image.fromarray(white(disc(80))).resize((160, 160)), format="TIFF"),
+        lambda path: saved(
+            path, Image.fromarray(white(disc(320))).resize((160, 160), Image.Resampling.BOX), format="PNG"
+        ),
         lambda path: png(path, np.dstack([
             white(disc(160) | True), *[np.full((160, 160), 90, np.uint8)] * 2,
             np.asarray(Image.fromarray(white(disc(640))).resize((160, 160))),
         ])),
     ],
-    ids=["JPEG 30", "JPEG 75", "JPEG 100", "JPEG as PNG", "reduced", "enlarged", "drawn in pink"],
+    ids=["JPEG 30", "JPEG 75", "JPEG 100", "JPEG as PNG", "reduced", "enlarged", "halved", "drawn in pink"],
 )  # fmt: skip
 def test_a_border_that_jpeg_or_resizing_blurred_is_divided_at_the_middle(tmp_path, write):
     seen = read_mask(write(tmp_path / "a"))

@@ -576,6 +576,14 @@ def test_trees_that_share_a_private_folder_keep_their_places_in_the_crosswalk(tr
     assert any(line.endswith(str(tmp_path / "second" / "1.dcm")) for line in lines)
 
 
+def test_what_a_kill_left_of_a_crosswalk_does_not_get_into_the_next_one(tree, tmp_path):
+    (tmp_path / "private").mkdir()
+    (tmp_path / "private" / ".crosswalk.csv.unfinished").write_text("left,over\n" * 1000)
+    images = from_dicom(tree).table["image"]
+    lines = (tmp_path / "private" / "crosswalk.csv").read_text().splitlines()
+    assert [line.split(",")[0] for line in lines] == ["image", *images]
+
+
 def test_a_damaged_key_is_refused_and_not_replaced(tree, tmp_path):
     from_dicom(tree)
     (tmp_path / "private" / "pseudonyms.key").write_bytes(b"short")

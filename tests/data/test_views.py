@@ -15,10 +15,10 @@ from evax.data.views import CODES, WORDS, view_of, view_of_directions
 
 VIEWS = {
     "PA": ["PA", "pa", "PA ERECT", "P-A", "P.A.", "Postero-Anterior", "CHEST PA", "PA_erect", "272479007"],
-    "AP": ["AP", "AP SUPINE", "ap portable", "AP_HORIZONTAL", "AP Erect", "antero-posterior", "R-10206"],
+    "AP": ["AP", "AP SUPINE", "ap portable", "AP_HORIZONTAL", "AP Erect", "antero-posterior", "AP-SUPINE"],
     "LATERAL": [
         "L", "LL", "RL", "LAT", "L LAT", "LLAT", "RLAT", "LEFT LATERAL", "XTABLE LATERAL", "X-TABLE LAT",
-        "lateral", "Lateral (left)", "LLD", "R-102CD", "399067008",
+        "lateral", "Lateral (left)", "LLD", "AP LLD", "PA RLD", "Decubitus AP", "R-102CD", "399067008",
     ],
     "OTHER": ["AXIAL", "Axial", "Coronal", "CT", "AP AXIAL", "CT LATERAL", "Sagittal"],
     "": ["", "ERECT", "PORTABLE", "SWIMMERS", "OBLIQUE", "PA and lateral", "MAP", "LAPA", "LLO", "UNKNOWN"],

@@ -12,7 +12,7 @@ import pytest
 from evax.data.leaks import warn_of_tested_patients
 from evax.data.manifest import Manifest
 from evax.data.store import ImageStore
-from evax.deploy.bundle import Seen, refuse_seen_films, save_seen, seen_before, seen_films, seen_in
+from evax.deploy.bundle import PATIENTS, Seen, refuse_seen_films, save_seen, seen_before, seen_films, seen_in
 from evax.errors import DataError
 
 
@@ -95,10 +95,14 @@ def test_what_cannot_be_known_is_said_once_and_only_of_own_data(learned, caplog)
     assert not caplog.text
     for _ in range(3):
         refuse_seen_films(weights, other, other.rows("test"))
-    assert caplog.text.count("learned from own data with other names of patients than csv-other") == 1
+    assert caplog.text.count("learned from other images of the test patients of csv-other") == 1
     nameless = store_of(PEOPLE, SPLITS, namespace="", seed=1)
     refuse_seen_films(weights, nameless, nameless.rows("test"))
     assert caplog.text.count("evax audit compares the images") == 2
+    (weights / PATIENTS).unlink()  # as an earlier evax left it
+    again = store_of(PEOPLE, SPLITS, namespace="other", size=6)
+    refuse_seen_films(weights, again, again.rows("test"))
+    assert caplog.text.count("evax audit compares the images") == 3
 
 
 def test_the_numbers_of_patients_cannot_be_tried_out_without_the_namespace(learned):

@@ -30,8 +30,7 @@ def common_bits(files: Sequence[Path], readers: FilmReaders) -> int | None:
     The result depends on files and their order alone. The log says what was decided, and warns where pictures
     of several depths seem to be mixed. Larger values become white when they are read, see read_image.
     """
-    answers = readers.each(_is_deep, files)
-    deep = [file for file, answer in zip(files, answers, strict=True) if answer is True]
+    deep = [file for file in files if _is_deep(file)]
     looked_at = deep[:: -(-len(deep) // MOST_LOOKED_AT)] if deep else []
     needs = sorted(need for need in readers.each(_bits_needed, looked_at) if isinstance(need, int))
     if not needs:

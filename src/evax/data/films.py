@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 from collections import Counter
@@ -13,7 +14,7 @@ from typing import TypeVar
 from evax.data.dicom import is_dicom, read_header
 from evax.data.dicom.header import known_name, opened_dicom, read_dataset
 from evax.data.pictures import read_image
-from evax.data.radiograph import FILM_SUFFIXES, Radiograph
+from evax.data.radiograph import FILM_SUFFIXES, Radiograph, opened
 from evax.errors import DataError
 from evax.files import name_of
 from evax.findings import names_nobody
@@ -81,7 +82,7 @@ def kind_of_other(path: Path) -> str:
             return known_name(class_uid) or "DICOM without pixels"
     except DataError:
         pass
-    with path.open("rb") as file:
+    with contextlib.suppress(DataError), opened(path) as file:
         if file.read(5) == b"%PDF-":
             return "PDF"
     suffix = path.suffix.lower()

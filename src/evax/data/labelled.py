@@ -9,15 +9,16 @@ import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 from jaxtyping import Float, Int64
 
 from evax.data.labels import Blank, SplitBy, TrainingUncertain, blank_policy, resolve_labels
 from evax.data.manifest import SPLITS
-from evax.data.split import SPLIT_WORDS, split_position
+from evax.data.sources.tables import read_table
+from evax.data.split import SPLIT_WORDS, file_key, split_position
 from evax.data.store import ImageStore
 from evax.errors import ConfigError, DataError, unknown_name
 from evax.findings import as_spelled
@@ -113,10 +114,7 @@ def column_of(store: ImageStore, table: Path, column: str) -> list[str]:
     The table's key is its column image or, without one, patient.
     Raises DataError for a table that cannot be read, lacks a column, or names what the store does not hold.
     """
-    try:
-        content = pd.read_csv(table, encoding="utf-8-sig", dtype=str, keep_default_na=False)
-    except (OSError, ValueError) as error:  # pandas' errors of parsing and decoding are ValueErrors
-        raise DataError(f"The table {table} cannot be read: {error}.") from error
+    content = read_table(table, next_step="Check the path.")
     key = "image" if "image" in content else "patient"
     for name in (key, column):
         if name not in content:
@@ -124,10 +122,12 @@ def column_of(store: ImageStore, table: Path, column: str) -> list[str]:
                 f"The table {table} lacks the column {name}; it has {', '.join(map(str, content))}."
             )
     keys = store.manifest.table[key]
-    composed = {unicodedata.normalize("NFC", name): name for name in keys} | {name: name for name in keys}
-    content[key] = [
-        composed.get(name, composed.get(unicodedata.normalize("NFC", name), name)) for name in content[key]
-    ]
+    spelling = file_key if key == "image" else partial(unicodedata.normalize, "NFC")
+    times = Counter(map(spelling, set(keys)))
+    known = {spelling(name): name for name in keys if times[spelling(name)] == 1} | dict(
+        zip(keys, keys, strict=True)
+    )
+    content[key] = [known.get(name, known.get(spelling(name), name)) for name in content[key]]
     if len(strange := content[~content[key].isin(keys)]):
         raise DataError(
             f"{len(strange)} of the {len(content)} rows of {table} are of no {key} in {store.path}, "

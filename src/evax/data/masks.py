@@ -64,8 +64,9 @@ def read_mask(path: str | os.PathLike[str], mask_value: tuple[int, ...] = ()) ->
     Without it the picture must have two values: 0 and 1, or a dark and a bright one, which the half of their
     range of 8 or 16 bits divides; or black and one colour. A picture of one such value is empty or full.
     Transparent parts are black; of a layer drawn in one colour, what is not transparent is inside.
-    A border that JPEG or resizing has blurred adds grey values, but these fill no area: of more than LABELS
-    values (in JPEG of any number) only those that fill a block of 3 x 3 pixels are counted.
+    A border that JPEG or resizing has blurred adds grey values, but these fill no area: only values that
+    fill a block of 3 x 3 pixels are counted in JPEG, of more than LABELS values, and where the others lie
+    between a darker and a brighter neighbour.
 
     Raises DataError for any other picture, such as a map of several classes, with the values that it has.
     """
@@ -93,7 +94,8 @@ def read_mask(path: str | os.PathLike[str], mask_value: tuple[int, ...] = ()) ->
         names = [f"{colour >> 32} {colour >> 16 & 0xFFFF} {colour & 0xFFFF}" for colour in colours.tolist()]
         raise _unknown_inside(path, "colours", names)
     found, half = np.unique(values), _white(values) / 2
-    counted = _filling(values) if picture.lossy or len(found) > LABELS else found
+    is_blurred = picture.lossy or len(found) > LABELS or _are_borders(values, found[1:-1])
+    counted = _filling(values) if is_blurred else found
     if max((counted <= half).sum(), (counted > half).sum()) <= 1 and (found[-1] > half or found[-1] == 0):
         return np.asarray(values > half)
     raise _unknown_inside(path, "values", [f"{value:g}" for value in found.tolist()])
@@ -103,6 +105,17 @@ def _white(values: npt.NDArray[Any]) -> int:
     """The largest value of the range that a mask uses."""
     highest = values.max()
     return 1 if highest <= 1 else 255 if highest <= 255 else 65535
+
+
+def _are_borders(values: npt.NDArray[Any], greys: npt.NDArray[Any]) -> bool:
+    """Whether each pixel of a grey value lies between a darker and a brighter neighbour, as where a resized
+    mask passes from one side to the other.
+    """
+    around = np.lib.stride_tricks.sliding_window_view(np.pad(values, 1, mode="edge"), (3, 3))[
+        np.isin(values, greys)
+    ]
+    middle = around[:, 1, 1]
+    return bool(len(middle) and ((around.min((1, 2)) < middle) & (middle < around.max((1, 2)))).all())
 
 
 def _filling(values: npt.NDArray[Any]) -> npt.NDArray[Any]:

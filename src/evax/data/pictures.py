@@ -54,8 +54,10 @@ def read_image(path: str | os.PathLike[str], bits: int | None = None) -> Radiogr
     Raises DataError, naming the file, the reason and the next step, for whatever is not one such picture.
     """
     path = checked_path(path, "Pixels in memory are given as evax.Radiograph(pixels), a film by")
-    if bits is not None and bits not in range(1, 17):
-        raise ConfigError(f"bits must lie between 1 and 16, got {bits}.")
+    if bits is not None:
+        if isinstance(bits, bool) or bits not in range(1, 17):
+            raise ConfigError(f"bits must lie between 1 and 16, got {bits}.")
+        bits = int(bits)
     if is_dicom(path):
         return read_dicom(path)
     picture = read_picture(path)

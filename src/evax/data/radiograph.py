@@ -8,6 +8,7 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from numbers import Real
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -65,8 +66,11 @@ class Radiograph:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "pixels", checked_pixels(self.pixels))
-        spacing = self.spacing_mm
-        if spacing is not None and not (len(spacing) == 2 and all(0 < side < math.inf for side in spacing)):
+        spacing: Any = self.spacing_mm
+        sides = () if not isinstance(spacing, tuple | list) else spacing
+        if spacing is not None and not (
+            len(sides) == 2 and all(isinstance(side, Real) and 0 < float(side) < math.inf for side in sides)
+        ):
             raise DataError(
                 f"spacing_mm is the distance of rows and of columns, two positive numbers, or None: got "
                 f"{spacing}."

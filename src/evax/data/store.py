@@ -206,11 +206,12 @@ def open_store(path: str | os.PathLike[str]) -> ImageStore:
         raise DataError(f"{folder} is not a store: it has no store.json.")
     card = _read_card(folder / "store.json")
     shards = []
-    for number, name in enumerate(card["shards"]):
+    digests = card.get("table_digests", [None] * len(card["shards"]))
+    for name, known in zip(card["shards"], digests, strict=True):
         if not (folder / name).is_file():
             raise DataError(f"The store {folder} lacks {name}: copy it again or prepare it anew.")
         shards.append(read_shard(folder / name))
-        _check_shard(folder / name, shards[-1], card, number)
+        _check_shard(folder / name, shards[-1], card, known)
     if (films := sum(map(len, shards))) != card["films"]:
         raise DataError(f"{folder} has {films} films, its store.json says {card['films']}. {MEND}")
     # a store of an earlier evax has no notes
@@ -263,8 +264,11 @@ def read_shard(path: Path) -> pa.Table:
     return shard
 
 
-def _check_shard(path: Path, shard: pa.Table, card: dict[str, Any], number: int) -> None:
-    """Raises DataError for a shard that is not what the card says, without reading its pictures."""
+def _check_shard(path: Path, shard: pa.Table, card: dict[str, Any], known: str | None) -> None:
+    """Raises DataError for a shard that is not what the card says, without reading its pictures.
+
+    known: the digest of its table; None in a store of an earlier evax.
+    """
     size, names = card["size"], shard.column_names
     kinds = {name: pa.types.is_floating for name in ("age", *card["findings"])}
     kinds |= {name: pa.types.is_string for name in COLUMNS if name != "age"}
@@ -292,9 +296,8 @@ def _check_shard(path: Path, shard: pa.Table, card: dict[str, Any], number: int)
         fits = fits and pc.all(pc.equal(pc.binary_length(bits), math.ceil(size**2 / 8))).as_py() is not False
     if not fits:
         raise DataError(f"{path} holds pictures that are not {size} x {size}, as store.json says. {MEND}")
-    digests = card.get("table_digests")
     table = shard.drop_columns([name for name in PICTURES if name in names])
-    if digests is not None and digest_of(table) != dict(enumerate(digests)).get(number):
+    if known is not None and digest_of(table) != known:
         raise DataError(
             f"The table in {path} is not the one of store.json, but maybe another store's. {MEND}"
         )

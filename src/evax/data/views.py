@@ -16,10 +16,10 @@ WORDS = {
     **dict.fromkeys(("PA", "POSTEROANTERIOR"), "PA"),
     **dict.fromkeys(("AP", "ANTEROPOSTERIOR"), "AP"),
     **dict.fromkeys(("LL", "RL", "LAT", "LLAT", "RLAT", "LATERAL"), LATERAL),
-    # decubitus: a frontal beam, but not the film a frontal model knows; who leaves out laterals leaves it out
-    **dict.fromkeys(("LLD", "RLD"), LATERAL),
     **dict.fromkeys(("AXIAL", "CORONAL", "SAGITTAL", "CT", "MR", "MRI"), OTHER),
 }
+# a frontal beam, but not the film a frontal model knows; who leaves out laterals leaves it out
+DECUBITUS = {"LLD", "RLD", "DECUBITUS"}
 
 
 def view_of(text: str) -> str:
@@ -31,10 +31,12 @@ def view_of(text: str) -> str:
     plain = text.strip().upper()
     if view := CODES.get(plain):
         return view
-    words = re.findall(r"[A-Z]+", re.sub(r"[-.']", "", plain))
+    words = {*re.findall(r"[A-Z]+", plain), *re.findall(r"[A-Z]+", re.sub(r"[-.']", "", plain))}  # P-A is PA
     views = {WORDS[word] for word in words if word in WORDS}
     if OTHER in views:
         return OTHER
+    if words & DECUBITUS:
+        return LATERAL
     return views.pop() if len(views) == 1 else ""
 
 

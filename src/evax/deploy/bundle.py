@@ -28,7 +28,7 @@ FORMAT = 1
 # What every card must say; another field that a card lacks, because it came later, has its default.
 DECISIVE = {"kind", "encoder", "preprocess", "findings", "exclusive", "thresholds"}
 FILMS, PATIENTS = "films.u64", "patients.u64"
-OWN_DATA = np.uint64(0)  # among the patients: some are of no public release
+OWN_DATA = np.uint64(1)  # among the patients: some are of no public release
 INTENDED_USE = "Research. Not a medical device; not for diagnosis or for decisions about patients."
 
 
@@ -172,9 +172,10 @@ def refuse_seen_films(weights: Path | None, store: ImageStore, test: Int64[np.nd
             "films of their patients. Divide both stores alike (the same patients, --seed and shares, or one "
             "--split), or train without these films."
         )
-    own = OWN_DATA in known.patients and is_own(store.manifest.source)
+    # weights of an earlier evax have no patients; a mark of 0 is of a store without a namespace
+    unknown = not known.patients.size or OWN_DATA in known.patients
     mark = store.namespace_mark()
-    if own and (mark == 0 or mark not in known.patients):
+    if unknown and is_own(store.manifest.source) and (mark == 0 or mark not in known.patients):
         warn_of_unknown_people(weights, store.path)
 
 
@@ -182,8 +183,9 @@ def refuse_seen_films(weights: Path | None, store: ImageStore, test: Int64[np.nd
 def warn_of_unknown_people(weights: Path, store: Path) -> None:
     """Once for all runs of a study."""
     logger.warning(
-        "%s learned from own data with other names of patients than %s (another table, or another key of the "
-        "pseudonyms): whether a test patient is among them is not known. evax audit compares the images.",
+        "Whether %s learned from other images of the test patients of %s is not known: their names cannot be "
+        "compared (another table, another key of the pseudonyms, or weights of an earlier evax). evax audit "
+        "compares the images.",
         weights, store,
     )  # fmt: skip
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Set
+from collections.abc import Iterable, Iterator, Mapping, Set
 from importlib.util import find_spec
 from typing import Any, Literal, get_args, overload
 
@@ -115,17 +115,24 @@ class Predictor(ABC):
 
 def check_inputs(inputs: Shaped[np.ndarray, ...], shape: tuple[int, int, int], dtype: str) -> None:
     """Raises DataError unless inputs are finite numbers of this type and (S, *shape), as a network takes."""
-    if inputs.shape[1:] != shape or inputs.dtype != dtype or not np.isfinite(inputs).all():
-        raise DataError(
-            f"The inputs of this bundle are finite {dtype} numbers of shape (images, "
-            f"{', '.join(map(str, shape))}), got {inputs.dtype} of shape {inputs.shape} or NaN: "
-            "Predictor.network_input makes one of an image, numpy.stack a batch of them."
-        )
+    if not isinstance(inputs, np.ndarray):
+        found = f"got {type(inputs).__name__}"
+    elif not len(inputs) or inputs.shape[1:] != shape or inputs.dtype != dtype:
+        found = f"got {inputs.dtype} of shape {inputs.shape}"
+    elif not np.isfinite(inputs).all():
+        found = "got NaN or infinite values"
+    else:
+        return
+    raise DataError(
+        f"The inputs of this bundle are finite {dtype} numbers of shape (images, "
+        f"{', '.join(map(str, shape))}), {found}: Predictor.network_input makes one of an image, numpy.stack "
+        "a batch of them."
+    )
 
 
 def _several(films: Any) -> Iterable[Film]:
     """One thing alone becomes a list of itself: what is no film is then refused as one."""
-    alone = not isinstance(films, Iterable) or isinstance(films, str | bytes | Set)
+    alone = not isinstance(films, Iterable) or isinstance(films, str | bytes | Set | Mapping)
     return [films] if alone else films
 
 
@@ -184,5 +191,5 @@ def refuse_without_converter(path: str | os.PathLike[str]) -> None:
     if find_spec("torch") is None:
         raise ExportError(
             f"There is no bundle folder {path}. A published file is converted to one by torch, which is not "
-            "installed here: {install_command('train')}, or copy a bundle that `evax export` has written to."
+            f"installed here: {install_command('train')}, or copy a bundle that `evax export` has written to."
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,7 @@ class TorchPredictor(Predictor):
     def forward(self, inputs: Shaped[np.ndarray, ...]) -> Float[np.ndarray, "S ..."]:
         """Probabilities, of films or pixels, or features of normalised films, (S, C, H, W)."""
         self._check(inputs)
-        with torch.inference_mode():
+        with torch.inference_mode(), _full_float32():
             images = torch.from_numpy(inputs).to(self.device)
             if isinstance(self.network, Segmenter):
                 answers = torch.sigmoid(self.network(images))
@@ -56,12 +57,18 @@ class TorchPredictor(Predictor):
         """Grad-CAM of every finding on the patch grid; see evax.explain.gradcam."""
         self._check(inputs)
         assert isinstance(self.network, Classifier)  # grad_cam has refused encoders
-        return grad_cam_maps(self.network, torch.from_numpy(inputs).to(self.device), at).cpu().numpy()
+        with _full_float32():
+            return grad_cam_maps(self.network, torch.from_numpy(inputs).to(self.device), at).cpu().numpy()
 
     def _check(self, inputs: Shaped[np.ndarray, ...]) -> None:
         chain = self.card.preprocess
         channels = 3 if isinstance(chain.mean, tuple) else 1
         check_inputs(inputs, (channels, chain.input_size, chain.input_size), "float32")
+
+
+def _full_float32() -> AbstractContextManager[None]:
+    """Convolutions of an NVIDIA GPU in float32, as on a CPU; torch's default rounds their inputs to TF32."""
+    return torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
 
 
 def open_torch(folder: Path, card: Card, device: torch.device = CPU) -> TorchPredictor:

@@ -170,6 +170,6 @@ def _write_private(path: Path, crosswalk: dict[str, str]) -> None:
         before = {row["image"]: row["file"] for row in csv.DictReader(io.StringIO(read_text(path)))}
     with (
         replaced_whole(path) as unfinished,
-        open_csv(os.open(unfinished, os.O_WRONLY | os.O_CREAT, 0o600)) as file,
+        open_csv(os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)) as file,
     ):
         csv.writer(file).writerows([("image", "file"), *(before | crosswalk).items()])
