@@ -33,6 +33,8 @@ no_images = [
     torch.zeros(1, 1, 64, 64, dtype=torch.uint8), torch.zeros(1, 1, 64, 64, dtype=torch.float64),
     torch.zeros(1, 1, 64, 64, device="meta"),
 ]
+Image.fromarray(np.array([[0, 5000]], np.uint16)).save("deep.png")
+assert evax.read_image("deep.png", np.int64(12)).pixels.tolist() == [[0, 1]]
 calls = [
     *((evax.read_image, value) for value in no_paths),
     *((evax.open_store, value) for value in no_paths),
@@ -44,8 +46,8 @@ calls = [
     *((evax.grad_cam, value, film, "Mass") for value in no_paths),
     *((evax.grad_cam, predictor, film, value) for value in (None, 0, [])),
     *((predictor.predict_inputs, value) for value in ([[1]], np.zeros((0, 1, 64, 64), np.float32))),
-    *((lambda bits: evax.read_image("film.png", bits), bits) for bits in ("12", True, 17, 12.5)),
-    (lambda spacing: evax.Radiograph(film.pixels, spacing), 0.14),
+    *((lambda bits: evax.read_image("deep.png", bits), bits) for bits in ("12", True, 17, 12.5)),
+    *((lambda mm: evax.Radiograph(film.pixels, mm), mm) for mm in (0.14, ("a", "b"), (0.1,))),
     (evax.grad_cam, predictor, film, "Mass", "norm2"),
     (evax.open_bundle, sys.argv[1], 3), (evax.open_bundle, sys.argv[1], []),
     *((evax.create_encoder, value) for value in (None, 3, [], "resnet51")),

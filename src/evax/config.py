@@ -32,7 +32,7 @@ RECIPES = Path(__file__).parent / "recipes"
 def validated(config_class: type[C]) -> type[C]:
     """A dataclass of options whose values are converted to the types of its fields, whoever builds it.
 
-    A path may be given as a string, a list as a tuple, a single value where several may stand, and
+    A path may be given as a string, a list as a tuple, a single path or string where several may stand, and
     the options of a nested config as a dictionary.
     Raises ConfigError naming the option that is unknown, missing or of the wrong type.
     """
@@ -327,7 +327,7 @@ def _checked_value(value: Any, kind: Any, where: str) -> Any:
             else build(entry, _checked_value(item, entry, f"{where}.{name}"), f"{where}.{name}")
             for name, item in value.items()
         }
-    if isinstance(value, str | os.PathLike | int | float) and tuple in (
+    if isinstance(value, str | os.PathLike) and tuple in (
         typing.get_origin(kind),
         *map(typing.get_origin, arguments),
     ):

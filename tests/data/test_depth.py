@@ -23,6 +23,7 @@ from evax.data.workers import FilmReaders
 from evax.deploy.bundle import starting_preprocess
 from evax.errors import ConfigError, DataError
 from evax.jobs.prepare import PrepareConfig, prepare
+from picture_files import png
 
 SIDE = 24
 
@@ -113,6 +114,8 @@ def test_pictures_of_several_depths_are_told_with_counts_and_the_way_out(tmp_pat
     caplog.clear()
     decided(tmp_path / "other", [4000, 900])  # a dark one is nothing unusual
     assert not caplog.records
+    decided(tmp_path / "mixed", [4000, 1000] * 5)
+    assert "of 10, 5 need 10 bits, 5 need 12 bits" in caplog.text
 
 
 def test_8_bit_pictures_and_dicoms_are_not_decoded_twice_and_decide_nothing(tmp_path, monkeypatch):
@@ -157,11 +160,21 @@ def test_bits_that_are_given_go_before_what_the_pictures_say(tmp_path, caplog):
     assert "1 films hold values above the depth of the store (--bits) and show them white" in caplog.text
 
 
-def test_bits_may_be_any_whole_number(tmp_path):
-    path = tmp_path / "a.png"
-    Image.fromarray(np.array([[0, 5000]], np.uint16)).save(path)
-    film = evax.read_image(path, bits=np.int64(12))
-    assert (film.pixels.tolist(), film.issues[0]) == ([[0, 1]], "above_bits")
+def test_a_picture_far_below_the_depth_that_is_named_says_so(tmp_path):
+    values = np.arange(4096, dtype=np.uint16).reshape(64, 64)
+    Image.fromarray(values).save(tmp_path / "deep.png")
+    Image.fromarray((values // 70).astype(np.uint8)).save(tmp_path / "dark.png")
+    for bits, named in ((12, False), (14, False), (15, False), (16, True)):
+        assert ("below_bits" in evax.read_image(tmp_path / "deep.png", bits).issues) == named
+    assert "below_bits" not in evax.read_image(tmp_path / "dark.png", 16).issues
+
+
+def test_alpha_as_deep_as_the_grey_beside_it_is_opaque(tmp_path):
+    values = np.arange(4096, dtype=np.uint16).reshape(64, 64)
+    png(tmp_path / "a.png", np.dstack([values] * 3 + [np.full_like(values, 4095)]))
+    film = evax.read_image(tmp_path / "a.png", 12)
+    assert "transparent" not in film.issues
+    np.testing.assert_allclose(film.pixels, values / 4095, atol=1e-6)
 
 
 @pytest.mark.parametrize("bits", [7, 17])

@@ -68,7 +68,7 @@ def test_a_file_that_may_not_be_read_is_counted_like_any_other(mixed, monkeypatc
         return real(path, *arguments, **options)
 
     monkeypatch.setattr(Path, "open", denied)
-    assert kind_of_other(mixed / "report.PDF") == "unknown"
+    assert kind_of_other(mixed / "report.PDF") == ".pdf"
     assert count_films((mixed,)) == 1
 
 

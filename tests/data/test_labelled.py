@@ -96,7 +96,7 @@ def test_a_table_that_does_not_fit_says_what_is_wrong(store, table, tmp_path):
         written(change, path)
         with pytest.raises(DataError, match=message):
             split_rows(store, path)
-    with pytest.raises(DataError, match="cannot be read"):
+    with pytest.raises(DataError, match="There is no table"):
         split_rows(store, tmp_path / "missing.csv")
 
 

@@ -245,6 +245,18 @@ def test_a_border_that_jpeg_or_resizing_blurred_is_divided_at_the_middle(tmp_pat
     assert (seen != disc(160)).mean() < 0.01
 
 
+@pytest.mark.parametrize("write", [
+    lambda path, values: saved(path, values, format="JPEG"),
+    lambda path, values: saved(path, Image.fromarray(values).resize((80, 80), Image.Resampling.BILINEAR)),
+])  # fmt: skip
+def test_a_named_value_is_refused_where_borders_are_blurred(tmp_path, write):
+    classes = white(disc(160))
+    classes[:40, :40] = 128
+    with refused("has values between those of its regions.* which needs no --mask-value"):
+        read_mask(write(tmp_path / "a.png", classes), (128,))
+    assert read_mask(saved(tmp_path / "b.png", classes), (128,)).sum() == 1600
+
+
 @pytest.mark.parametrize("quality", [50, 90])
 def test_a_map_of_several_classes_is_no_mask_as_a_jpeg_either(tmp_path, quality):
     classes = disc(160).astype(np.uint8) * 127

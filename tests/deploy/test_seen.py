@@ -12,7 +12,16 @@ import pytest
 from evax.data.leaks import warn_of_tested_patients
 from evax.data.manifest import Manifest
 from evax.data.store import ImageStore
-from evax.deploy.bundle import PATIENTS, Seen, refuse_seen_films, save_seen, seen_before, seen_films, seen_in
+from evax.deploy.bundle import (
+    OWN_DATA,
+    PATIENTS,
+    Seen,
+    refuse_seen_films,
+    save_seen,
+    seen_before,
+    seen_films,
+    seen_in,
+)
 from evax.errors import DataError
 
 
@@ -108,7 +117,7 @@ def test_what_cannot_be_known_is_said_once_and_only_of_own_data(learned, caplog)
 def test_the_numbers_of_patients_cannot_be_tried_out_without_the_namespace(learned):
     """A namespace is a digest of all names of a table, or of a key, and is not in the bundle."""
     first, second = (seen_in(store_of(PEOPLE, SPLITS, namespace=name), np.arange(6)) for name in "xy")
-    assert set(first.patients) & set(second.patients) == {0}
+    assert set(first.patients) & set(second.patients) == {OWN_DATA}
     assert set(store_of(PEOPLE, SPLITS, namespace="").people(np.arange(6))) == {0}
 
 

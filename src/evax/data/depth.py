@@ -15,6 +15,8 @@ from evax.errors import DataError
 MOST_LOOKED_AT = 200  # pictures; each is decoded once more
 FEW = 0.1  # share of the pictures that may be deeper than the data set is said to be
 
+DARKER = 2  # so many bits fewer: white shows as a quarter
+
 logger = logging.getLogger("evax")
 
 
@@ -40,11 +42,13 @@ def common_bits(files: Sequence[Path], readers: FilmReaders) -> int | None:
         "%d pictures have more than 8 bits; by %d of them, all are read as %d bits deep, white at %d. --bits "
         "names another depth.", len(deep), len(needs), bits, 2**bits - 1,
     )  # fmt: skip
-    if needs[0] <= bits - NEARLY_BLACK:
+    shallower = sum(need <= bits - DARKER for need in needs)
+    # some dark pictures are nothing unusual
+    if shallower > max(4, len(needs) / 4) or needs[0] <= bits - NEARLY_BLACK:
         counts = ", ".join(f"{count} need {need} bits" for need, count in Counter(needs).items())
         logger.warning(
             "The pictures seem to be of several depths: of %d, %s. All are read as %d bits deep, which shows "
-            "the shallowest nearly black. If they come from different devices, prepare each kind in a store "
+            "shallower ones too dark. If they come from different devices, prepare each kind in a store "
             "of its own, with --bits.", len(needs), counts, bits,
         )  # fmt: skip
     return bits

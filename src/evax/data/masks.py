@@ -79,6 +79,12 @@ def read_mask(path: str | os.PathLike[str], mask_value: tuple[int, ...] = ()) ->
     if mask_value:
         if values.ndim == 3 and len(mask_value) == 1:
             raise DataError(f"{path} has colours: name that of the inside, --mask-value RED GREEN BLUE.")
+        if picture.lossy or (values.ndim == 2 and _is_blurred(values)):
+            raise DataError(
+                f"{path} has values between those of its regions, as JPEG and resizing make them, so "
+                "--mask-value would lose a border: save each region as a mask of its own, black and white, "
+                "which needs no --mask-value."
+            )
         return np.asarray((np.atleast_3d(values) == np.array(mask_value)).all(axis=2))
     if picture.alpha is not None:
         if not picture.alpha.any() and (picture.values != picture.values[:1, :1]).any():
@@ -94,8 +100,7 @@ def read_mask(path: str | os.PathLike[str], mask_value: tuple[int, ...] = ()) ->
         names = [f"{colour >> 32} {colour >> 16 & 0xFFFF} {colour & 0xFFFF}" for colour in colours.tolist()]
         raise _unknown_inside(path, "colours", names)
     found, half = np.unique(values), _white(values) / 2
-    is_blurred = picture.lossy or len(found) > LABELS or _are_borders(values, found[1:-1])
-    counted = _filling(values) if is_blurred else found
+    counted = _filling(values) if picture.lossy or len(found) > LABELS or _is_blurred(values) else found
     if max((counted <= half).sum(), (counted > half).sum()) <= 1 and (found[-1] > half or found[-1] == 0):
         return np.asarray(values > half)
     raise _unknown_inside(path, "values", [f"{value:g}" for value in found.tolist()])
@@ -107,12 +112,12 @@ def _white(values: npt.NDArray[Any]) -> int:
     return 1 if highest <= 1 else 255 if highest <= 255 else 65535
 
 
-def _are_borders(values: npt.NDArray[Any], greys: npt.NDArray[Any]) -> bool:
-    """Whether each pixel of a grey value lies between a darker and a brighter neighbour, as where a resized
-    mask passes from one side to the other.
+def _is_blurred(values: npt.NDArray[Any]) -> bool:
+    """Whether there are grey values that fill no area, each pixel of them between a darker and a brighter
+    neighbour: where a resized mask passes from one side to the other.
     """
     around = np.lib.stride_tricks.sliding_window_view(np.pad(values, 1, mode="edge"), (3, 3))[
-        np.isin(values, greys)
+        ~np.isin(values, _filling(values))
     ]
     middle = around[:, 1, 1]
     return bool(len(middle) and ((around.min((1, 2)) < middle) & (middle < around.max((1, 2)))).all())

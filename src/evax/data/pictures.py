@@ -14,7 +14,7 @@ from PIL import Image, ImageFile, ImageOps, TiffImagePlugin, UnidentifiedImageEr
 
 from evax.data.dicom import is_dicom, read_dicom
 from evax.data.orientation import orientation_issues
-from evax.data.radiograph import Radiograph, opened, refuse_huge, to_grey
+from evax.data.radiograph import Radiograph, opened, refuse_huge, to_grey, usual_depth
 from evax.errors import ConfigError, DataError
 from evax.files import checked_path
 
@@ -171,7 +171,8 @@ def read_picture(path: str | os.PathLike[str], formats: tuple[str, ...] = ("PNG"
 
 
 def _opacity(alpha: npt.NDArray[Any]) -> npt.NDArray[np.float32] | None:
-    full = np.iinfo(alpha.dtype).max
+    # 12 bits of alpha beside 12 bits of grey are opaque, too
+    full = 255 if alpha.dtype == np.uint8 else 2 ** usual_depth(int(alpha.max())) - 1
     return None if (alpha == full).all() else np.divide(alpha, full, dtype=np.float32)
 
 

@@ -37,6 +37,7 @@ class Radiograph:
       "looks_inverted", "looks_rotated" (liker a chest the other way round: look at it);
     - pictures: "transparent" (laid over black), "narrow_range" (16-bit file that holds 14 bits or fewer: its
       depth is guessed), "above_bits" (larger values than the depth that was named or guessed, shown white),
+      "below_bits" (no value reaches a sixteenth of white at the depth that was named),
       "stretched" (float file outside [0, 1], taken from its minimum to its maximum);
     - DICOM, grey scale: "no_window" (range estimated), "bad_window" (window or VOI LUT ignored),
       "bad_rescale" (rescale ignored), "bad_bits_stored" (too few; all bits are used), "padding" (set to
@@ -164,10 +165,13 @@ def to_grey(values: npt.NDArray[Any], bits: int | None = None) -> tuple[npt.NDAr
 
     values: (H, W), or (H, W, 3) red, green and blue; integers from 0 to 65535. bits: their depth; without it
     the smallest usual depth that holds them ("narrow_range"), or all but the brightest MARKER of them where
-    the picture would be nearly black otherwise. Larger values become white ("above_bits").
+    the picture would be nearly black otherwise. Larger values become white ("above_bits"); where no value
+    reaches a sixteenth of white, the picture may be of a shallower detector ("below_bits").
     """
     highest, issues = int(values.max()), []
-    if bits is None:
+    if bits is not None:
+        issues += ["below_bits"] * (bits > 8 and 0 < highest < 2 ** (bits - NEARLY_BLACK))
+    else:
         bits = usual_depth(highest)
         without_markers = usual_depth(int(np.quantile(values, 1 - MARKER, method="lower")))
         if without_markers <= bits - NEARLY_BLACK:

@@ -207,6 +207,11 @@ def open_store(path: str | os.PathLike[str]) -> ImageStore:
     card = _read_card(folder / "store.json")
     shards = []
     digests = card.get("table_digests", [None] * len(card["shards"]))
+    if len(digests) != len(card["shards"]):
+        raise DataError(
+            f"{folder / 'store.json'} is damaged: it has {len(digests)} table_digests for "
+            f"{len(card['shards'])} shards. {MEND}"
+        )
     for name, known in zip(card["shards"], digests, strict=True):
         if not (folder / name).is_file():
             raise DataError(f"The store {folder} lacks {name}: copy it again or prepare it anew.")

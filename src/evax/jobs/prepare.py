@@ -193,6 +193,12 @@ def say_issues(issues: dict[str, int], source: str) -> None:
             "Burnt-in markers may; films of a deeper detector belong in a store of their own.",
             issues["above_bits"],
         )  # fmt: skip
+    if "below_bits" in issues:
+        logger.warning(
+            "%d films use less than a sixteenth of the depth of the store (--bits): they are dark, or of a "
+            "shallower detector and belong in a store of their own.",
+            issues["below_bits"],
+        )  # fmt: skip
     for name in ("looks_inverted", "looks_rotated"):
         if name in issues:
             logger.warning(
