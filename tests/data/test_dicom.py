@@ -439,6 +439,9 @@ def test_a_jpeg_capture_in_colour_space_ybr_is_grey(tmp_path):
 # --- refusals ---------------------------------------------------------------------------------------
 
 
+BITS_ABOVE = r"Bits Stored \(0028,0101\) is 20, more than Bits Allocated 16"
+
+
 @pytest.mark.parametrize(
     ("make", "reason"),
     [
@@ -451,7 +454,19 @@ def test_a_jpeg_capture_in_colour_space_ybr_is_grey(tmp_path):
         ),
         (lambda p: write(p, film(shape=(4, 4)), Rows=2, NumberOfFrames=2), "2 frames"),
         (lambda p: write(p, film(shape=(4, 4)), Rows=20000, Columns=20000), "100 megapixels"),
-        (lambda p: write(p, film(), Rows=400), "its pixels cannot be decoded as its header describes them"),
+        (
+            lambda p: write(p, film(), Rows=400),
+            r"its pixels have 2448 bytes, its header announces one frame of 27200: Rows \(0028,0010\) is 400",
+        ),
+        *(
+            (lambda p, syntax=syntax: write(p, film(), syntax, BitsStored=20, HighBit=19), BITS_ABOVE)
+            for syntax in (ExplicitVRLittleEndian, ExplicitVRBigEndian)
+        ),
+        (
+            lambda p: write(p, film(8), BitsStored=12),
+            r"Bits Stored \(0028,0101\) is 12, more than Bits Alloc",
+        ),
+        (lambda p: write(p, film(), BitsStored=0, HighBit=0), r"Bits Stored \(0028,0101\) is 0, less than 1"),
         (lambda p: write(p, film(), BitsAllocated=32, BitsStored=32), "32 bits"),
         (
             lambda p: write(p, film(), remove=["PhotometricInterpretation"]),
@@ -684,7 +699,7 @@ def view_code(value):
         ({"ViewPosition": "LATERAL"}, "LATERAL", ("lateral",)),
         ({"ViewPosition": "RLD"}, "LATERAL", ("lateral",)),
         ({"ViewPosition": ""}, None, ("unknown_view",)),
-        ({"ViewPosition": "RLO"}, None, ("unknown_view",)),
+        ({"ViewPosition": "RLO"}, "OTHER", ("other_view",)),
         (view_code("R-10206"), "AP", ()),
         (view_code("272479007"), "PA", ()),
         (view_code("399173006"), "LATERAL", ("lateral",)),

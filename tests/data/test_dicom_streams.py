@@ -176,6 +176,84 @@ def test_where_stream_and_header_differ_in_sign_the_picture_without_jumps_is_sho
     assert radiograph.issues == ("sign_conflict",)
 
 
+@pytest.mark.parametrize("signed", [False, True])
+@pytest.mark.parametrize("slope", [1, 2])
+def test_a_window_in_the_units_of_the_sign_that_the_stream_has_not_is_passed_over(tmp_path, signed, slope):
+    """The film then has the contrast of its uncompressed twin without a window."""
+    values = smooth(12, signed)
+    tags = {"BitsStored": 12, "RescaleSlope": slope, "RescaleIntercept": 5}
+    twin = read_dicom(write(tmp_path / "a.dcm", values, **tags))
+    tags |= {"WindowCenter": slope * (2048 if signed else 0) + 5, "WindowWidth": slope * 4096}
+    frame, tags = encode_array(values, bits_stored=12), tags | {"PixelRepresentation": int(not signed)}
+    radiograph = read_dicom(j2k_film(tmp_path / "b.dcm", values, frame, **tags))
+    np.testing.assert_array_equal(radiograph.pixels, twin.pixels)
+    assert radiograph.issues == ("sign_conflict", "bad_window")
+
+
+NOISE = np.random.default_rng(1).integers(0, 4096, (40, 36)).astype("u2")
+
+
+@pytest.mark.parametrize("stream", ["JPEG-LS", "JPEG 2000", "signed JPEG 2000", "12-bit JPEG"])
+@pytest.mark.parametrize("pixels", [NOISE, smooth(12)], ids=["noise", "smooth"])
+def test_values_of_a_stream_beyond_bits_stored_are_not_cut_however_noisy(tmp_path, stream, pixels):
+    signed = stream.startswith("signed")
+    values = (pixels.astype("i4") - 2048).astype("i2") if signed else pixels
+    tags = window(12, signed)
+    path = write(tmp_path / "a.dcm", values, BitsStored=12, **tags)
+    if stream == "12-bit JPEG":
+        path = by_dcmtk(path, tmp_path / "b.dcm", "dcmcjpeg", "+ee")
+    elif stream == "JPEG-LS":
+        path = by_dcmtk(path, tmp_path / "b.dcm", "dcmcjpls", "+el", "+pc")
+    else:
+        path = j2k_film(path, values, encode_array(values, bits_stored=12), BitsStored=12, **tags)
+    whole = read_dicom(path)
+    assert whole.issues == ()
+    dataset = pydicom.dcmread(path)
+    dataset.BitsStored, dataset.HighBit = 10, 9
+    dataset.save_as(path)
+    radiograph = read_dicom(path)
+    np.testing.assert_array_equal(radiograph.pixels, whole.pixels)
+    assert radiograph.issues[0] == "bits_conflict"
+
+
+@pytest.mark.parametrize("syntax", ["native", "cells"])
+@pytest.mark.parametrize("noise", [0.005, 0.02, 0.05])
+def test_a_film_whose_noise_alone_exceeds_bits_stored_keeps_all_its_bits(tmp_path, syntax, noise):
+    grain = np.random.default_rng(0).normal(0, noise, (80, 72))
+    values = (np.clip(smooth(16, shape=(80, 72)) / 65535 + grain, 0, 1) * 65535).astype("u2")
+    whole = read_dicom(write(tmp_path / "a.dcm", values, **window(16, False)))
+    tags = window(16, False) | {"BitsStored": 12}
+    path = write(tmp_path / "b.dcm", values, **tags)
+    if syntax == "cells":
+        path = j2k_film(path, values, encode_array(values, bits_stored=16), **tags)
+    radiograph = read_dicom(path)
+    np.testing.assert_array_equal(radiograph.pixels, whole.pixels)
+    assert radiograph.issues == ("bits_conflict",) * (syntax == "cells") + ("bad_bits_stored", *whole.issues)
+
+
+@pytest.mark.parametrize("noise", [0, 0.1])
+def test_rubbish_above_bits_stored_of_whole_cells_is_cut_and_named(tmp_path, noise):
+    rng = np.random.default_rng(0)
+    values = (np.clip(smooth(12) / 4095 + rng.normal(0, noise, (40, 36)), 0, 1) * 4095).astype("u2")
+    tags = window(12, False) | {"BitsStored": 12}
+    clean = read_dicom(write(tmp_path / "a.dcm", values, **tags))
+    cells = values | (rng.integers(0, 16, values.shape) << 12).astype("u2")
+    radiograph = read_dicom(j2k_film(tmp_path / "b.dcm", cells, encode_array(cells, bits_stored=16), **tags))
+    np.testing.assert_array_equal(radiograph.pixels, clean.pixels)
+    assert radiograph.issues == ("bits_conflict",)
+    np.testing.assert_array_equal(read_dicom(write(tmp_path / "c.dcm", cells, **tags)).pixels, clean.pixels)
+
+
+@pytest.mark.parametrize("bits", [0, 20])
+def test_a_stream_says_how_deep_it_is_where_bits_stored_is_impossible(tmp_path, bits):
+    tags = window(12, False) | {"HighBit": 11}
+    whole = read_dicom(write(tmp_path / "a.dcm", smooth(12), BitsStored=12, **tags))
+    frame = encode_array(smooth(12), bits_stored=12)
+    radiograph = read_dicom(j2k_film(tmp_path / "b.dcm", smooth(12), frame, **tags, BitsStored=bits))
+    np.testing.assert_array_equal(radiograph.pixels, whole.pixels)
+    assert radiograph.issues == ("bits_conflict",)
+
+
 def test_a_high_bit_that_the_cells_do_not_have_is_named_and_not_used(tmp_path):
     radiograph = read_dicom(write(tmp_path / "a.dcm", GREY, HighBit=15))
     np.testing.assert_allclose(radiograph.pixels, GREY / 255, atol=1e-6)

@@ -126,12 +126,12 @@ def test_views_are_understood_in_any_case_and_with_further_words(raw, written, v
 
 
 def test_sexes_are_understood_as_words_and_what_is_not_understood_is_counted_once(raw, caplog):
-    text = "image,patient,sex,view\na,1,male,PA\nb,2,FEMALE,oblique\nc,3,m,\n"
+    text = "image,patient,sex,view\na,1,male,PA\nb,2,FEMALE,lordotic\nc,3,m,\n"
     table = from_csv(raw, text + "d,4,,PA\ne,5,O,PA\nf,6,'f',swimmer\n").table
     assert list(table["sex"]) == ["M", "F", "M", "", "", "F"]
     assert list(table["view"]) == ["PA", "", "", "PA", "PA", ""]
     (warning,) = [record.getMessage() for record in caplog.records]
-    assert "2 of view (oblique, swimmer) and 1 of sex (O) are unknown and count as blank" in warning
+    assert "2 of view (lordotic, swimmer) and 1 of sex (O) are unknown and count as blank" in warning
 
 
 def test_a_table_without_patients_is_warned_of(raw, caplog):

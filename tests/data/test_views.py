@@ -19,9 +19,14 @@ VIEWS = {
     "LATERAL": [
         "L", "LL", "RL", "LAT", "L LAT", "LLAT", "RLAT", "LEFT LATERAL", "XTABLE LATERAL", "X-TABLE LAT",
         "lateral", "Lateral (left)", "LLD", "AP LLD", "PA RLD", "Decubitus AP", "R-102CD", "399067008",
+        "LATERO-LATERAL", "Laterolateral",
     ],
-    "OTHER": ["AXIAL", "Axial", "Coronal", "CT", "AP AXIAL", "CT LATERAL", "Sagittal"],
-    "": ["", "ERECT", "PORTABLE", "SWIMMERS", "OBLIQUE", "PA and lateral", "MAP", "LAPA", "LLO", "UNKNOWN"],
+    "OTHER": [
+        "AXIAL", "Axial", "Coronal", "CT", "AP AXIAL", "CT LATERAL", "Sagittal",
+        "OBLIQUE", "RLO", "LLO", "LAO", "RAO", "LPO", "rpo", "PA LAO", "left anterior oblique",
+        "ML", "MLO", "CC", "R-MLO", "L CC",
+    ],
+    "": ["", "ERECT", "PORTABLE", "SWIMMERS", "PA and lateral", "MAP", "LAPA", "UNKNOWN"],
 }  # fmt: skip
 CASES = [(text, view) for view, texts in VIEWS.items() for text in texts]
 
@@ -91,11 +96,11 @@ def test_a_frontal_view_position_holds_against_an_orientation_of_a_lateral_and_t
 def test_a_dicom_tree_keeps_its_frontal_films_only(tmp_path, caplog):
     caplog.set_level(logging.INFO, "evax")
     words = {"PA": "PA", "PA ERECT": "PA", "": "", "AP": "AP"}
-    for number, word in enumerate([*words, "L LAT", "XTABLE LATERAL", "AXIAL"]):
+    for number, word in enumerate([*words, "L LAT", "XTABLE LATERAL", "AXIAL", "LAO"]):
         tags = {"PatientID": f"P{number}", "SOPInstanceUID": f"1.2.{number}", "ViewPosition": word}
         write(tmp_path / f"{number}.dcm", film(8), **tags)
     write(tmp_path / "9.dcm", film(8), ViewPosition="", PatientOrientation=["A", "F"])
     private = tmp_path.parent / f"{tmp_path.name}.private"
     table = read_source("dicom", tmp_path, {"private": private}).table
     assert list(table["view"]) == list(words.values())
-    assert "left out: 3 lateral films, 0 other files, 1 axial and other views" in caplog.text
+    assert "left out: 3 lateral films, 0 other files, 2 axial and other views" in caplog.text

@@ -15,7 +15,10 @@ CODES = {
 WORDS = {
     **dict.fromkeys(("PA", "POSTEROANTERIOR"), "PA"),
     **dict.fromkeys(("AP", "ANTEROPOSTERIOR"), "AP"),
-    **dict.fromkeys(("LL", "RL", "LAT", "LLAT", "RLAT", "LATERAL"), LATERAL),
+    **dict.fromkeys(("LL", "RL", "LAT", "LLAT", "RLAT", "LATERAL", "LATEROLATERAL"), LATERAL),
+    # obliques (PS3.3 C.8.1.1: RLO, LLO; the others as radiographers write them), then mammograms
+    **dict.fromkeys(("RLO", "LLO", "LAO", "RAO", "LPO", "RPO", "OBLIQUE"), OTHER),
+    **dict.fromkeys(("ML", "MLO", "LM", "LMO", "CC", "XCCL"), OTHER),
     **dict.fromkeys(("AXIAL", "CORONAL", "SAGITTAL", "CT", "MR", "MRI"), OTHER),
 }
 # a frontal beam, but not the film a frontal model knows; who leaves out laterals leaves it out

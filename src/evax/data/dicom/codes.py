@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from pydicom import Dataset
 
 Values = npt.NDArray[np.float64]  # one number for each possible stored value
+# how much neighbours differ, as a part of what they differ by in the same pixels shuffled
+CHANCE, PICTURE = 0.9, 0.7
 
 
 def codes_and_values(
@@ -27,7 +29,7 @@ def codes_and_values(
     signed = dataset.PixelRepresentation == 1
     bits, allocated = int(dataset.BitsStored), 8 * codes.dtype.itemsize
     issues = []
-    if overlay := _overlay_bits(dataset, allocated):
+    if overlay := overlay_bits(dataset, allocated):
         codes = codes & codes.dtype.type(~overlay & (2**allocated - 1))
     shift = high_bit(dataset) + 1 - bits
     if shift and bits + shift > allocated:  # there is no such bit
@@ -61,7 +63,7 @@ def jumps(rows: npt.NDArray[np.int64]) -> int:
     return int(np.abs(np.diff(rows)).sum())
 
 
-def _overlay_bits(dataset: Dataset, allocated: int) -> int:
+def overlay_bits(dataset: Dataset, allocated: int) -> int:
     """The bits above a pixel's value in which overlays lie by their headers, as a mask."""
     mask, high = 0, high_bit(dataset)
     for group in range(0x6000, 0x6020, 2):
@@ -76,7 +78,8 @@ def _wraps_around(codes: npt.NDArray[Any], bits: int, allocated: int, signed: bo
     """Whether the higher bits belong to the values: neighbours then differ less with them than without.
 
     Where a value wraps around, the masked film has a jump of the full scale between two neighbours that the
-    whole film has not; with an overlay in the higher bits it is the other way round.
+    whole film has not; with an overlay in the higher bits it is the other way round. A film whose noise
+    alone wraps around looks like chance when it is masked, and like a picture only when it is whole.
     """
     if not (codes >> codes.dtype.type(bits)).any():
         return False
@@ -86,4 +89,11 @@ def _wraps_around(codes: npt.NDArray[Any], bits: int, allocated: int, signed: bo
         of_depth, sign = rows & (2**depth - 1), 2 ** (depth - 1)
         return (of_depth ^ sign) - sign if signed else of_depth
 
-    return jumps(values(allocated)) < jumps(values(bits))
+    def likeness_to_chance(depth: int) -> float:
+        of_depth = values(depth)
+        shuffled = np.random.default_rng(0).permutation(of_depth.ravel()).reshape(of_depth.shape)
+        return jumps(of_depth) / max(jumps(shuffled), 1)
+
+    if jumps(values(allocated)) < jumps(values(bits)):
+        return True
+    return likeness_to_chance(bits) > CHANCE and likeness_to_chance(allocated) < PICTURE

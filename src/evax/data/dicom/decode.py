@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from evax.data.dicom.codes import high_bit, jumps, sampled_rows
+from evax.data.dicom.codes import high_bit, jumps, overlay_bits, sampled_rows
 from evax.data.dicom.header import Unfit, known_name, numbers, text
 from evax.data.dicom.streams import Stream, read_stream
 from evax.errors import DataError
@@ -65,6 +65,7 @@ def decode(dataset: Dataset, path: str | os.PathLike[str]) -> tuple[Array, list[
         stored = _whole_frame(dataset) if stream is None else _decoded(stream, dataset)
         if stream is not None and stream.samples == 1:
             stored, found = _as_uncompressed(stored, stream, dataset)
+            found += _deeper_than_announced(stored, stream, dataset)
         elif stored.ndim == 3:
             stored, found = _red_green_blue(stored, "" if stream is None else stream.colour, dataset)
         else:
@@ -79,12 +80,12 @@ def decode(dataset: Dataset, path: str | os.PathLike[str]) -> tuple[Array, list[
 def _follow(stream: Stream, dataset: Dataset) -> list[str]:
     """Make the header say what the code stream says, and return what contradicted.
 
-    A stream of more bits than Bits Stored is none: it holds whole pixel cells, of which High Bit and Bits
-    Stored are the value, as in an uncompressed film.
+    A stream of more bits than Bits Stored is none yet: it may hold whole pixel cells, of which High Bit and
+    Bits Stored are the value, as in an uncompressed film; see `_deeper_than_announced`.
     """
     issues = []
     bits = int(dataset.BitsStored)
-    if high_bit(dataset) >= stream.bits or stream.bits > dataset.BitsAllocated:
+    if bits < 1 or high_bit(dataset) >= stream.bits or stream.bits > dataset.BitsAllocated:
         issues.append("bits_conflict")
         dataset.BitsStored, dataset.HighBit = stream.bits, stream.bits - 1
         if stream.bits < bits:
@@ -114,9 +115,19 @@ def _whole_frame(dataset: Dataset) -> Array:
     from pydicom.pixels import pixel_array
     from pydicom.pixels.utils import get_expected_length
 
+    bits, allocated = int(dataset.BitsStored), int(dataset.BitsAllocated)
+    if not 1 <= bits <= allocated:
+        limit = f"more than Bits Allocated {allocated}" if bits > allocated else "less than 1"
+        raise Unfit(f"Bits Stored (0028,0101) is {bits}, {limit}")
     length, expected = len(dataset.PixelData), get_expected_length(dataset)
-    if not dataset.file_meta.TransferSyntaxUID.is_encapsulated and length >= max(2 * expected, expected + 2):
-        raise Unfit(f"its pixels have {length} bytes, its header announces one frame of {expected}")
+    if not dataset.file_meta.TransferSyntaxUID.is_encapsulated and not (
+        expected <= length < max(2 * expected, expected + 2)
+    ):
+        raise Unfit(
+            f"its pixels have {length} bytes, its header announces one frame of {expected}: Rows (0028,0010) "
+            f"is {dataset.Rows}, Columns (0028,0011) is {dataset.Columns}, Bits Allocated (0028,0100) is "
+            f"{allocated}"
+        )
     # unused bits are seen to in codes.py; a view is enough, because nothing writes into it
     return pixel_array(dataset, index=0, raw=True, view_only=True, correct_unused_bits=False)
 
@@ -184,8 +195,52 @@ def _as_uncompressed(stored: Array, stream: Stream, dataset: Dataset) -> tuple[A
     of_stream = cells(stream.signed)
     if jumps(sampled_rows(of_stream)) < jumps(sampled_rows(of_header)):
         dataset.PixelRepresentation = int(stream.signed)
+        _drop_window(of_stream, dataset)
         return of_stream, ["sign_conflict"]
     return of_header, ["sign_conflict"]
+
+
+def _drop_window(stored: Array, dataset: Dataset) -> None:
+    """Leave a window without width unless it is of the values as the stream has them, and not the header's.
+
+    stored: cells of the other sign than the header announced. A window made for the header's values lies
+    half their range away. It is not moved there: nothing else says that the writer moved the values, and a
+    film without its window has its contrast by its pixels, while one under a wrong window is nearly black.
+    """
+    centers, widths = numbers(dataset, "WindowCenter"), numbers(dataset, "WindowWidth")
+    if not centers or not widths or widths[0] <= 0:
+        return
+    slope = (numbers(dataset, "RescaleSlope") or (1.0,))[0] or 1.0
+    intercept = (numbers(dataset, "RescaleIntercept") or (0.0,))[0]
+    center, half = (centers[0] - intercept) / slope, widths[0] / abs(slope) / 2
+    bits = int(dataset.BitsStored)
+    # nearly all pixels: padding may lie elsewhere
+    low, high = np.percentile(sampled_rows(stored), [1, 99]) / 2 ** (high_bit(dataset) + 1 - bits)
+    away = 2 ** (bits - 1) * (-1 if dataset.PixelRepresentation == 1 else 1)
+
+    def overlap(middle: float) -> float:
+        return max(min(middle + half, high) - max(middle - half, low), 0)
+
+    if overlap(center) <= overlap(center + away):
+        dataset.WindowWidth = None
+
+
+def _deeper_than_announced(stored: Array, stream: Stream, dataset: Dataset) -> list[str]:
+    """The issue of a stream whose values are beyond Bits Stored, which then becomes the stream's precision.
+
+    The precision of a stream is that of its values, unless it is all of a pixel cell. Then the higher bits
+    may as well be rubbish, and codes.py sees to them as in an uncompressed film.
+    """
+    bits = int(dataset.BitsStored)
+    if high_bit(dataset) >= bits or overlay_bits(dataset, stream.bits):
+        return []  # the header says what the other bits are
+    half = 2 ** (bits - 1)
+    low, high = (-half, half) if dataset.PixelRepresentation == 1 else (0, 2 * half)
+    if stored.min() >= low and stored.max() < high:
+        return []
+    if stream.bits < dataset.BitsAllocated:
+        dataset.BitsStored, dataset.HighBit = stream.bits, stream.bits - 1
+    return ["bits_conflict"]
 
 
 def _red_green_blue(stored: Array, told: str, dataset: Dataset) -> tuple[Array, list[str]]:

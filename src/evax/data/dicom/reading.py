@@ -39,15 +39,15 @@ def read_dicom(path: str | os.PathLike[str]) -> Radiograph:
 
     1. Stored values: Bits Stored, High Bit and Pixel Representation, whatever the transfer syntax; other bits
        (old overlays) are masked, unless the picture shows that Bits Stored is too small ("bad_bits_stored").
-       Where a code stream contradicts the header, the stream holds ("bits_conflict", "sign_conflict",
-       "colour_conflict", "samples_conflict").
+       Where a code stream contradicts the header or has values beyond it, the stream holds
+       ("bits_conflict", "sign_conflict", "colour_conflict", "samples_conflict").
     2. Modality LUT, or rescale slope and intercept.
     3. The first usable VOI LUT, or else the first usable window (LINEAR, LINEAR_EXACT, SIGMOID). One that
        leaves no grey between black and white, or whose centre is beyond all values that the film's bits can
-       have, is passed over ("bad_window"). Without any, films of up to 8
-       bits are display values already and keep their full scale, as a PNG does. Deeper films fill a part of
-       their range that differs between detectors, so they go from the 0.1 to the 99.9 percentile of their
-       pixels: markers and dead pixels do not decide the contrast ("no_window").
+       have, or that is of the sign that the stream has not, is passed over ("bad_window"). Without any,
+       films of up to 8 bits are display values already and keep their full scale, as a PNG does. Deeper
+       films fill a part of their range that differs between detectors, so they go from the 0.1 to the 99.9
+       percentile of their pixels: markers and dead pixels do not decide the contrast ("no_window").
     4. MONOCHROME1 is inverted. In these objects Presentation LUT Shape only says the same once more and is
        not applied again; where the two disagree Photometric Interpretation holds ("polarity_conflict").
        Where the pixels contradict the tag it still holds, and "looks_inverted" says so.
