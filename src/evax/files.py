@@ -82,7 +82,7 @@ def replaced_whole(path: Path) -> Iterator[Path]:
 
 
 def checked_path(path: Any, by: str) -> Path:
-    """The path that was given. Raises ConfigError for anything else.
+    """The path that was given. Raises ConfigError for anything else, DataError for a text that is no path.
 
     by: what the path is needed for, as the beginning of a sentence: "A store is given by".
     """
@@ -90,7 +90,7 @@ def checked_path(path: Any, by: str) -> Path:
     if not isinstance(text, str):
         raise ConfigError(f"{by} its path (str or pathlib.Path), not by {type(path).__name__}.")
     if "\0" in text:
-        raise ConfigError(f"{by} its path, and no path holds a null character: {text!r}.")
+        raise DataError(f"{by} its path, and no path holds a null character: {text!r}.")
     return Path(text)
 
 
