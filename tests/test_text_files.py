@@ -87,6 +87,9 @@ def test_a_text_is_read_as_it_was_written_with_a_byte_order_mark_or_without(tmp_
     assert path.read_bytes() == text.encode()
     path.write_bytes(BOM + text.encode())
     assert read_text(path) == text
+    for encoding in ("utf-16-le", "utf-16-be"):
+        path.write_bytes(f"\ufeff{text}".encode(encoding))
+        assert read_text(path) == text
 
 
 def test_what_utf_8_cannot_hold_is_written_as_an_escape(tmp_path):

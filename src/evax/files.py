@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import codecs
 import contextlib
+import gzip
 import hashlib
 import json
 import logging
@@ -39,8 +41,18 @@ def path_of(name: str) -> str:
 
 
 def read_text(path: Path) -> str:
-    """A text file in UTF-8, with a byte order mark or without one, whatever the locale."""
-    return path.read_text(encoding="utf-8-sig")
+    """A text file, whatever the locale; see encoding_of."""
+    return path.read_text(encoding=encoding_of(path))
+
+
+def encoding_of(path: Path) -> str:
+    """UTF-16 for a text, maybe gzipped, that begins with its byte order mark, as some Windows programs write
+    it; else UTF-8, with a byte order mark or without one.
+    """
+    if not path.is_file():  # a pipe can be read only once
+        return "utf-8-sig"
+    with gzip.open(path) if path.suffix.lower() == ".gz" else path.open("rb") as file:
+        return "utf-16" if file.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "utf-8-sig"
 
 
 def write_text(text: str, path: Path) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import jaxtyping
 import numpy as np
 import pandas as pd
 import pytest
@@ -10,13 +13,13 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from evax.data.building import build_store
-from evax.data.manifest import MASK_COLUMNS, Manifest
+from evax.data.manifest import MASK_COLUMNS, Manifest, no_masks
 from evax.data.masks import box_rle, decode_rle, read_mask, stored_masks, unpack
 from evax.data.pictures import read_image
 from evax.data.preprocess import Preprocess
 from evax.data.sources import read_source
 from evax.data.store import open_store
-from evax.errors import DataError
+from evax.errors import ConfigError, DataError
 from picture_files import png, tiff, turned
 from releases import dicom, film, mask
 
@@ -398,7 +401,24 @@ def test_a_store_keeps_the_masks_and_rejects_a_film_whose_mask_cannot_be_read(fi
     assert not kept["Edema"][4:].any()
     assert store.masks(1) == {}
     assert store.masked_rows("Mass").tolist() == [0]
-    assert store.masked_rows("Nodule").tolist() == []
+    for name in ("Nodule", "mass"):
+        with pytest.raises(ConfigError, match=f"No finding of .* is called '{name}'.*Known: Edema, Mass"):
+            store.masked_rows(name)
+
+
+@pytest.mark.parametrize("index", [-1, 2, 10**6, np.int64(-3)])
+def test_a_number_that_no_film_has_is_refused_with_those_that_there_are(films, tmp_path, index, monkeypatch):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # as where no test checks the types
+    without_masks = replace(films, masks=no_masks())
+    for name, manifest in (("masked", films), ("plain", without_masks)):
+        store = build_store(manifest.select(np.array([True, False, True])), tmp_path / name, size=16)
+        for ask in (store.pixels, store.masks):
+            with pytest.raises(IndexError, match=f"has the films 0 to 1, and no film {index}"):
+                ask(index)
+            for wrong in (1.5, "a", None, np.float32(1)):
+                with pytest.raises(TypeError, match="is given by its number, a whole one, not by"):
+                    ask(wrong)
+        assert (store.pixels(np.uint8(1)) == store.pixels(1)).all()
 
 
 def test_another_mask_gives_another_store(films, tmp_path):
@@ -453,3 +473,32 @@ def test_real_lung_masks_are_darker_than_what_lies_between_the_lungs(shared):
         )
         darker.append(stored[lung].mean() < stored[between & ~lung].mean())
     assert np.mean(darker) > 0.9
+
+
+# --- files of other kinds ---------------------------------------------------------------------------
+
+
+def test_files_that_are_no_masks_are_counted_by_kind(tmp_path, caplog):
+    for name in "ab":
+        film(tmp_path / "images" / f"{name}.png")
+    mask(tmp_path / "masks" / "a.png", (0, 0, 9, 9))
+    mask(tmp_path / "masks" / "Mass" / "b.gif", (0, 0, 9, 9))
+    np.save(tmp_path / "masks" / "b.npy", np.zeros(1))
+    (tmp_path / "masks" / ".DS_Store").write_text("")
+    assert read_source("masks", tmp_path, {}).masks["image"].tolist() == ["images/a.png"]
+    assert f"{tmp_path / 'masks'}: 2 files are no masks and are passed over: 1 .gif, 1 .npy" in caplog.text
+
+
+@pytest.mark.parametrize("source", ["masks", "csv", "lungs"])
+@pytest.mark.parametrize("suffix", [".gif", ".webp", ".npy", ".nii.gz"])
+def test_a_folder_without_masks_of_a_kind_that_is_read_is_refused(tmp_path, source, suffix):
+    images, masks = ("Train/Images", "Train/Masks") if source == "lungs" else ("images", "masks")
+    film(tmp_path / images / "a.png")
+    film(tmp_path / "Test" / "Images" / "b.png")
+    (tmp_path / "labels.csv").write_text("image,patient\na,1\n")
+    (tmp_path / masks).mkdir()
+    (tmp_path / masks / f"a{suffix}").write_bytes(b"x")
+    with refused(
+        r"asks holds files, but no mask \(PNG, JPEG, TIFF and BMP are read\): save the masks as PNG"
+    ):
+        read_source(source, tmp_path, {})

@@ -182,7 +182,10 @@ def test_patients_that_differ_only_in_spelling_are_warned_of_by_line_and_never_b
     table = table_of(tmp_path, text).table
     assert list(table["patient"]) == ["Ada", "ADA", "0042", "42.0", "images/e.png", "images/f.png"]
     assert "2 of 6 films name no patient" in caplog.text
-    assert "4 patient IDs differ from another one only in case, blanks, leading zeros" in caplog.text
+    assert (
+        "4 patient IDs differ from another one only in case, Unicode form, blanks, '-' or '_' between words, "
+        "leading zeros or a final '.0'"
+    ) in caplog.text
     assert "(lines 2, 3, 4, 5)" in caplog.text
     assert "ADA" not in caplog.text
     assert "42" not in caplog.text.replace("0042", "")
@@ -421,3 +424,48 @@ def test_boxes_under_another_spelling_than_the_bundle_s_are_refused(tmp_path):
     refuse_other_spellings(store, ("Rib fracture", "Mass"))
     with refused("has boxes or masks of 'Rib fracture', which the bundle calls 'rib_fracture': prepare the"):
         refuse_other_spellings(store, ("rib_fracture", "Mass"))
+
+
+@pytest.mark.parametrize("written", ["./f3.png", "images//f3.png", "./images/./f3", r".\images\f3.png"])
+def test_lists_and_tables_may_write_a_path_in_other_ways(tmp_path, written):
+    manifest = table_of(tmp_path, f"image,patient\n{written},1\n", names=("f3",))
+    assert manifest.table["image"].tolist() == ["images/f3.png"]
+    (tmp_path / "lists").mkdir()
+    (tmp_path / "lists" / "test.txt").write_text(f"{written} 0 1\n")
+    assert follow_lists(manifest, tmp_path / "lists").table["split"].tolist() == ["test"]
+    store = build_store(assign_splits(manifest, 0, 0, 0), tmp_path / "store", size=16)
+    (tmp_path / "split.csv").write_text("image,split\n./images//f3.png,val\n")
+    assert column_of(store, tmp_path / "split.csv", "split") == ["val"]
+
+
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
+@pytest.mark.parametrize("packed", [False, True])
+def test_lists_and_tables_in_utf_16_are_read_by_their_mark(tmp_path, encoding, packed):
+    def write(name, text):
+        content = ("\ufeff" + text).encode(encoding)
+        path = tmp_path / (f"{name}.gz" if packed else name)
+        path.write_bytes(gzip.compress(content) if packed else content)
+        return path
+
+    film(tmp_path / "images" / f"{NFC}肺.png")
+    write("labels.csv", f"image,patient,Mass\r\n{NFC}肺.png,1,1\r\n")
+    manifest = read_source("csv", tmp_path, {})
+    assert manifest.table["image"].tolist() == [f"images/{NFC}肺.png"]
+    assert manifest.table["Mass"].tolist() == [1]
+    (tmp_path / "lists").mkdir()
+    write("lists/val.txt", f"{NFC}肺.png\r\n")
+    assert follow_lists(manifest, tmp_path / "lists").table["split"].tolist() == ["val"]
+    store = build_store(assign_splits(manifest, 0, 0, 0), tmp_path / "store", size=16)
+    split = write("split.csv", "patient,split\n1,test\n")
+    assert column_of(store, split, "split") == ["test"]
+    write("labels.csv", "image;patient;Mass\r\na;1;1\r\n")
+    with refused("separates its columns by semicolons"):
+        read_source("csv", tmp_path, {})
+
+
+@pytest.mark.parametrize("word", ["nan", "", " N/A", None, float("nan")])
+def test_a_category_of_a_coco_file_that_is_blank_is_refused(tmp_path, word):
+    content = {"images": [], "categories": [{"id": 7, "name": word}], "annotations": []}
+    (tmp_path / "annotations.json").write_text(json.dumps(content))
+    with refused("annotations.json: category 7 is blank, or called"):
+        read_source("coco", tmp_path, {})

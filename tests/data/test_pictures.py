@@ -422,6 +422,8 @@ def two_pages(path, kind="TIFF"):
         (lambda path: path.write_bytes(huge_png(10_001, 10_000)), "100 megapixels"),
         (lambda path: path.write_bytes(huge_png(60_000, 60_000)), "too large"),
         (lambda path: save(path, np.array([[0, 70_000]], np.int32), format="TIFF"), "0 to 70000"),
+        (lambda path: tiff(path, np.array([[5, 2**32 - 7]], np.uint32)), "from 5 to 4294967289"),
+        (lambda path: tiff(path, np.array([[9, 2**31]], np.uint32), compressed=True), "9 to 2147483648"),
         (lambda path: save(path, np.array([[0, np.nan]], np.float32), format="TIFF"), "NaN"),
     ],
 )

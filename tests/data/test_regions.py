@@ -119,6 +119,31 @@ def test_a_box_out_of_the_stated_size_is_refused_with_box_and_size(tmp_path):
         coco(tmp_path, (60, 40), bbox=(300, 100, 120, 40))
 
 
+@pytest.mark.parametrize("bbox", [(0.1, 0.1, 0.2, 0.3), (0, 0, 1, 1), (0.5, 0, 0.5, 1.0)])
+def test_boxes_in_fractions_are_refused_where_pixels_are_meant(tmp_path, bbox):
+    with pytest.raises(DataError, match="look like fractions of the image.*in pixels: multiply x and width"):
+        coco(tmp_path, (60, 40), bbox=bbox)
+
+
+def test_a_box_of_a_pixel_beside_a_larger_one_stays(tmp_path):
+    assert len(coco(tmp_path, (60, 40), bbox=(0.5, 0.5, 1.5, 1)).boxes) == 1
+
+
+@pytest.mark.parametrize("bbox", ["null", "[1, 2, 3]", "[1, 2, 3, null]", '[1, 2, 3, "x"]', "5"])
+def test_a_bbox_that_is_none_is_named_with_its_annotation(tmp_path, bbox):
+    coco(tmp_path, (60, 40))
+    path = tmp_path / "annotations.json"
+    path.write_text(path.read_text().replace("[30, 10, 12, 4]", bbox))
+    with pytest.raises(DataError, match="the bbox of annotation 1 is not x, y, width, height"):
+        read_source("coco", tmp_path, {})
+
+
+def test_findings_that_a_store_does_not_know_have_no_places_in_it(store):
+    kinds = kinds_of_truth(store, np.arange(len(store)), ("Unheard",), "auto")
+    assert kinds == {"Unheard": "boxes"}
+    assert films_with_regions(store, np.arange(len(store)), {"Unheard": "masks"}) == {}
+
+
 @pytest.mark.parametrize("release", ["chestxray14", "rsna"])
 def test_boxes_of_a_release_of_square_films_reject_a_film_that_is_not(tmp_path, release):
     raw = written(release, tmp_path / "raw")

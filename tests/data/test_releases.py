@@ -193,7 +193,7 @@ def test_lists_and_boxes_that_are_none_are_refused_with_their_file(tmp_path):
     (raw / "BBox_List_2017.csv").write_text(boxes.replace(line[2], "left", 1))
     with refused("BBox_List_2017.csv: column 'Bbox .x', line 2 holds 'left', not a number. Boxes are in pix"):
         read_source("chestxray14", raw, {})
-    (raw / "test_list.txt").write_bytes(b"\xff\xfe")
+    (raw / "test_list.txt").write_bytes(b"\xff\xff")
     with refused("The list .*test_list.txt cannot be read"):
         read_source("chestxray14", raw, {})
 
@@ -354,7 +354,7 @@ def test_coco_boxes_become_fractions_and_labels(tmp_path):
         ('"id": 1, "file_name"', '"id": 0, "file_name"', "two entries of images have one id"),
         ('"width": 48', '"width": "48px"', "is not a COCO file"),
         ('"image_id": 2', '"image_id": [2]', "is not a COCO file"),
-        ('"bbox": [12,', '"bbox": [12, 12,', "a bbox is not x, y, width, height"),
+        ('"bbox": [12,', '"bbox": [12, 12,', "the bbox of annotation 1 is not x, y, width, height"),
         (
             '"categories"',
             '"kinds"',

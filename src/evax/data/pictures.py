@@ -151,6 +151,8 @@ def read_picture(path: str | os.PathLike[str], formats: tuple[str, ...] = ("PNG"
         if file_image.format in ("TIFF", "PNG") and (pages := getattr(file_image, "n_frames", 1)) > 1:
             raise DataError(f"{path} has {pages} pages, and which one is meant is unknown: save it alone.")
         values, image = _decoded(file_image, file, formats, tags)
+        if tags and values.dtype == np.int32 and _sample_format(tags) == UNSIGNED:
+            values = values.view(np.uint32)  # Pillow has no such type
         alpha = None
         if image.mode in ("LA", "RGBA"):
             values, alpha = values[:, :, :-1], _opacity(values[:, :, -1])

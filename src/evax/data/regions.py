@@ -27,7 +27,11 @@ def kinds_of_truth(
     """
     if truth != "auto":
         return dict.fromkeys(findings, truth)
-    return {name: "masks" if np.isin(store.masked_rows(name), rows).any() else "boxes" for name in findings}
+    drawn = store.mask_findings()
+    return {
+        name: "masks" if name in drawn and np.isin(store.masked_rows(name), rows).any() else "boxes"
+        for name in findings
+    }
 
 
 def films_with_regions(
@@ -41,7 +45,8 @@ def films_with_regions(
             corners = (float(box["x"]), float(box["y"]), float(box["width"]), float(box["height"]))
             of_film = found.setdefault(wanted[box["image"]], {})
             of_film[box["finding"]] = (*of_film.get(box["finding"], ()), corners)
-    for finding in (name for name, kind in kinds.items() if kind == "masks"):
+    drawn = store.mask_findings()
+    for finding in (name for name, kind in kinds.items() if kind == "masks" and name in drawn):
         for row in np.intersect1d(store.masked_rows(finding), rows):
             found.setdefault(int(row), {})[finding] = ()
     return dict(sorted(found.items()))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import logging
+import posixpath
 import re
 import unicodedata
 import zlib
@@ -19,6 +20,7 @@ import pandas as pd
 from evax.data.manifest import SPLIT_KEY, Manifest
 from evax.data.radiograph import FILM_SUFFIXES
 from evax.errors import ConfigError, DataError
+from evax.files import encoding_of
 
 SPLIT_WORDS = {  # what folders and tables call a split, in lower case -> its name here
     "train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test",
@@ -133,8 +135,11 @@ def film_rows(images: pd.Series) -> dict[str, int]:
 
 
 def file_key(name: str) -> str:
-    """Equal for names of files that differ in case or Unicode form only, as macOS writes them."""
-    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
+    """Equal for names of files that differ only in case, in Unicode form, as macOS writes them, in slashes, as
+    Windows does, and in "./" and doubled slashes.
+    """
+    path = posixpath.normpath(name.replace("\\", "/"))
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", path).casefold())
 
 
 def _split_of_list(path: Path) -> str:
@@ -155,10 +160,12 @@ def lines_of(path: Path) -> list[str]:
 
 
 def all_lines(path: Path) -> list[str]:
-    """The lines of a text, maybe gzipped, without blanks at their ends. DataError where it is no UTF-8."""
+    """The lines of a text, maybe gzipped, without blanks at their ends; its encoding is that of encoding_of.
+    DataError where it is another.
+    """
     opener = gzip.open if path.suffix.lower() == ".gz" else open
     try:
-        with opener(path, "rt", encoding="utf-8-sig") as file:
+        with opener(path, "rt", encoding=encoding_of(path)) as file:
             return [line.strip() for line in file]
     except (OSError, UnicodeDecodeError, EOFError, zlib.error) as error:
         raise DataError(f"The list {path} cannot be read: {error}.") from error

@@ -6,6 +6,7 @@ import hashlib
 import json
 import logging
 import math
+import operator
 import os
 import re
 from collections.abc import Callable, Sequence
@@ -31,7 +32,7 @@ from evax.data.manifest import (
 )
 from evax.data.masks import unpack
 from evax.data.sources import is_published
-from evax.errors import DataError
+from evax.errors import DataError, unknown_name
 from evax.files import checked_path, name_of, read_json
 
 logger = logging.getLogger("evax")
@@ -159,9 +160,9 @@ class ImageStore:
 
         A mask is all False where the finding was too small for the store's size.
         """
+        shard, row = self._place(index)
         if not self._masks:
             return {}
-        shard, row = self._place(index)
         return {mask["finding"]: unpack(mask["bits"], self.size) for mask in self._masks[shard][row].as_py()}
 
     def mask_findings(self) -> tuple[str, ...]:
@@ -170,15 +171,30 @@ class ImageStore:
         return tuple(sorted({name for names in named for name in names}))
 
     def masked_rows(self, finding: str) -> Int64[np.ndarray, " rows"]:
-        """Indices of the films that have a mask of this finding, in order."""
+        """Indices of the films that have a mask of this finding, in order.
+
+        Raises ConfigError for a name that is no finding of the store's table, boxes or masks.
+        """
         rows: list[int] = []
         for start, films in zip(self._starts, self._masks, strict=False):
             of_finding = pc.equal(films.flatten().field("finding"), finding)
             rows += (start + pc.list_parent_indices(films).filter(of_finding).to_numpy()).tolist()
+        if not rows:
+            known = {*self.mask_findings(), *self.manifest.findings, *self.manifest.boxes["finding"]}
+            if known and finding not in known:
+                raise unknown_name(f"finding of {self.path}", finding, known)
         return np.array(rows, dtype=np.int64)
 
     def _place(self, index: int | np.integer) -> tuple[int, int]:
-        """Shard, and row within it."""
+        """Shard, and row within it. TypeError for what is no whole number, IndexError out of the store."""
+        try:
+            index = operator.index(index)
+        except TypeError as error:
+            raise TypeError(
+                f"A film of {self.path} is given by its number, a whole one, not by {type(index).__name__}."
+            ) from error
+        if not 0 <= index < len(self):
+            raise IndexError(f"{self.path} has the films 0 to {len(self) - 1}, and no film {index}.")
         shard = int(np.searchsorted(self._starts, index, side="right")) - 1
         return shard, int(index - self._starts[shard])
 

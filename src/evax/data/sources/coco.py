@@ -17,7 +17,7 @@ from evax.data.sources.folders import patients_of
 from evax.data.sources.tables import missing_file
 from evax.errors import DataError
 from evax.files import read_text
-from evax.findings import one_spelling
+from evax.findings import is_blank, one_spelling
 
 
 def read_coco(raw: Path, *, table: str = "annotations.json", patient_pattern: str = "") -> Manifest:
@@ -28,7 +28,12 @@ def read_coco(raw: Path, *, table: str = "annotations.json", patient_pattern: st
     entry is rejected when it is read: its boxes would lie elsewhere.
     """
     content = _read(raw / table)
-    words = {row["id"]: _text(row["name"]) for row in content["categories"]}
+    words = {row["id"]: "" if row["name"] is None else _text(row["name"]) for row in content["categories"]}
+    if blank := [number for number, word in words.items() if is_blank(word)]:
+        raise DataError(
+            f"{raw / table}: category {blank[0]} is blank, or called '{words[blank[0]]}' as programs call "
+            "what is blank: give it the name of its finding."
+        )
     spelling = one_spelling(raw / table, words.values())
     names = {number: spelling[word] for number, word in words.items()}
     sizes = {row["id"]: (float(row["width"]), float(row["height"])) for row in content["images"]}
@@ -74,6 +79,20 @@ def _text(value: Any) -> str:
     return str(value).encode(errors="backslashreplace").decode()
 
 
+def _edges(path: Path, annotation: dict[str, Any]) -> list[float]:
+    """The numbers of its bbox. Raises DataError for anything else than four."""
+    try:
+        edges = [float(number) for number in annotation["bbox"]]
+    except (TypeError, ValueError, OverflowError):
+        edges = []
+    if len(edges) != 4:
+        raise DataError(
+            f"{path}: the bbox of annotation {annotation.get('id')} is not x, y, width, height: mend it, or "
+            "delete the annotation."
+        )
+    return edges
+
+
 def _read(path: Path) -> dict[str, list[dict[str, Any]]]:
     """The three lists of a COCO file. Raises DataError for anything else."""
     if not path.is_file():
@@ -97,8 +116,13 @@ def _read(path: Path) -> dict[str, list[dict[str, Any]]]:
         for name in ("images", "categories"):
             if len({row["id"] for row in content[name]}) < len(content[name]):
                 raise DataError(f"{path}: two entries of {name} have one id; give each its own.")
-        if any(len([float(number) for number in row["bbox"]]) != 4 for row in content["annotations"]):
-            raise DataError(f"{path}: a bbox is not x, y, width, height.")
+        edges = [edge for row in content["annotations"] for edge in _edges(path, row)]
+        if 0 < max(edges, default=0) <= 1 < max(sides, default=0):
+            raise DataError(
+                f"{path}: no box reaches beyond the first pixel, so they look like fractions of the image. "
+                "Boxes of COCO are in pixels: multiply x and width by the image's width, y and height by its "
+                "height."
+            )
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise DataError(f"{path} is not a COCO file with images, categories and annotations.") from error
     return {name: content[name] for name in wanted}

@@ -86,12 +86,12 @@ def refuse_empty_classes(raw: Path, films: Sequence[Path], others: Sequence[Path
         )
 
 
-def warn_of_other_files(raw: Path, others: Sequence[Path]) -> None:
-    """Says how many files of which kind are passed over."""
+def warn_of_other_files(raw: Path, others: Sequence[Path], wanted: str = "films") -> None:
+    """Says how many files of which kind are passed over. wanted: what they are not."""
     if not others:
         return
     kinds = counts_of(kind_of_other(raw / other) for other in others)
-    logger.warning("%s: %d files are no films and are passed over: %s.", raw, len(others), kinds)
+    logger.warning("%s: %d files are no %s and are passed over: %s.", raw, len(others), wanted, kinds)
 
 
 def patients_of(raw: Path, images: Sequence[str], pattern: str) -> tuple[list[str], list[str]]:

@@ -10,8 +10,10 @@ from pathlib import Path
 
 import pandas as pd
 
+from evax.data.films import films_and_others
 from evax.data.manifest import MASK_COLUMNS
 from evax.data.radiograph import FILM_SUFFIXES
+from evax.data.sources.folders import warn_of_other_files
 from evax.data.split import file_key, without_suffix
 from evax.errors import DataError
 from evax.files import name_of
@@ -28,8 +30,10 @@ def find_masks(
     """The masks of RAW/folder, as MASK_COLUMNS; those of other films are left out and counted.
 
     A file is named as its film, maybe followed by _FINDING, or lies in FOLDER/FINDING/. unnamed: the finding
-    of a file that names none (or "mask"). findings: of the table, for the spelling.
-    Raises DataError when no mask belongs to a film, and for a mask of two films of one name.
+    of a file that names none (or "mask"). findings: of the table, for the spelling. Files of a kind that is
+    not read are counted in a warning.
+    Raises DataError when the folder holds only files of such a kind, no mask belongs to a film, or one
+    belongs to two films of one name.
     """
     film_of: dict[str, str] = {}
     twins: dict[str, str] = {}
@@ -39,10 +43,18 @@ def find_masks(
             twins[film_of[stem]] = image
     films_of = Counter(map(file_key, film_of))
     film_of |= {file_key(stem): film for stem, film in film_of.items() if films_of[file_key(stem)] == 1}
+    films, no_films = films_and_others(raw / folder)
+    files = films + no_films
+    masks = [raw / folder / file for file in files if file.suffix.lower() in MASK_SUFFIXES]
+    others = [file for file in files if file.suffix.lower() not in MASK_SUFFIXES]
+    if others and not masks:
+        raise DataError(
+            f"{raw / folder} holds files, but no mask (PNG, JPEG, TIFF and BMP are read): save the masks as "
+            "PNG, or move the folder away."
+        )
+    warn_of_other_files(raw / folder, others, wanted="masks")
     rows, strays = [], []
-    for path in sorted((raw / folder).rglob("*"), key=name_of):
-        if path.suffix.lower() not in MASK_SUFFIXES:
-            continue
+    for path in sorted(masks, key=name_of):
         film, finding = _film_and_finding(name_of(path.stem), film_of)
         if film in twins:
             raise DataError(f"{film} and {twins[film]} have one name: of which of them is the mask {path}?")

@@ -16,10 +16,11 @@ import numpy as np
 import pandas as pd
 
 from evax.errors import DataError
+from evax.files import encoding_of
 from evax.findings import as_spelled, is_blank, spelling_key
 
 LABEL_VALUES = "Labels are 1 (present), 0 (absent), -1 (uncertain) or blank."
-LONGEST_HEADER = 1 << 20  # bytes
+LONGEST_HEADER = 1 << 20  # letters
 FEW_FILMS = 20  # of fewer, one patient may well have more than half
 ALONE = (
     "each counts as a patient of its own, and films of one person may be divided between training and test."
@@ -57,7 +58,7 @@ def read_table(path: Path, columns: Sequence[str] = (), next_step: str = PART_OF
             warnings.simplefilter("error", pd.errors.ParserWarning)  # a row of more fields than the header
             table = pd.read_csv(
                 file,
-                encoding="utf-8-sig",
+                encoding=encoding_of(file),
                 dtype=str,
                 keep_default_na=False,
                 index_col=False,
@@ -108,11 +109,12 @@ def missing_file(path: Path, kind: str, next_step: str) -> DataError:
 
 def _other_separator(file: Path) -> str:
     """What stands between the columns of the header instead of commas; "" for commas, and for one column."""
-    with gzip.open(file) if file.suffix == ".gz" else file.open("rb") as lines:
+    opener = gzip.open if file.suffix == ".gz" else open
+    with opener(file, "rt", encoding=encoding_of(file), errors="replace") as lines:
         header = lines.readline(LONGEST_HEADER)
-    names = {b";": "semicolons", b"\t": "tabs", b"|": "bars"}
+    names = {";": "semicolons", "\t": "tabs", "|": "bars"}
     mark = max(names, key=header.count)
-    return names[mark] if header.count(mark) > header.count(b",") else ""
+    return names[mark] if header.count(mark) > header.count(",") else ""
 
 
 def numbers(path: Path, column: pd.Series, expected: str) -> pd.Series:
@@ -169,9 +171,9 @@ def _warn_of_alike_patients(where: Path, patients: pd.Series) -> None:
     lines = (np.flatnonzero(patients.isin(alike)) + 2).tolist()
     more = ", ..." if len(lines) > NAMED else ""
     logger.warning(
-        "%s: %d patient IDs differ from another one only in case, blanks, leading zeros or a final '.0'%s. "
-        "They count as different patients, and films of one person may be divided between training and test: "
-        "write the ID of a person always in the same way.",
+        "%s: %d patient IDs differ from another one only in case, Unicode form, blanks, '-' or '_' between "
+        "words, leading zeros or a final '.0'%s. They count as different patients, and films of one person "
+        "may be divided between training and test: write the ID of a person always in the same way.",
         where, len(alike), f" (lines {', '.join(map(str, lines[:NAMED]))}{more})" if where.is_file() else "",
     )  # fmt: skip
 
