@@ -135,8 +135,8 @@ def film_rows(images: pd.Series) -> dict[str, int]:
 
 
 def file_key(name: str) -> str:
-    """Equal for names of files that differ only in case, in Unicode form, as macOS writes them, in slashes, as
-    Windows does, and in "./" and doubled slashes.
+    """Equal for names of files that differ only in case, Unicode form (as macOS writes them), slashes (as
+    Windows does), "./" and doubled slashes.
     """
     path = posixpath.normpath(name.replace("\\", "/"))
     return unicodedata.normalize("NFC", unicodedata.normalize("NFC", path).casefold())
