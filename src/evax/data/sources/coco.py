@@ -105,6 +105,8 @@ def _read(path: Path) -> dict[str, list[dict[str, Any]]]:
     try:
         content = json.loads(read_text(path))
         for name, keys in wanted.items():
+            if not isinstance(content[name], list):
+                raise TypeError
             for row in content[name]:
                 if missing := [key for key in keys if key not in row]:
                     raise DataError(f"{path}: an entry of {name} lacks {', '.join(missing)}.")
