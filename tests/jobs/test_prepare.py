@@ -416,7 +416,7 @@ def test_an_out_that_holds_other_films_is_left_alone(config):
         prepare(config)
     (config.raw / "p12.png").rename(config.raw / "p0.png")
     (config.raw / "p1.png").rename(config.raw / "p99.png")
-    with pytest.raises(DataError, match="else: the same options, but the films or tables are others. Choose"):
+    with pytest.raises(DataError, match="the films, the tables or their splits are others. Choose"):
         prepare(config)
     assert files_of(config.out) == before
 
