@@ -37,7 +37,7 @@ from evax.data.store import (
     PICTURES,
     PLAIN,
     ImageStore,
-    digest_of,
+    columns_digest,
     open_store,
     read_shard,
 )
@@ -236,8 +236,8 @@ def _finish(
         names.append(name)
         kept += len(shard)
         pictures = [column for column in PICTURES if column in shard.column_names]
-        digests["table_digests"].append(digest_of(shard.drop_columns(pictures)))
-        digests["picture_digests"].append(digest_of(shard.select(pictures)))
+        digests["table_digests"].append(columns_digest(shard.drop_columns(pictures)))
+        digests["picture_digests"].append(columns_digest(shard.select(pictures)))
         for pixels, split in zip(shard["pixels"].chunk(0), shard["split"].to_pylist(), strict=True):
             film = np.frombuffer(pixels.as_buffer(), dtype=np.uint8)
             counts = np.bincount(film, minlength=256)

@@ -117,7 +117,7 @@ class ImageStore:
         for name, known in zip(self.card["shards"], self.card.get("picture_digests", []), strict=False):
             shard = read_shard(self.path / name)
             if (
-                digest_of(shard.select([column for column in PICTURES if column in shard.column_names]))
+                columns_digest(shard.select([column for column in PICTURES if column in shard.column_names]))
                 != known
             ):
                 raise DataError(f"The pictures in {self.path / name} are not those of store.json. {MEND}")
@@ -318,7 +318,7 @@ def _check_shard(path: Path, shard: pa.Table, card: dict[str, Any], known: str |
     if not fits:
         raise DataError(f"{path} holds pictures that are not {size} x {size}, as store.json says. {MEND}")
     table = shard.drop_columns([name for name in PICTURES if name in names])
-    if known is not None and digest_of(table) != known:
+    if known is not None and columns_digest(table) != known:
         raise DataError(
             f"The table in {path} is not the one of store.json, but maybe another store's. {MEND}"
         )
@@ -330,7 +330,7 @@ def _has_nulls(column: pa.Array) -> bool:
     return any(part.null_count for part in parts)
 
 
-def digest_of(table: pa.Table) -> str:
+def columns_digest(table: pa.Table) -> str:
     """Of the names and the values of all columns, as they lie in the file."""
     digest = hashlib.blake2b(digest_size=16)
     for name, column in zip(table.column_names, table.columns, strict=True):
