@@ -198,13 +198,14 @@ def warn_of_tested_patients(stores: Sequence[ImageStore]) -> None:
 
     A warning and not an error: training learns from no test split, and what tests on these patients refuses.
     """
-    rows = {id(store): (store.rows("test"), store.rows("train", "val")) for store in stores}
-    people = {
-        id(store): [set(store.people(part).tolist()) - {0} for part in rows[id(store)]] for store in stores
-    }
-    for tested, trained in permutations(stores, 2):
-        test, train = rows[id(tested)][0], rows[id(trained)][1]
-        if shared := len(people[id(tested)][0] & people[id(trained)][1]):
+    people = [
+        [set(store.people(store.rows(*splits)).tolist()) - {0} for splits in (("test",), ("train", "val"))]
+        for store in stores
+    ]
+    for i, k in permutations(range(len(stores)), 2):
+        tested, trained = stores[i], stores[k]
+        test, train = tested.rows("test"), trained.rows("train", "val")
+        if shared := len(people[i][0] & people[k][1]):
             logger.warning(
                 "%d patients of the test split of %s are in the train or validation split of %s, so the "
                 "encoder cannot be tested on that split. Prepare both with the same --seed, --validation and "
