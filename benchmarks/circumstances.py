@@ -6,7 +6,7 @@ import json
 import sys
 from pathlib import Path
 
-from evax.training.tracking import environment
+from evax.runs.log import environment
 
 RESULTS = Path(__file__).parent / "results"
 

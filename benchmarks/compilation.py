@@ -21,7 +21,7 @@ import torch
 from circumstances import keep
 from evax.models.encoders import build_encoder
 from evax.models.masked import MaskedImageModel
-from evax.training.runtime import forward_operations, maybe_compile
+from evax.runs.device import forward_operations, maybe_compile
 from pretrain_sizes import product_rate
 
 BATCH, SIZE, HIDDEN, WIDTH, ROUNDS = 32, 224, 59, 112, 7

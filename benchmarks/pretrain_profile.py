@@ -21,7 +21,7 @@ from torch.profiler import ProfilerActivity, profile
 from circumstances import keep
 from evax.models.encoders import build_encoder
 from evax.models.masked import MaskedImageModel
-from evax.training.runtime import forward_operations, maybe_compile
+from evax.runs.device import forward_operations, maybe_compile
 from pretrain_sizes import product_rate
 
 BATCH, SIZE, HIDDEN, WIDTH, BLOCKS, ROUNDS = 128, 128, 19, 112, 2, 5

@@ -18,7 +18,7 @@ import torch
 
 from circumstances import keep
 from evax.models.encoders import EVA_X
-from evax.training.runtime import forward_operations
+from evax.runs.device import forward_operations
 from pretrain_step import crops, networks, our_step, peak_memory_mib
 
 SIZE, STEPS = 224, 3

@@ -22,11 +22,11 @@ from evax.data.preprocess import Preprocess
 from evax.models.encoders import build_encoder
 from evax.models.masked import MaskedImageModel
 from evax.models.tokenizers import build_tokenizer
-from evax.training.masking import hidden_positions
-from evax.training.optim import create_optimizer
-from evax.training.options import OptimizerConfig
-from evax.training.runtime import matmul_seconds, maybe_compile, start_fabric
-from evax.training.steps import masked_image_step
+from evax.options.training import OptimizerConfig
+from evax.pretraining.hidden_patches import hidden_positions
+from evax.pretraining.step import masked_image_step
+from evax.runs.device import matmul_seconds, maybe_compile, start_fabric
+from evax.runs.optimizer import create_optimizer
 
 BATCH, SIZE, ROUNDS = 128, 224, 5
 PREPROCESS = Preprocess()

@@ -22,10 +22,10 @@ from evax.data.preprocess import Preprocess
 from evax.models.encoders import build_encoder
 from evax.models.masked import MaskedImageModel
 from evax.models.tokenizers import build_tokenizer
-from evax.training.optim import create_optimizer
-from evax.training.options import OptimizerConfig
-from evax.training.runtime import start_fabric
-from evax.training.steps import masked_image_step
+from evax.options.training import OptimizerConfig
+from evax.pretraining.step import masked_image_step
+from evax.runs.device import start_fabric
+from evax.runs.optimizer import create_optimizer
 
 ROUNDS, WARM_UP = 4, 1
 FILMS = 2048  # in the file: larger than a processor's cache, so that rows come from memory or disk

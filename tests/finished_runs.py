@@ -10,8 +10,8 @@ import pandas as pd
 
 from evax.evaluation.classification import choose_thresholds
 from evax.evaluation.report import evaluate_classifier
+from evax.evaluation.study_rows import row_of_share, shares_summed_up
 from evax.files import write_json
-from evax.reporting.study_rows import row_of_share, shares_summed_up
 
 FINDINGS = ("Effusion", "Mass", "Hernia")
 ENCODER = "eva_x_tiny_patch16_224"

@@ -9,11 +9,10 @@ import evax
 from evax.config import build, command_line, parse_command_line, read_recipe, to_plain, write_recipe
 from evax.data.augment import CropConfig
 from evax.errors import ConfigError
-from evax.jobs.crossvalidate import CrossvalidateConfig
-from evax.jobs.demo import DemoConfig
-from evax.jobs.fewshot import FewshotConfig
 from evax.jobs.finetune import FinetuneConfig
 from evax.jobs.pretrain import PretrainConfig
+from evax.options.results import DemoConfig
+from evax.options.studies import CrossvalidateConfig, FewshotConfig
 
 
 def parse(config_class, *arguments):

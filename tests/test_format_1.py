@@ -11,15 +11,16 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from evax.adaptation.study import refuse_other_run, report_of
 from evax.config import build, read_recipe
 from evax.deploy.bundle import DECISIVE, Card, read_card
 from evax.errors import DataError
-from evax.jobs.compare import CompareConfig, compare
-from evax.jobs.studies import refuse_other_run, report_of
-from evax.reporting.run_files import FORMAT, read_facts
-from evax.reporting.run_page import write_run_page
-from evax.reporting.study_page import write_study_page
-from evax.training.supervised_options import FinetuneConfig
+from evax.jobs.compare import compare
+from evax.options.adaptation import FinetuneConfig
+from evax.options.results import CompareConfig
+from evax.pages.run import write_run_page
+from evax.pages.study import write_study_page
+from evax.runs.files import FORMAT, read_facts
 
 RUNS = Path(__file__).parent / "format_1"
 CARDS = sorted(RUNS.rglob("card.json"))

@@ -10,25 +10,23 @@ import pytest
 from evax.cli import COMMANDS
 
 PACKAGE = Path(__file__).resolve().parents[1] / "src" / "evax"
-FOR_ALL = {"errors", "findings", "config", "files", "published", "download", "rounding"}
-MAY_IMPORT = {
-    "errors": set(), "findings": set(), "published": set(), "files": {"errors"}, "config": {"errors"},
-    "download": {"errors"},
+BASE = {"errors", "findings", "config", "files", "published", "download", "rounding"}
+LEARNING = {"data", "models", "evaluation", "options", "runs", "weights", "deploy", "pages"}
+MAY_IMPORT = {  # besides itself and the base
     "data": set(), "models": set(), "evaluation": set(),
+    "options": {"data", "evaluation"},
+    "runs": {"options", "models"},
     "weights": {"models"},
-    "training": {"models", "data", "evaluation"},
-    "explain": {"models", "data"},
+    "explain": {"models", "data", "evaluation"},
     "deploy": {"models", "weights", "data", "explain", "evaluation"},
-    "reporting": {"evaluation", "explain", "data"},
-    "jobs": {"data", "models", "weights", "training", "evaluation", "explain", "deploy", "reporting"},
-    "cli": {"jobs"}, "__main__": {"cli"},
+    "pages": {"runs", "evaluation", "explain", "data"},
+    "comparison": {"pages", "runs", "evaluation", "models", "data"},
+    "adaptation": LEARNING,
+    "pretraining": LEARNING | {"adaptation"},
+    "jobs": LEARNING | {"explain", "comparison", "adaptation", "pretraining"},
+    "cli": {"jobs", "options"}, "__main__": {"cli"},
 }  # fmt: skip
 COMPOSITE_JOBS = {"demo", "fewshot", "crossvalidate"}
-# no jobs: they have no command
-SHARED_BY_JOBS = {
-    "evax.jobs.studies", "evax.jobs.shares", "evax.jobs.finetuned", "evax.jobs.probed", "evax.jobs.localized",
-    "evax.jobs.predictions", "evax.jobs.resuming", "evax.jobs.pretrained",
-}  # fmt: skip
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 
@@ -46,18 +44,13 @@ def test_imports_point_one_way(path):
     if room == "__init__":
         return  # the public names, imported when first used
     for module in imported(path):
-        parts = module.split(".")
-        other = parts[1] if len(parts) > 1 else None
-        if other in FOR_ALL or other == room != "jobs":
+        other = module.split(".")[1] if "." in module else None
+        if other is None or other in BASE:  # evax itself, for its version
             continue
-        if other is None:
-            continue  # evax itself, for its version
-        if room == "jobs" and other == "jobs":
-            if module in SHARED_BY_JOBS:
-                continue
+        if room == other == "jobs":
             assert path.stem in COMPOSITE_JOBS, f"{path.name} imports another job {module}"
-            continue
-        assert other in MAY_IMPORT[room], f"{room} may not import {module}"
+        elif room != other:
+            assert other in MAY_IMPORT.get(room, ()), f"{room} may not import {module}"
 
 
 def seconds(code, *arguments):

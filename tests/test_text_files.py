@@ -20,8 +20,9 @@ from evax.config import read_recipe, write_recipe
 from evax.data.store import open_store
 from evax.errors import ConfigError
 from evax.files import name_of, path_of, read_json, read_text, write_json, write_text
-from evax.jobs.predict import PredictConfig
-from evax.jobs.prepare import PrepareConfig, prepare
+from evax.jobs.prepare import prepare
+from evax.options.data import PrepareConfig
+from evax.options.results import PredictConfig
 from releases import film
 
 ROOT = Path(__file__).resolve().parents[1]

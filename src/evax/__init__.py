@@ -8,6 +8,8 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
+from evax.options import CONFIGS
+
 __version__ = "0.1.0"
 
 _PUBLIC = {  # name: module that defines it
@@ -17,30 +19,8 @@ _PUBLIC = {  # name: module that defines it
     "create_encoder": "evax.weights.encoders",
     "open_bundle": "evax.deploy.predictor",
     "grad_cam": "evax.explain.heatmap",
-    **{
-        name: f"evax.jobs.{job}"
-        for job, config in {
-            "demo": "DemoConfig",
-            "fetch": "FetchConfig",
-            "prepare": "PrepareConfig",
-            "audit": "AuditConfig",
-            "describe": "DescribeConfig",
-            "pretrain": "PretrainConfig",
-            "finetune": "FinetuneConfig",
-            "embed": "EmbedConfig",
-            "probe": "ProbeConfig",
-            "fewshot": "FewshotConfig",
-            "compare": "CompareConfig",
-            "crossvalidate": "CrossvalidateConfig",
-            "segment": "SegmentConfig",
-            "localize": "LocalizeConfig",
-            "export": "ExportConfig",
-            "predict": "PredictConfig",
-            "zoo": "ZooConfig",
-            "recipes": "RecipesConfig",
-        }.items()
-        for name in (job, config)
-    },
+    **{command: f"evax.jobs.{command}" for command in CONFIGS},
+    **{f"{command.capitalize()}Config": f"evax.options.{room}" for command, room in CONFIGS.items()},
 }
 __all__ = ["__version__", *_PUBLIC]
 

@@ -13,8 +13,9 @@ from typing import TextIO
 
 from evax.config import parse_command_line
 from evax.errors import EvaxError, Interrupted, install_command, unknown_name, work_not_shared
+from evax.options import config_class
 
-COMMANDS = {  # name: what it does; module, config class and function share the name
+COMMANDS = {  # name: what it does; module, function and config class (evax.options) share the name
     "demo": "the whole journey on synthetic films, or on the films of a recipe, with a report",
     "fetch": "public films or synthetic ones, or how to ask for them",
     "prepare": "films -> store",
@@ -64,9 +65,8 @@ def run(arguments: list[str]) -> int:
         logging.getLogger(noisy).setLevel(logging.WARNING)
     try:
         refuse_several_processes(name)
-        job = importlib.import_module(f"evax.jobs.{name}")
-        config = parse_command_line(getattr(job, f"{name.capitalize()}Config"), rest, f"evax {name}")
-        result = getattr(job, name)(config)
+        config = parse_command_line(config_class(name), rest, f"evax {name}")
+        result = getattr(importlib.import_module(f"evax.jobs.{name}"), name)(config)
     except EvaxError as error:
         _say_error(f"evax {name}: {error}\n")
         return 1

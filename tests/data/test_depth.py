@@ -22,7 +22,8 @@ from evax.data.unlabelled import common_preprocess
 from evax.data.workers import FilmReaders
 from evax.deploy.bundle import starting_preprocess
 from evax.errors import ConfigError, DataError
-from evax.jobs.prepare import PrepareConfig, prepare
+from evax.jobs.prepare import prepare
+from evax.options.data import PrepareConfig
 from picture_files import png
 
 SIDE = 24

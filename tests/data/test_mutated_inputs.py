@@ -29,7 +29,8 @@ from evax.data.sources.csv import read_csv
 from evax.data.split import follow_lists
 from evax.data.workers import FilmFiles, StoredFilm, read_film
 from evax.errors import DataError
-from evax.jobs.prepare import PrepareConfig, prepare
+from evax.jobs.prepare import prepare
+from evax.options.data import PrepareConfig
 
 PICTURES, MASKS, DICOMS, TABLES, COCO_FILES, BOX_TABLES, LISTS = 1500, 500, 1500, 700, 300, 200, 300  # 5 000
 RELEASE_TABLES = 100  # for each release

@@ -14,9 +14,9 @@ from tests.releases import written
 import evax
 from evax.data.building import build_store
 from evax.data.masks import check_aspect
-from evax.data.regions import films_with_regions, kinds_of_truth
 from evax.data.sources import read_source
 from evax.errors import DataError
+from evax.explain.regions import films_with_regions, kinds_of_truth
 
 
 @pytest.fixture(scope="module")

@@ -20,9 +20,10 @@ from evax.data.preprocess import Preprocess
 from evax.deploy.bundle import Card, save_bundle
 from evax.errors import ConfigError, DataError, ExportError, install_command
 from evax.files import FolderLock
-from evax.jobs.export import ExportConfig, real_films
+from evax.jobs.export import real_films
 from evax.models.classifier import Classifier
 from evax.models.encoders import CNNS, build_encoder
+from evax.options.results import ExportConfig
 
 TINY = "eva_x_tiny_patch16_224"
 

@@ -12,7 +12,7 @@ from evax.models.classifier import Classifier
 from evax.models.devices import best_device
 from evax.models.encoders import build_encoder
 from evax.models.segmenter import Segmenter
-from evax.training.runtime import start_fabric
+from evax.runs.device import start_fabric
 
 TINY = "eva_x_tiny_patch16_224"
 META = torch.device("meta")  # stands for a GPU: another device than that of the films

@@ -5,11 +5,11 @@ import pytest
 import torch
 from PIL import Image
 
+from evax.adaptation.features import encode_films
 from evax.data.phantom import FINDINGS, make_phantom
 from evax.data.preprocess import Preprocess
 from evax.evaluation.suspicion import held_out_probabilities, suspicion
-from evax.training.probes import encode_films
-from evax.training.runtime import start_fabric
+from evax.runs.device import start_fabric
 from evax.weights.encoders import create_encoder
 
 

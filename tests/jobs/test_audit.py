@@ -14,8 +14,9 @@ from evax.data.building import build_store
 from evax.data.sources import read_source
 from evax.data.split import assign_splits
 from evax.errors import ConfigError, DataError
-from evax.jobs.audit import AuditConfig, audit
-from evax.jobs.prepare import PrepareConfig, prepare
+from evax.jobs.audit import audit
+from evax.jobs.prepare import prepare
+from evax.options.data import AuditConfig, PrepareConfig
 
 
 @pytest.fixture(scope="module")

@@ -16,13 +16,14 @@ from sklearn.metrics import balanced_accuracy_score, roc_auc_score
 from evax.errors import ConfigError, DataError
 from evax.evaluation.classification import predictive_values
 from evax.evaluation.comparison import delong, holm
+from evax.evaluation.published import FINDINGS as OF_TABLE
+from evax.evaluation.published import MARK, PUBLISHED
+from evax.evaluation.study_rows import row_of
 from evax.files import write_json
 from evax.findings import CHESTXRAY14
-from evax.jobs.compare import CompareConfig, compare
-from evax.reporting.protocol import NO_THRESHOLDS
-from evax.reporting.published import FINDINGS as OF_TABLE
-from evax.reporting.published import MARK, PUBLISHED
-from evax.reporting.study_rows import row_of
+from evax.jobs.compare import compare
+from evax.options.results import CompareConfig
+from evax.runs.files import NO_THRESHOLDS
 from finished_runs import FINDINGS, change_json, write_run, write_sweep
 
 

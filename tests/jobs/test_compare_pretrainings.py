@@ -8,11 +8,12 @@ import pytest
 
 from evax.cli import run
 from evax.errors import ConfigError, DataError
-from evax.jobs.compare import CompareConfig, compare
+from evax.jobs.compare import compare
 from evax.jobs.finetune import FinetuneConfig
 from evax.jobs.pretrain import pretrain
-from evax.training.options import OptimizerConfig
-from evax.training.tracking import start_run
+from evax.options.results import CompareConfig
+from evax.options.training import OptimizerConfig
+from evax.runs.log import start_run
 from finished_runs import change_json, write_run
 from pages import Page
 from pretraining_runs import tiny_run

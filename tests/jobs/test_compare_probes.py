@@ -10,15 +10,17 @@ import pandas as pd
 import pytest
 from sklearn.metrics import roc_auc_score
 
+from evax.comparison.runs import read_runs
 from evax.data.building import build_store
 from evax.data.labelled import LabelShare
 from evax.data.manifest import Manifest
 from evax.data.store import open_store
 from evax.errors import DataError
-from evax.jobs.compare import CompareConfig, compare, references_of
+from evax.jobs.compare import compare, references_of
 from evax.jobs.finetune import FinetuneConfig, finetune
-from evax.jobs.probe import ProbeConfig, probe
-from evax.reporting.runs import read_runs
+from evax.jobs.probe import probe
+from evax.options.results import CompareConfig
+from evax.options.studies import ProbeConfig
 from finished_runs import change_json
 
 IMAGENET = {"encoder": "efficientnet_lite0", "weights": Path("imagenet")}

@@ -17,10 +17,12 @@ from evax.data.preprocess import Preprocess
 from evax.data.store import open_store
 from evax.deploy.bundle import Card, save_bundle, save_seen, seen_in
 from evax.errors import ConfigError, DataError
-from evax.jobs.crossvalidate import CrossvalidateConfig, crossvalidate
+from evax.jobs.crossvalidate import crossvalidate
 from evax.jobs.finetune import FinetuneConfig, finetune
-from evax.jobs.predict import PredictConfig, predict
+from evax.jobs.predict import predict
 from evax.models.encoders import build_encoder
+from evax.options.results import PredictConfig
+from evax.options.studies import CrossvalidateConfig
 from study_pages import check_study_page
 
 

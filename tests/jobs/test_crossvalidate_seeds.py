@@ -12,7 +12,8 @@ from scipy.stats import t
 
 from evax.config import parse_command_line
 from evax.errors import ConfigError, DataError
-from evax.jobs.crossvalidate import CrossvalidateConfig, crossvalidate, films_of, folds_of
+from evax.jobs.crossvalidate import crossvalidate, films_of, folds_of
+from evax.options.studies import CrossvalidateConfig
 from study_pages import check_study_page
 
 OPTIONS = {

@@ -13,9 +13,9 @@ import evax
 from evax.cli import run
 from evax.errors import ConfigError
 from evax.evaluation.comparison import holm
-from evax.jobs.describe import DescribeConfig
-from evax.jobs.prepare import PrepareConfig, prepare
-from evax.reporting.data_sheet import data_sheet
+from evax.jobs.prepare import prepare
+from evax.options.data import DescribeConfig, PrepareConfig
+from evax.pages.data_sheet import data_sheet
 
 
 @pytest.fixture(scope="module")

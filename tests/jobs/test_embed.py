@@ -16,8 +16,9 @@ from evax.data.preprocess import Preprocess
 from evax.deploy.bundle import Card, read_card, save_bundle
 from evax.errors import ConfigError, DataError
 from evax.jobs import embed as job
-from evax.jobs.embed import EmbedConfig, embed
+from evax.jobs.embed import embed
 from evax.models.encoders import build_encoder
+from evax.options.results import EmbedConfig
 
 TINY = "eva_x_tiny_patch16_224"
 
@@ -147,7 +148,7 @@ def test_a_table_that_goes_on_keeps_the_precision_it_began_with(config, monkeypa
     with pytest.raises(DataError, match=r"other films, weights or options: .* Different: precision\."):
         embed(replace(config, precision=other))
     # on a machine that would now decide otherwise
-    monkeypatch.setattr("evax.training.runtime.bf16_is_faster", lambda: other == "bf16")
+    monkeypatch.setattr("evax.runs.device.bf16_is_faster", lambda: other == "bf16")
     assert rows_of(replace(config, precision="auto")) == whole
 
 

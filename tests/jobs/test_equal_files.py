@@ -13,8 +13,9 @@ from evax.files import read_json
 from evax.jobs.finetune import FinetuneConfig, finetune
 from evax.jobs.pretrain import pretrain
 from evax.jobs.segment import segment
-from evax.training import loop, watching
-from evax.training.segment_options import SegmentConfig
+from evax.options.adaptation import SegmentConfig
+from evax.pretraining import loop
+from evax.pretraining import watch as watching
 from pretraining_runs import tiny_run
 
 
@@ -89,7 +90,7 @@ def test_equal_classifiers_and_segmenters_are_equal_bundles(job, encoder, stores
 @pytest.mark.parametrize(("every", "wanted"), [(0.05, [0, 1, 2, 3]), (0.001, [0, 1, 2, 3]), (0.4, [0, 2, 3])])
 def test_probes_go_on_to_the_end_however_short_their_distance(stores, tmp_path, monkeypatch, every, wanted):
     probed = list[int]()
-    monkeypatch.setattr("evax.training.probes.probe", lambda *of_encoder: "result")
+    monkeypatch.setattr("evax.pretraining.probe.probe", lambda *of_encoder: "result")
     monkeypatch.setattr(watching.Watch, "probe", lambda self, step, images, result: probed.append(step))
     config = tiny_run(stores[0], tmp_path / "run", epochs=0.5, probe_every=every, probe_store=stores[0])
     pretrain(config)

@@ -22,7 +22,8 @@ from evax.data.public_sets import PUBLIC_SETS
 from evax.data.sources import SOURCES
 from evax.data.unpack import unpack
 from evax.errors import ConfigError, DataError
-from evax.jobs.fetch import FetchConfig, SetName, fetch
+from evax.jobs.fetch import fetch
+from evax.options.data import FetchConfig, SetName
 from loopback import Server, serving
 
 HANNOVER = "covid-19-image-repository-master"

@@ -10,15 +10,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from evax.adaptation.study import continued
 from evax.config import parse_command_line, write_recipe
 from evax.data.labelled import LabelShare, split_rows
 from evax.data.store import open_store
 from evax.errors import ConfigError, DataError
-from evax.jobs.fewshot import FewshotConfig, fewshot
+from evax.jobs.fewshot import fewshot
 from evax.jobs.finetune import FinetuneConfig, finetune
-from evax.jobs.studies import continued
-from evax.reporting.few_labels import draw_few_labels
-from evax.training.options import OptimizerConfig
+from evax.options.studies import FewshotConfig
+from evax.options.training import OptimizerConfig
+from evax.pages.few_labels import draw_few_labels
 from study_pages import check_study_page
 
 

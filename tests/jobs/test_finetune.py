@@ -20,10 +20,12 @@ from evax.data.store import open_store
 from evax.deploy.bundle import Card, read_card, save_bundle
 from evax.errors import ConfigError, DataError
 from evax.jobs.finetune import FinetuneConfig, finetune
-from evax.jobs.probe import ProbeConfig, probe
+from evax.jobs.probe import probe
 from evax.models.encoders import build_encoder
+from evax.options.adaptation import LabelledConfig
+from evax.options.studies import ProbeConfig
+from evax.options.training import OptimizerConfig
 from evax.published import IMAGENET_MEAN
-from evax.training.options import LabelledConfig, OptimizerConfig
 from study_pages import check_study_page
 
 

@@ -10,12 +10,12 @@ from torch.nn.functional import interpolate
 from evax.data.preprocess import Preprocess
 from evax.deploy.bundle import Card, save_bundle
 from evax.errors import ConfigError
-from evax.jobs.fewshot import FewshotConfig
 from evax.jobs.finetune import FinetuneConfig
 from evax.models.classifier import Classifier
 from evax.models.encoders import build_encoder
-from evax.training.optim import create_optimizer, lr_at_step
-from evax.training.options import OptimizerConfig
+from evax.options.studies import FewshotConfig
+from evax.options.training import OptimizerConfig
+from evax.runs.optimizer import create_optimizer, lr_at_step
 from evax.weights.start import starting_encoder
 
 TINY = "eva_x_tiny_patch16_224"
@@ -75,7 +75,9 @@ def test_positions_of_another_image_size_are_resampled_with_or_without_antialias
 
 def one_step(encoder, detach):
     model = Classifier(encoder, 2)
-    torch.nn.init.normal_(model.head.weight, std=0.05, generator=torch.Generator().manual_seed(1))  # no saturated logit
+    torch.nn.init.normal_(
+        model.head.weight, std=0.05, generator=torch.Generator().manual_seed(1)
+    )  # no saturated logit
     if detach:
         encoder.patch_embed.register_forward_hook(lambda module, inputs, output: output.detach())
     optimizer = create_optimizer(model, OptimizerConfig(lr=0.1), depth=12)

@@ -21,11 +21,12 @@ from evax.evaluation.localization import (
     mask_of_truncated_box,
     peak_in_box,
 )
+from evax.explain import localized
 from evax.explain.heatmap import spread
-from evax.jobs import localized
-from evax.jobs.localize import LocalizeConfig, localize
+from evax.jobs.localize import localize
 from evax.models.classifier import Classifier
 from evax.models.encoders import build_encoder
+from evax.options.results import LocalizeConfig
 
 TINY = "eva_x_tiny_patch16_224"
 

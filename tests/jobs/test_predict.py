@@ -23,10 +23,11 @@ from evax.data.preprocess import Preprocess
 from evax.deploy.bundle import Card, save_bundle
 from evax.errors import ConfigError, DataError
 from evax.explain.overlay import overlay
-from evax.jobs.demo import DemoConfig, demo
-from evax.jobs.predict import PredictConfig, predict
+from evax.jobs.demo import demo
+from evax.jobs.predict import predict
 from evax.models.classifier import Classifier
 from evax.models.encoders import build_encoder
+from evax.options.results import DemoConfig, PredictConfig
 
 TINY = "eva_x_tiny_patch16_224"
 FINDINGS = ("Effusion", "Nodule/Mass", "Edema")
@@ -257,7 +258,7 @@ def test_a_demo_that_was_killed_while_it_predicted_is_resumed(config, monkeypatc
     out = config.out.parent / "demo"
     step = replace(config, out=Path("RUN/deep/scores.csv"))
     whole = predict(replace(config, out=config.out.with_name("whole.csv"))).read_text()
-    monkeypatch.setattr("evax.reporting.page.write_report", lambda run: run / "report.html")
+    monkeypatch.setattr("evax.pages.page.write_report", lambda run: run / "report.html")
 
     def stop(path, bits):
         if path.name == "z.png":

@@ -22,7 +22,8 @@ from PIL import Image
 import evax
 from evax.cli import run
 from evax.errors import ConfigError, DataError
-from evax.jobs.prepare import PrepareConfig, prepare, say_issues, source_options
+from evax.jobs.prepare import prepare, say_issues, source_options
+from evax.options.data import PrepareConfig
 
 
 def draw(path, seed=0, side=24):

@@ -15,7 +15,7 @@ from evax.data.preprocess import Preprocess
 from evax.data.unlabelled import common_preprocess, films_outside_tests
 from evax.errors import ConfigError, DataError, WeightsError
 from evax.jobs.pretrain import PretrainConfig, preprocess_of, pretrain
-from evax.training.options import OptimizerConfig
+from evax.options.training import OptimizerConfig
 from evax.weights.released import RELEASED
 from official_files import write_mim
 from pretraining_runs import command_of, events, losses, started_until_step_7, tiny_run

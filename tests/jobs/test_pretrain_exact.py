@@ -14,7 +14,7 @@ from safetensors.numpy import load_file
 
 from evax.errors import ConfigError
 from evax.jobs.pretrain import pretrain, refuse_uneven_parts
-from evax.training.checkpoint import checkpoint_paths
+from evax.runs.checkpoint import checkpoint_paths
 from pretraining_runs import command_of, events, losses, tiny_run
 
 
@@ -71,7 +71,7 @@ def test_a_run_that_goes_on_weighs_compiling_for_all_its_steps(tiny, monkeypatch
         weighed.append(tokens)
         return module
 
-    monkeypatch.setattr("evax.training.loop.maybe_compile", weigh)
+    monkeypatch.setattr("evax.pretraining.loop.maybe_compile", weigh)
     pretrain(tiny)
     checkpoint_paths(tiny.out / "checkpoints")[-1].unlink()
     pretrain(replace(tiny, resume=True))

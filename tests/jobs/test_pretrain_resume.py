@@ -14,8 +14,8 @@ from evax.cli import run
 from evax.data.building import build_store
 from evax.errors import ConfigError, DataError, WeightsError
 from evax.jobs.pretrain import pretrain
-from evax.training.options import OptimizerConfig
-from evax.training.tracking import start_run
+from evax.options.training import OptimizerConfig
+from evax.runs.log import start_run
 from pretraining_runs import command_of, events, started_until_step_7, tiny_run
 
 

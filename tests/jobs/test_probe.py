@@ -16,8 +16,9 @@ from evax.data.store import open_store
 from evax.deploy.bundle import Card, save_bundle, save_seen, seen_in
 from evax.errors import ConfigError, DataError
 from evax.evaluation.classification import choose_thresholds
-from evax.jobs.probe import ONE, ProbeConfig, probe
+from evax.jobs.probe import ONE, probe
 from evax.models.encoders import build_encoder
+from evax.options.studies import ProbeConfig
 from finished_runs import change_json
 from pages import Page
 from study_pages import check_study_page

@@ -10,18 +10,19 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+from evax.adaptation.paper import paper_entries
 from evax.config import parse_command_line, recipe_path, shipped_recipes
 from evax.data.building import build_store
 from evax.data.sources import read_source
 from evax.data.split import assign_splits
 from evax.errors import ConfigError
 from evax.findings import CHESTXRAY14, CHEXPERT5
-from evax.jobs.fewshot import FewshotConfig
 from evax.jobs.finetune import FinetuneConfig, finetune
-from evax.jobs.predict import PredictConfig, predict
-from evax.jobs.prepare import PrepareConfig
-from evax.jobs.recipes import RecipesConfig, header, recipes
-from evax.reporting.paper import paper_entries
+from evax.jobs.predict import predict
+from evax.jobs.recipes import header, recipes
+from evax.options.data import PrepareConfig
+from evax.options.results import PredictConfig, RecipesConfig
+from evax.options.studies import FewshotConfig
 from releases import CHEXPERT_LABELS, film
 
 EXPERIMENTS = [name for name in shipped_recipes() if name.startswith("finetune/")]

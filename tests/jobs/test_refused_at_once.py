@@ -10,8 +10,10 @@ import pytest
 from evax.config import write_recipe
 from evax.errors import DataError
 from evax.files import FolderLock
-from evax.jobs.demo import DemoConfig, demo
-from evax.jobs.fewshot import FewshotConfig, fewshot
+from evax.jobs.demo import demo
+from evax.jobs.fewshot import fewshot
+from evax.options.results import DemoConfig
+from evax.options.studies import FewshotConfig
 
 PROGRAM = """
 import json, sys

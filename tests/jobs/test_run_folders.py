@@ -14,9 +14,10 @@ from evax.data.preprocess import Preprocess
 from evax.data.store import open_store
 from evax.deploy.bundle import Card, save_bundle
 from evax.errors import DataError
-from evax.jobs.predict import PredictConfig, predict
+from evax.jobs.predict import predict
 from evax.models.classifier import Classifier
 from evax.models.encoders import build_encoder
+from evax.options.results import PredictConfig
 from finished_runs import write_run
 
 TINY = "eva_x_tiny_patch16_224"
@@ -42,14 +43,14 @@ CALLS = {  # command: its words but for --out
 }
 WORK = {  # command: a function that it calls when its folder is there
     "audit": "evax.data.duplicates.compare_films",
-    "describe": "evax.reporting.statistics_files.write_statistics",
-    "finetune": "evax.training.fit.fit",
-    "probe": "evax.training.probes.film_features",
-    "fewshot": "evax.training.fit.fit",
-    "compare": "evax.reporting.comparison.rows_of",
-    "crossvalidate": "evax.training.fit.fit",
-    "segment": "evax.training.fit_segmenter.fit_segmenter",
-    "localize": "evax.jobs.localized.Maps.pairs",
+    "describe": "evax.pages.statistics_files.write_statistics",
+    "finetune": "evax.adaptation.fit.fit",
+    "probe": "evax.adaptation.features.film_features",
+    "fewshot": "evax.adaptation.fit.fit",
+    "compare": "evax.comparison.score.rows_of",
+    "crossvalidate": "evax.adaptation.fit.fit",
+    "segment": "evax.adaptation.fit_segmenter.fit_segmenter",
+    "localize": "evax.explain.localized.Maps.pairs",
 }
 SECOND_WRITER = (
     "import sys; from pathlib import Path; from evax.files import FolderLock; FolderLock(Path(sys.argv[1]))"
@@ -105,7 +106,7 @@ def test_a_working_command_keeps_its_folder_to_itself_and_leaves_none_when_it_is
     command, things, tmp_path, capsys, monkeypatch
 ):
     module, _, name = WORK[command].rpartition(".")
-    owner = import_module("evax.jobs.localized").Maps if module.endswith("Maps") else import_module(module)
+    owner = import_module("evax.explain.localized").Maps if module.endswith("Maps") else import_module(module)
     second = list[str]()
 
     def refuse(*arguments, **options):
@@ -132,7 +133,7 @@ def test_the_runs_of_a_sweep_of_probes_are_locked_too(things, tmp_path, monkeypa
         locked.append((config.out / ".lock").exists())
         raise DataError("this cannot be done")
 
-    monkeypatch.setattr("evax.jobs.probed.measure", refuse)
+    monkeypatch.setattr("evax.adaptation.probe.measure", refuse)
     assert call("probe", things, tmp_path / "out", "--fractions 1 --seeds 0") == 1
     assert locked == [True]
 

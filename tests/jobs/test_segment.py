@@ -14,7 +14,9 @@ from PIL import Image
 from safetensors.numpy import load_file
 
 import evax
+from evax.adaptation.fit import Look, Looks, learn_and_choose
 from evax.cli import run
+from evax.comparison.segmentations import read_segmentation
 from evax.config import parse_command_line, shipped_recipes
 from evax.data.building import build_store
 from evax.data.loader import Batch
@@ -26,20 +28,20 @@ from evax.data.store import open_store
 from evax.deploy.bundle import read_card
 from evax.errors import ConfigError, DataError
 from evax.evaluation.segmentation import THRESHOLDS, global_dice
-from evax.jobs.compare import CompareConfig, compare
-from evax.jobs.export import ExportConfig, export
+from evax.jobs.compare import compare
+from evax.jobs.export import export
 from evax.jobs.finetune import FinetuneConfig, finetune
-from evax.jobs.predict import PredictConfig, predict
-from evax.jobs.prepare import PrepareConfig, prepare
+from evax.jobs.predict import predict
+from evax.jobs.prepare import prepare
 from evax.jobs.recipes import header
 from evax.jobs.segment import masked_films_of, segment
 from evax.models.encoders import build_encoder
 from evax.models.segmenter import Segmenter
-from evax.reporting.segmentations import read_segmentation
-from evax.training.fit import Look, Looks, learn_and_choose
-from evax.training.options import OptimizerConfig
-from evax.training.segment_options import SegmentConfig
-from evax.training.tracking import RunLog
+from evax.options.adaptation import SegmentConfig
+from evax.options.data import PrepareConfig
+from evax.options.results import CompareConfig, ExportConfig, PredictConfig
+from evax.options.training import OptimizerConfig
+from evax.runs.log import RunLog
 
 RECIPES = [name for name in shipped_recipes() if name.startswith("segment/")]
 

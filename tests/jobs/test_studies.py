@@ -4,13 +4,13 @@ from dataclasses import replace
 
 import pytest
 
+from evax.adaptation.study import continued, refuse_other_run, report_of
 from evax.config import to_plain, write_recipe
 from evax.errors import ConfigError
 from evax.files import read_json, write_json
-from evax.jobs.fewshot import FewshotConfig
 from evax.jobs.finetune import FinetuneConfig
-from evax.jobs.studies import continued, refuse_other_run, report_of
-from evax.training.options import OptimizerConfig
+from evax.options.studies import FewshotConfig
+from evax.options.training import OptimizerConfig
 from finished_runs import write_run
 
 GROWS = ("fractions", "counts", "seeds")

@@ -20,9 +20,10 @@ from evax.data.radiograph import Radiograph
 from evax.deploy.bundle import Card, read_card, save_bundle
 from evax.deploy.published import Published
 from evax.errors import ConfigError, WeightsError
-from evax.jobs.zoo import ZooConfig, zoo
+from evax.jobs.zoo import zoo
 from evax.models.classifier import Classifier
 from evax.models.encoders import EVA_X, build_encoder
+from evax.options.results import ZooConfig
 from evax.published import IMAGENET_MEAN, IMAGENET_STD
 from evax.weights.released import RELEASED
 from evax.weights.share import TIMM_ARCHITECTURES, save_timm

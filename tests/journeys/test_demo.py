@@ -14,7 +14,8 @@ import yaml
 import evax
 from evax.config import RECIPES, command_line, read_recipe
 from evax.data.phantom import FINDINGS
-from evax.jobs.demo import DemoConfig, steps_of
+from evax.jobs.demo import steps_of
+from evax.options.results import DemoConfig
 
 RECIPE, OF_TESTS = RECIPES / "demo_quick.yaml", Path(__file__).parents[1] / "recipes"
 

@@ -10,9 +10,9 @@ import pytest
 import evax
 from evax.config import read_recipe
 from evax.data.augment import CropConfig
-from evax.jobs.demo import DemoConfig
 from evax.jobs.prepare import prepare
 from evax.jobs.pretrain import PretrainConfig, pretrain
+from evax.options.results import DemoConfig
 
 RECIPE = Path(__file__).parents[1] / "recipes" / "real_films.yaml"
 pytestmark = pytest.mark.real

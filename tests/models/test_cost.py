@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import nn
 
+from evax.evaluation.published import EVA_X_B, EVA_X_S, EVA_X_TI
 from evax.models.cost import WARM_UP, Kind, milliseconds_per_film, size_of
 from evax.models.encoders import EvaX
-from evax.reporting.published import EVA_X_B, EVA_X_S, EVA_X_TI
 
 
 @pytest.mark.parametrize(

@@ -7,13 +7,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from evax.comparison.figures import Bar, finding_dots
 from evax.errors import DataError
+from evax.evaluation.study_rows import row_of_share, shares_summed_up, write_points
 from evax.files import write_json
-from evax.reporting.compare_figures import Bar, finding_dots
-from evax.reporting.few_labels import few_labels_figure
-from evax.reporting.result_line import tell_result
-from evax.reporting.study_page import write_study_page
-from evax.reporting.study_rows import row_of_share, shares_summed_up, write_points
+from evax.pages.few_labels import few_labels_figure
+from evax.pages.result_line import tell_result
+from evax.pages.study import write_study_page
 from finished_runs import FINDINGS, change_json, write_run
 
 SEEDS = (0, 1)

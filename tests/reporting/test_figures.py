@@ -14,9 +14,9 @@ from PIL import Image
 from evax.evaluation.calibration import reliability_curve
 from evax.evaluation.classification import roc_curve
 from evax.explain.overlay import BOX_COLOUR
-from evax.reporting import figures
-from evax.reporting.drawing import VERMILLION, with_prefixed_ids
-from evax.reporting.pictures import film_picture
+from evax.pages import figures
+from evax.pages.drawing import VERMILLION, with_prefixed_ids
+from evax.pages.pictures import film_picture
 
 
 def texts(svg: str) -> list[str]:

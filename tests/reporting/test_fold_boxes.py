@@ -1,5 +1,5 @@
-from evax.reporting.drawing import save_figure
-from evax.reporting.folds import fold_boxes
+from evax.pages.drawing import save_figure
+from evax.pages.folds import fold_boxes
 
 
 def box_count(scores):

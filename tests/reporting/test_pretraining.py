@@ -3,10 +3,10 @@ import json
 import pytest
 import yaml
 
+from evax.comparison.pretrainings import points_of, pretraining_figure, read_curves
 from evax.data.store import open_store
 from evax.errors import DataError
-from evax.reporting.drawing import save_figure
-from evax.reporting.pretraining import points_of, pretraining_figure, read_curves
+from evax.pages.drawing import save_figure
 
 
 def run_folder(folder, probe_stores=("aaaa",) * 4, lift=0.0, path="stores/a"):

@@ -2,7 +2,7 @@ import pytest
 import timm
 import torch
 
-from evax.reporting import published
+from evax.evaluation import published
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,8 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from evax.adaptation.examine import ERRORS_PER_FINDING, Scored, examine, run_checks
+from evax.adaptation.protocol import write_predictions
 from evax.data.building import build_store
 from evax.data.labelled import data_fingerprint
 from evax.data.manifest import Manifest
@@ -19,9 +21,7 @@ from evax.errors import DataError
 from evax.evaluation.classification import choose_thresholds
 from evax.evaluation.report import evaluate_classifier
 from evax.files import read_json, write_json
-from evax.reporting.examine import ERRORS_PER_FINDING, Scored, examine, run_checks
-from evax.reporting.protocol import write_predictions
-from evax.reporting.run_page import write_run_page
+from evax.pages.run import write_run_page
 from pages import Page
 
 FINDINGS = ("Effusion", "Mass")

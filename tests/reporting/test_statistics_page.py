@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from evax.reporting.figures import score_histogram
-from evax.reporting.statistics_page import boxes, together
+from evax.pages.figures import score_histogram
+from evax.pages.statistics import boxes, together
 
 
 def drawn(figure):

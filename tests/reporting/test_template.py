@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from evax.reporting.template import show_duration, show_interval, show_number, show_p_value, show_percent
+from evax.pages.template import show_duration, show_interval, show_number, show_p_value, show_percent
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from evax.errors import WeightsError
-from evax.training.checkpoint import checkpoint_paths, last_good, load_newest_checkpoint, save_checkpoint
+from evax.runs.checkpoint import checkpoint_paths, last_good, load_newest_checkpoint, save_checkpoint
 
 
 def trained(steps, seed=0):

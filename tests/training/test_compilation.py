@@ -6,7 +6,7 @@ from torch._dynamo.utils import counters
 
 from evax.models.classifier import Classifier
 from evax.models.encoders import build_encoder
-from evax.training.runtime import TOKENS_THAT_PAY_FOR_COMPILING, is_compiled, maybe_compile, uncompiled
+from evax.runs.device import TOKENS_THAT_PAY_FOR_COMPILING, is_compiled, maybe_compile, uncompiled
 
 CPU = torch.device("cpu")
 

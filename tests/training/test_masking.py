@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 
-from evax.training.masking import hidden_count, hidden_positions
+from evax.options.pretraining import hidden_count
+from evax.pretraining.hidden_patches import hidden_positions
 
 
 def positions(films, epochs, seed=0):

@@ -6,8 +6,8 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from evax.errors import ConfigError, Interrupted
-from evax.training.mirrors import open_mirrors
-from evax.training.tracking import Mirror, read_events, start_run
+from evax.runs.log import Mirror, read_events, start_run
+from evax.runs.trackers import open_mirrors
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,8 @@
 import pytest
 import torch
 
-from evax.training.objective import classification_loss, masked_cosine_loss, segmentation_loss
+from evax.adaptation.steps import classification_loss, segmentation_loss
+from evax.pretraining.objective import masked_cosine_loss
 
 
 def test_hidden_patches_alone_decide_the_loss():

@@ -6,8 +6,8 @@ import torch
 
 from evax.models.classifier import Classifier
 from evax.models.encoders import build_encoder
-from evax.training.optim import create_optimizer, layer_of, lr_at_step, set_lr
-from evax.training.options import OptimizerConfig
+from evax.options.training import OptimizerConfig
+from evax.runs.optimizer import create_optimizer, layer_of, lr_at_step, set_lr
 
 
 def test_the_learning_rate_rises_linearly_and_falls_to_its_final_value():

@@ -1,5 +1,4 @@
-from evax.training.plain_lines import PlainLines
-from evax.training.tracking import counting_bar, live_panel, progress_bar
+from evax.runs.progress import PlainLines, counting_bar, live_panel, progress_bar
 
 
 def lines_of(total, seconds_per_step, done=0):

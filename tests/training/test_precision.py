@@ -7,13 +7,13 @@ import torch
 from lightning_fabric import Fabric
 from lightning_fabric.plugins import MixedPrecision
 
+from evax.adaptation.steps import classification_step
 from evax.data.loader import Batch
 from evax.data.preprocess import Preprocess
 from evax.models.classifier import Classifier
 from evax.models.encoders import build_encoder
-from evax.training.optim import create_optimizer
-from evax.training.options import OptimizerConfig
-from evax.training.steps import classification_step
+from evax.options.training import OptimizerConfig
+from evax.runs.optimizer import create_optimizer
 
 FILMS = np.random.default_rng(0).integers(0, 256, (4, 1, 32, 32), dtype=np.uint8)
 LABELS = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.7, 0.2], [1.0, float("nan")]])

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import torch
 
-from evax.training.runtime import stop_requests
+from evax.runs.device import stop_requests
 
 
 def agreement_of_two(other=0, during=lambda: None):

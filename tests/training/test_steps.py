@@ -8,18 +8,18 @@ from evax.errors import ConfigError
 from evax.models.encoders import build_encoder
 from evax.models.masked import MaskedImageModel
 from evax.models.tokenizers import build_tokenizer
-from evax.training.masking import hidden_positions
-from evax.training.objective import masked_cosine_loss, relative_spread
-from evax.training.optim import create_optimizer
-from evax.training.options import OptimizerConfig
-from evax.training.runtime import (
+from evax.options.training import OptimizerConfig
+from evax.pretraining.hidden_patches import hidden_positions
+from evax.pretraining.objective import masked_cosine_loss, relative_spread
+from evax.pretraining.step import masked_image_step
+from evax.runs.device import (
     decided_precision,
     forward_operations,
     on_first_process,
     start_fabric,
     start_shared_fabric,
 )
-from evax.training.steps import Diverged, masked_image_step
+from evax.runs.optimizer import Diverged, create_optimizer
 
 
 def step_of(model, optimizer, fabric):

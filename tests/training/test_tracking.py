@@ -5,7 +5,7 @@ import pytest
 
 from evax.errors import ConfigError, DataError
 from evax.files import LOCK
-from evax.training.tracking import Mirror, RunLog, read_events, run_folder, start_run
+from evax.runs.log import Mirror, RunLog, read_events, run_folder, start_run
 
 
 @dataclass(frozen=True)

@@ -2,9 +2,10 @@ import logging
 
 import pytest
 
-from evax.training.probes import ProbeResult
-from evax.training.tracking import RunLog, live_panel
-from evax.training.watching import STEPS_OF_SPREAD, Watch, images_per_s, summary_of
+from evax.pretraining.probe import ProbeResult
+from evax.pretraining.watch import STEPS_OF_SPREAD, Watch, images_per_s, summary_of
+from evax.runs.log import RunLog
+from evax.runs.progress import live_panel
 
 
 @pytest.fixture

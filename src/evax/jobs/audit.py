@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import csv
 import logging
-from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import tyro
-
-from evax.config import job, validated
-from evax.errors import ConfigError, DataError
+from evax.config import job
+from evax.errors import DataError
+from evax.options.data import AuditConfig
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -26,31 +24,6 @@ COLUMNS = (
     "store", "row", "split", "other_store", "other_row", "other_split",
     "kind", "similarity", "inverted", "tested_and_trained", "via",
 )  # fmt: skip
-
-
-@validated
-@dataclass(frozen=True, kw_only=True)
-class AuditConfig:
-    """Find patients, and films even if resized, re-encoded, inverted or slightly cropped, across splits and
-    stores; `evax pretrain --audit OUT/audit.json` then refuses stores that leak.
-    """
-
-    stores: tyro.conf.Positional[tuple[Path, ...]]
-    """Stores made by `evax prepare`: those that are trained on and those that are tested on."""
-    out: Path
-    """Run folder for audit.json, audit.html and duplicates.csv."""
-    same_patients: bool = True
-    """A patient's name means the same person in every store; otherwise only within a store."""
-    fail_on_leaks: bool = False
-    """Exit status 1 when a store trains on what is tested."""
-    pictures: int = 24
-    """Pairs shown on the page, those that leak first."""
-
-    def __post_init__(self) -> None:
-        if not self.stores:
-            raise ConfigError("audit needs stores: evax audit STORE... --out DIR.")
-        if self.pictures < 0:
-            raise ConfigError(f"pictures must be at least 0, got {self.pictures}.")
 
 
 @job(AuditConfig)
@@ -74,8 +47,9 @@ def audit(config: AuditConfig) -> Path:
     )
     from evax.data.store import open_store, short_names
     from evax.files import write_json
-    from evax.reporting.audit_page import write_audit_page
-    from evax.training.tracking import counting_bar, run_folder
+    from evax.pages.audit import write_audit_page
+    from evax.runs.log import run_folder
+    from evax.runs.progress import counting_bar
 
     stores = [open_store(path) for path in config.stores]
     refuse_small(stores)  # before a bar is drawn

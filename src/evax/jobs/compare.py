@@ -4,59 +4,18 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import tyro
-
-from evax.config import job, validated
+from evax.config import job
 from evax.errors import ConfigError, DataError
-from evax.reporting.published import Table
+from evax.options.results import CompareConfig
 
 if TYPE_CHECKING:
-    from evax.reporting.runs import Entry, Runs
+    from evax.comparison.runs import Entry, Runs
 
 FORMAT = 1
-
-
-@validated
-@dataclass(frozen=True, kw_only=True)
-class CompareConfig:
-    """Compare runs of finetune, one by one or over seeds, runs of probe, and sweeps of fewshot and probe that
-    were tested on the same films, film by film; or runs of segment; or runs of pretrain by their probes.
-    """
-
-    runs: tyro.conf.Positional[tuple[Path, ...]]
-    """Run folders of finetune, fewshot or probe, two or more; a single sweep compares its shares, a single
-    probe its two ways. Or run folders of pretrain alone, or of segment alone, two or more."""
-    out: Path
-    """Folder for compare.json, compare.html, tables (CSV) and figures (SVG, PNG, CSV)."""
-    names: tuple[str, ...] = ()
-    """One per run, for tables and figures; empty: the folders' names."""
-    reference: str = ""
-    """Name of the run that all others are compared with; empty: the first."""
-    published: tuple[Table, ...] = ()
-    """Tables of published numbers to show beside; they are never re-run."""
-    prevalence: float | None = None
-    """Share of patients with a finding, in [0, 1], for which PPV and NPV are shown beside the test films'."""
-    resamples: int = 2000
-    """Bootstrap resamples of the test patients."""
-    seed: int = 0
-    """Of the bootstrap; the same for all runs, which is what pairs them."""
-    repeats: int = 20
-    """Films timed per network on this CPU, one at a time; 0: no timing."""
-    threads: int = 1
-    """Threads while timing."""
-
-    def __post_init__(self) -> None:
-        if not self.runs:
-            raise ConfigError("compare needs runs: evax compare RUN RUN --out FOLDER.")
-        if self.prevalence is not None and not 0 <= self.prevalence <= 1:
-            raise ConfigError(f"prevalence is a share of the patients in [0, 1], got {self.prevalence}.")
-        for name, least in (("resamples", 1), ("repeats", 0), ("threads", 1)):
-            if getattr(self, name) < least:
-                raise ConfigError(f"{name} must be at least {least}, got {getattr(self, name)}.")
 
 
 @job(CompareConfig)
@@ -66,20 +25,21 @@ def compare(config: CompareConfig) -> Path:
     Raises DataError for folders without a finished run and for runs that were not tested on the same films
     under the same protocol, ConfigError for names that do not fit and for pre-trainings among other runs.
     """
-    from evax.reporting.kinds import kind_alone
+    from evax.comparison.kinds import kind_alone
 
     if kind := kind_alone(config.runs):
         return {"pretrain": compare_pretrainings, "segment": compare_segmentations}[kind](config)
     import numpy as np
 
+    from evax.comparison.page import draw_figures, write_compare_page, write_tables
+    from evax.comparison.runs import read_runs
+    from evax.comparison.score import differences_of, ground_in_words, rows_of
     from evax.evaluation.networks import Ground, score_network
+    from evax.evaluation.published import published_beside
     from evax.files import write_json
-    from evax.reporting.compare_page import draw_figures, write_compare_page, write_tables
-    from evax.reporting.comparison import differences_of, ground_in_words, rows_of
-    from evax.reporting.published import published_beside
-    from evax.reporting.runs import read_runs
-    from evax.training.environment import environment
-    from evax.training.tracking import progress_bar, run_folder
+    from evax.runs.environment import environment
+    from evax.runs.log import run_folder
+    from evax.runs.progress import progress_bar
 
     runs = read_runs(config.runs, config.names)
     refuse_too_few_or_many(runs)
@@ -140,19 +100,19 @@ def compare_pretrainings(config: CompareConfig) -> Path:
     Raises ConfigError for options that mean nothing here, DataError for runs that were not probed, or on
     different stores.
     """
-    from evax.files import write_json
-    from evax.reporting.compare_page import write_figure, write_rows
-    from evax.reporting.pretraining import (
+    from evax.comparison.page import write_figure, write_rows
+    from evax.comparison.pretrainings import (
         points_of,
         pretraining_figure,
         probe_path,
         probe_store_of,
         read_curves,
     )
-    from evax.reporting.pretraining_page import differing_recipes, pretraining_rows, write_pretraining_page
-    from evax.reporting.run_files import read_log
-    from evax.training.environment import environment
-    from evax.training.tracking import run_folder
+    from evax.comparison.pretrainings_page import differing_recipes, pretraining_rows, write_pretraining_page
+    from evax.files import write_json
+    from evax.runs.environment import environment
+    from evax.runs.files import read_log
+    from evax.runs.log import run_folder
 
     refuse_unused(config, "Pre-trainings are shown as they are, with no test films to resample")
     rows, first = pretraining_rows(config.runs, config.names), config.runs[0]
@@ -181,16 +141,16 @@ def compare_segmentations(config: CompareConfig) -> Path:
 
     Raises ConfigError for options that mean nothing here, DataError for runs that are not comparable.
     """
-    from evax.files import write_json
-    from evax.reporting.protocol import agreed
-    from evax.reporting.segmentations import (
+    from evax.comparison.segmentations import (
         differences_of,
         read_segmentations,
         rows_of,
         write_segmentation_page,
     )
-    from evax.training.environment import environment
-    from evax.training.tracking import run_folder
+    from evax.files import write_json
+    from evax.runs.environment import environment
+    from evax.runs.files import agreed
+    from evax.runs.log import run_folder
 
     refuse_unused(config, "Segmentations are compared by their masks", "reference", "resamples", "seed")
     runs = read_segmentations(config.runs, config.names)
@@ -218,7 +178,7 @@ def refuse_unused(config: CompareConfig, why: str, *used: str) -> None:
 
     used: options that mean something, besides runs, out and names.
     """
-    from evax.reporting.compare_figures import MOST
+    from evax.comparison.figures import MOST
 
     given = [
         item.name
@@ -233,7 +193,7 @@ def refuse_unused(config: CompareConfig, why: str, *used: str) -> None:
 
 def refuse_too_few_or_many(runs: Runs) -> None:
     """Raises ConfigError for a single row, or for more than the figures can tell apart."""
-    from evax.reporting.compare_figures import MOST
+    from evax.comparison.figures import MOST
 
     if not 2 <= len(runs.entries) <= MOST:
         raise ConfigError(

@@ -5,15 +5,9 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
+from typing import TYPE_CHECKING, Any
 
-import tyro
-
-from evax.config import job, validated
-from evax.data.labels import SplitBy
-from evax.errors import ConfigError, DataError, unknown_name
-from evax.jobs.finetune import finetune_in_study
-from evax.jobs.studies import (
+from evax.adaptation.study import (
     ALONE,
     continued,
     finished_of,
@@ -28,7 +22,9 @@ from evax.jobs.studies import (
     tell_finished,
     warn_of_untaught,
 )
-from evax.reporting.study_rows import (
+from evax.config import job
+from evax.errors import DataError
+from evax.evaluation.study_rows import (
     RUNS,
     auroc_of_each,
     row_of,
@@ -37,7 +33,9 @@ from evax.reporting.study_rows import (
     summary_of,
     write_rows,
 )
-from evax.training.supervised_options import FinetuneConfig
+from evax.jobs.finetune import finetune_in_study
+from evax.options.adaptation import FinetuneConfig
+from evax.options.studies import FILM, PATIENT, CrossvalidateConfig
 
 if TYPE_CHECKING:
     import numpy as np
@@ -46,69 +44,6 @@ if TYPE_CHECKING:
     from evax.data.store import ImageStore
 
 TOO_SHORT = "; folds share training films, so the t-interval is too short"
-PATIENT: Final = "patient"
-FILM: Final = "film"
-ATTRIBUTES = ("view", "sex")  # columns of every store that say what a film is, not which one
-SeenFilms = Literal["refuse", "train"]
-
-
-@validated
-@dataclass(frozen=True, kw_only=True)
-class CrossvalidateConfig(FinetuneConfig):
-    """Fine-tune once per fold of the patients, or once per hospital left out; all else is as in finetune.
-
-    All films of the store enter, whatever its split says. Each run is a folder OUT/runs/*; the results are
-    OUT/report.html, crossvalidate.json, crossvalidate.csv, crossvalidate.svg and crossvalidate.png. With
-    seeds, each is such a study in OUT/runs/seed-*; OUT/report.html, seeds.json and seeds.csv sum them up.
-    """
-
-    out: Path
-    """Run folder of the study; an existing one is continued with resume."""
-    name: str = ""
-    """Of the study in its figure; empty: encoder and the end of the weights' path."""
-    folds: int = 5
-    """Number of folds of patients or films, at least 2; by anything else there are as many as values."""
-    by: str = PATIENT
-    """patient; film: folds of films drawn by chance, as in the paper's real-world study, so that a patient's
-    films may train and be tested, which every report then says; or view, sex or a column of the table, whose
-    values are left out one at a time."""
-    table: Path | None = None
-    """CSV with the columns image or patient, and the one that `by` names, as site."""
-    validation: float = 0.2
-    """Share of the patients outside the test part that choose instead of training, in (0, 1)."""
-    seen: SeenFilms = "refuse"
-    """When the encoder was pre-trained on films of the store. train: their patients always train."""
-    bundles: bool = False
-    """Keep the classifier of every fold that this call runs, OUT/runs/*/bundle."""
-    resume: bool = False
-    """Continue the study in OUT: finished runs are not repeated."""
-    split: Annotated[Path | None, tyro.conf.Suppress] = None
-    """Set for each fold."""
-    protocol: Annotated[Literal["clean", "paper"], tyro.conf.Suppress] = "clean"
-    """Of every fold; its validation films choose the checkpoint."""
-    split_by: Annotated[SplitBy, tyro.conf.Suppress] = PATIENT
-    """Set by `by`."""
-    seeds: tuple[int, ...] = ()
-    """The study once per seed, as 0-4: each draws folds, heads, orders and crops of its own, as seed does."""
-
-    def __post_init__(self) -> None:
-        if self.split is not None or self.split_by != PATIENT:
-            raise ConfigError("crossvalidate makes its own splits: give folds or by.")
-        super().__post_init__()
-        if self.protocol != "clean":
-            raise ConfigError(
-                "crossvalidate has the clean protocol only: leave protocol out. For the paper's folds of "
-                "films give --by film."
-            )
-        if self.folds < 2:
-            raise ConfigError(f"folds must be at least 2, got {self.folds}.")
-        if not 0 < self.validation < 1:
-            raise ConfigError(f"validation is a share in (0, 1), got {self.validation}.")
-        if self.by in (PATIENT, FILM) and self.table is not None:
-            raise ConfigError("table holds the column that by names: give --by, as --by site.")
-        if self.table is None and self.by not in (known := (PATIENT, FILM, *ATTRIBUTES)):
-            wrong = unknown_name("way to divide films", self.by, known)
-            raise ConfigError(f"{wrong} For another column give the CSV that has it, as --table sites.csv.")
 
 
 @job(CrossvalidateConfig)
@@ -122,7 +57,7 @@ def crossvalidate(config: CrossvalidateConfig) -> Path:
     if config.seeds:
         return crossvalidate_over_seeds(config)
     from evax.deploy.bundle import note_other_size
-    from evax.reporting.result_line import tell_result
+    from evax.pages.result_line import tell_result
 
     note_other_size(config.weights, config.image_size)
     result = one_study(continued(config, config.resume), films_of(config), config.precision)
@@ -180,11 +115,11 @@ def films_of(config: CrossvalidateConfig) -> StudyFilms:
 
 def one_study(config: CrossvalidateConfig, films: StudyFilms, asked: str) -> Path:
     """The folds of one seed; returns the path of crossvalidate.json. asked: see study_card."""
+    from evax.adaptation.pooled import pooled_metrics
     from evax.files import write_json
-    from evax.reporting.folds import draw_folds
-    from evax.reporting.pooled import pooled_metrics
-    from evax.reporting.protocol import agreed
-    from evax.reporting.study_page import write_study_page
+    from evax.pages.folds import draw_folds
+    from evax.pages.study import write_study_page
+    from evax.runs.files import agreed
 
     store, folds = films.store, folds_of(config, films)
     with study_folder(config, config.resume) as log:
@@ -312,8 +247,8 @@ def card_of(
     asked: str,
 ) -> dict[str, Any]:
     """What every number of the study must carry."""
+    from evax.adaptation.protocol import study_card
     from evax.evaluation.intervals import LEAST_RUNS
-    from evax.reporting.protocol import study_card
 
     if config.by == FILM:
         how = f"{len(folds)} folds of films by chance"

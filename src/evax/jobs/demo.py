@@ -5,22 +5,23 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import fields, replace
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import Any
 
 import tyro
 
-from evax.config import command_line, job, validated
+from evax.config import command_line, job
 from evax.errors import ConfigError
-from evax.jobs.fetch import FetchConfig, fetch
+from evax.jobs.fetch import fetch
 from evax.jobs.finetune import finetune
-from evax.jobs.localize import LocalizeConfig, localize
-from evax.jobs.predict import PredictConfig, predict
-from evax.jobs.prepare import PrepareConfig, prepare
+from evax.jobs.localize import localize
+from evax.jobs.predict import predict
+from evax.jobs.prepare import prepare
 from evax.jobs.pretrain import pretrain
-from evax.training.masked_options import PretrainConfig
-from evax.training.supervised_options import FinetuneConfig
+from evax.options.data import PrepareConfig
+from evax.options.pretraining import PretrainConfig
+from evax.options.results import DemoConfig, PredictConfig
 
 RUN_FOLDER = "RUN"  # first part of a path in a recipe that stands for --out
 STEPS: dict[str, Any] = {  # in the order of the journey
@@ -32,38 +33,6 @@ STEPS: dict[str, Any] = {  # in the order of the journey
     "predict": predict,
 }
 Hidden: Any = tyro.conf.Suppress
-
-
-@validated
-@dataclass(frozen=True, kw_only=True)
-class DemoConfig:
-    """The whole journey: films -> stores -> encoder without labels -> classifier -> test -> Grad-CAM ->
-    report.
-
-    Without --recipe: synthetic films. A recipe lists the steps; each entry holds the options of one command,
-    and RUN at the start of a path stands for the run folder.
-    """
-
-    default_recipe: ClassVar[str] = "demo"
-
-    out: Path
-    """Run folder; the report is OUT/report.html."""
-    title: str = "evax demo"
-    """Heading of the report."""
-    resume: bool = False
-    """Continue the run in OUT: finished steps are kept."""
-    fetch: Annotated[dict[str, FetchConfig], Hidden] = field(default_factory=dict)
-    """Data sets to get."""
-    prepare: Annotated[dict[str, PrepareConfig], Hidden] = field(default_factory=dict)
-    """Stores to make."""
-    pretrain: Annotated[dict[str, PretrainConfig], Hidden] = field(default_factory=dict)
-    """Encoders to train."""
-    finetune: Annotated[dict[str, FinetuneConfig], Hidden] = field(default_factory=dict)
-    """Classifiers to train and test."""
-    localize: Annotated[dict[str, LocalizeConfig], Hidden] = field(default_factory=dict)
-    """Maps to score against boxes."""
-    predict: Annotated[dict[str, PredictConfig], Hidden] = field(default_factory=dict)
-    """Films to score."""
 
 
 @job(DemoConfig)
@@ -86,8 +55,8 @@ def demo(config: DemoConfig) -> Path:
 def run_steps(config: DemoConfig) -> Path:
     """Those that are not finished yet; returns the path of report.html."""
     from evax.files import read_json, write_json
-    from evax.reporting.page import write_report
-    from evax.training.environment import environment
+    from evax.pages.page import write_report
+    from evax.runs.environment import environment
 
     journal, here = config.out / "run.json", environment()
     run: dict[str, Any] = read_json(journal) if journal.is_file() else {"environment": here, "steps": []}

@@ -6,15 +6,13 @@ import logging
 import os
 import shutil
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
-import tyro
-
-from evax.config import job, validated
+from evax.config import job
 from evax.errors import ConfigError, DataError
-from evax.training.options import Precision
+from evax.options.results import EmbedConfig, Tokens
+from evax.options.training import Precision
 
 if TYPE_CHECKING:
     import numpy as np
@@ -27,49 +25,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger("evax")
 PLAN = "plan.json"
 PART_FILMS, PART_NUMBERS = 512, 2**24  # kept in memory at a time; what an interruption costs at most
-Tokens = Literal["mean", "cls", "patches"]
-
-
-@validated
-@dataclass(frozen=True, kw_only=True)
-class EmbedConfig:
-    """Turn films into feature vectors; any number of films in constant memory.
-
-    The same command goes on where an interrupted one stopped.
-    """
-
-    films: tyro.conf.Positional[tuple[Path, ...]]
-    """Films, folders that are searched for films, or one store."""
-    out: Path
-    """Parquet file: film, feature, error (why a film could not be read); the file's metadata say what the
-    features are.
-    """
-    bundle: Path | None = None
-    """Encoder or classifier bundle; or give encoder and weights."""
-    encoder: str | None = None
-    """Encoder by name."""
-    weights: Path | None = None
-    """Weight file or bundle of the encoder, name of a published file, or imagenet."""
-    image_size: int | None = None
-    """Side of the network's input in pixels, a multiple of the encoder's patch; the bundle's, or 224."""
-    tokens: Tokens = "mean"
-    """mean of the patches; cls, the class token; patches, all of them, row by row in one vector."""
-    batch_size: int = 32
-    """Films encoded at once."""
-    precision: Precision = "auto"
-    """auto: bf16 autocast where this machine is measured to be faster with it."""
-
-    def __post_init__(self) -> None:
-        if not self.films:
-            raise ConfigError("embed needs films: evax embed FILES|FOLDER|STORE --bundle B --out x.parquet.")
-        given = [value is not None for value in (self.bundle, self.encoder, self.weights)]
-        if given not in ([True, False, False], [False, True, True]):
-            raise ConfigError("Give either bundle, which has its weights in it, or encoder and weights.")
-        size = self.image_size
-        if size is not None and (size < 32 or (size % 16 and size % 14)):
-            raise ConfigError(f"image_size must be a multiple of 16 or 14 from 32 on, got {size}.")
-        if self.batch_size <= 0:
-            raise ConfigError(f"batch_size must be above 0, got {self.batch_size}.")
 
 
 @job(EmbedConfig)
@@ -84,8 +39,8 @@ def embed(config: EmbedConfig) -> Path:
     refuse_existing(config.out)
     from evax.data.films import batches_of, count_films, find_films
     from evax.data.store import open_store
-    from evax.training.runtime import decided_precision, start_fabric
-    from evax.training.tracking import progress_bar
+    from evax.runs.device import decided_precision, start_fabric
+    from evax.runs.progress import progress_bar
 
     store = open_store(config.films[0]) if (config.films[0] / "store.json").is_file() else None
     if store is not None and len(config.films) > 1:
@@ -150,7 +105,7 @@ def layout_of(config: EmbedConfig, encoder: Encoder, chain: Preprocess, fabric: 
     import numpy as np
     import torch
 
-    from evax.training.probes import encode_films
+    from evax.adaptation.features import encode_films
 
     with torch.inference_mode():
         encoded = encode_films(encoder, np.zeros((1, 1, *[chain.input_size] * 2), np.uint8), chain, fabric)
@@ -187,7 +142,7 @@ def plan_of(
     """Returns what all parts of a table must share. marks: what tells the films from others."""
     import hashlib
 
-    from evax.training.runtime import precision_of
+    from evax.runs.device import precision_of
     from evax.weights.start import digest_of_weights
 
     digest = hashlib.blake2b(digest_size=16)
@@ -242,9 +197,9 @@ def write_part(
     import pyarrow.parquet as pq
     import torch
 
+    from evax.adaptation.features import encode_films
     from evax.data.films import batches_of
     from evax.files import replaced_whole
-    from evax.training.probes import encode_films
 
     features: list[Any] = []
     errors: list[str] = []

@@ -2,40 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
-import tyro
-
-from evax.config import job, validated
-from evax.errors import ConfigError, DataError
+from evax.config import job
+from evax.errors import DataError
+from evax.options.results import ExportConfig
 
 if TYPE_CHECKING:
     from evax.data.radiograph import Radiograph
 
 SYNTHETIC = 16
-
-
-@validated
-@dataclass(frozen=True, kw_only=True)
-class ExportConfig:
-    """Write a bundle as ONNX, for machines without torch, and compare it with torch on films first."""
-
-    bundle: tyro.conf.Positional[Path]
-    """Classifier or encoder bundle; model.onnx and onnx.json are written into it."""
-    films: tuple[Path, ...] = ()
-    """Films or folders to compare on; without them, synthetic films, black, white and noise."""
-    most_films: int = 64
-    """At most so many of them are compared."""
-    runtimes: tuple[Literal["onnx", "openvino"], ...] = ("onnx",)
-    """Runtimes that must agree with torch; OpenVINO reads the same file."""
-
-    def __post_init__(self) -> None:
-        if self.most_films <= 0:
-            raise ConfigError(f"most_films must be above 0, got {self.most_films}.")
-        if not self.runtimes:
-            raise ConfigError("runtimes must name at least one: --runtimes onnx.")
 
 
 @job(ExportConfig)

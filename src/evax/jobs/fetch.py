@@ -5,64 +5,21 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
-import tyro
-
-from evax.config import job, validated
+from evax.config import job
 from evax.data.public_sets import PUBLIC_SETS, RECORD
 from evax.errors import ConfigError, DataError
+from evax.options.data import FetchConfig
 
 if TYPE_CHECKING:
     from evax.data.public_sets import PublicSet
 
 FOLDER_VARIABLE = "EVAX_DATA"
 MIRROR_VARIABLE = "EVAX_DATA_MIRROR"
-SetName = Literal[
-    "phantoms", "hannover_covid19", "montgomery", "shenzhen", "chestxray14", "lungs", "chexpert", "mimic_cxr",
-    "rsna", "siim", "covidx9a", "covidx_cxr4",
-]  # fmt: skip
 
 logger = logging.getLogger("evax")
-
-
-@validated
-@dataclass(frozen=True, kw_only=True)
-class FetchConfig:
-    """Get a data set. phantoms: synthetic radiographs with known findings, boxes and masks, drawn on this
-    machine. Others: downloaded and unpacked where an address gives them, else how to ask and what the folder
-    must look like.
-
-    Archives lie in the folder EVAX_DATA (default: the user's cache), where those put by hand are used too;
-    EVAX_DATA_MIRROR names another server than the official one.
-    """
-
-    name: tyro.conf.Positional[SetName]
-    """Data set."""
-    out: Path | None = None
-    """Folder that is filled, as `evax prepare --raw` wants it; not needed for a set one has to ask for."""
-    films: int = 1200
-    """phantoms: how many."""
-    seed: int = 0
-    """phantoms: another seed draws other patients."""
-    workers: int = 0
-    """phantoms: processes; 0 uses every core."""
-
-    def __post_init__(self) -> None:
-        if self.films <= 0:
-            raise ConfigError(f"films must be above 0, got {self.films}.")
-        if self.seed < 0:
-            raise ConfigError(f"seed must be at least 0, got {self.seed}.")
-        if self.workers < 0:
-            raise ConfigError(f"workers must be at least 0, got {self.workers}.")
-        if self.name != "phantoms":
-            drawn = [field for field in fields(self) if field.name in ("films", "seed", "workers")]
-            if stray := [field.name for field in drawn if getattr(self, field.name) != field.default]:
-                raise ConfigError(f"fetch {self.name} does not take {', '.join(stray)}: phantoms do.")
-        if self.out is None and (self.name == "phantoms" or PUBLIC_SETS[self.name].archives):
-            raise ConfigError(f"fetch {self.name} needs --out, the folder to fill.")
 
 
 @job(FetchConfig)
@@ -83,7 +40,7 @@ def draw_phantoms(config: FetchConfig, out: Path) -> Path:
     """images/, labels.csv, boxes.csv and masks/ of synthetic films; what was interrupted is drawn anew."""
     from evax.data.phantom_release import write_phantoms
     from evax.files import read_json
-    from evax.training.tracking import progress_bar
+    from evax.runs.progress import progress_bar
 
     record = out / RECORD
     known = read_json(record) if record.is_file() else None

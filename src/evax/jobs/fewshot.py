@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
-import tyro
-
-from evax.config import job, validated
-from evax.errors import ConfigError
-from evax.jobs.finetune import films_of, finetune_in_study
-from evax.jobs.shares import LabelPoint, check_draws, label_points
-from evax.jobs.studies import (
+from evax.adaptation.shares import LabelPoint, label_points
+from evax.adaptation.study import (
     ALONE,
     continued,
     finished_of,
@@ -24,58 +19,11 @@ from evax.jobs.studies import (
     tell_finished,
     warn_of_untaught,
 )
-from evax.reporting.study_rows import RUNS, row_of_share, shares_summed_up, spread_in_words, write_points
-from evax.training.supervised_options import FinetuneConfig
-
-FRACTIONS = (0.01, 0.1, 1.0)  # of the paper's Fig. 3c
-
-
-@validated
-@dataclass(frozen=True, kw_only=True)
-class FewshotConfig(FinetuneConfig):
-    """Fine-tune on growing parts of the training patients, with several seeds; all else is as in finetune.
-
-    A seed draws the patients, the head, the order and the crops. Each run is a folder OUT/runs/*; the results
-    are OUT/report.html, fewshot.json, fewshot.csv, fewshot.svg and fewshot.png.
-    """
-
-    out: Path
-    """Run folder of the sweep; an existing one is continued with resume."""
-    name: str = ""
-    """Of the curve in figures; empty: encoder and the end of the weights' path."""
-    fractions: tuple[float, ...] = ()
-    """Shares of the training patients, each in (0, 1]; 0.01, 0.1 and 1 without fractions and counts."""
-    counts: tuple[int, ...] = ()
-    """Numbers of training patients, besides shares or instead of them."""
-    seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
-    """One run per seed and share."""
-    lrs: tuple[float, ...] = ()
-    """Peak learning rates to choose from, per share, by the first seed's validation mAUC; the choice then
-    holds for all seeds. Empty: optimizer.lr."""
-    bundles: bool = False
-    """Keep the classifier of every run that this call makes, OUT/runs/*/bundle."""
-    resume: bool = False
-    """Continue the sweep in OUT: finished runs are not repeated, new shares, counts and seeds are added."""
-    label_fraction: Annotated[float, tyro.conf.Suppress] = 1.0
-    """Set by fractions."""
-    label_count: Annotated[int | None, tyro.conf.Suppress] = None
-    """Set by counts."""
-    seed: Annotated[int, tyro.conf.Suppress] = 0
-    """Set by seeds."""
-    protocol: Annotated[Literal["clean", "paper"], tyro.conf.Suppress] = "clean"
-    """Of every run; validation chooses the learning rate."""
-
-    def __post_init__(self) -> None:
-        if self.label_fraction != 1 or self.label_count is not None or self.seed != 0:
-            raise ConfigError(
-                "fewshot sets label_fraction, label_count and seed itself: give fractions, counts and seeds."
-            )
-        super().__post_init__()
-        if self.protocol != "clean":
-            raise ConfigError("fewshot has the clean protocol only: leave protocol out.")
-        check_draws(self.fractions, self.counts, self.seeds)
-        if not all(lr > 0 for lr in self.lrs):
-            raise ConfigError(f"lrs must be above 0, got {self.lrs}.")
+from evax.config import job
+from evax.evaluation.study_rows import RUNS, row_of_share, shares_summed_up, spread_in_words, write_points
+from evax.jobs.finetune import films_of, finetune_in_study
+from evax.options.adaptation import FinetuneConfig
+from evax.options.studies import FRACTIONS, FewshotConfig
 
 
 @job(FewshotConfig)
@@ -93,10 +41,10 @@ def fewshot(config: FewshotConfig) -> Path:
     from evax.data.store import open_store
     from evax.deploy.bundle import note_other_size
     from evax.files import write_json
-    from evax.reporting.few_labels import draw_few_labels
-    from evax.reporting.protocol import agreed
-    from evax.reporting.result_line import tell_result
-    from evax.reporting.study_page import write_study_page
+    from evax.pages.few_labels import draw_few_labels
+    from evax.pages.result_line import tell_result
+    from evax.pages.study import write_study_page
+    from evax.runs.files import agreed
     from evax.weights.start import digest_of_weights
 
     fingerprint = data_fingerprint(open_store(config.store), config.split)
@@ -163,7 +111,7 @@ def one_run(config: FewshotConfig, share: LabelPoint, seed: int, lr: float) -> F
 
 def card_of(config: FewshotConfig, fingerprint: str, asked: str) -> dict[str, Any]:
     """What every number of the sweep must carry. asked: see study_card."""
-    from evax.reporting.protocol import study_card
+    from evax.adaptation.protocol import study_card
 
     lr_chosen_on = f"validation mAUC of seed {config.seeds[0]}, per share, then fixed for all seeds"
     subset = {

@@ -8,9 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from evax.config import job
-from evax.errors import ConfigError
-from evax.jobs.studies import (
+from evax.adaptation.study import (
     continued,
     over_seeds,
     refuse_at_once,
@@ -20,7 +18,9 @@ from evax.jobs.studies import (
     report_of,
     warn_of_untaught,
 )
-from evax.training.supervised_options import FinetuneConfig
+from evax.config import job
+from evax.errors import ConfigError
+from evax.options.adaptation import FinetuneConfig
 
 if TYPE_CHECKING:
     from evax.data.labelled import LearningFilms
@@ -37,10 +37,10 @@ def finetune(config: FinetuneConfig) -> Path:
     refuse_at_once(config, config.resume if config.seeds else None)
     if config.seeds:
         return finetune_over_seeds(config)
+    from evax.adaptation.examine import CHECKED_FILMS, tell
     from evax.deploy.bundle import note_other_size  # after what is refused at once
     from evax.files import read_json
-    from evax.reporting.examine import CHECKED_FILMS, tell
-    from evax.reporting.result_line import tell_result
+    from evax.pages.result_line import tell_result
 
     films = films_of(config)
     warn_of_untaught(films.findings, films.taught[films.train], "training films")
@@ -56,7 +56,7 @@ def finetune_over_seeds(config: FinetuneConfig) -> Path:
     from evax.data.labelled import data_fingerprint
     from evax.data.store import open_store
     from evax.deploy.bundle import note_other_size
-    from evax.reporting.study_rows import auroc_of_each, row_of
+    from evax.evaluation.study_rows import auroc_of_each, row_of
     from evax.weights.start import digest_of_weights
 
     films = films_of(config)
@@ -86,16 +86,16 @@ def learn_and_test(config: FinetuneConfig, films: LearningFilms, checked_films: 
     films: see films_of. checked_films: at most so many training films are searched for doubtful labels, a
     forward pass each.
     """
+    from evax.adaptation.classify import Finetuned, write_results
+    from evax.adaptation.examine import Scored
+    from evax.adaptation.fit import fit
+    from evax.adaptation.head import start_from_probe
+    from evax.adaptation.scoring import predict_rows
     from evax.deploy.bundle import starting_preprocess
-    from evax.jobs.finetuned import Finetuned, write_results
     from evax.models.classifier import Classifier
-    from evax.reporting.examine import Scored
-    from evax.training.fit import fit
-    from evax.training.head import start_from_probe
-    from evax.training.runtime import seeded, start_fabric
-    from evax.training.scoring import predict_rows
-    from evax.training.steps import Diverged
-    from evax.training.tracking import run_folder
+    from evax.runs.device import seeded, start_fabric
+    from evax.runs.log import run_folder
+    from evax.runs.optimizer import Diverged
     from evax.weights.start import digest_of_weights, starting_encoder
 
     start = time.perf_counter()

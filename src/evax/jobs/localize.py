@@ -3,56 +3,16 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
-import tyro
-
-from evax.config import command_line, job, validated
+from evax.config import command_line, job
 from evax.errors import ConfigError, DataError
+from evax.options.results import LocalizeConfig
 
 if TYPE_CHECKING:
     from evax.data.store import ImageStore
     from evax.deploy.predictor import Predictor
-
-
-@validated
-@dataclass(frozen=True, kw_only=True)
-class LocalizeConfig:
-    """Overlap of the heat map with true boxes or masks (IoU, AP25, AP50, mAP), and the pointing game."""
-
-    bundle: tyro.conf.Positional[Path]
-    """Classifier bundle written by `evax finetune`, or a published classifier, as in `evax predict`."""
-    store: Path
-    """Store whose films have boxes or masks."""
-    out: Path
-    """Run folder for report.json, report.html, cases.csv and overlays/."""
-    at: Literal["norm1", "output"] = "norm1"
-    """Layer of the map: norm1 as the paper, or output."""
-    split: Literal["train", "val", "test"] = "test"
-    """Films that are scored."""
-    truth: Literal["boxes", "masks", "auto"] = "boxes"
-    """What a map is held against; auto: masks for the findings that have some, boxes for the others."""
-    protocol: Literal["clean", "paper"] = "clean"
-    """clean: the threshold is chosen on other films than it is scored on; paper: on the same boxes, each a
-    case, as in the released code; not to be compared with clean.
-    """
-    overlays: int = 3
-    """Pictures per finding, of the films with the highest probability."""
-    resamples: int = 2000
-    """Bootstrap resamples of the patients."""
-    seed: int = 0
-    """Of the bootstrap, and of the folds where the scored films choose for each other."""
-
-    def __post_init__(self) -> None:
-        if self.overlays < 0 or self.resamples <= 0:
-            raise ConfigError("overlays must be at least 0 and resamples above 0.")
-        if self.protocol == "paper" and self.truth != "boxes":
-            raise ConfigError(
-                f"The paper's protocol scores one box after the other, got truth {self.truth}: leave --truth "
-                "out, or give --protocol clean."
-            )
 
 
 @job(LocalizeConfig)
@@ -64,10 +24,8 @@ def localize(config: LocalizeConfig) -> Path:
     """
     import numpy as np
 
-    from evax.data.regions import films_with_regions, kinds_of_truth
     from evax.deploy.bundle import refuse_seen_films
-    from evax.jobs.localized import Maps, chosen_thresholds
-    from evax.reporting.localization import (
+    from evax.explain.localization import (
         Localized,
         draw_overlays,
         protocol_entries,
@@ -75,9 +33,11 @@ def localize(config: LocalizeConfig) -> Path:
         scores_of,
         write_cases,
     )
-    from evax.reporting.run_files import write_report
-    from evax.reporting.run_page import write_run_page
-    from evax.training.tracking import run_folder
+    from evax.explain.localized import Maps, chosen_thresholds
+    from evax.explain.regions import films_with_regions, kinds_of_truth
+    from evax.pages.run import write_run_page
+    from evax.runs.files import write_report
+    from evax.runs.log import run_folder
 
     start = time.perf_counter()
     predictor, store = opened(config)

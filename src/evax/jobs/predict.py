@@ -8,16 +8,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import tyro
 
-from evax.config import job, validated
+from evax.config import job
 from evax.data.films import batches_of, count_films, find_films, read_or_reason
+from evax.deploy.predictions import Scores
 from evax.errors import ConfigError
 from evax.files import make_folder, refuse_existing
-from evax.jobs.predictions import Scores
+from evax.options.results import PredictConfig
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -29,43 +29,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger("evax")
 
 
-@validated
-@dataclass(frozen=True, kw_only=True)
-class PredictConfig:
-    """Score films with a classifier, a bundle or a published one, or draw masks with a segmenter; any number
-    of films in constant memory.
-    """
-
-    bundle: tyro.conf.Positional[Path]
-    """Classifier or segmenter bundle; or the name of a published classifier (`evax zoo list`), or its file
-    under the official file name: fetched if need be, and converted once into the folder EVAX_WEIGHTS."""
-    films: tyro.conf.Positional[tuple[Path, ...]]
-    """Films, or folders that are searched for films."""
-    out: Path
-    """CSV file: file, one probability and one present/absent per finding, notes on the film, error. Of
-    exclusive classes: one probability each, and the predicted one. Of a segmenter: share of the film,
-    present/absent, and cm2 where the film's spacing is known."""
-    heatmaps: Path | None = None
-    """Folder for one Grad-CAM picture per film and present finding, or of the predicted class:
-    ROW-FILM-FINDING.png, row of OUT."""
-    masks: Path | None = None
-    """Folder for a segmenter's masks, of the film's own size: ROW-FILM-FINDING.png, white inside, row of OUT;
-    and ROW-FILM.png, the film with their edges."""
-    batch_size: int = 16
-    """Films scored at once."""
-    runtime: Literal["torch", "onnx", "openvino"] | None = None
-    """onnx and openvino run what `evax export` wrote, without torch; default: torch where it is installed."""
-    resume: bool = False
-    """Go on where a stopped run of the same bundle and options left off; films that are no longer found where
-    they were, and those after them, are scored anew."""
-
-    def __post_init__(self) -> None:
-        if not self.films:
-            raise ConfigError("predict needs films: evax predict BUNDLE FILES|FOLDER --out x.csv.")
-        if self.batch_size <= 0:
-            raise ConfigError(f"batch_size must be above 0, got {self.batch_size}.")
-
-
 @job(PredictConfig)
 def predict(config: PredictConfig) -> Path:
     """Writes the table and returns its path; a film that cannot be read gets a line with the reason.
@@ -75,7 +38,7 @@ def predict(config: PredictConfig) -> Path:
     and as open_bundle does.
     """
     from evax.deploy.predictor import default_runtime, open_bundle
-    from evax.training.tracking import progress_bar
+    from evax.runs.progress import progress_bar
 
     card = answering_card(config)  # before a file of an encoder is fetched for nothing
     refuse_existing(config.out)

@@ -4,102 +4,20 @@ from __future__ import annotations
 
 import logging
 import os
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from evax.config import job, validated
-from evax.data.sources import SourceName
+from evax.config import job
 from evax.data.views import NOT_FRONTAL
-from evax.errors import ConfigError, DataError
+from evax.errors import DataError
 from evax.files import name_of
+from evax.options.data import PrepareConfig
 from evax.published import MERGED_520K_MEAN, MERGED_520K_STD
 
 if TYPE_CHECKING:
     from evax.data.manifest import Manifest
 
 logger = logging.getLogger("evax")
-
-
-@validated
-@dataclass(frozen=True, kw_only=True)
-class PrepareConfig:
-    """Read every film once, resize it and keep it in a store; split the patients into train, val and test."""
-
-    raw: Path
-    """Folder that holds the films."""
-    out: Path
-    """Store to make."""
-    source: SourceName = "csv"
-    """What the folder is: a table and its images, a folder per class, images and masks, COCO boxes, a tree of
-    DICOMs, or a public release in its official layout.
-    """
-    size: int = 336
-    """Side of the stored film in pixels; the aspect is not kept."""
-    bits: int | None = None
-    """Depth of PNG and TIFF films of more than 8 bits, 8 to 16, whose white is then 2**bits - 1. Without it
-    the films decide it once for all; bundles keep it, so that a single film is read as in training.
-    """
-    validation: float = 0.1
-    """Share of the patients in the validation split."""
-    test: float = 0.2
-    """Share of the patients in the test split, where the release names none itself."""
-    seed: int = 0
-    """Of the split."""
-    workers: int = 0
-    """Processes that read; 0 uses every core."""
-    lists: Path | None = None
-    """Folder of train, val and test lists of film names, as of a published experiment: only these films."""
-    verify: bool = False
-    """First compare tables, published counts and disk, without decoding; a difference ends the work."""
-    statistics: bool = False
-    """Then write what the store is made of to OUT/statistics: table, figures and page, as evax describe."""
-    table: str | None = None
-    """csv: the table in RAW, labels.csv without it; coco: its JSON file, annotations.json without it."""
-    label_column: str | None = None
-    """csv: a column of class names, one per film; `label` is found by itself."""
-    findings: tuple[str, ...] | None = None
-    """csv: columns of 1, 0, -1 or blank; without it, all that hold nothing else."""
-    patient_pattern: str | None = None
-    """folders, masks, coco: regular expression whose first group, at a file name's start, is the patient."""
-    region: str | None = None
-    """masks: what a mask shows whose name says no finding; Region without it."""
-    mask_value: tuple[int, ...] | None = None
-    """csv, masks, shenzhen, lungs: the value of the mask files that is inside, where they have more than two:
-    a number, or red, green and blue.
-    """
-    tested: Path | None = None
-    """merged_520k: folder of lists of films that are tested on later, left out with all films of their
-    patients; without it the paper's likely composition.
-    """
-    private: Path | None = None
-    """dicom: folder for the pseudonym key and the crosswalk; OUT.private without it."""
-    keep_burned_in: bool = False
-    """dicom: keep films whose header says that text in the pixels identifies the patient; they are left out
-    without it.
-    """
-
-    def __post_init__(self) -> None:
-        if not 16 <= self.size <= 4096:
-            raise ConfigError(f"size must lie between 16 and 4096 pixels, got {self.size}.")
-        if self.bits is not None and not 8 <= self.bits <= 16:
-            raise ConfigError(f"bits must lie between 8 and 16, got {self.bits}.")
-        if self.seed < 0:
-            raise ConfigError(f"seed must be at least 0, got {self.seed}.")
-        if self.workers < 0:
-            raise ConfigError(f"workers must be at least 0, got {self.workers}.")
-        if self.mask_value is not None and (
-            len(self.mask_value) not in (1, 3)
-            or not 0 <= min(self.mask_value) <= max(self.mask_value) <= 65535
-        ):
-            raise ConfigError(
-                "mask_value is a number from 0 to 65535, or three for red, green and blue, "
-                f"got {self.mask_value}."
-            )
-        if self.validation < 0 or self.test < 0 or self.validation + self.test > 1:
-            raise ConfigError(
-                f"validation and test are shares with a sum up to 1, got {self.validation} and {self.test}."
-            )
 
 
 @job(PrepareConfig)
@@ -112,7 +30,7 @@ def prepare(config: PrepareConfig) -> Path:
     from evax.data.building import build_store
     from evax.data.sources import read_source
     from evax.data.split import assign_splits, follow_lists
-    from evax.training.tracking import counting_bar
+    from evax.runs.progress import counting_bar
 
     if config.verify:
         verify_release(config)
@@ -161,7 +79,7 @@ def prepare(config: PrepareConfig) -> Path:
         )  # fmt: skip
     say_issues(store.card.get("issues", {}), config.source)
     if config.statistics:
-        from evax.reporting.statistics_files import write_statistics
+        from evax.pages.statistics_files import write_statistics
 
         write_statistics(config.out / "statistics", [config.out])
         logger.info("What it is made of: %s.", config.out / "statistics" / "statistics.html")

@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING
 
 from evax.config import job
 from evax.errors import ConfigError
-from evax.jobs.resuming import (
+from evax.options.pretraining import PretrainConfig
+from evax.options.training import Precision
+from evax.pretraining.resume import (
     begun_with,
     identity_of_run,
     is_finished,
     refuse_other_options,
     refuse_other_probe_store,
 )
-from evax.training.masked_options import PretrainConfig
-from evax.training.options import Precision
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from evax.data.store import ImageStore
     from evax.models.masked import MaskedImageModel
     from evax.models.tokenizers import Tokenizer
-    from evax.training.probes import ProbeResult
+    from evax.pretraining.probe import ProbeResult
 
 logger = logging.getLogger("evax")
 PATCH_GRADIENT = 0.1  # with stop_grad_conv1; facts 2.1
@@ -43,7 +43,7 @@ def pretrain(config: PretrainConfig) -> Path:
     that diverged, WeightsError for a checkpoint of another run, Interrupted (after saving) when Ctrl-C or
     SIGTERM stopped it.
     """
-    from evax.training.tracking import QuietLog, refuse_used_folder, start_run
+    from evax.runs.log import QuietLog, refuse_used_folder, start_run
 
     start = time.perf_counter()
     refuse_used_folder(config.out, config, config.resume)  # before torch, as far as this can be known
@@ -53,12 +53,12 @@ def pretrain(config: PretrainConfig) -> Path:
     from evax.data.order import FilmOrder
     from evax.data.unlabelled import films_outside_tests
     from evax.deploy.lineage import earlier_training
-    from evax.jobs.pretrained import write_results
-    from evax.training.checkpoint import load_newest_checkpoint
-    from evax.training.loop import learn
-    from evax.training.mirrors import open_mirrors
-    from evax.training.optim import create_optimizer
-    from evax.training.runtime import on_first_process, start_shared_fabric
+    from evax.pretraining.loop import learn
+    from evax.pretraining.results import write_results
+    from evax.runs.checkpoint import load_newest_checkpoint
+    from evax.runs.device import on_first_process, start_shared_fabric
+    from evax.runs.optimizer import create_optimizer
+    from evax.runs.trackers import open_mirrors
 
     refuse_other_options(config, begun)
     mirrors = open_mirrors(config.track)
@@ -125,7 +125,7 @@ def tokenizer_of(config: PretrainConfig, preprocess: Preprocess) -> Tokenizer:
 def student_of(config: PretrainConfig, tokenizer: Tokenizer) -> MaskedImageModel:
     """The network that learns, with the weights it starts from."""
     from evax.models.masked import MaskedImageModel
-    from evax.training.runtime import seeded
+    from evax.runs.device import seeded
     from evax.weights.encoders import create_encoder
 
     with seeded(config.seed):
@@ -138,8 +138,8 @@ def student_of(config: PretrainConfig, tokenizer: Tokenizer) -> MaskedImageModel
 
 def precision_of_run(config: PretrainConfig) -> Precision:
     """As asked; a run that goes on keeps what it began with."""
-    from evax.training.runtime import decided_precision
-    from evax.training.tracking import read_events
+    from evax.runs.device import decided_precision
+    from evax.runs.log import read_events
 
     started = read_events(config.out / "log.jsonl", "start") if config.resume else []
     return decided_precision(config.precision, earlier=started[-1]["precision"] if started else None)
@@ -151,7 +151,7 @@ def probe_of(
     """What tells how good the features are; None without a labelled store."""
     from functools import partial
 
-    from evax.training.probes import open_probe_store, probe
+    from evax.pretraining.probe import open_probe_store, probe
 
     if config.probe_store is None:
         return None

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import time
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from evax.config import job, validated
-from evax.errors import ConfigError
-from evax.jobs.shares import LabelPoint, check_draws, label_points
-from evax.jobs.studies import (
+from evax.adaptation.shares import LabelPoint, label_points
+from evax.adaptation.study import (
     continued,
     finished_of,
     refuse_at_once,
@@ -22,7 +20,9 @@ from evax.jobs.studies import (
     tell_finished,
     warn_of_untaught,
 )
-from evax.reporting.study_rows import (
+from evax.config import job
+from evax.errors import ConfigError
+from evax.evaluation.study_rows import (
     RUNS,
     WAYS,
     row_of_probe,
@@ -30,16 +30,15 @@ from evax.reporting.study_rows import (
     spread_in_words,
     write_points,
 )
-from evax.training.options import LabelledConfig
+from evax.options.studies import SEEDS, ProbeConfig
 
 if TYPE_CHECKING:
     import numpy as np
 
+    from evax.adaptation.features import EncodedFilms
     from evax.data.store import ImageStore
-    from evax.training.probes import EncodedFilms
-    from evax.training.tracking import RunLog
+    from evax.runs.log import RunLog
 
-SEEDS = (0, 1, 2, 3, 4)  # of a sweep that names none
 ONE: dict[str, Any] = {
     "fractions": (),
     "counts": (),
@@ -47,48 +46,6 @@ ONE: dict[str, Any] = {
     "name": "",
     "resume": False,
 }  # a probe of its own
-
-
-@validated
-@dataclass(frozen=True, kw_only=True)
-class ProbeConfig(LabelledConfig):
-    """Score an encoder as it is: logistic regression and a vote of neighbours on the mean of its patches.
-
-    Every film is seen once; validation chooses strength and thresholds, test is scored once. With fractions
-    or counts it is a sweep over parts of the labels, on the same features.
-    """
-
-    neighbours: int = 20
-    """Training films that vote on each film."""
-    fractions: tuple[float, ...] = ()
-    """Shares of the training patients, each in (0, 1]."""
-    counts: tuple[int, ...] = ()
-    """Numbers of training patients, besides shares or instead of them."""
-    seeds: tuple[int, ...] = ()
-    """Of a sweep: one draw of patients per seed and share; 0 1 2 3 4 without it."""
-    name: str = ""
-    """Of the curves of a sweep in figures; empty: encoder and the end of the weights' path."""
-    resume: bool = False
-    """Continue the sweep in OUT: films that were encoded and probes that are finished are not repeated, new
-    shares, counts and seeds are added."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.neighbours <= 0:
-            raise ConfigError(f"neighbours must be above 0, got {self.neighbours}.")
-        check_draws(self.fractions, self.counts, self.seeds or SEEDS)
-        if self.fractions or self.counts:
-            if self.label_fraction != 1 or self.label_count is not None:
-                raise ConfigError(
-                    "Give label_fraction or label_count for one probe, or fractions and counts."
-                )
-            if self.seed != 0:
-                raise ConfigError(f"A sweep has seeds in place of seed, which is {self.seed}: leave it out.")
-        elif (self.seeds or self.name) and not self.resume:
-            raise ConfigError(
-                "seeds and name are those of a sweep: give fractions or counts, too (--fractions 1 for all "
-                "labels), or seed for one probe."
-            )
 
 
 @job(ProbeConfig)
@@ -101,7 +58,7 @@ def probe(config: ProbeConfig) -> Path:
     from evax.data.labelled import LabelShare, known_labels, split_rows, with_findings
     from evax.data.store import open_store
     from evax.deploy.bundle import note_other_size, refuse_seen_films
-    from evax.training.tracking import run_folder
+    from evax.runs.log import run_folder
 
     start = time.perf_counter()
     sweeps = bool(config.fractions or config.counts or config.resume)
@@ -119,9 +76,9 @@ def probe(config: ProbeConfig) -> Path:
         warn_of_untaught(findings, labels[pool], "training films")
         asked, config = config.precision, continued(config, config.resume, ("fractions", "counts", "seeds"))
         return sweep(replace(config, seeds=config.seeds or SEEDS), store, labels, pool, val, test, asked)
-    from evax.jobs.probed import measure  # matplotlib only now
-    from evax.reporting.examine import tell
-    from evax.reporting.result_line import tell_result
+    from evax.adaptation.examine import tell
+    from evax.adaptation.probe import measure  # matplotlib only now
+    from evax.pages.result_line import tell_result
     from evax.weights.start import digest_of_weights
 
     share = LabelShare(config.label_fraction, config.label_count, labels if config.stratified else None)
@@ -157,14 +114,15 @@ def sweep(
     The films are encoded once, into OUT/features-*.npy, but for random weights, which each seed draws anew. A
     seed only draws patients otherwise, so on all labels there is one run.
     """
+    from evax.adaptation.probe import measure, strength_chosen_on
+    from evax.adaptation.protocol import study_card
     from evax.data.labelled import LabelShare, data_fingerprint
     from evax.files import write_json
-    from evax.jobs.probed import measure, strength_chosen_on
-    from evax.reporting.few_labels import draw_few_labels
-    from evax.reporting.protocol import agreed, study_card
-    from evax.reporting.result_line import tell_result
-    from evax.reporting.study_page import write_study_page
-    from evax.training.tracking import run_folder
+    from evax.pages.few_labels import draw_few_labels
+    from evax.pages.result_line import tell_result
+    from evax.pages.study import write_study_page
+    from evax.runs.files import agreed
+    from evax.runs.log import run_folder
     from evax.weights.start import digest_of_weights
 
     points = label_points(config, config.fractions, config.counts)
@@ -261,11 +219,11 @@ def encoded(
     """One pass of the frozen encoder over the films of all parts. cache: a file that keeps what it gave."""
     import numpy as np
 
+    from evax.adaptation.features import EncodedFilms, film_features
     from evax.deploy.bundle import starting_preprocess
     from evax.files import replaced_whole
-    from evax.training.probes import EncodedFilms, film_features
-    from evax.training.runtime import seeded, start_fabric
-    from evax.training.tracking import progress_bar
+    from evax.runs.device import seeded, start_fabric
+    from evax.runs.progress import progress_bar
     from evax.weights.encoders import create_encoder
 
     films = np.concatenate(rows)

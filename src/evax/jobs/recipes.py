@@ -2,22 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
-import tyro
-
-from evax.config import job, shipped_recipes, validated
+from evax.config import job, shipped_recipes
 from evax.errors import unknown_name
 from evax.files import read_text
-
-
-@validated
-@dataclass(frozen=True, kw_only=True)
-class RecipesConfig:
-    """List the recipes that come with evax, or show one: the command and what to expect, then its options."""
-
-    name: tyro.conf.Positional[str | None] = None
-    """A recipe of the list, to read it or to copy it into a file."""
+from evax.options.results import RecipesConfig
 
 
 @job(RecipesConfig)

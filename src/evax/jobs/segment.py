@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from evax.config import command_line, job
 from evax.errors import DataError
-from evax.training.segment_options import PAPER_THRESHOLD, SegmentConfig
+from evax.options.adaptation import PAPER_THRESHOLD, SegmentConfig
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -30,20 +30,20 @@ def segment(config: SegmentConfig) -> Path:
 
     Raises DataError for a store without masks or an empty split, WeightsError for weights that do not fit.
     """
-    from evax.jobs.studies import refuse_absent_weights
-    from evax.training.tracking import refuse_used_folder
+    from evax.adaptation.study import refuse_absent_weights
+    from evax.runs.log import refuse_used_folder
 
     start = time.perf_counter()
     refuse_used_folder(config.out, config, None)  # before torch, as the two after it
     films = masked_films_of(config)
     refuse_absent_weights(config)
+    from evax.adaptation.fit_segmenter import fit_segmenter
+    from evax.adaptation.scoring import overlaps_of
     from evax.deploy.bundle import note_other_size, starting_preprocess
     from evax.models.segmenter import Segmenter
-    from evax.training.fit_segmenter import fit_segmenter
-    from evax.training.runtime import seeded, start_fabric
-    from evax.training.scoring import overlaps_of
-    from evax.training.steps import Diverged
-    from evax.training.tracking import run_folder
+    from evax.runs.device import seeded, start_fabric
+    from evax.runs.log import run_folder
+    from evax.runs.optimizer import Diverged
     from evax.weights.encoders import create_encoder
     from evax.weights.start import digest_of_weights
 
@@ -154,16 +154,16 @@ def write_results(
     """
     import numpy as np
 
+    from evax.adaptation.protocol import without_places
+    from evax.adaptation.scoring import mask_probabilities
     from evax.deploy.bundle import Card, model_facts, save_bundle, save_seen, seen_before, seen_in
     from evax.evaluation.report import plain
     from evax.evaluation.segmentation import choose_thresholds, evaluate_segmenter, global_dice, mean_of
-    from evax.reporting.masks_page import draw_masks, write_dice_table
-    from evax.reporting.protocol import without_places
-    from evax.reporting.result_line import tell_dice
-    from evax.reporting.run_files import write_report
-    from evax.reporting.run_page import write_run_page
-    from evax.training.runtime import precision_of
-    from evax.training.scoring import mask_probabilities
+    from evax.pages.masks import draw_masks, write_dice_table
+    from evax.pages.result_line import tell_dice
+    from evax.pages.run import write_run_page
+    from evax.runs.device import precision_of
+    from evax.runs.files import write_report
 
     as_paper = config.protocol == "paper"
     thresholds = np.full(len(films.findings), PAPER_THRESHOLD) if as_paper else choose_thresholds(validation)
@@ -217,7 +217,7 @@ def write_results(
 
 def protocol_of(config: SegmentConfig, films: MaskedFilms) -> dict[str, Any]:
     """What every number of the run must carry."""
-    from evax.reporting.protocol import protocol_card
+    from evax.adaptation.protocol import protocol_card
 
     if config.protocol == "paper":
         chosen = {

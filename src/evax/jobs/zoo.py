@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, cast
+from typing import TYPE_CHECKING, cast
 
-import tyro
-
-from evax.config import job, validated
+from evax.config import job
 from evax.errors import ConfigError
+from evax.options.results import ZooConfig
 
 if TYPE_CHECKING:
     from evax.deploy.bundle import Card
@@ -18,40 +16,6 @@ if TYPE_CHECKING:
     from evax.models.encoders import Encoder
 
 logger = logging.getLogger("evax")
-
-
-@validated
-@dataclass(frozen=True, kw_only=True)
-class ZooConfig:
-    """Published weights, the paper's baselines included. list: what there is; list NAME: all that is known of
-    one. fetch NAME: get a file. convert SOURCE: give it another form.
-
-    Files lie in the folder EVAX_WEIGHTS (default: the user's cache), where those put by hand are used too;
-    EVAX_WEIGHTS_MIRROR names another server than the authors' page.
-    """
-
-    action: tyro.conf.Positional[Literal["list", "fetch", "convert"]]
-    """What to do."""
-    source: tyro.conf.Positional[str | None] = None
-    """list, fetch: a name of the list. convert: a name, a file in the authors' layout, or a bundle."""
-    to: Literal["bundle", "official", "timm", "transformers"] | None = None
-    """convert: a bundle for `evax predict`; the authors' file; a folder that timm and transformers open."""
-    out: Path | None = None
-    """fetch: folder, instead of EVAX_WEIGHTS. convert: the new folder, or the new file for official."""
-    like: str | None = None
-    """convert: name of the list whose file SOURCE is, when it has not its official file name."""
-    full_precision: bool = False
-    """convert: the float32 weights of a DeepSpeed bundle instead of its float16 copies."""
-
-    def __post_init__(self) -> None:
-        if self.action != "list" and self.source is None:
-            raise ConfigError(f"zoo {self.action} needs a name or file after it; `evax zoo list` shows them.")
-        if self.action == "convert" and (self.to is None or self.out is None):
-            raise ConfigError("zoo convert needs --to bundle|official|timm|transformers and --out.")
-        allowed = {"list": ("source",), "fetch": ("source", "out")}.get(self.action)
-        given = [name for name in ("source", "to", "out", "like", "full_precision") if getattr(self, name)]
-        if allowed is not None and (stray := [name for name in given if name not in allowed]):
-            raise ConfigError(f"zoo {self.action} does not take {', '.join(stray)}.")
 
 
 @job(ZooConfig)

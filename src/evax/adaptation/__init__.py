@@ -1,0 +1,1 @@
+"""LABELS -> MODELS: classifier, segmenter and probe, and studies of many runs."""

@@ -1,0 +1,154 @@
+"""What every number must carry, and the table it can be recomputed from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Int64
+
+from evax.config import command_line, to_plain
+from evax.data.labelled import data_fingerprint, shared_patients, split_rows
+from evax.data.labels import blank_policy
+from evax.data.store import ImageStore
+from evax.evaluation.thresholds import ThresholdRule
+from evax.files import replaced_whole
+from evax.runs.files import FORMAT, NO_THRESHOLDS
+
+CLEAN = {  # validation chooses, test is scored once
+    "name": "clean",
+    "test_scored": "once",
+}
+
+PLACES = {"store", "out", "weights", "split", "sources"}  # options of a run that are paths
+
+LEAKING = {  # as the text of the paper's real-world study reads; validation chooses all the same
+    "name": "split by film",
+    "leak": "films were split, not patients: a patient may train and be tested, which flatters the result",
+}
+
+
+def thresholds_chosen_on(config: Any, exclusive: bool) -> str:
+    """On what a LabelledConfig chooses its thresholds, and how, as a description. exclusive: of its store."""
+    return NO_THRESHOLDS if exclusive else f"validation ({ThresholdRule.of(config.thresholds).in_words()})"
+
+
+def label_policy(config: Any, store: ImageStore) -> dict[str, Any]:
+    """The entries of a protocol that are of labels of whole films. config: a LabelledConfig."""
+    return {
+        "thresholds_chosen_on": thresholds_chosen_on(config, store.manifest.exclusive),
+        "stratified": config.stratified,
+        "uncertain": config.uncertain,
+        **({"uncertain_ones": ", ".join(config.uncertain_ones)} if config.uncertain_ones else {}),
+        "blank": blank_policy(store.manifest.source, config.blank),
+    }
+
+
+def protocol_card(
+    config: Any,
+    store: ImageStore,
+    *,
+    train: Int64[np.ndarray, " _"],
+    validation: Int64[np.ndarray, " _"],
+    test: Int64[np.ndarray, " _"],
+    **chosen: Any,
+) -> dict[str, Any]:
+    """Encoder, data, split, sizes and protocol of a run that learned from labels or masks.
+
+    config: an AdaptingConfig. chosen: further entries of the protocol: what was chosen on what, see also
+    label_policy.
+    """
+    patients = store.manifest.table["patient"].to_numpy(dtype=str)
+    rows = {"train": train, "validation": validation, "test": test}
+    return {
+        "encoder": config.encoder,
+        "weights": str(config.weights) if config.weights else None,
+        "data_fingerprint": data_fingerprint(store, config.split),
+        "protocol": {
+            **CLEAN,
+            **(LEAKING if config.split_by == "film" else {}),
+            **chosen,
+            "split": f"table {config.split.name}" if config.split else store.card["split"],
+            "label_fraction": _label_fraction(config, store),
+            "label_count": config.label_count,
+            "patients_in_several_parts": shared_patients(store, (train, validation, test)),
+            "seed": config.seed,
+            "interval": f"patient-clustered bootstrap, percentile, {config.resamples} resamples",
+        },
+        "recipe": to_plain(config),
+        **{name: {"films": len(part), "patients": len(set(patients[part]))} for name, part in rows.items()},
+    }
+
+
+def _label_fraction(config: Any, store: ImageStore) -> float:
+    """Share of the training patients whose labels a run used, also where their number was given."""
+    if config.label_count is None:
+        return float(config.label_fraction)
+    train, _, _ = split_rows(store, config.split, config.split_by, needs_validation=False)
+    return float(config.label_count / store.manifest.table["patient"].iloc[train].nunique())
+
+
+def without_places(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns what a card says of a run: no path, so that equal runs leave equal bundles wherever they lie.
+
+    facts: see protocol_card. Data and weights have their digests.
+    """
+    recipe = {name: value for name, value in facts["recipe"].items() if name not in PLACES}
+    return {name: value for name, value in facts.items() if name != "weights"} | {"recipe": recipe}
+
+
+def study_card(
+    config: Any, kind: str, fingerprint: str, *, name: str, leaks: bool, asked: str, **protocol: Any
+) -> dict[str, Any]:
+    """What every number of a study of several runs must carry.
+
+    config: a LabelledConfig. fingerprint: see data_fingerprint. name: of its curve in figures; empty: encoder
+    and the end of the weights' path. leaks: its splits are of films. asked: the precision that was asked
+    for, which the command has; that of config was decided for all runs. protocol: what CLEAN does not say.
+    """
+    start = "/".join(config.weights.parts[-2:]) if config.weights else "random weights"
+    anew = replace(config, precision=asked, **({"resume": False} if hasattr(config, "resume") else {}))
+    return {
+        "format": FORMAT,
+        "kind": kind,
+        "name": name or f"{config.encoder}, {start}",
+        "encoder": config.encoder,
+        "weights": str(config.weights) if config.weights else None,
+        "data_fingerprint": fingerprint,
+        "protocol": {
+            **CLEAN,
+            **(LEAKING if leaks else {}),
+            **protocol,
+        },
+        "recipe": to_plain(config),
+        # command and config class share a name, whatever the kind of the study
+        "command": command_line(type(config).__name__.removesuffix("Config").lower(), anew),
+    }
+
+
+def write_predictions(
+    path: Path,
+    store: ImageStore,
+    rows: Int64[np.ndarray, " S"],
+    labels: Float[np.ndarray, "S K"],
+    probabilities: Float[np.ndarray, "S K"],
+    protocol: str | None = None,
+) -> None:
+    """One line per film: image, patient, then label and probability of every finding; of exclusive classes
+    also the predicted one, which is the most probable.
+
+    protocol: in a column of its own when it is not the clean one.
+    """
+    table = store.manifest.table.loc[rows, ["image", "patient"]].reset_index(drop=True)
+    if protocol:
+        table["protocol"] = protocol
+    for column, finding in enumerate(store.manifest.findings):
+        table[f"label:{finding}"] = labels[:, column]
+        table[f"probability:{finding}"] = probabilities[:, column]
+    if store.manifest.exclusive:
+        table["predicted"] = np.asarray(store.manifest.findings, dtype=object)[probabilities.argmax(axis=1)]
+    with replaced_whole(path) as unfinished:
+        table.to_csv(unfinished, index=False)

@@ -1,0 +1,249 @@
+"""What a study keeps of its runs: a row each, means and spreads over them, tables."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from evax.evaluation.marks import unlearned
+
+logger = logging.getLogger("evax")
+RUNS = "runs"  # folder of the runs in that of the study
+INTERVAL = "_patient_interval"
+AUROC, ACCURACY = "auroc:", "accuracy:"  # a column per finding, where a study keeps them
+BALANCED = "balanced_accuracy"  # of exclusive classes
+COLUMNS = {"mauc": AUROC, "macc": ACCURACY}  # of the numbers that a mean is over
+WAYS = {"linear": "linear probe", "knn": "nearest neighbours"}  # of a probe, each with scores of its own
+
+
+def spread_in_words(runs: int, over: str) -> str:
+    """What a study says of its means. runs: how many there are. over: what these are, seeds or folds."""
+    from evax.evaluation.intervals import LEAST_RUNS
+
+    enough = runs >= LEAST_RUNS
+    said = "mean, sd (n - 1) and 95 % t-interval" if enough else "mean and sd (n - 1), no interval,"
+    return f"{said} over {over}; the interval of one run is a bootstrap over its test patients"
+
+
+def row_of_share(report: Mapping[str, Any]) -> dict[str, Any]:
+    """What a sweep over shares of the labels keeps of a run."""
+    return {**row_of(report), **of_each_finding(report["test_metrics"])}
+
+
+def row_of(report: Mapping[str, Any]) -> dict[str, Any]:
+    """What a study keeps of a run; the interval is the one over patients."""
+    return {
+        **scores_of(report, report["test_metrics"]),
+        "validation_mauc": report["validation_mauc"],
+        "best_step": report["best_step"],
+        "folder": f"{RUNS}/{Path(report['recipe']['out']).name}",
+    }
+
+
+def auroc_of_each(report: Mapping[str, Any]) -> dict[str, Any]:
+    """AUROC of each finding on the test films of a run."""
+    return {f"{AUROC}{row['name']}": row["auroc"] for row in report["test_metrics"]["findings"]}
+
+
+def of_each_finding(metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """AUROC and accuracy of each finding, so that means can be taken over some of them. metrics: of the test
+    films of a run.
+    """
+    rows = metrics["findings"]
+    return {f"{column}{row['name']}": row[column[:-1]] for column in (AUROC, ACCURACY) for row in rows}
+
+
+def row_of_study(study: Mapping[str, Any]) -> dict[str, Any]:
+    """What a study over seeds keeps of one seed's cross-validation: means and sds over its folds, and the
+    score of all its tested films together with the interval over patients.
+    """
+    folds, pooled = study["folds"], study["pooled"]
+    return {
+        "seed": study["protocol"]["seed"],
+        "folds": len(folds),
+        "mauc": study["mauc"]["mean"],
+        "mauc_sd": study["mauc"]["sd"],
+        "macc": study["macc"]["mean"],
+        "macc_sd": study["macc"]["sd"],
+        "macc_reading": folds[0]["macc_reading"],
+        **(
+            {BALANCED: study[BALANCED]["mean"], f"{BALANCED}_sd": study[BALANCED]["sd"]}
+            if BALANCED in study
+            else {}
+        ),
+        "pooled_mauc": pooled["mauc"]["value"],
+        "pooled_mauc_patient_interval": pooled["mauc"]["interval"],
+        **resamples_of("pooled_mauc", pooled["mauc"]),
+        "folder": f"{RUNS}/{Path(study['recipe']['out']).name}",
+        **{f"{AUROC}{name}": spread["mean"] for name, spread in study["findings"].items()},
+    }
+
+
+def row_of_probe(report: Mapping[str, Any], way: str) -> dict[str, Any]:
+    """What a sweep keeps of a probe, for one of its WAYS."""
+    folder, metrics = f"{RUNS}/{Path(report['recipe']['out']).name}", report[way]["test_metrics"]
+    return {**scores_of(report, metrics), "folder": folder, **of_each_finding(metrics)}
+
+
+def scores_of(report: Mapping[str, Any], metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """Seed, training set and the scores with their intervals over patients. metrics: of the test images."""
+    balanced = metrics.get(BALANCED)  # older reports lack it
+    return {
+        "seed": report["protocol"]["seed"],
+        "train_patients": report["train"]["patients"],
+        "train_films": report["train"]["films"],
+        "mauc": metrics["mauc"]["value"],
+        "mauc_patient_interval": metrics["mauc"]["interval"],
+        **resamples_of("mauc", metrics["mauc"]),
+        "findings_entered": metrics["mauc"]["findings_entered"],
+        "not_learned": ", ".join(unlearned(metrics["findings"])),
+        "macc": metrics["macc"]["value"],
+        "macc_patient_interval": metrics["macc"]["interval"],
+        **resamples_of("macc", metrics["macc"]),
+        "macc_reading": metrics["macc"]["reading"],
+        **(
+            {
+                BALANCED: balanced["value"],
+                f"{BALANCED}_patient_interval": balanced["interval"],
+                **resamples_of(BALANCED, balanced),
+            }
+            if balanced
+            else {}
+        ),
+    }
+
+
+def resamples_of(score: str, mean: Mapping[str, Any]) -> dict[str, int]:
+    """Resamples left out of the interval of a mean, and those in which it is over fewer findings."""
+    return {f"{score}_{key}": mean.get(f"interval_{key}", 0) for key in ("undefined", "partial")}
+
+
+def scores_in(runs: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The scores that runs have: mauc, macc and, of exclusive classes, the balanced accuracy."""
+    return ["mauc", "macc", *([BALANCED] if any(BALANCED in run for run in runs) else [])]
+
+
+def summary_of(runs: Sequence[Mapping[str, Any]], over: str = "seeds") -> dict[str, Any]:
+    """Mean, sd and t-interval of the scores over runs, and of the AUROC of each finding where kept."""
+    summary: dict[str, Any] = {
+        score: spread_of([run.get(score) for run in runs], over) for score in scores_in(runs)
+    }
+    if columns := [column for column in runs[0] if column.startswith(AUROC)]:
+        summary["findings"] = {
+            column.removeprefix(AUROC): spread_of([run[column] for run in runs], over) for column in columns
+        }
+    return summary
+
+
+def learned_by_all(runs: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The findings that every run of a sweep has learned, but for runs that have no mean at all.
+
+    runs: rows with the columns of `of_each_finding`, tested on the same films: what one of them has learned
+    and another has no number of was not learned there.
+    """
+    some = [run for run in runs if run["mauc"] is not None]
+    names = [column.removeprefix(AUROC) for column in (some[0] if some else {}) if column.startswith(AUROC)]
+    return [
+        name
+        for name in names
+        if all(any(run.get(f"{column}{name}") is not None for column in COLUMNS.values()) for run in some)
+    ]
+
+
+def mean_over(run: Mapping[str, Any], score: str, findings: Sequence[str]) -> float | None:
+    """A score of a run over these findings alone, None where none of them has a number; top-1 and balanced
+    accuracy are of all findings together.
+    """
+    import numpy as np
+
+    if of_all_together(run, score):
+        whole: float | None = run.get(score)
+        return whole
+    defined = defined_in(run, score, findings)
+    return float(np.mean(list(defined.values()))) if defined else None
+
+
+def of_all_together(run: Mapping[str, Any], score: str) -> bool:
+    """Whether the score is no mean over findings."""
+    from evax.evaluation.report import TOP1
+
+    return score == BALANCED or (score == "macc" and bool(run["macc_reading"] == TOP1))
+
+
+def defined_in(run: Mapping[str, Any], score: str, findings: Sequence[str]) -> dict[str, float]:
+    """What a run has of these findings."""
+    values = {name: run[f"{COLUMNS[score]}{name}"] for name in findings}
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def shares_summed_up(
+    shares: Sequence[tuple[Mapping[str, Any], Sequence[Mapping[str, Any]]]],
+) -> dict[str, Any]:
+    """Entries of a sweep's result: its points, and the findings that all their means are over, as those of
+    evax compare: else a share that teaches fewer findings would be compared on easier or harder ones.
+
+    shares: of each point what it is, and the rows of its runs.
+    """
+    findings = learned_by_all([run for _, runs in shares for run in runs])
+    if not findings:
+        logger.warning(
+            "No finding was learned by every run, so there is no mean to compare shares by: each run has its "
+            "own. Give more labels to the smallest shares."
+        )
+    points = [
+        {
+            **point,
+            **{
+                score: spread_of([mean_over(run, score, findings) for run in runs], "seeds")
+                for score in scores_in([run for _, each in shares for run in each])
+            },
+            "runs": list(runs),
+        }
+        for point, runs in shares
+    ]
+    return {"findings_in_means": findings, "points": points}
+
+
+def spread_of(values: Sequence[float | None], over: str) -> dict[str, Any]:
+    """Mean, sd and t-interval of one score over seeds or folds; None where undefined."""
+    import numpy as np
+
+    from evax.evaluation.intervals import seed_interval
+
+    numbers = np.array(values, dtype=np.float64)  # None becomes NaN
+    defined = numbers[~np.isnan(numbers)]
+    interval = seed_interval(numbers, over=over)
+    return {
+        "mean": float(defined.mean()) if len(defined) else None,
+        "sd": float(defined.std(ddof=1)) if len(defined) > 1 else None,
+        "entered": len(defined),
+        "interval": [None if np.isnan(end) else float(end) for end in (interval.low, interval.high)],
+        "interval_method": interval.method,
+    }
+
+
+def write_points(points: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """A study over shares of the labels, one line per run."""
+    own = [name for name in ("fraction", "count", "lr") if name in points[0]]
+    write_rows([{name: point[name] for name in own} | run for point in points for run in point["runs"]], path)
+
+
+def write_rows(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """One line per run; an interval becomes two columns."""
+    import csv
+
+    from evax.files import open_csv, replaced_whole
+
+    lines = []
+    for row in rows:
+        line = dict(row)
+        for column in [name for name in row if name.endswith(INTERVAL)]:
+            score = column.removesuffix(INTERVAL)
+            line[f"{score}_low"], line[f"{score}_high"] = line.pop(column)
+        lines.append(line)
+    with replaced_whole(path) as unfinished, open_csv(unfinished) as file:
+        table = csv.DictWriter(file, list(dict.fromkeys(column for line in lines for column in line)))
+        table.writeheader()
+        table.writerows(lines)

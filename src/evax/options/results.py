@@ -1,0 +1,272 @@
+"""Options of the commands that use trained bundles and finished runs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, ClassVar, Literal
+
+import tyro
+
+from evax.config import validated
+from evax.errors import ConfigError
+from evax.evaluation.published import Table
+from evax.options.adaptation import FinetuneConfig
+from evax.options.data import FetchConfig, PrepareConfig
+from evax.options.pretraining import PretrainConfig
+from evax.options.training import Precision
+
+
+@validated
+@dataclass(frozen=True, kw_only=True)
+class DemoConfig:
+    """The whole journey: films -> stores -> encoder without labels -> classifier -> test -> Grad-CAM ->
+    report.
+
+    Without --recipe: synthetic films. A recipe lists the steps; each entry holds the options of one command,
+    and RUN at the start of a path stands for the run folder.
+    """
+
+    default_recipe: ClassVar[str] = "demo"
+
+    out: Path
+    """Run folder; the report is OUT/report.html."""
+    title: str = "evax demo"
+    """Heading of the report."""
+    resume: bool = False
+    """Continue the run in OUT: finished steps are kept."""
+    fetch: Annotated[dict[str, FetchConfig], Hidden] = field(default_factory=dict)
+    """Data sets to get."""
+    prepare: Annotated[dict[str, PrepareConfig], Hidden] = field(default_factory=dict)
+    """Stores to make."""
+    pretrain: Annotated[dict[str, PretrainConfig], Hidden] = field(default_factory=dict)
+    """Encoders to train."""
+    finetune: Annotated[dict[str, FinetuneConfig], Hidden] = field(default_factory=dict)
+    """Classifiers to train and test."""
+    localize: Annotated[dict[str, LocalizeConfig], Hidden] = field(default_factory=dict)
+    """Maps to score against boxes."""
+    predict: Annotated[dict[str, PredictConfig], Hidden] = field(default_factory=dict)
+    """Films to score."""
+
+
+Tokens = Literal["mean", "cls", "patches"]
+
+
+@validated
+@dataclass(frozen=True, kw_only=True)
+class EmbedConfig:
+    """Turn films into feature vectors; any number of films in constant memory.
+
+    The same command goes on where an interrupted one stopped.
+    """
+
+    films: tyro.conf.Positional[tuple[Path, ...]]
+    """Films, folders that are searched for films, or one store."""
+    out: Path
+    """Parquet file: film, feature, error (why a film could not be read); the file's metadata say what the
+    features are.
+    """
+    bundle: Path | None = None
+    """Encoder or classifier bundle; or give encoder and weights."""
+    encoder: str | None = None
+    """Encoder by name."""
+    weights: Path | None = None
+    """Weight file or bundle of the encoder, name of a published file, or imagenet."""
+    image_size: int | None = None
+    """Side of the network's input in pixels, a multiple of the encoder's patch; the bundle's, or 224."""
+    tokens: Tokens = "mean"
+    """mean of the patches; cls, the class token; patches, all of them, row by row in one vector."""
+    batch_size: int = 32
+    """Films encoded at once."""
+    precision: Precision = "auto"
+    """auto: bf16 autocast where this machine is measured to be faster with it."""
+
+    def __post_init__(self) -> None:
+        if not self.films:
+            raise ConfigError("embed needs films: evax embed FILES|FOLDER|STORE --bundle B --out x.parquet.")
+        given = [value is not None for value in (self.bundle, self.encoder, self.weights)]
+        if given not in ([True, False, False], [False, True, True]):
+            raise ConfigError("Give either bundle, which has its weights in it, or encoder and weights.")
+        size = self.image_size
+        if size is not None and (size < 32 or (size % 16 and size % 14)):
+            raise ConfigError(f"image_size must be a multiple of 16 or 14 from 32 on, got {size}.")
+        if self.batch_size <= 0:
+            raise ConfigError(f"batch_size must be above 0, got {self.batch_size}.")
+
+
+@validated
+@dataclass(frozen=True, kw_only=True)
+class ExportConfig:
+    """Write a bundle as ONNX, for machines without torch, and compare it with torch on films first."""
+
+    bundle: tyro.conf.Positional[Path]
+    """Classifier or encoder bundle; model.onnx and onnx.json are written into it."""
+    films: tuple[Path, ...] = ()
+    """Films or folders to compare on; without them, synthetic films, black, white and noise."""
+    most_films: int = 64
+    """At most so many of them are compared."""
+    runtimes: tuple[Literal["onnx", "openvino"], ...] = ("onnx",)
+    """Runtimes that must agree with torch; OpenVINO reads the same file."""
+
+    def __post_init__(self) -> None:
+        if self.most_films <= 0:
+            raise ConfigError(f"most_films must be above 0, got {self.most_films}.")
+        if not self.runtimes:
+            raise ConfigError("runtimes must name at least one: --runtimes onnx.")
+
+
+@validated
+@dataclass(frozen=True, kw_only=True)
+class PredictConfig:
+    """Score films with a classifier, a bundle or a published one, or draw masks with a segmenter; any number
+    of films in constant memory.
+    """
+
+    bundle: tyro.conf.Positional[Path]
+    """Classifier or segmenter bundle; or the name of a published classifier (`evax zoo list`), or its file
+    under the official file name: fetched if need be, and converted once into the folder EVAX_WEIGHTS."""
+    films: tyro.conf.Positional[tuple[Path, ...]]
+    """Films, or folders that are searched for films."""
+    out: Path
+    """CSV file: file, one probability and one present/absent per finding, notes on the film, error. Of
+    exclusive classes: one probability each, and the predicted one. Of a segmenter: share of the film,
+    present/absent, and cm2 where the film's spacing is known."""
+    heatmaps: Path | None = None
+    """Folder for one Grad-CAM picture per film and present finding, or of the predicted class:
+    ROW-FILM-FINDING.png, row of OUT."""
+    masks: Path | None = None
+    """Folder for a segmenter's masks, of the film's own size: ROW-FILM-FINDING.png, white inside, row of OUT;
+    and ROW-FILM.png, the film with their edges."""
+    batch_size: int = 16
+    """Films scored at once."""
+    runtime: Literal["torch", "onnx", "openvino"] | None = None
+    """onnx and openvino run what `evax export` wrote, without torch; default: torch where it is installed."""
+    resume: bool = False
+    """Go on where a stopped run of the same bundle and options left off; films that are no longer found where
+    they were, and those after them, are scored anew."""
+
+    def __post_init__(self) -> None:
+        if not self.films:
+            raise ConfigError("predict needs films: evax predict BUNDLE FILES|FOLDER --out x.csv.")
+        if self.batch_size <= 0:
+            raise ConfigError(f"batch_size must be above 0, got {self.batch_size}.")
+
+
+@validated
+@dataclass(frozen=True, kw_only=True)
+class LocalizeConfig:
+    """Overlap of the heat map with true boxes or masks (IoU, AP25, AP50, mAP), and the pointing game."""
+
+    bundle: tyro.conf.Positional[Path]
+    """Classifier bundle written by `evax finetune`, or a published classifier, as in `evax predict`."""
+    store: Path
+    """Store whose films have boxes or masks."""
+    out: Path
+    """Run folder for report.json, report.html, cases.csv and overlays/."""
+    at: Literal["norm1", "output"] = "norm1"
+    """Layer of the map: norm1 as the paper, or output."""
+    split: Literal["train", "val", "test"] = "test"
+    """Films that are scored."""
+    truth: Literal["boxes", "masks", "auto"] = "boxes"
+    """What a map is held against; auto: masks for the findings that have some, boxes for the others."""
+    protocol: Literal["clean", "paper"] = "clean"
+    """clean: the threshold is chosen on other films than it is scored on; paper: on the same boxes, each a
+    case, as in the released code; not to be compared with clean.
+    """
+    overlays: int = 3
+    """Pictures per finding, of the films with the highest probability."""
+    resamples: int = 2000
+    """Bootstrap resamples of the patients."""
+    seed: int = 0
+    """Of the bootstrap, and of the folds where the scored films choose for each other."""
+
+    def __post_init__(self) -> None:
+        if self.overlays < 0 or self.resamples <= 0:
+            raise ConfigError("overlays must be at least 0 and resamples above 0.")
+        if self.protocol == "paper" and self.truth != "boxes":
+            raise ConfigError(
+                f"The paper's protocol scores one box after the other, got truth {self.truth}: leave --truth "
+                "out, or give --protocol clean."
+            )
+
+
+@validated
+@dataclass(frozen=True, kw_only=True)
+class CompareConfig:
+    """Compare runs of finetune, one by one or over seeds, runs of probe, and sweeps of fewshot and probe that
+    were tested on the same films, film by film; or runs of segment; or runs of pretrain by their probes.
+    """
+
+    runs: tyro.conf.Positional[tuple[Path, ...]]
+    """Run folders of finetune, fewshot or probe, two or more; a single sweep compares its shares, a single
+    probe its two ways. Or run folders of pretrain alone, or of segment alone, two or more."""
+    out: Path
+    """Folder for compare.json, compare.html, tables (CSV) and figures (SVG, PNG, CSV)."""
+    names: tuple[str, ...] = ()
+    """One per run, for tables and figures; empty: the folders' names."""
+    reference: str = ""
+    """Name of the run that all others are compared with; empty: the first."""
+    published: tuple[Table, ...] = ()
+    """Tables of published numbers to show beside; they are never re-run."""
+    prevalence: float | None = None
+    """Share of patients with a finding, in [0, 1], for which PPV and NPV are shown beside the test films'."""
+    resamples: int = 2000
+    """Bootstrap resamples of the test patients."""
+    seed: int = 0
+    """Of the bootstrap; the same for all runs, which is what pairs them."""
+    repeats: int = 20
+    """Films timed per network on this CPU, one at a time; 0: no timing."""
+    threads: int = 1
+    """Threads while timing."""
+
+    def __post_init__(self) -> None:
+        if not self.runs:
+            raise ConfigError("compare needs runs: evax compare RUN RUN --out FOLDER.")
+        if self.prevalence is not None and not 0 <= self.prevalence <= 1:
+            raise ConfigError(f"prevalence is a share of the patients in [0, 1], got {self.prevalence}.")
+        for name, least in (("resamples", 1), ("repeats", 0), ("threads", 1)):
+            if getattr(self, name) < least:
+                raise ConfigError(f"{name} must be at least {least}, got {getattr(self, name)}.")
+
+
+@validated
+@dataclass(frozen=True, kw_only=True)
+class ZooConfig:
+    """Published weights, the paper's baselines included. list: what there is; list NAME: all that is known of
+    one. fetch NAME: get a file. convert SOURCE: give it another form.
+
+    Files lie in the folder EVAX_WEIGHTS (default: the user's cache), where those put by hand are used too;
+    EVAX_WEIGHTS_MIRROR names another server than the authors' page.
+    """
+
+    action: tyro.conf.Positional[Literal["list", "fetch", "convert"]]
+    """What to do."""
+    source: tyro.conf.Positional[str | None] = None
+    """list, fetch: a name of the list. convert: a name, a file in the authors' layout, or a bundle."""
+    to: Literal["bundle", "official", "timm", "transformers"] | None = None
+    """convert: a bundle for `evax predict`; the authors' file; a folder that timm and transformers open."""
+    out: Path | None = None
+    """fetch: folder, instead of EVAX_WEIGHTS. convert: the new folder, or the new file for official."""
+    like: str | None = None
+    """convert: name of the list whose file SOURCE is, when it has not its official file name."""
+    full_precision: bool = False
+    """convert: the float32 weights of a DeepSpeed bundle instead of its float16 copies."""
+
+    def __post_init__(self) -> None:
+        if self.action != "list" and self.source is None:
+            raise ConfigError(f"zoo {self.action} needs a name or file after it; `evax zoo list` shows them.")
+        if self.action == "convert" and (self.to is None or self.out is None):
+            raise ConfigError("zoo convert needs --to bundle|official|timm|transformers and --out.")
+        allowed = {"list": ("source",), "fetch": ("source", "out")}.get(self.action)
+        given = [name for name in ("source", "to", "out", "like", "full_precision") if getattr(self, name)]
+        if allowed is not None and (stray := [name for name in given if name not in allowed]):
+            raise ConfigError(f"zoo {self.action} does not take {', '.join(stray)}.")
+
+
+@validated
+@dataclass(frozen=True, kw_only=True)
+class RecipesConfig:
+    """List the recipes that come with evax, or show one: the command and what to expect, then its options."""
+
+    name: tyro.conf.Positional[str | None] = None
+    """A recipe of the list, to read it or to copy it into a file."""

@@ -1,0 +1,1 @@
+"""THE PAPER: hidden patches, objective, step, loop, probes."""

@@ -1,1 +1,0 @@
-"""NUMBERS -> PAGES: figures and run pages."""

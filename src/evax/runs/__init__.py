@@ -1,0 +1,1 @@
+"""WHAT EVERY RUN HAS: folder and lock, log and progress, device and precision, optimizer, checkpoints."""

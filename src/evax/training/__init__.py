@@ -1,1 +1,0 @@
-"""LEARNING: masks, objective, optimizer, the loops, checkpoints, probes."""
