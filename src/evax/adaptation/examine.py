@@ -38,7 +38,7 @@ from evax.evaluation.classification import (
 )
 from evax.evaluation.learned import learned_findings, only_learned
 from evax.evaluation.recalibration import fit_temperature, with_temperatures
-from evax.evaluation.report import plain
+from evax.evaluation.report import ERRORS_PER_FINDING, plain
 from evax.evaluation.subgroups import compare_groups
 from evax.evaluation.suspicion import clear_ends, held_out_probabilities, suspicion
 from evax.evaluation.thresholds import ThresholdRule
@@ -47,7 +47,7 @@ from evax.files import replaced_whole
 logger = logging.getLogger("evax")
 
 AGES = (18, 40, 60, 80)  # years at which a band begins
-ERRORS, ERRORS_PER_FINDING = 12, 3  # false alarms that are shown, and misses
+ERRORS = 12  # false alarms that are shown, and misses
 SUSPICIOUS_SHARE, SUSPICIOUS_MOST = 0.1, 10_000  # of the judged labels; lines of suspicious.csv
 CHECKED_FILMS = 5000  # training films whose labels are checked: each costs a forward pass
 

@@ -18,7 +18,7 @@ from evax.data.store import open_store
 from evax.errors import DataError
 from evax.files import path_of, read_text
 from evax.pages.drawing import QUIET, STYLE, add_legend, curve_style, means_of_stretches
-from evax.runs.files import Facts, numbers, read_log
+from evax.runs.files import numbers, read_log
 
 STRETCHES = 60  # the cosine of single steps is noisy: means of so many stretches of a run are drawn
 PANELS = (("probe", "knn_auc", "kNN mean AUC"), ("step", "cosine", "cosine with its tokenizer"))
@@ -119,11 +119,3 @@ def pretraining_figure(curves: Sequence[Curve]) -> Figure:
             axes.yaxis.set_major_formatter(ScalarFormatter(useOffset=False))  # digits from the tick step
         add_legend(figure)
     return figure
-
-
-def tokenizer_in_words(tokenizer: str | Facts) -> str:
-    """A tokenizer's name, what of it was predicted, and its weights; of early runs the name alone."""
-    if isinstance(tokenizer, str):
-        return tokenizer
-    name, layer, side, weights = (tokenizer[key] for key in ("name", "layer", "view", "weights"))
-    return f"{name}, layer {layer}, sees {side} × {side} pixels, weights {weights}"

@@ -10,13 +10,12 @@ import yaml
 from matplotlib.figure import Figure
 
 from evax.comparison.kinds import named
-from evax.comparison.pretrainings import tokenizer_in_words
 from evax.comparison.recipe_entries import differing_entries
 from evax.config import flat_options
 from evax.files import read_text
 from evax.pages.drawing import svg_of
 from evax.pages.template import write_page
-from evax.runs.files import read_facts, read_log
+from evax.runs.files import read_facts, read_log, tokenizer_in_words
 
 OF_REPORT = (  # columns of the table, in order
     "encoder", "image_size", "images", "images_total", "steps", "batch_size", "final_cosine",

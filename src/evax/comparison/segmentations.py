@@ -76,7 +76,7 @@ def read_segmentation(folder: Path, name: str) -> Segmentation:
     return Segmentation(name, folder, report, images, patients, overlaps)
 
 
-def rows_of(runs: Sequence[Segmentation]) -> list[dict[str, Any]]:
+def segmentation_rows(runs: Sequence[Segmentation]) -> list[dict[str, Any]]:
     """What each run's report says of its test."""
     return [
         {
@@ -92,7 +92,7 @@ def rows_of(runs: Sequence[Segmentation]) -> list[dict[str, Any]]:
     ]
 
 
-def differences_of(
+def segmentation_differences(
     runs: Sequence[Segmentation], reference: str, resamples: int, seed: int
 ) -> list[dict[str, Any]]:
     """Each run against the reference (the first without a name), the same patients in every resample.

@@ -30,6 +30,7 @@ from evax.evaluation.classification import (
 from evax.evaluation.intervals import RESAMPLES, Interval, mean_interval, ranking_intervals
 from evax.evaluation.learned import has_few, only_learned, patients_of_each_side
 
+ERRORS_PER_FINDING = 3  # false alarms, or misses, that a report lists
 TOP1 = "top-1"
 RECALLS = "mean of the classes' recalls"
 PER_FINDING = "mean of per-finding accuracies at validation thresholds"

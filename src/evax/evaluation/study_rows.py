@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import csv
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from evax.evaluation.intervals import LEAST_RUNS, seed_interval
 from evax.evaluation.marks import unlearned
+from evax.evaluation.report import TOP1
+from evax.files import open_csv, replaced_whole
 
 logger = logging.getLogger("evax")
 RUNS = "runs"  # folder of the runs in that of the study
@@ -20,8 +26,6 @@ WAYS = {"linear": "linear probe", "knn": "nearest neighbours"}  # of a probe, ea
 
 def spread_in_words(runs: int, over: str) -> str:
     """What a study says of its means. runs: how many there are. over: what these are, seeds or folds."""
-    from evax.evaluation.intervals import LEAST_RUNS
-
     enough = runs >= LEAST_RUNS
     said = "mean, sd (n - 1) and 95 % t-interval" if enough else "mean and sd (n - 1), no interval,"
     return f"{said} over {over}; the interval of one run is a bootstrap over its test patients"
@@ -156,8 +160,6 @@ def mean_over(run: Mapping[str, Any], score: str, findings: Sequence[str]) -> fl
     """A score of a run over these findings alone, None where none of them has a number; top-1 and balanced
     accuracy are of all findings together.
     """
-    import numpy as np
-
     if of_all_together(run, score):
         whole: float | None = run.get(score)
         return whole
@@ -167,8 +169,6 @@ def mean_over(run: Mapping[str, Any], score: str, findings: Sequence[str]) -> fl
 
 def of_all_together(run: Mapping[str, Any], score: str) -> bool:
     """Whether the score is no mean over findings."""
-    from evax.evaluation.report import TOP1
-
     return score == BALANCED or (score == "macc" and bool(run["macc_reading"] == TOP1))
 
 
@@ -208,10 +208,6 @@ def shares_summed_up(
 
 def spread_of(values: Sequence[float | None], over: str) -> dict[str, Any]:
     """Mean, sd and t-interval of one score over seeds or folds; None where undefined."""
-    import numpy as np
-
-    from evax.evaluation.intervals import seed_interval
-
     numbers = np.array(values, dtype=np.float64)  # None becomes NaN
     defined = numbers[~np.isnan(numbers)]
     interval = seed_interval(numbers, over=over)
@@ -232,10 +228,6 @@ def write_points(points: Sequence[Mapping[str, Any]], path: Path) -> None:
 
 def write_rows(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
     """One line per run; an interval becomes two columns."""
-    import csv
-
-    from evax.files import open_csv, replaced_whole
-
     lines = []
     for row in rows:
         line = dict(row)

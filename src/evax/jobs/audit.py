@@ -6,17 +6,33 @@ import csv
 import logging
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import pandas as pd
 
 from evax.config import job
+from evax.data.duplicates import SAME, Pair, compare_films, refuse_small
+from evax.data.leaks import (
+    FORMAT,
+    Link,
+    describe_store,
+    duplicate_counts,
+    film_facts,
+    film_table,
+    leaking_exposures,
+    leaks,
+    linked_leaks,
+    links_between,
+    shared_patients,
+    unknown_patients,
+)
+from evax.data.store import open_store, short_names
 from evax.errors import DataError
+from evax.files import open_csv, replaced_whole, write_json
 from evax.options.data import AuditConfig
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-    from evax.data.duplicates import Pair
-    from evax.data.leaks import Link
+from evax.pages.audit import write_audit_page
+from evax.runs.log import run_folder
+from evax.runs.progress import counting_bar
 
 logger = logging.getLogger("evax")
 
@@ -32,25 +48,6 @@ def audit(config: AuditConfig) -> Path:
 
     Raises DataError for a store that cannot be compared, and for leaks when fail_on_leaks is set.
     """
-    from evax.data.duplicates import SAME, compare_films, refuse_small
-    from evax.data.leaks import (
-        FORMAT,
-        describe_store,
-        duplicate_counts,
-        film_table,
-        leaking_exposures,
-        leaks,
-        linked_leaks,
-        links_between,
-        shared_patients,
-        unknown_patients,
-    )
-    from evax.data.store import open_store, short_names
-    from evax.files import write_json
-    from evax.pages.audit import write_audit_page
-    from evax.runs.log import run_folder
-    from evax.runs.progress import counting_bar
-
     stores = [open_store(path) for path in config.stores]
     refuse_small(stores)  # before a bar is drawn
     for store in stores:
@@ -102,9 +99,6 @@ def write_duplicates(
     """One line per pair, then one per leak that only other films link ("linked", by the films of `via`); by
     store and row number: no names of films, which may be names of patients.
     """
-    from evax.data.leaks import film_facts
-    from evax.files import open_csv, replaced_whole
-
     known = film_facts(films)
     with replaced_whole(path) as unfinished, open_csv(unfinished) as file:
         table = csv.writer(file)

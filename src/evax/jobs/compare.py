@@ -6,14 +6,40 @@ import os
 from collections.abc import Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import numpy as np
+
+from evax.comparison.figures import MOST
+from evax.comparison.kinds import kind_alone
+from evax.comparison.page import draw_figures, write_compare_page, write_figure, write_rows, write_tables
+from evax.comparison.pretrainings import (
+    points_of,
+    pretraining_figure,
+    probe_path,
+    probe_store_of,
+    read_curves,
+)
+from evax.comparison.pretrainings_page import differing_recipes, pretraining_rows, write_pretraining_page
+from evax.comparison.runs import Entry, Runs, read_runs
+from evax.comparison.score import differences_of, ground_in_words, rows_of
+from evax.comparison.segmentations import (
+    read_segmentations,
+    segmentation_differences,
+    segmentation_rows,
+    write_segmentation_page,
+)
 from evax.config import job
-from evax.errors import ConfigError, DataError
+from evax.errors import ConfigError, DataError, unknown_name
+from evax.evaluation.networks import Ground, score_network
+from evax.evaluation.published import published_beside
+from evax.files import write_json
+from evax.models.cost import Head, Kind, milliseconds_per_film, size_of
 from evax.options.results import CompareConfig
-
-if TYPE_CHECKING:
-    from evax.comparison.runs import Entry, Runs
+from evax.runs.environment import environment
+from evax.runs.files import agreed, read_log
+from evax.runs.log import run_folder
+from evax.runs.progress import progress_bar
 
 FORMAT = 1
 
@@ -25,21 +51,8 @@ def compare(config: CompareConfig) -> Path:
     Raises DataError for folders without a finished run and for runs that were not tested on the same films
     under the same protocol, ConfigError for names that do not fit and for pre-trainings among other runs.
     """
-    from evax.comparison.kinds import kind_alone
-
     if kind := kind_alone(config.runs):
         return {"pretrain": compare_pretrainings, "segment": compare_segmentations}[kind](config)
-    import numpy as np
-
-    from evax.comparison.page import draw_figures, write_compare_page, write_tables
-    from evax.comparison.runs import read_runs
-    from evax.comparison.score import differences_of, ground_in_words, rows_of
-    from evax.evaluation.networks import Ground, score_network
-    from evax.evaluation.published import published_beside
-    from evax.files import write_json
-    from evax.runs.environment import environment
-    from evax.runs.log import run_folder
-    from evax.runs.progress import progress_bar
 
     runs = read_runs(config.runs, config.names)
     refuse_too_few_or_many(runs)
@@ -100,20 +113,6 @@ def compare_pretrainings(config: CompareConfig) -> Path:
     Raises ConfigError for options that mean nothing here, DataError for runs that were not probed, or on
     different stores.
     """
-    from evax.comparison.page import write_figure, write_rows
-    from evax.comparison.pretrainings import (
-        points_of,
-        pretraining_figure,
-        probe_path,
-        probe_store_of,
-        read_curves,
-    )
-    from evax.comparison.pretrainings_page import differing_recipes, pretraining_rows, write_pretraining_page
-    from evax.files import write_json
-    from evax.runs.environment import environment
-    from evax.runs.files import read_log
-    from evax.runs.log import run_folder
-
     refuse_unused(config, "Pre-trainings are shown as they are, with no test films to resample")
     rows, first = pretraining_rows(config.runs, config.names), config.runs[0]
     curves = read_curves(config.runs, [row["name"] for row in rows])
@@ -141,20 +140,9 @@ def compare_segmentations(config: CompareConfig) -> Path:
 
     Raises ConfigError for options that mean nothing here, DataError for runs that are not comparable.
     """
-    from evax.comparison.segmentations import (
-        differences_of,
-        read_segmentations,
-        rows_of,
-        write_segmentation_page,
-    )
-    from evax.files import write_json
-    from evax.runs.environment import environment
-    from evax.runs.files import agreed
-    from evax.runs.log import run_folder
-
     refuse_unused(config, "Segmentations are compared by their masks", "reference", "resamples", "seed")
     runs = read_segmentations(config.runs, config.names)
-    differences = differences_of(runs, config.reference, config.resamples, config.seed)
+    differences = segmentation_differences(runs, config.reference, config.resamples, config.seed)
     with run_folder(config.out, config) as log:
         content = {
             "kind": "compare-segmentations",
@@ -163,7 +151,7 @@ def compare_segmentations(config: CompareConfig) -> Path:
             "test": runs[0].report["test"],
             "protocol": agreed([run.report["protocol"] for run in runs]),
             "resamples": config.resamples,
-            "rows": rows_of(runs),
+            "rows": segmentation_rows(runs),
             "differences": differences,
             "environment": environment(),
         }
@@ -178,8 +166,6 @@ def refuse_unused(config: CompareConfig, why: str, *used: str) -> None:
 
     used: options that mean something, besides runs, out and names.
     """
-    from evax.comparison.figures import MOST
-
     given = [
         item.name
         for item in fields(CompareConfig)
@@ -193,8 +179,6 @@ def refuse_unused(config: CompareConfig, why: str, *used: str) -> None:
 
 def refuse_too_few_or_many(runs: Runs) -> None:
     """Raises ConfigError for a single row, or for more than the figures can tell apart."""
-    from evax.comparison.figures import MOST
-
     if not 2 <= len(runs.entries) <= MOST:
         raise ConfigError(
             f"These runs make {len(runs.entries)} rows (a sweep makes one per share of the labels, a probe "
@@ -210,8 +194,6 @@ def references_of(entries: Sequence[Entry], name: str) -> list[int | None]:
     within it, its smaller shares with its largest, nearest neighbours with the linear probe.
     Raises ConfigError for a name that no run has.
     """
-    from evax.errors import unknown_name
-
     names = list(dict.fromkeys(entry.run for entry in entries))
     if name and name not in names:
         raise unknown_name("run", name, names)
@@ -239,8 +221,6 @@ def costs_of(runs: Runs, repeats: int, threads: int) -> list[dict[str, Any]]:
     that of the linear probe on the same encoder, which two clocks would set apart for no reason.
     The time is None with no repeats.
     """
-    from evax.models.cost import Head, Kind, milliseconds_per_film, size_of
-
     heads: dict[str | None, Head] = {None: "norm, linear", "linear": "linear", "knn": "none"}
     kinds = [
         Kind(

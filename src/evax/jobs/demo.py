@@ -9,8 +9,6 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
-import tyro
-
 from evax.config import command_line, job
 from evax.errors import ConfigError
 from evax.jobs.fetch import fetch
@@ -32,7 +30,6 @@ STEPS: dict[str, Any] = {  # in the order of the journey
     "localize": localize,
     "predict": predict,
 }
-Hidden: Any = tyro.conf.Suppress
 
 
 @job(DemoConfig)

@@ -6,13 +6,12 @@ from pathlib import Path
 
 from evax.config import job
 from evax.options.data import DescribeConfig
+from evax.pages.statistics_files import write_statistics
+from evax.runs.log import run_folder
 
 
 @job(DescribeConfig)
 def describe(config: DescribeConfig) -> Path:
     """Writes the table, the figures and the page; returns the path of statistics.json."""
-    from evax.pages.statistics_files import write_statistics
-    from evax.runs.log import run_folder
-
     with run_folder(config.out, config):
         return write_statistics(config.out, config.stores)

@@ -4,15 +4,29 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import numpy as np
 
 from evax.config import command_line, job
+from evax.data.store import ImageStore, open_store
+from evax.deploy.bundle import refuse_seen_films, warn_if_other_bits
+from evax.deploy.predictor import Predictor, open_bundle
 from evax.errors import ConfigError, DataError
+from evax.explain.localization import (
+    Localized,
+    draw_overlays,
+    protocol_entries,
+    published_maps,
+    scores_of,
+    write_cases,
+)
+from evax.explain.localized import Maps, chosen_thresholds
+from evax.explain.regions import films_with_regions, kinds_of_truth
+from evax.findings import as_spelled
 from evax.options.results import LocalizeConfig
-
-if TYPE_CHECKING:
-    from evax.data.store import ImageStore
-    from evax.deploy.predictor import Predictor
+from evax.pages.run import write_run_page
+from evax.runs.files import write_report
+from evax.runs.log import run_folder
 
 
 @job(LocalizeConfig)
@@ -22,23 +36,6 @@ def localize(config: LocalizeConfig) -> Path:
     Raises DataError when no film of the split has a box (or mask) of a finding the bundle knows, and for test
     films that the bundle learned from.
     """
-    import numpy as np
-
-    from evax.deploy.bundle import refuse_seen_films
-    from evax.explain.localization import (
-        Localized,
-        draw_overlays,
-        protocol_entries,
-        published_maps,
-        scores_of,
-        write_cases,
-    )
-    from evax.explain.localized import Maps, chosen_thresholds
-    from evax.explain.regions import films_with_regions, kinds_of_truth
-    from evax.pages.run import write_run_page
-    from evax.runs.files import write_report
-    from evax.runs.log import run_folder
-
     start = time.perf_counter()
     predictor, store = opened(config)
     findings = predictor.card.findings
@@ -78,10 +75,6 @@ def localize(config: LocalizeConfig) -> Path:
 
 def opened(config: LocalizeConfig) -> tuple[Predictor, ImageStore]:
     """The classifier and the store. Raises what says that they do not fit."""
-    from evax.data.store import open_store
-    from evax.deploy.bundle import warn_if_other_bits
-    from evax.deploy.predictor import open_bundle
-
     predictor, store = open_bundle(config.bundle), open_store(config.store)
     if predictor.card.kind != "classifier":
         raise ConfigError(
@@ -103,8 +96,6 @@ def opened(config: LocalizeConfig) -> tuple[Predictor, ImageStore]:
 
 def refuse_other_spellings(store: ImageStore, findings: tuple[str, ...]) -> None:
     """Raises DataError where boxes or masks of a finding of the bundle are under another spelling of it."""
-    from evax.findings import as_spelled
-
     for drawn in sorted({*store.manifest.boxes["finding"], *store.mask_findings()} - {*findings}):
         if (finding := as_spelled(drawn, findings)) in findings:
             raise DataError(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import tyro
 
@@ -15,39 +15,6 @@ from evax.options.adaptation import FinetuneConfig
 from evax.options.data import FetchConfig, PrepareConfig
 from evax.options.pretraining import PretrainConfig
 from evax.options.training import Precision
-
-
-@validated
-@dataclass(frozen=True, kw_only=True)
-class DemoConfig:
-    """The whole journey: films -> stores -> encoder without labels -> classifier -> test -> Grad-CAM ->
-    report.
-
-    Without --recipe: synthetic films. A recipe lists the steps; each entry holds the options of one command,
-    and RUN at the start of a path stands for the run folder.
-    """
-
-    default_recipe: ClassVar[str] = "demo"
-
-    out: Path
-    """Run folder; the report is OUT/report.html."""
-    title: str = "evax demo"
-    """Heading of the report."""
-    resume: bool = False
-    """Continue the run in OUT: finished steps are kept."""
-    fetch: Annotated[dict[str, FetchConfig], Hidden] = field(default_factory=dict)
-    """Data sets to get."""
-    prepare: Annotated[dict[str, PrepareConfig], Hidden] = field(default_factory=dict)
-    """Stores to make."""
-    pretrain: Annotated[dict[str, PretrainConfig], Hidden] = field(default_factory=dict)
-    """Encoders to train."""
-    finetune: Annotated[dict[str, FinetuneConfig], Hidden] = field(default_factory=dict)
-    """Classifiers to train and test."""
-    localize: Annotated[dict[str, LocalizeConfig], Hidden] = field(default_factory=dict)
-    """Maps to score against boxes."""
-    predict: Annotated[dict[str, PredictConfig], Hidden] = field(default_factory=dict)
-    """Films to score."""
-
 
 Tokens = Literal["mean", "cls", "patches"]
 
@@ -270,3 +237,38 @@ class RecipesConfig:
 
     name: tyro.conf.Positional[str | None] = None
     """A recipe of the list, to read it or to copy it into a file."""
+
+
+Hidden: Any = tyro.conf.Suppress
+
+
+@validated
+@dataclass(frozen=True, kw_only=True)
+class DemoConfig:
+    """The whole journey: films -> stores -> encoder without labels -> classifier -> test -> Grad-CAM ->
+    report.
+
+    Without --recipe: synthetic films. A recipe lists the steps; each entry holds the options of one command,
+    and RUN at the start of a path stands for the run folder.
+    """
+
+    default_recipe: ClassVar[str] = "demo"
+
+    out: Path
+    """Run folder; the report is OUT/report.html."""
+    title: str = "evax demo"
+    """Heading of the report."""
+    resume: bool = False
+    """Continue the run in OUT: finished steps are kept."""
+    fetch: Annotated[dict[str, FetchConfig], Hidden] = field(default_factory=dict)
+    """Data sets to get."""
+    prepare: Annotated[dict[str, PrepareConfig], Hidden] = field(default_factory=dict)
+    """Stores to make."""
+    pretrain: Annotated[dict[str, PretrainConfig], Hidden] = field(default_factory=dict)
+    """Encoders to train."""
+    finetune: Annotated[dict[str, FinetuneConfig], Hidden] = field(default_factory=dict)
+    """Classifiers to train and test."""
+    localize: Annotated[dict[str, LocalizeConfig], Hidden] = field(default_factory=dict)
+    """Maps to score against boxes."""
+    predict: Annotated[dict[str, PredictConfig], Hidden] = field(default_factory=dict)
+    """Films to score."""

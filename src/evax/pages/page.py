@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from evax.comparison.pretrainings import tokenizer_in_words
 from evax.data.store import open_store
 from evax.errors import DataError
 from evax.pages import figures
@@ -17,7 +16,7 @@ from evax.pages.classifier_section import comparisons, fine_tuning
 from evax.pages.data_sheet import data_sheet
 from evax.pages.localization_section import localisation
 from evax.pages.template import write_page
-from evax.runs.files import Facts, numbers, read_facts, read_log
+from evax.runs.files import Facts, numbers, read_facts, read_log, tokenizer_in_words
 
 KINDS = {"store", "fetch", "pretrain", "finetune", "localize", "predict"}
 

@@ -7,10 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from evax.adaptation.examine import ERRORS_PER_FINDING
 from evax.data.labelled import column_of, data_fingerprint
 from evax.data.store import ImageStore, open_store
 from evax.errors import DataError
+from evax.evaluation.report import ERRORS_PER_FINDING
 from evax.evaluation.subgroups import ENOUGH
 from evax.pages.classifier_section import fine_tuning, probing
 from evax.pages.data_sheet import data_sheet

@@ -128,3 +128,11 @@ def agreed(protocols: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     same = {key: value for key, value in first.items() if all(other.get(key) == value for other in others)}
     same.pop("seed", None)
     return same
+
+
+def tokenizer_in_words(tokenizer: str | Facts) -> str:
+    """A tokenizer's name, what of it was predicted, and its weights; of early runs the name alone."""
+    if isinstance(tokenizer, str):
+        return tokenizer
+    name, layer, side, weights = (tokenizer[key] for key in ("name", "layer", "view", "weights"))
+    return f"{name}, layer {layer}, sees {side} × {side} pixels, weights {weights}"
