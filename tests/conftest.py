@@ -11,7 +11,7 @@ from jaxtyping import install_import_hook
 # The shapes in signatures are checked in every test; a whole number is a float, as PEP 484 says.
 # Jobs are left out: they hand over modules that Fabric has wrapped, which are of another class.
 ROOMS = ["data", "models", "weights", "evaluation", "explain", "deploy"]
-CHECKED = [*ROOMS, "training.masking", "training.objective"]
+CHECKED = [*ROOMS, "pretraining.hidden_patches", "pretraining.objective"]
 install_import_hook(
     [f"evax.{room}" for room in CHECKED],
     "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))",

@@ -11,6 +11,7 @@ from typing import Any
 
 from evax.config import command_line, job
 from evax.errors import ConfigError
+from evax.files import FolderLock, make_folder, read_json, write_json
 from evax.jobs.fetch import fetch
 from evax.jobs.finetune import finetune
 from evax.jobs.localize import localize
@@ -20,6 +21,8 @@ from evax.jobs.pretrain import pretrain
 from evax.options.data import PrepareConfig
 from evax.options.pretraining import PretrainConfig
 from evax.options.results import DemoConfig, PredictConfig
+from evax.pages.page import write_report
+from evax.runs.environment import environment
 
 RUN_FOLDER = "RUN"  # first part of a path in a recipe that stands for --out
 STEPS: dict[str, Any] = {  # in the order of the journey
@@ -39,8 +42,6 @@ def demo(config: DemoConfig) -> Path:
     Raises ConfigError for a run folder that exists, DataError for one that another run is writing into, and
     whatever a step raises.
     """
-    from evax.files import FolderLock, make_folder
-
     if config.out.is_dir() and any(config.out.iterdir()) and not config.resume:
         raise ConfigError(
             f"The run folder {config.out} exists. Choose another --out, continue with --resume, or delete it."
@@ -51,10 +52,6 @@ def demo(config: DemoConfig) -> Path:
 
 def run_steps(config: DemoConfig) -> Path:
     """Those that are not finished yet; returns the path of report.html."""
-    from evax.files import read_json, write_json
-    from evax.pages.page import write_report
-    from evax.runs.environment import environment
-
     journal, here = config.out / "run.json", environment()
     run: dict[str, Any] = read_json(journal) if journal.is_file() else {"environment": here, "steps": []}
     run["title"] = config.title
@@ -83,8 +80,6 @@ def run_steps(config: DemoConfig) -> Path:
 
 def seconds_of(step: Any, spent: float) -> float:
     """Of the whole step. spent: now; a pre-training that went on knows its earlier parts, too."""
-    from evax.files import read_json
-
     whole = read_json(step.out / "report.json")["seconds"] if isinstance(step, PretrainConfig) else spent
     return round(float(whole), 1)
 
