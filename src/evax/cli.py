@@ -1,4 +1,4 @@
-"""The evax command: one table of commands, one way to fail."""
+"""The evax command: the table of commands, and how errors end."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ INTERRUPTED = 130
 
 
 def main() -> None:
-    """Runs one command; see `usage` for exit statuses. A terminal that lacks a letter is shown its escape."""
+    """Entry point: runs one command and exits with its status. Letters a terminal lacks are escaped."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
     sys.exit(run(sys.argv[1:]))
@@ -64,48 +64,48 @@ def run(arguments: list[str]) -> int:
     for noisy in ("lightning_fabric", "lightning.fabric", "torch", "PIL", "matplotlib", "fontTools"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     try:
-        refuse_several_processes(name)
+        check_not_distributed(name)
         config = parse_command_line(config_class(name), rest, f"evax {name}")
         result = getattr(importlib.import_module(f"evax.jobs.{name}"), name)(config)
     except EvaxError as error:
-        _say_error(f"evax {name}: {error}\n")
+        _write_error(f"evax {name}: {error}\n")
         return 1
     except ModuleNotFoundError as error:  # the base installation reads and scores films, no more
         if str(error.name).startswith("evax"):
             raise
-        _say_error(f"evax {name}: this needs the package {error.name}: {install_command('train')}\n")
+        _write_error(f"evax {name}: this needs the package {error.name}: {install_command('train')}\n")
         return 1
     except Interrupted as stop:
-        _say(sys.stderr, f"evax {name}: {stop}\n")
+        _write(sys.stderr, f"evax {name}: {stop}\n")
         return stop.status
     except KeyboardInterrupt:
         sys.stderr.write(f"evax {name}: interrupted.\n")
         return INTERRUPTED
-    _say(sys.stdout, f"{result}\n")
+    _write(sys.stdout, f"{result}\n")
     return 0
 
 
-def _say(stream: TextIO, text: str) -> None:
-    """Of the processes that torchrun starts, only the first says how the work ended."""
+def _write(stream: TextIO, text: str) -> None:
+    """Writes once: of the processes that torchrun starts, only the first does."""
     if "TORCHELASTIC_RUN_ID" not in os.environ or os.environ.get("RANK") == "0":
         stream.write(text)
 
 
-def _say_error(text: str) -> None:
-    """Any process of torchrun may fail alone; what several of a machine say alike is said once."""
+def _write_error(text: str) -> None:
+    """Writes an error once per machine, although every process of torchrun may raise it."""
     if error_file := os.environ.get("TORCHELASTIC_ERROR_FILE"):  # in a folder of each process
-        said = Path(error_file).parents[1] / f"evax-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+        marker = Path(error_file).parents[1] / f"evax-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
         try:
-            said.touch(exist_ok=False)
+            marker.touch(exist_ok=False)
         except FileExistsError:
             return
         except OSError:
-            pass  # said several times rather than never
+            pass  # several times rather than never
     sys.stderr.write(text)
 
 
-def refuse_several_processes(command: str) -> None:
-    """Raises ConfigError where torchrun started several processes that would all do the same work."""
+def check_not_distributed(command: str) -> None:
+    """Raises ConfigError if torchrun started several processes for a command that does not share its work."""
     started = int(os.environ.get("WORLD_SIZE", "1")) if "TORCHELASTIC_RUN_ID" in os.environ else 1
     if started > 1 and command not in SHARES_ITS_WORK:
         raise work_not_shared(started)

@@ -72,24 +72,24 @@ def parse_command_line(config_class: type[C], arguments: Sequence[str], program:
     """The configuration of one command: the command line, else the recipe of --recipe, else the class's
     defaults.
 
-    Recipe and command line are merged before the dataclass is built, so its checks see the final values only.
+    Recipe and command line are merged before the dataclass is built, so its checks see only final values.
     Raises ConfigError for a faulty recipe; wrong usage ends the process with status 2, as argparse does.
     """
-    arguments, recipe = _take_recipe(_spell_out_seeds(arguments))
-    arguments, own = _take_set_by_itself(config_class, arguments)
+    arguments, recipe = _take_recipe(_expand_seed_ranges(arguments))
+    arguments, own = _take_suppressed_options(config_class, arguments)
     recipe = recipe or getattr(config_class, "default_recipe", None)
     values = (read_recipe(recipe_path(recipe), config_class) if recipe else {}) | own
-    said = io.StringIO()
+    usage_error = io.StringIO()
     try:
-        with redirect_stderr(said):
+        with redirect_stderr(usage_error):
             return tyro.cli(
-                config_class, prog=program, args=arguments, default=_unfinished(config_class, values)
+                config_class, prog=program, args=arguments, default=_with_defaults(config_class, values)
             )
     except SystemExit as stop:
-        # tyro takes a check of ours that fails for wrong usage; it is the user's recipe or value
+        # tyro reports a failed check of ours as wrong usage
         if isinstance(stop.__context__, ConfigError):
             raise stop.__context__ from None
-        sys.stderr.write(said.getvalue())
+        sys.stderr.write(usage_error.getvalue())
         raise
 
 
@@ -170,7 +170,9 @@ def read_recipe(path: Path, config_class: type) -> dict[str, Any]:
     if not isinstance(content, Mapping):
         raise ConfigError(f"The recipe {path} must be a table of options, got {type(content).__name__}.")
     try:
-        values: dict[str, Any] = _on_disk(_checked(_expand(content), config_class, where=""))
+        values: dict[str, Any] = _with_native_paths(
+            _checked(_expand_environment(content), config_class, where="")
+        )
         return values
     except ConfigError as error:
         raise ConfigError(f"Recipe {path}: {error}") from error
@@ -222,16 +224,16 @@ def shown_option(value: Any) -> str:
     return " ".join(map(str, value)) or "not given" if isinstance(value, list | tuple) else str(value)
 
 
-def _spell_out_seeds(arguments: Sequence[str]) -> list[str]:
+def _expand_seed_ranges(arguments: Sequence[str]) -> list[str]:
     """`--seeds 0-4` as `--seeds 0 1 2 3 4`; of at most 1,000 seeds, so that a slip is no endless list.
 
     Raises ConfigError for words that are no seeds.
     """
-    spelled, of_seeds = list[str](), False
+    expanded, of_seeds = list[str](), False
     for word in arguments:
         of_seeds = word == "--seeds" or (of_seeds and not re.match(r"-\D", word))
         if not of_seeds or word == "--seeds" or re.fullmatch(r"-?\d+", word):
-            spelled.append(word)
+            expanded.append(word)
             continue
         ends = re.fullmatch(r"(\d{1,9})-(\d{1,9})", word)
         seeds = range(int(ends[1]), int(ends[2]) + 1) if ends else range(0)
@@ -239,13 +241,13 @@ def _spell_out_seeds(arguments: Sequence[str]) -> list[str]:
             raise ConfigError(
                 f"--seeds takes whole numbers, as 0 1 2, or a range of at most 1,000, as 0-4; got '{word}'."
             )
-        spelled += map(str, seeds)
-    return spelled
+        expanded += map(str, seeds)
+    return expanded
 
 
-def _take_set_by_itself(config_class: Any, arguments: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
-    """Options that a command does not offer because it sets them itself, as those of a recipe: its own checks
-    then say what to give instead, where the parser would know nothing of them.
+def _take_suppressed_options(config_class: Any, arguments: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
+    """Takes options that a command sets itself and does not offer (tyro.conf.Suppress): its config class then
+    explains what to give instead.
 
     Returns the other arguments, and the values.
     """
@@ -275,11 +277,11 @@ def _take_recipe(arguments: Sequence[str]) -> tuple[list[str], str | None]:
     return rest, recipe
 
 
-def _expand(value: Any) -> Any:
+def _expand_environment(value: Any) -> Any:
     if isinstance(value, Mapping):
-        return {key: _expand(item) for key, item in value.items()}
+        return {key: _expand_environment(item) for key, item in value.items()}
     if isinstance(value, list):
-        return [_expand(item) for item in value]
+        return [_expand_environment(item) for item in value]
     if not isinstance(value, str):
         return value
 
@@ -338,7 +340,7 @@ def _checked_value(value: Any, kind: Any, where: str) -> Any:
 
 
 def _converted(value: Any, kind: Any, where: str) -> Any:
-    """The value as pydantic reads it; what it would read as something else than was meant is refused."""
+    """The value as pydantic reads it. Raises ConfigError also where pydantic would guess."""
     from pydantic import ValidationError
 
     reason = ""
@@ -363,14 +365,16 @@ def _adapter(kind: Any) -> Any:
     return TypeAdapter(kind, config=ConfigDict(allow_inf_nan=False))
 
 
-def _on_disk(value: Any) -> Any:
+def _with_native_paths(value: Any) -> Any:
     """Paths as this machine has them: a recipe is UTF-8 in every locale."""
     if isinstance(value, Mapping):
-        return {key: _on_disk(item) for key, item in value.items()}
+        return {key: _with_native_paths(item) for key, item in value.items()}
     if isinstance(value, tuple):
-        return tuple(map(_on_disk, value))
+        return tuple(map(_with_native_paths, value))
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return dataclasses.replace(value, **{name: _on_disk(getattr(value, name)) for name in _fields(value)})
+        return dataclasses.replace(
+            value, **{name: _with_native_paths(getattr(value, name)) for name in _fields(value)}
+        )
     return Path(path_of(str(value))) if isinstance(value, Path) else value
 
 
@@ -399,14 +403,14 @@ def _fields(config_class: Any) -> dict[str, dataclasses.Field[Any]]:
     return {field.name: field for field in dataclasses.fields(config_class)}
 
 
-def _unfinished(config_class: Any, values: Mapping[str, Any]) -> Any:
-    """An instance that carries defaults to tyro: made without __init__, so no check sees half a config."""
+def _with_defaults(config_class: Any, values: Mapping[str, Any]) -> Any:
+    """Carries defaults to tyro; made without __init__, so that no check sees half a config."""
     types = typing.get_type_hints(config_class)
     instance = object.__new__(config_class)
     for field in dataclasses.fields(config_class):
         if dataclasses.is_dataclass(types[field.name]):
             nested = _inherited(field) | values.get(field.name, {})
-            default: Any = _unfinished(types[field.name], nested)
+            default: Any = _with_defaults(types[field.name], nested)
         elif field.name in values:
             default = values[field.name]
         else:
