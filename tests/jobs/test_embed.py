@@ -216,7 +216,7 @@ def test_films_of_which_none_can_be_read_are_an_error_that_says_why(config, film
 
 def test_values_that_make_no_sense_are_refused(config, phantom_store, films):
     for change, message in (
-        ({"films": ()}, "embed needs films"),
+        ({"films": ()}, "embed needs images"),
         ({"encoder": TINY}, "Give either bundle"),
         ({"bundle": None, "encoder": TINY}, "Give either bundle"),
         ({"image_size": 50}, "multiple of 16"),

@@ -22,17 +22,15 @@ Tokens = Literal["mean", "cls", "patches"]
 @validated
 @dataclass(frozen=True, kw_only=True)
 class EmbedConfig:
-    """Turn films into feature vectors; any number of films in constant memory.
+    """Turn images into feature vectors; any number of images in constant memory.
 
-    The same command goes on where an interrupted one stopped.
+    Run the same command again to continue an interrupted one.
     """
 
     films: tyro.conf.Positional[tuple[Path, ...]]
-    """Films, folders that are searched for films, or one store."""
+    """Images, folders that are searched for images, or one store."""
     out: Path
-    """Parquet file: film, feature, error (why a film could not be read); the file's metadata say what the
-    features are.
-    """
+    """Parquet file: film, feature, error (why an image could not be read); metadata: what features are."""
     bundle: Path | None = None
     """Encoder or classifier bundle; or give encoder and weights."""
     encoder: str | None = None
@@ -44,13 +42,13 @@ class EmbedConfig:
     tokens: Tokens = "mean"
     """mean of the patches; cls, the class token; patches, all of them, row by row in one vector."""
     batch_size: int = 32
-    """Films encoded at once."""
+    """Images per forward pass."""
     precision: Precision = "auto"
-    """auto: bf16 autocast where this machine is measured to be faster with it."""
+    """auto: bf16 autocast where it is measured to be faster on this machine."""
 
     def __post_init__(self) -> None:
         if not self.films:
-            raise ConfigError("embed needs films: evax embed FILES|FOLDER|STORE --bundle B --out x.parquet.")
+            raise ConfigError("embed needs images: evax embed FILES|FOLDER|STORE --bundle B --out x.parquet.")
         given = [value is not None for value in (self.bundle, self.encoder, self.weights)]
         if given not in ([True, False, False], [False, True, True]):
             raise ConfigError("Give either bundle, which has its weights in it, or encoder and weights.")
@@ -64,14 +62,14 @@ class EmbedConfig:
 @validated
 @dataclass(frozen=True, kw_only=True)
 class ExportConfig:
-    """Write a bundle as ONNX, for machines without torch, and compare it with torch on films first."""
+    """Write a bundle as ONNX, for machines without torch, after comparing it with torch on images."""
 
     bundle: tyro.conf.Positional[Path]
     """Classifier or encoder bundle; model.onnx and onnx.json are written into it."""
     films: tuple[Path, ...] = ()
-    """Films or folders to compare on; without them, synthetic films, black, white and noise."""
+    """Images or folders to compare on; default: synthetic images, black, white and noise."""
     most_films: int = 64
-    """At most so many of them are compared."""
+    """Largest number of images that are compared."""
     runtimes: tuple[Literal["onnx", "openvino"], ...] = ("onnx",)
     """Runtimes that must agree with torch; OpenVINO reads the same file."""
 
@@ -85,36 +83,37 @@ class ExportConfig:
 @validated
 @dataclass(frozen=True, kw_only=True)
 class PredictConfig:
-    """Score films with a classifier, a bundle or a published one, or draw masks with a segmenter; any number
-    of films in constant memory.
+    """Score images with a classifier (a bundle or a published one), or draw masks with a segmenter.
+
+    Any number of images in constant memory.
     """
 
     bundle: tyro.conf.Positional[Path]
     """Classifier or segmenter bundle; or the name of a published classifier (`evax zoo list`), or its file
     under the official file name: fetched if need be, and converted once into the folder EVAX_WEIGHTS."""
     films: tyro.conf.Positional[tuple[Path, ...]]
-    """Films, or folders that are searched for films."""
+    """Images, or folders that are searched for images."""
     out: Path
-    """CSV file: file, one probability and one present/absent per finding, notes on the film, error. Of
-    exclusive classes: one probability each, and the predicted one. Of a segmenter: share of the film,
-    present/absent, and cm2 where the film's spacing is known."""
+    """CSV file: file, one probability and one present/absent per finding, notes on the image, error.
+    Exclusive classes: one probability each, and the predicted class. Segmenter: share of the image,
+    present/absent, and cm2 where the pixel spacing is known."""
     heatmaps: Path | None = None
-    """Folder for one Grad-CAM picture per film and present finding, or of the predicted class:
-    ROW-FILM-FINDING.png, row of OUT."""
+    """Folder for one Grad-CAM picture per image and present finding, or of the predicted class:
+    ROW-FILM-FINDING.png, with the row of OUT."""
     masks: Path | None = None
-    """Folder for a segmenter's masks, of the film's own size: ROW-FILM-FINDING.png, white inside, row of OUT;
-    and ROW-FILM.png, the film with their edges."""
+    """Folder for a segmenter's masks at the size of the image: ROW-FILM-FINDING.png, white inside, with the
+    row of OUT; and ROW-FILM.png, the image with their edges."""
     batch_size: int = 16
-    """Films scored at once."""
+    """Images per forward pass."""
     runtime: Literal["torch", "onnx", "openvino"] | None = None
     """onnx and openvino run what `evax export` wrote, without torch; default: torch where it is installed."""
     resume: bool = False
-    """Go on where a stopped run of the same bundle and options left off; films that are no longer found where
-    they were, and those after them, are scored anew."""
+    """Continue a stopped run of the same bundle and options. Images that moved, and those after them, are
+    scored again."""
 
     def __post_init__(self) -> None:
         if not self.films:
-            raise ConfigError("predict needs films: evax predict BUNDLE FILES|FOLDER --out x.csv.")
+            raise ConfigError("predict needs images: evax predict BUNDLE FILES|FOLDER --out x.csv.")
         if self.batch_size <= 0:
             raise ConfigError(f"batch_size must be above 0, got {self.batch_size}.")
 
@@ -127,62 +126,62 @@ class LocalizeConfig:
     bundle: tyro.conf.Positional[Path]
     """Classifier bundle written by `evax finetune`, or a published classifier, as in `evax predict`."""
     store: Path
-    """Store whose films have boxes or masks."""
+    """Store whose images have boxes or masks."""
     out: Path
     """Run folder for report.json, report.html, cases.csv and overlays/."""
     at: Literal["norm1", "output"] = "norm1"
     """Layer of the map: norm1 as the paper, or output."""
     split: Literal["train", "val", "test"] = "test"
-    """Films that are scored."""
+    """Split whose images are scored."""
     truth: Literal["boxes", "masks", "auto"] = "boxes"
-    """What a map is held against; auto: masks for the findings that have some, boxes for the others."""
+    """What a map is compared with; auto: masks for the findings that have some, boxes for the others."""
     protocol: Literal["clean", "paper"] = "clean"
-    """clean: the threshold is chosen on other films than it is scored on; paper: on the same boxes, each a
-    case, as in the released code; not to be compared with clean.
+    """clean: the threshold is chosen on other images than it is scored on. paper: on the same boxes, each a
+    case, as in the released code; not comparable with clean.
     """
     overlays: int = 3
-    """Pictures per finding, of the films with the highest probability."""
+    """Pictures per finding, of the images with the highest probability."""
     resamples: int = 2000
     """Bootstrap resamples of the patients."""
     seed: int = 0
-    """Of the bootstrap, and of the folds where the scored films choose for each other."""
+    """Seed of the bootstrap, and of the folds where the scored images choose the threshold for each other."""
 
     def __post_init__(self) -> None:
         if self.overlays < 0 or self.resamples <= 0:
             raise ConfigError("overlays must be at least 0 and resamples above 0.")
         if self.protocol == "paper" and self.truth != "boxes":
             raise ConfigError(
-                f"The paper's protocol scores one box after the other, got truth {self.truth}: leave --truth "
-                "out, or give --protocol clean."
+                f"The paper's protocol scores boxes one by one, got truth {self.truth}: leave --truth out, "
+                "or give --protocol clean."
             )
 
 
 @validated
 @dataclass(frozen=True, kw_only=True)
 class CompareConfig:
-    """Compare runs of finetune, one by one or over seeds, runs of probe, and sweeps of fewshot and probe that
-    were tested on the same films, film by film; or runs of segment; or runs of pretrain by their probes.
+    """Compare finished runs: of finetune, probe and fewshot on the same test images, image by image; or of
+    segment; or of pretrain by their probes.
     """
 
     runs: tyro.conf.Positional[tuple[Path, ...]]
-    """Run folders of finetune, fewshot or probe, two or more; a single sweep compares its shares, a single
-    probe its two ways. Or run folders of pretrain alone, or of segment alone, two or more."""
+    """Two or more run folders of finetune, fewshot or probe; or of pretrain; or of segment. One sweep alone
+    compares its label shares, one probe alone its two classifiers."""
     out: Path
     """Folder for compare.json, compare.html, tables (CSV) and figures (SVG, PNG, CSV)."""
     names: tuple[str, ...] = ()
-    """One per run, for tables and figures; empty: the folders' names."""
+    """Names of the runs in tables and figures; default: the names of the folders."""
     reference: str = ""
-    """Name of the run that all others are compared with; empty: the first."""
+    """Name of the run that all others are compared with; default: the first."""
     published: tuple[Table, ...] = ()
-    """Tables of published numbers to show beside; they are never re-run."""
+    """Tables of published numbers to show next to them; they are not re-run."""
     prevalence: float | None = None
-    """Share of patients with a finding, in [0, 1], for which PPV and NPV are shown beside the test films'."""
+    """Prevalence in [0, 1] for which PPV and NPV are shown, next to that of the test images."""
     resamples: int = 2000
     """Bootstrap resamples of the test patients."""
     seed: int = 0
-    """Of the bootstrap; the same for all runs, which is what pairs them."""
+    """Seed of the bootstrap, which pairs all runs by resampling the same patients."""
     repeats: int = 20
-    """Films timed per network on this CPU, one at a time; 0: no timing."""
+    """Images timed per network on this CPU, one at a time; 0: no timing."""
     threads: int = 1
     """Threads while timing."""
 
@@ -199,11 +198,11 @@ class CompareConfig:
 @validated
 @dataclass(frozen=True, kw_only=True)
 class ZooConfig:
-    """Published weights, the paper's baselines included. list: what there is; list NAME: all that is known of
-    one. fetch NAME: get a file. convert SOURCE: give it another form.
+    """Published weights, the paper's baselines included. list: all of them; list NAME: the details of one.
+    fetch NAME: download a file. convert SOURCE: convert it to another format.
 
-    Files lie in the folder EVAX_WEIGHTS (default: the user's cache), where those put by hand are used too;
-    EVAX_WEIGHTS_MIRROR names another server than the authors' page.
+    Files are kept in the folder EVAX_WEIGHTS (default: the user's cache), also those put there by hand.
+    EVAX_WEIGHTS_MIRROR names a server to use instead of the authors' page.
     """
 
     action: tyro.conf.Positional[Literal["list", "fetch", "convert"]]
@@ -215,7 +214,7 @@ class ZooConfig:
     out: Path | None = None
     """fetch: folder, instead of EVAX_WEIGHTS. convert: the new folder, or the new file for official."""
     like: str | None = None
-    """convert: name of the list whose file SOURCE is, when it has not its official file name."""
+    """convert: name of the published weights that SOURCE holds, if its file was renamed."""
     full_precision: bool = False
     """convert: the float32 weights of a DeepSpeed bundle instead of its float16 copies."""
 
@@ -233,10 +232,10 @@ class ZooConfig:
 @validated
 @dataclass(frozen=True, kw_only=True)
 class RecipesConfig:
-    """List the recipes that come with evax, or show one: the command and what to expect, then its options."""
+    """List the recipes that come with evax, or show one."""
 
     name: tyro.conf.Positional[str | None] = None
-    """A recipe of the list, to read it or to copy it into a file."""
+    """Recipe to show."""
 
 
 Hidden: Any = tyro.conf.Suppress
@@ -245,11 +244,10 @@ Hidden: Any = tyro.conf.Suppress
 @validated
 @dataclass(frozen=True, kw_only=True)
 class DemoConfig:
-    """The whole journey: films -> stores -> encoder without labels -> classifier -> test -> Grad-CAM ->
-    report.
+    """All steps from images to a report: stores -> encoder without labels -> classifier -> test -> Grad-CAM.
 
-    Without --recipe: synthetic films. A recipe lists the steps; each entry holds the options of one command,
-    and RUN at the start of a path stands for the run folder.
+    Default: synthetic images. A recipe lists the steps. Each entry holds the options of one command; RUN at
+    the start of a path is the run folder.
     """
 
     default_recipe: ClassVar[str] = "demo"
@@ -269,6 +267,6 @@ class DemoConfig:
     finetune: Annotated[dict[str, FinetuneConfig], Hidden] = field(default_factory=dict)
     """Classifiers to train and test."""
     localize: Annotated[dict[str, LocalizeConfig], Hidden] = field(default_factory=dict)
-    """Maps to score against boxes."""
+    """Localisations to score against boxes."""
     predict: Annotated[dict[str, PredictConfig], Hidden] = field(default_factory=dict)
-    """Films to score."""
+    """Images to score."""
