@@ -82,7 +82,7 @@ import resource, signal, sys
 from pathlib import Path
 import torch
 from evax.errors import DataError
-from evax.training.checkpoint import save_checkpoint
+from evax.runs.checkpoint import save_checkpoint
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # writing past the limit fails as on a full disk
 folder = Path(sys.argv[1])
 model = torch.nn.Linear(8, 8)

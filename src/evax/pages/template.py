@@ -22,7 +22,7 @@ def write_page(page: Path, template: str, **content: Any) -> Path:
     content: what the template names; a name it does not find is an error.
     """
     environment = Environment(
-        loader=PackageLoader("evax.reporting"),
+        loader=PackageLoader("evax.pages"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
