@@ -9,8 +9,7 @@ from evax.data.preprocess import Preprocess
 from evax.deploy.bundle import Card, read_card, save_bundle
 from evax.deploy.torch_runtime import open_torch
 from evax.models.classifier import Classifier
-from evax.models.devices import best_device
-from evax.models.encoders import build_encoder
+from evax.models.encoders import best_device, build_encoder
 from evax.models.segmenter import Segmenter
 from evax.runs.device import start_fabric
 
@@ -45,7 +44,7 @@ def test_training_and_prediction_choose_the_same_device(monkeypatch):
 
 
 def test_network_and_films_are_on_the_device_that_is_chosen(bundle, monkeypatch):
-    monkeypatch.setattr("evax.models.devices.best_device", lambda: META)
+    monkeypatch.setattr("evax.models.encoders.best_device", lambda: META)
     predictor = evax.open_bundle(bundle)
     assert {tensor.device.type for tensor in predictor.network.state_dict().values()} == {"meta"}
     seen = []

@@ -16,7 +16,7 @@ from evax.models.encoders import build_encoder
 from evax.options.studies import FewshotConfig
 from evax.options.training import OptimizerConfig
 from evax.runs.optimizer import create_optimizer, lr_at_step
-from evax.weights.start import starting_encoder
+from evax.weights.encoders import starting_encoder
 
 TINY = "eva_x_tiny_patch16_224"
 

@@ -5,8 +5,7 @@ import torch
 
 from evax.errors import ConfigError
 from evax.models.encoders import build_encoder
-from evax.models.pyramid import PatchPyramid, StagePyramid
-from evax.models.segmenter import Segmenter
+from evax.models.segmenter import PatchPyramid, Segmenter, StagePyramid
 
 TINY = "eva_x_tiny_patch16_224"
 

@@ -3,8 +3,7 @@ import timm
 import torch
 
 from evax.errors import ConfigError
-from evax.models.teachers import final_norm
-from evax.models.tokenizers import TOKENIZERS, build_tokenizer
+from evax.models.tokenizers import TOKENIZERS, build_tokenizer, final_norm
 
 VIT = "timm:vit_tiny_patch16_224"
 

@@ -12,11 +12,10 @@ import torch
 from evax.errors import ConfigError, DataError, WeightsError
 from evax.files import write_json
 from evax.models.encoders import ENCODERS, EVA_X, build_encoder
-from evax.weights.download import fetch_published
 from evax.weights.encoders import create_encoder
 from evax.weights.foreign import LAYOUTS
-from evax.weights.names import IMAGENET_FILES
 from evax.weights.released import RELEASED
+from evax.weights.resolve import IMAGENET_FILES, fetch_published
 from loopback import Handler, Server, serving
 from official_files import write_mim
 

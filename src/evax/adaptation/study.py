@@ -61,8 +61,7 @@ def refuse_at_once(config: LabelledConfig, resume: bool | None) -> None:
 
 def refuse_absent_weights(config: AdaptingConfig) -> None:
     """Raises ConfigError for unknown names of weights and WeightsError for weights that are not there."""
-    from evax.weights.download import refuse_absent
-    from evax.weights.names import is_packaged
+    from evax.weights.resolve import is_packaged, refuse_absent
 
     if config.weights is not None and not is_packaged(config.encoder, config.weights):
         refuse_absent(config.encoder, config.weights)

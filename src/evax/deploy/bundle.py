@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float, Int64, UInt64
 from evax.config import validated
 from evax.data.preprocess import Preprocess, on_film
 from evax.data.sources import is_own
-from evax.errors import DataError
+from evax.errors import ConfigError, DataError
 from evax.files import read_json, replaced_whole, save_tensors, write_json
 
 if TYPE_CHECKING:  # reading a card needs neither torch nor a store
@@ -261,7 +261,7 @@ def starting_preprocess(
     Raises DataError when a bundle was trained on films kept at another size, and as create_encoder does for
     weights that cannot be had.
     """
-    from evax.weights.normalisation import own_normalisation
+    from evax.weights.encoders import own_normalisation
 
     if weights is not None and is_bundle(weights):
         chain = read_card(weights).preprocess
@@ -285,3 +285,35 @@ def starting_preprocess(
             "%s does not say how its films were normalised: the statistics are those of %s.", weights, source
         )
     return chain
+
+
+def earlier_training(weights: Path | None) -> dict[str, Any] | None:
+    """What the weights to start from say about their own training; None for random ones.
+
+    Raises ConfigError for a classifier: which films its labels came from is not kept with it.
+    """
+    if weights is None:
+        return None
+    if not is_bundle(weights):
+        return {"weights": weights.name}
+    card = read_card(weights)
+    if card.kind != "encoder":
+        raise ConfigError(
+            f"{weights} is a {card.kind}; pre-training starts from an encoder. Give the encoder it was "
+            "fine-tuned from."
+        )
+    return card.training
+
+
+def training_so_far(before: dict[str, Any] | None, images: int, films: int) -> dict[str, Any]:
+    """Crops of this run and of all runs, and different films of all runs, with what came before.
+
+    images_total is None when the run began from weights that do not tell theirs.
+    """
+    earlier = 0 if before is None else before.get("images_total")
+    return {
+        "images": images,
+        "images_total": None if earlier is None else earlier + images,
+        "films_total": films,
+        "before": before,
+    }

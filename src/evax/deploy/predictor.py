@@ -178,7 +178,7 @@ def open_bundle(path: str | os.PathLike[str], runtime: str | None = None) -> Pre
     refuse_absent(runtime)
     if runtime == "torch":
         from evax.deploy.torch_runtime import open_torch
-        from evax.models.devices import best_device
+        from evax.models.encoders import best_device
 
         return open_torch(folder, card, best_device())
     from evax.deploy.exported import open_exported

@@ -14,10 +14,9 @@ from evax.download import sha256_of
 from evax.errors import ConfigError, DataError, WeightsError, unknown_name
 from evax.models.classifier import Classifier
 from evax.models.encoders import Encoder
-from evax.weights.download import FOLDER_VARIABLE, fetch_published, weights_folder
 from evax.weights.encoders import create_published
-from evax.weights.names import name_of_file
 from evax.weights.released import RELEASED, Released
+from evax.weights.resolve import FOLDER_VARIABLE, fetch_published, name_of_file, weights_folder
 
 logger = logging.getLogger("evax")
 BUNDLES = "bundles"  # inside the weights folder: published files that were used as bundles

@@ -8,8 +8,7 @@ from pathlib import Path
 from evax.deploy.bundle import read_card
 from evax.errors import ConfigError, WeightsError
 from evax.models.encoders import EvaX
-from evax.models.teachers import AUTO, EncoderFeatures
-from evax.models.tokenizers import Tokenizer
+from evax.models.tokenizers import AUTO, EncoderFeatures, Tokenizer
 from evax.weights.encoders import create_encoder
 from evax.weights.tokenizers import create_tokenizer
 

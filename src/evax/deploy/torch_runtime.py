@@ -17,8 +17,7 @@ from evax.errors import DataError
 from evax.explain.gradcam import grad_cam_maps, layers_of
 from evax.explain.heatmap import At
 from evax.models.classifier import Classifier, probabilities
-from evax.models.devices import CPU
-from evax.models.encoders import Encoder, build_encoder
+from evax.models.encoders import CPU, Encoder, build_encoder
 from evax.models.segmenter import DECODER_WIDTH, Segmenter
 from evax.weights.encoders import fill
 from evax.weights.files import noted_rotary_grid, read_state_dict

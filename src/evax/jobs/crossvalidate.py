@@ -158,7 +158,7 @@ def runs_of(config: CrossvalidateConfig, store: ImageStore, folds: list[Fold]) -
     """
     from evax.data.folds import write_fold
     from evax.data.labelled import data_fingerprint
-    from evax.weights.start import digest_of_weights
+    from evax.weights.encoders import digest_of_weights
 
     runs, weights = [], digest_of_weights(config.encoder, config.weights)
     for number, fold in enumerate(folds):

@@ -143,7 +143,7 @@ def plan_of(
     import hashlib
 
     from evax.runs.device import precision_of
-    from evax.weights.start import digest_of_weights
+    from evax.weights.encoders import digest_of_weights
 
     digest = hashlib.blake2b(digest_size=16)
     for mark in marks:

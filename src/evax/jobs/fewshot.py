@@ -45,7 +45,7 @@ def fewshot(config: FewshotConfig) -> Path:
     from evax.pages.result_line import tell_result
     from evax.pages.study import write_study_page
     from evax.runs.files import agreed
-    from evax.weights.start import digest_of_weights
+    from evax.weights.encoders import digest_of_weights
 
     fingerprint = data_fingerprint(open_store(config.store), config.split)
     weights = digest_of_weights(config.encoder, config.weights)

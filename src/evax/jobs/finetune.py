@@ -57,7 +57,7 @@ def finetune_over_seeds(config: FinetuneConfig) -> Path:
     from evax.data.store import open_store
     from evax.deploy.bundle import note_other_size
     from evax.evaluation.study_rows import auroc_of_each, row_of
-    from evax.weights.start import digest_of_weights
+    from evax.weights.encoders import digest_of_weights
 
     films = films_of(config)
     warn_of_untaught(films.findings, films.taught[films.pool], "training films")
@@ -96,7 +96,7 @@ def learn_and_test(config: FinetuneConfig, films: LearningFilms, checked_films: 
     from evax.runs.device import seeded, start_fabric
     from evax.runs.log import run_folder
     from evax.runs.optimizer import Diverged
-    from evax.weights.start import digest_of_weights, starting_encoder
+    from evax.weights.encoders import digest_of_weights, starting_encoder
 
     start = time.perf_counter()
     preprocess = replace(

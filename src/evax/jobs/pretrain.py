@@ -52,7 +52,7 @@ def pretrain(config: PretrainConfig) -> Path:
     refuse_other_probe_store(config)
     from evax.data.order import FilmOrder
     from evax.data.unlabelled import films_outside_tests
-    from evax.deploy.lineage import earlier_training
+    from evax.deploy.bundle import earlier_training
     from evax.pretraining.loop import learn
     from evax.pretraining.results import write_results
     from evax.runs.checkpoint import load_newest_checkpoint
@@ -184,7 +184,7 @@ def preprocess_of(config: PretrainConfig, stores: list[ImageStore]) -> Preproces
     """
     from evax.data.unlabelled import common_preprocess
     from evax.deploy.bundle import is_bundle, starting_preprocess
-    from evax.weights.normalisation import own_normalisation
+    from evax.weights.encoders import own_normalisation
 
     common = common_preprocess(stores, config.image_size)
     if is_bundle(config.weights):

@@ -79,7 +79,7 @@ def probe(config: ProbeConfig) -> Path:
     from evax.adaptation.examine import tell
     from evax.adaptation.probe import measure  # matplotlib only now
     from evax.pages.result_line import tell_result
-    from evax.weights.start import digest_of_weights
+    from evax.weights.encoders import digest_of_weights
 
     share = LabelShare(config.label_fraction, config.label_count, labels if config.stratified else None)
     train = share.draw(store, pool, config.seed)
@@ -123,7 +123,7 @@ def sweep(
     from evax.pages.study import write_study_page
     from evax.runs.files import agreed
     from evax.runs.log import run_folder
-    from evax.weights.start import digest_of_weights
+    from evax.weights.encoders import digest_of_weights
 
     points = label_points(config, config.fractions, config.counts)
     fingerprint = data_fingerprint(store, config.split)

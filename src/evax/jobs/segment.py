@@ -44,8 +44,7 @@ def segment(config: SegmentConfig) -> Path:
     from evax.runs.device import seeded, start_fabric
     from evax.runs.log import run_folder
     from evax.runs.optimizer import Diverged
-    from evax.weights.encoders import create_encoder
-    from evax.weights.start import digest_of_weights
+    from evax.weights.encoders import create_encoder, digest_of_weights
 
     note_other_size(config.weights, config.image_size)
     preprocess = replace(

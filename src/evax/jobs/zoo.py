@@ -26,7 +26,7 @@ def zoo(config: ZooConfig) -> Path | str:
     had, read or converted.
     """
     from evax.files import make_folder
-    from evax.weights.download import fetch_published
+    from evax.weights.resolve import fetch_published
 
     if config.action == "list":
         return facts_of_released(config.source) if config.source else table_of_released()
@@ -44,8 +44,8 @@ def table_of_released() -> str:
     from rich.console import Console
     from rich.table import Table
 
-    from evax.weights.download import weights_folder
     from evax.weights.released import GROUPS, RELEASED
+    from evax.weights.resolve import weights_folder
 
     folder = weights_folder()
     table = Table(
@@ -80,8 +80,7 @@ def facts_of_released(name: str) -> str:
     from dataclasses import asdict
 
     from evax.download import recorded
-    from evax.weights.download import weights_folder
-    from evax.weights.names import released
+    from evax.weights.resolve import released, weights_folder
 
     row, folder = released(name), weights_folder()
     came = recorded(folder).get(row.file, {})

@@ -7,8 +7,7 @@ from jaxtyping import Float
 from timm.layers import trunc_normal_
 from torch import Tensor, nn
 
-from evax.models.encoders import Encoder
-from evax.models.initialisation import cut_outliers
+from evax.models.encoders import Encoder, cut_outliers
 
 
 class Classifier(nn.Module):

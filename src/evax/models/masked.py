@@ -8,8 +8,7 @@ from timm.layers import trunc_normal_
 from torch import Tensor, nn
 
 from evax.errors import ConfigError
-from evax.models.encoders import EVA_X, Encoder, EvaX
-from evax.models.initialisation import cut_outliers
+from evax.models.encoders import EVA_X, Encoder, EvaX, cut_outliers
 
 
 class MaskedImageModel(nn.Module):

@@ -15,8 +15,7 @@ from typing import Any
 from evax.config import command_line
 from evax.data.loader import Films
 from evax.data.preprocess import Preprocess
-from evax.deploy.bundle import Card, Seen, save_bundle, save_seen, seen_before, seen_in
-from evax.deploy.lineage import training_so_far
+from evax.deploy.bundle import Card, Seen, save_bundle, save_seen, seen_before, seen_in, training_so_far
 from evax.models.masked import MaskedImageModel
 from evax.options.pretraining import PretrainConfig
 from evax.pages.drawing import save_figure

@@ -96,7 +96,7 @@ def identity_of_run(
     config: PretrainConfig, stores: list[ImageStore], films: int, tokenizer: Tokenizer
 ) -> dict[str, Any]:
     """What a resumed run must share with the one that wrote the checkpoint."""
-    from evax.weights.start import digest_of_weights
+    from evax.weights.encoders import digest_of_weights
 
     return {
         "encoder": config.encoder,

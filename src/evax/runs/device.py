@@ -18,7 +18,7 @@ from lightning_fabric.plugins import MixedPrecision
 from torch import nn
 
 from evax.errors import EvaxError, work_not_shared
-from evax.models.devices import CPU, best_device
+from evax.models.encoders import CPU, best_device
 from evax.options.training import Compile, Precision
 
 M = TypeVar("M", bound=nn.Module)

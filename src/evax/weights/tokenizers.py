@@ -12,11 +12,9 @@ from torch import Tensor
 from evax.errors import ConfigError, DataError, WeightsError, install_command
 from evax.files import read_json
 from evax.models.encoders import CNNS, EvaX
-from evax.models.teachers import AUTO, TransformersFeatures
-from evax.models.tokenizers import TRANSFORMERS, Tokenizer, build_tokenizer
-from evax.weights.encoders import fill
+from evax.models.tokenizers import AUTO, TRANSFORMERS, Tokenizer, TransformersFeatures, build_tokenizer
+from evax.weights.encoders import fill, imagenet_state
 from evax.weights.files import check_finite, read_state_dict
-from evax.weights.packaged import imagenet_state
 
 MGCA = "mgca_vit_base_patch16"
 MGCA_IMAGE_TOWER = "img_encoder_q.model."
