@@ -173,6 +173,6 @@ def test_a_seed_whose_folds_cannot_choose_is_found_before_the_first_is_trained(s
     config = replace(study, out=tmp_path / "run", validation=0.05)
     films = load_all(config)
     seeds = {can: next(n for n in range(100) if can_choose(config, n, films) == can) for can in (True, False)}
-    with pytest.raises(DataError, match=f"in the validation films of fold ., seed {seeds[False]}: "):
+    with pytest.raises(DataError, match=f"in the validation images of fold ., seed {seeds[False]}: "):
         crossvalidate(replace(config, seeds=(seeds[True], seeds[False])))
     assert not config.out.exists()
