@@ -45,7 +45,7 @@ def create_encoder(
     position_antialias: False resamples a position table without antialias, as the authors' loaders do.
     options: timm's (img_size, drop_path_rate, ...). Without img_size a bundle's own size, else 224 pixels.
     A position table of another resolution is resampled; the rotary positions are those the file was trained
-    with; anything else that does not fit is refused. Films are normalised as weights.normalisation says.
+    with; anything else that does not fit is refused. Films are normalised as own_normalisation says.
     Raises ConfigError for an unknown name, WeightsError for a file that cannot be had or read or does not
     fit.
     """
