@@ -20,7 +20,7 @@ from evax.data.preprocess import Preprocess
 from evax.deploy.bundle import Card, save_bundle
 from evax.errors import ConfigError, DataError, ExportError, install_command
 from evax.files import FolderLock
-from evax.jobs.export import real_films
+from evax.jobs.export import real_images
 from evax.models.classifier import Classifier
 from evax.models.encoders import CNNS, build_encoder
 from evax.options.results import ExportConfig
@@ -328,10 +328,10 @@ def test_every_kind_of_network_agrees_in_both_runtimes(name, kind, tmp_path, fil
 
 def test_of_given_films_the_first_readable_ones_are_compared(tmp_path, films):
     (films / "0-broken.png").write_bytes(b"no film")
-    chosen = real_films(ExportConfig(bundle=tmp_path, films=(films,), most_films=2), None)
+    chosen = real_images(ExportConfig(bundle=tmp_path, films=(films,), most_films=2), None)
     shapes = [evax.read_image(films / name).pixels.shape for name in ("0.png", "1.png")]
     assert [film.pixels.shape for film in chosen] == shapes
     for path in films.iterdir():
         path.write_bytes(b"no film")
     with pytest.raises(DataError, match="No film in .* can be read"):
-        real_films(ExportConfig(bundle=tmp_path, films=(films,)), None)
+        real_images(ExportConfig(bundle=tmp_path, films=(films,)), None)

@@ -16,9 +16,9 @@ from evax.deploy.bundle import (
     OWN_DATA,
     PATIENTS,
     Seen,
-    refuse_seen_films,
+    check_test_unseen,
+    read_seen,
     save_seen,
-    seen_before,
     seen_films,
     seen_in,
 )
@@ -56,14 +56,14 @@ def learned(tmp_path):
 
 def refused(weights, store, films):
     with pytest.raises(DataError, match=f"has learned from {films} of the 3 test films of .*, or from other"):
-        refuse_seen_films(weights, store, store.rows("test"))
+        check_test_unseen(weights, store, store.rows("test"))
 
 
 def test_the_same_split_passes_whatever_the_size_and_another_split_is_refused(learned):
     weights = learned(store_of(PEOPLE, SPLITS))
     for size in (4, 6):
         same = store_of(PEOPLE, SPLITS, size=size)
-        refuse_seen_films(weights, same, same.rows("test"))
+        check_test_unseen(weights, same, same.rows("test"))
         refused(weights, store_of(PEOPLE, TURNED, size=size), 3)
 
 
@@ -78,7 +78,7 @@ def test_another_image_of_a_patient_is_recognised_by_its_name(learned):
 def test_equal_names_of_another_namespace_are_other_people(learned, source, namespace):
     weights = learned(store_of(PEOPLE, SPLITS))
     other = store_of(PEOPLE, TURNED, source=source, namespace=namespace, seed=1)
-    refuse_seen_films(weights, other, other.rows("test"))
+    check_test_unseen(weights, other, other.rows("test"))
     assert not seen_films(weights, other, np.arange(6)).any()
 
 
@@ -87,7 +87,7 @@ def test_the_merged_corpus_and_its_releases_have_the_same_people(learned):
     weights = learned(store_of(merged, SPLITS, source="merged_520k", namespace="merged_520k"))
     refused(weights, store_of(PEOPLE, TURNED, source="chexpert", namespace="chexpert", size=6), 3)
     other = store_of(PEOPLE, TURNED, source="mimic_cxr", namespace="mimic_cxr", size=6)
-    refuse_seen_films(weights, other, other.rows("test"))
+    check_test_unseen(weights, other, other.rows("test"))
 
 
 def test_what_cannot_be_known_is_said_once_and_only_of_own_data(learned, caplog):
@@ -100,17 +100,17 @@ def test_what_cannot_be_known_is_said_once_and_only_of_own_data(learned, caplog)
         (weights, store_of(PEOPLE, SPLITS, source="csv:phantoms", namespace="p", seed=1)),
         (public, other),
     ]:
-        refuse_seen_films(known, store, store.rows("test"))
+        check_test_unseen(known, store, store.rows("test"))
     assert not caplog.text
     for _ in range(3):
-        refuse_seen_films(weights, other, other.rows("test"))
+        check_test_unseen(weights, other, other.rows("test"))
     assert caplog.text.count("learned from other images of the test patients of csv-other") == 1
     nameless = store_of(PEOPLE, SPLITS, namespace="", seed=1)
-    refuse_seen_films(weights, nameless, nameless.rows("test"))
+    check_test_unseen(weights, nameless, nameless.rows("test"))
     assert caplog.text.count("evax audit compares the images") == 2
     (weights / PATIENTS).unlink()  # as an earlier evax left it
     again = store_of(PEOPLE, SPLITS, namespace="other", size=6)
-    refuse_seen_films(weights, again, again.rows("test"))
+    check_test_unseen(weights, again, again.rows("test"))
     assert caplog.text.count("evax audit compares the images") == 3
 
 
@@ -123,7 +123,7 @@ def test_the_numbers_of_patients_cannot_be_tried_out_without_the_namespace(learn
 
 def test_what_was_seen_before_is_kept_and_a_bundle_of_films_alone_is_read(learned, tmp_path):
     weights = learned(store_of(PEOPLE, SPLITS))
-    seen = seen_before(weights)
+    seen = read_seen(weights)
     both = seen.also(seen_in(store_of(["x"], ["train"], seed=2), np.array([0])))
     assert {*seen.films} < {*both.films}
     assert {*seen.patients} < {*both.patients}
@@ -133,8 +133,8 @@ def test_what_was_seen_before_is_kept_and_a_bundle_of_films_alone_is_read(learne
     with pytest.raises(
         DataError, match="films.u64 is damaged: it has 3 bytes, no multiple of 8. Copy it again"
     ):
-        seen_before(weights)
-    assert isinstance(seen_before(None), Seen)
+        read_seen(weights)
+    assert isinstance(read_seen(None), Seen)
 
 
 # --- several stores in one training ------------------------------------------------------------------

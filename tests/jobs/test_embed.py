@@ -12,6 +12,7 @@ import pytest
 import torch
 
 import evax
+from evax.adaptation.feature_table import FeatureParts
 from evax.data.preprocess import Preprocess
 from evax.deploy.bundle import Card, read_card, save_bundle
 from evax.errors import ConfigError, DataError
@@ -21,6 +22,21 @@ from evax.models.encoders import build_encoder
 from evax.options.results import EmbedConfig
 
 TINY = "eva_x_tiny_patch16_224"
+WRITE = FeatureParts.write
+
+
+def record_parts(patch, most=None):
+    """The images of each part that is written from now on; Ctrl-C instead of one more than `most` parts."""
+    made = []
+
+    def record(parts, path, rows, *rest):
+        if len(made) == most:
+            raise KeyboardInterrupt
+        made.append(rows)
+        WRITE(parts, path, rows, *rest)
+
+    patch.setattr(FeatureParts, "write", record)
+    return made
 
 
 @pytest.fixture(scope="module")
@@ -101,15 +117,7 @@ def test_an_interrupted_table_goes_on_after_its_last_part(config, monkeypatch):
     whole = rows_of(config)
     written = (config.films[0] / "0.png").stat().st_mtime_ns
     parts = Path(f"{config.out}.parts")
-    write, made = job.write_part, []
-
-    def stopping(path, *rest):
-        if len(made) == 2:
-            raise KeyboardInterrupt
-        made.append(path)
-        write(path, *rest)
-
-    monkeypatch.setattr(job, "write_part", stopping)
+    record_parts(monkeypatch, 2)
     config.out.unlink()
     with pytest.raises(KeyboardInterrupt):
         embed(config)
@@ -123,9 +131,9 @@ def test_an_interrupted_table_goes_on_after_its_last_part(config, monkeypatch):
     with pytest.raises(DataError, match="was begun with other films"):
         embed(config)
     os.utime(config.films[0] / "0.png", ns=(written, written))
-    monkeypatch.setattr(job, "write_part", lambda path, *rest: (made.append(path), write(path, *rest)))
+    made = record_parts(monkeypatch)
     assert rows_of(config) == whole
-    assert len(made) == 3
+    assert len(made) == 1
     assert not parts.exists()
 
 
@@ -133,16 +141,8 @@ def test_an_interrupted_table_goes_on_after_its_last_part(config, monkeypatch):
 def test_a_table_that_goes_on_keeps_the_precision_it_began_with(config, monkeypatch, began, other):
     monkeypatch.setattr(job, "PART_FILMS", 2)
     whole = rows_of(replace(config, precision=began, out=config.out.with_name("whole.parquet")))
-    write, made = job.write_part, []
-
-    def stopping(path, *rest):
-        if made:
-            raise KeyboardInterrupt
-        made.append(path)
-        write(path, *rest)
-
     with monkeypatch.context() as patch:
-        patch.setattr(job, "write_part", stopping)
+        record_parts(patch, 1)
         with pytest.raises(KeyboardInterrupt):
             embed(replace(config, precision=began))
     with pytest.raises(DataError, match=r"other films, weights or options: .* Different: precision\."):
@@ -153,11 +153,8 @@ def test_a_table_that_goes_on_keeps_the_precision_it_began_with(config, monkeypa
 
 
 def test_a_table_goes_on_with_the_same_weights_wherever_they_lie(config, bundle, monkeypatch, tmp_path):
-    def stopping(*arguments):
-        raise KeyboardInterrupt
-
     with monkeypatch.context() as patch:
-        patch.setattr(job, "write_part", stopping)
+        record_parts(patch, 0)
         with pytest.raises(KeyboardInterrupt):
             embed(config)
     moved = replace(config, bundle=shutil.copytree(bundle, tmp_path / "moved"))
@@ -171,17 +168,13 @@ def test_a_table_goes_on_with_the_same_weights_wherever_they_lie(config, bundle,
 
 
 def test_a_part_of_long_features_holds_few_films(config, monkeypatch):
-    made = []
-    write = job.write_part
-    monkeypatch.setattr(
-        job, "write_part", lambda path, films, *rest: (made.append(films), write(path, films, *rest))
-    )
+    made = record_parts(monkeypatch)
     monkeypatch.setattr(job, "PART_NUMBERS", 3 * 16 * 192)
     embed(replace(config, tokens="patches"))
-    assert [len(films) for films in made] == [3, 3]
+    assert [len(rows) for rows in made] == [3, 3]
     made.clear()
     embed(replace(config, out=config.out.with_name("mean.parquet")))
-    assert [len(films) for films in made] == [6]
+    assert [len(rows) for rows in made] == [6]
 
 
 @pytest.mark.long

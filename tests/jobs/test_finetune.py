@@ -141,7 +141,7 @@ def test_pre_trained_weights_are_where_fine_tuning_starts_and_their_normalisatio
     tiny, tmp_path, caplog
 ):
     from evax.data.preprocess import Preprocess
-    from evax.deploy.bundle import note_other_size
+    from evax.deploy.bundle import log_other_size
 
     caplog.set_level("INFO")
     chain = Preprocess(store_size=96, input_size=64, mean=0.1, std=0.9)
@@ -153,9 +153,9 @@ def test_pre_trained_weights_are_where_fine_tuning_starts_and_their_normalisatio
     weights = trained_weights(config)
     assert weights["encoder.fc_norm.weight"] == pytest.approx(3.0)
     assert evax.open_bundle(config.out / "bundle").card.preprocess == replace(chain, bits=16)  # the store's
-    note_other_size(config.weights, 64)
+    log_other_size(config.weights, 64)
     assert "trained at 64 pixels" not in caplog.text
-    note_other_size(config.weights, 96)
+    log_other_size(config.weights, 96)
     assert "was trained at 64 pixels and sees films at 96 here; --image-size 64 is its own" in caplog.text
     other = save_bundle(tmp_path / "other", replace(card, preprocess=replace(chain, store_size=128)), encoder)
     with pytest.raises(DataError, match="kept at 128 pixels.*prepare the store with --size 128"):

@@ -75,7 +75,7 @@ def test_a_run_goes_on_from_an_encoder_at_another_resolution_and_its_card_tells_
 ):
     from evax.data.building import build_store
     from evax.data.manifest import no_boxes
-    from evax.deploy.bundle import read_card, seen_before
+    from evax.deploy.bundle import read_card, read_seen
 
     manifest = evax.open_store(phantom_store).manifest
     few = replace(
@@ -89,9 +89,9 @@ def test_a_run_goes_on_from_an_encoder_at_another_resolution_and_its_card_tells_
     assert card.training["before"] == earlier.training
     assert card.training["images_total"] == earlier.training["images"] + card.training["images"]
     assert earlier.training["before"] is None
-    trained_on = set(seen_before(second).films.tolist())
-    assert trained_on > set(seen_before(first / "model.safetensors").films.tolist())
-    assert card.training["films_total"] == len(trained_on) == len(seen_before(second).films)
+    trained_on = set(read_seen(second).films.tolist())
+    assert trained_on > set(read_seen(first / "model.safetensors").films.tolist())
+    assert card.training["films_total"] == len(trained_on) == len(read_seen(second).films)
     unmoved = pretrain(
         replace(
             tiny,

@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 import evax
 from evax.cli import run
 from evax.config import read_recipe, recipe_path, shipped_recipes
-from evax.deploy.bundle import Seen, read_card, save_seen, seen_before
+from evax.deploy.bundle import Seen, read_card, read_seen, save_seen
 from evax.errors import ConfigError, WeightsError
 from evax.jobs.pretrain import PretrainConfig, pretrain
 from evax.models.tokenizers import TOKENIZERS
@@ -67,8 +67,8 @@ def test_a_second_generation_learns_from_the_first_and_remembers_its_films(tiny,
     elsewhere = np.array([1, 2, 3], np.uint64)
     save_seen(first, Seen(elsewhere, elsewhere))  # as if it had been trained on other films
     second = pretrain(replace(tiny, out=tmp_path / "second", tokenizer=str(first), tokenizer_weights=None))
-    assert np.isin(elsewhere, seen_before(second).films).all()
-    assert len(seen_before(second).films) > 3
+    assert np.isin(elsewhere, read_seen(second).films).all()
+    assert len(read_seen(second).films) > 3
     assert evax.open_bundle(second).card.training["tokenizer"]["name"] == "bundle of eva_x_tiny_patch16_224"
 
 

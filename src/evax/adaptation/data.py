@@ -26,12 +26,12 @@ from evax.data.labelled import (
 )
 from evax.data.masked import MaskedData, findings_with_masks, findings_without_pixels, known_masks
 from evax.data.store import ImageStore, open_store
-from evax.deploy.bundle import refuse_seen_films
+from evax.deploy.bundle import check_test_unseen
 from evax.errors import DataError
 from evax.evaluation.checks import one_sided
 from evax.options.adaptation import AdaptingConfig, FinetuneConfig, LabelledConfig, SegmentConfig
 from evax.runs.log import refuse_used_folder
-from evax.weights.resolve import is_packaged, refuse_absent
+from evax.weights.resolve import check_weights_available, is_packaged
 
 logger = logging.getLogger("evax")
 Labels = np.ndarray[Any, Any]
@@ -57,7 +57,7 @@ def check_call(config: LabelledConfig, resume: bool | None) -> None:
 def check_weights(config: AdaptingConfig) -> None:
     """Raises ConfigError for an unknown name of weights, WeightsError for a missing file."""
     if config.weights is not None and not is_packaged(config.encoder, config.weights):
-        refuse_absent(config.encoder, config.weights)
+        check_weights_available(config.encoder, config.weights)
 
 
 def check_both_classes_present(findings: Sequence[str], labels: Labels, where: str) -> None:
@@ -122,7 +122,7 @@ def load_labelled(config: FinetuneConfig) -> LabelledData:
     if config.subset == "redrawn":
         shown = config.in_steps(len(pool))[0] * config.batch_size
         train, epochs = redrawn_epochs(store, pool, share, config.seed, shown)
-    refuse_seen_films(config.weights, store, test)
+    check_test_unseen(config.weights, store, test)
     # no test image chooses, unless the protocol is the paper's
     choosing = test if as_paper else capped_rows(store, validation, config.validation_cap)
     check_both_classes_present(findings, labels[choosing], f"{'test' if as_paper else 'validation'} split")
@@ -177,7 +177,7 @@ def load_probe_data(config: LabelledConfig) -> ProbeData:
     store = with_findings(open_store(config.store), config.findings)
     labels = known_labels(store, config.uncertain, config.blank, config.uncertain_ones)
     pool, validation, test = split_rows(store, config.split, config.split_by)
-    refuse_seen_films(config.weights, store, test)
+    check_test_unseen(config.weights, store, test)
     check_both_classes_present(store.manifest.findings, labels[validation], "validation split")
     if store.manifest.exclusive:
         check_every_class_present(store.manifest.findings, labels[pool], f"train split of {store.path}")
@@ -218,7 +218,7 @@ def load_masked(config: SegmentConfig) -> MaskedData:
     # fewer findings mean fewer known images and another draw of patients, which may miss another finding
     while (learnable := findings_in_all_splits(config, data)) != data.findings:
         data = with_masks_of(learnable)
-    refuse_seen_films(config.weights, store, data.test)
+    check_test_unseen(config.weights, store, data.test)
     unused = sum(map(len, parts)) - len(data.pool) - len(data.validation) - len(data.test)
     if unused:
         logger.info("%d images of %s are not used: nothing is known of their masks.", unused, store.path)

@@ -25,9 +25,9 @@ from evax.data.preprocess import Preprocess
 from evax.deploy.bundle import (
     Card,
     model_facts,
+    read_seen,
     save_bundle,
     save_seen,
-    seen_before,
     seen_in,
     starting_preprocess,
 )
@@ -201,7 +201,7 @@ def save_run(
     """
     kind, bundle = COMMANDS[card.kind], config.out / "bundle"
     save_bundle(bundle, card, learner.model)
-    save_seen(bundle, seen_in(data.store, data.train, data.validation).also(seen_before(config.weights)))
+    save_seen(bundle, seen_in(data.store, data.train, data.validation).also(read_seen(config.weights)))
     report = {
         "kind": kind,
         **content,

@@ -119,7 +119,7 @@ def seen_in(store: ImageStore, *parts: Int64[np.ndarray, " _"]) -> Seen:
     return Seen(np.unique(store.digests(rows)), np.union1d(store.people(rows), np.array(marks, np.uint64)))
 
 
-def seen_before(weights: Path | None) -> Seen:
+def read_seen(weights: Path | None) -> Seen:
     """What save_seen kept in a bundle, or beside a weight file; nothing without it."""
     if weights is None:
         return Seen(np.zeros(0, np.uint64), np.zeros(0, np.uint64))
@@ -155,16 +155,16 @@ def seen_films(
     The very same stored pixels are recognised, and patients of the same public release, table or pseudonym
     key, whatever the size of the store.
     """
-    known = seen_before(weights)
+    known = read_seen(weights)
     people = store.people(rows)
     return np.isin(store.digests(rows), known.films) | ((people != 0) & np.isin(people, known.patients))
 
 
-def refuse_seen_films(weights: Path | None, store: ImageStore, test: Int64[np.ndarray, " rows"]) -> None:
+def check_test_unseen(weights: Path | None, store: ImageStore, test: Int64[np.ndarray, " rows"]) -> None:
     """Raises DataError when weights have learned from images or patients of this test split (see seen_films);
     warns where the patients cannot be compared.
     """
-    if weights is None or not (known := seen_before(weights)).films.size:
+    if weights is None or not (known := read_seen(weights)).films.size:
         return
     if seen := int(seen_films(weights, store, test).sum()):
         raise DataError(
@@ -176,11 +176,11 @@ def refuse_seen_films(weights: Path | None, store: ImageStore, test: Int64[np.nd
     unknown = not known.patients.size or OWN_DATA in known.patients
     mark = store.namespace_mark()
     if unknown and is_own(store.manifest.source) and (mark == 0 or mark not in known.patients):
-        warn_of_unknown_people(weights, store.path)
+        warn_if_patients_unknown(weights, store.path)
 
 
 @cache
-def warn_of_unknown_people(weights: Path, store: Path) -> None:
+def warn_if_patients_unknown(weights: Path, store: Path) -> None:
     """Once for all runs of a study."""
     logger.warning(
         "Whether %s learned from other images of the test patients of %s is not known: their names cannot be "
@@ -229,7 +229,7 @@ def model_facts(card: Card, network: nn.Module, weights: Path | None) -> dict[st
     }
 
 
-def note_other_size(weights: Path | None, image_size: int) -> None:
+def log_other_size(weights: Path | None, image_size: int) -> None:
     """A line of the log where an encoder bundle will see films at another size than it was trained at."""
     if weights is not None and is_bundle(weights):
         own = read_card(weights).preprocess.input_size

@@ -1,4 +1,4 @@
-"""A bundle -> model.onnx, compared with torch on films before anybody relies on it."""
+"""A bundle -> model.onnx, compared with torch on images before it is used."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ from evax.deploy.exported import (
     MAPS,
     PROBABILITIES,
     ExportedPredictor,
-    meaning,
-    session_of,
+    graph_contract,
+    open_session,
 )
 from evax.deploy.predictor import RUNTIMES
 from evax.deploy.torch_runtime import TorchPredictor, open_torch
@@ -82,7 +82,7 @@ def export_onnx(
     predictor = open_torch(folder, card)
     with replaced_whole(folder / GRAPH) as unfinished:
         write_graph(predictor, unfinished)
-        parity = {runtime: compared(predictor, unfinished, runtime, films) for runtime in runtimes}
+        parity = {runtime: measure_parity(predictor, unfinished, runtime, films) for runtime in runtimes}
         for runtime, measured in parity.items():
             if not measured["largest_difference"] <= MOST_DIFFERENCE:
                 raise ExportError(
@@ -92,7 +92,7 @@ def export_onnx(
                 )
         certificate = {
             "format": FORMAT,
-            "card": meaning(card),
+            "card": graph_contract(card),
             "weights_sha256": sha256_of(folder / "model.safetensors"),
             "graph_sha256": sha256_of(unfinished),
             "opset": OPSET,
@@ -134,7 +134,7 @@ def write_graph(predictor: TorchPredictor, path: Path) -> None:
     program.save(path, external_data=False)
 
 
-def compared(
+def measure_parity(
     predictor: TorchPredictor, graph: Path, runtime: str, films: Sequence[Radiograph]
 ) -> dict[str, Any]:
     """How far a runtime is from torch on these films, one at a time and all the way from the native film.
@@ -142,7 +142,7 @@ def compared(
     Differences of probabilities as they are; of maps and features in parts of the largest value of all films.
     """
     card = predictor.card
-    pair = {"torch": predictor, runtime: ExportedPredictor(card, session_of(graph, runtime))}
+    pair = {"torch": predictor, runtime: ExportedPredictor(card, open_session(graph, runtime))}
     answers: dict[str, list[Shaped[np.ndarray, ...]]] = {name: [] for name in pair}
     maps: dict[str, list[Shaped[np.ndarray, ...]]] = {name: [] for name in pair}
     seconds = dict.fromkeys(pair, 0.0)

@@ -68,18 +68,18 @@ def open_exported(folder: Path, card: Card, runtime: str) -> ExportedPredictor:
     Raises ExportError when the bundle was not exported, or its weights, graph or card are not those of the
     certificate, or the runtime is not installed.
     """
-    certified(folder, card)
-    return ExportedPredictor(card, session_of(folder / GRAPH, runtime))
+    check_certificate(folder, card)
+    return ExportedPredictor(card, open_session(folder / GRAPH, runtime))
 
 
-def meaning(card: Card) -> dict[str, Any]:
+def graph_contract(card: Card) -> dict[str, Any]:
     """What goes in and what comes out of a graph; thresholds may change without another one."""
     content = {name: getattr(card, name) for name in ("kind", "findings", "exclusive")}
     as_json: dict[str, Any] = json.loads(json.dumps(content | {"preprocess": card.preprocess.to_json()}))
     return as_json  # with lists for tuples, to be compared with what is read
 
 
-def certified(folder: Path, card: Card) -> None:
+def check_certificate(folder: Path, card: Card) -> None:
     """Raises ExportError unless the bundle's files are those that its certificate was written for."""
     graph, path = folder / GRAPH, folder / CERTIFICATE
     if not (graph.is_file() and path.is_file()):
@@ -94,7 +94,7 @@ def certified(folder: Path, card: Card) -> None:
         raise ExportError(f"{error} Copy it again, or {again}") from error
     if not isinstance(certificate, dict) or certificate.get("format") != FORMAT:
         raise ExportError(f"{path} is no certificate of format {FORMAT}: update evax, or {again}")
-    if certificate.get("card") != meaning(card):
+    if certificate.get("card") != graph_contract(card):
         raise ExportError(f"{folder / 'card.json'} is not the card that {path} was written for: {again}")
     weights = folder / "model.safetensors"  # may be left behind where only the graph is run
     for file, key in ((graph, "graph_sha256"), (weights, "weights_sha256")):
@@ -102,7 +102,7 @@ def certified(folder: Path, card: Card) -> None:
             raise ExportError(f"{file} is not the file that {path} was written for: {again}")
 
 
-def session_of(graph: Path, runtime: str) -> Run:
+def open_session(graph: Path, runtime: str) -> Run:
     """A function that runs the graph in float32 on this machine's processor, in as many threads as
     OMP_NUM_THREADS says, or as there are cores.
     """

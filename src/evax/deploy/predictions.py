@@ -1,7 +1,4 @@
-"""The table that evax predict writes: film by film, locked while it grows, gone on from after a kill.
-
-No job: it has no command.
-"""
+"""The table that evax predict writes: image by image, locked while it grows, resumed after a kill."""
 
 from __future__ import annotations
 
@@ -21,11 +18,11 @@ from evax.files import make_folder, name_of, open_csv, refuse_existing, refuse_s
 logger = logging.getLogger("evax")
 
 
-class Scores:
-    """The table, line by line in a file beside it that takes its place when all films have one.
+class PredictionsTable:
+    """The table, line by line in a file next to it that replaces it when all images have a line.
 
-    What was kept of it outlives a kill; with resume its films are not scored again. Only what the same bundle
-    wrote, in the same runtime and with the same maps, is gone on from.
+    Flushed lines survive a kill; with resume their images are not scored again. Only lines of the same
+    bundle, runtime and maps are resumed.
     """
 
     def __init__(
@@ -37,7 +34,7 @@ class Scores:
         self.unfinished = out.with_name(f".{out.name}.{digest}.unfinished")
         self.rows, self.unread, self.first_reason = 0, 0, ""
 
-    def __enter__(self) -> Scores:
+    def __enter__(self) -> PredictionsTable:
         make_folder(self.out.parent)
         try:
             self.file = open_csv(self.unfinished, "a")
@@ -76,23 +73,23 @@ class Scores:
                     end = file.tell()
         return end
 
-    def refused(self, path: Path, reason: str) -> None:
-        """A line for a film that cannot be read."""
+    def add_error(self, path: Path, reason: str) -> None:
+        """A line for an image that cannot be read."""
         self.first_reason = self.first_reason or reason
         self.table.writerow([name_of(path), *[""] * (len(self.columns) + 1), reason])
         self.rows, self.unread = self.rows + 1, self.unread + 1
 
-    def scored(self, path: Path, cells: Sequence[str], issues: Sequence[str]) -> None:
-        """A line for a film. cells: one per column."""
+    def add(self, path: Path, cells: Sequence[str], issues: Sequence[str]) -> None:
+        """A line for an image. cells: one per column."""
         self.table.writerow([name_of(path), *cells, " ".join(issues), ""])
         self.rows += 1
 
-    def keep(self) -> None:
-        """What has been written so far outlives a kill."""
+    def flush(self) -> None:
+        """Lines written so far survive a kill."""
         self.file.flush()
 
     def finish(self) -> None:
-        """The table takes its place. Raises DataError when no film could be read, or the place is taken."""
+        """Moves the table to its path. Raises DataError when no image could be read or the path exists."""
         if self.unread == self.rows:
             reason = self.first_reason or "see an earlier run"
             raise DataError(f"None of the {self.rows} files could be read; the first reason: {reason}")

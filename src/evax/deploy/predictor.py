@@ -141,7 +141,7 @@ def default_runtime() -> Runtime:
     return "torch" if find_spec("torch") else "onnx"
 
 
-def refuse_absent(runtime: str) -> None:
+def check_runtime_installed(runtime: str) -> None:
     """Raises ExportError for a runtime that is not installed. runtime: of RUNTIMES."""
     package, extra = RUNTIMES[runtime]
     if find_spec(package) is None:
@@ -165,7 +165,7 @@ def open_bundle(path: str | os.PathLike[str], runtime: str | None = None) -> Pre
     if runtime not in get_args(Runtime):
         raise unknown_name("runtime", runtime, RUNTIMES)
     if not folder.is_dir():
-        refuse_without_converter(path)
+        check_torch_converts(path)
         from evax.deploy.published import bundle_of
 
         folder = bundle_of(path)
@@ -175,7 +175,7 @@ def open_bundle(path: str | os.PathLike[str], runtime: str | None = None) -> Pre
             f"{folder} holds a segmenter, which is not exported: it runs in torch only "
             f"({install_command('train')})."
         )
-    refuse_absent(runtime)
+    check_runtime_installed(runtime)
     if runtime == "torch":
         from evax.deploy.torch_runtime import open_torch
         from evax.models.encoders import best_device
@@ -186,7 +186,7 @@ def open_bundle(path: str | os.PathLike[str], runtime: str | None = None) -> Pre
     return open_exported(folder, card, runtime)
 
 
-def refuse_without_converter(path: str | os.PathLike[str]) -> None:
+def check_torch_converts(path: str | os.PathLike[str]) -> None:
     """Raises ExportError for what is no folder where there is no torch, which converts published files."""
     if find_spec("torch") is None:
         raise ExportError(

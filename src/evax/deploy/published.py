@@ -23,7 +23,7 @@ BUNDLES = "bundles"  # inside the weights folder: published files that were used
 
 
 @dataclass(frozen=True)
-class Published:
+class PublishedFile:
     """A published file that somebody means, here already or not."""
 
     name: str
@@ -73,7 +73,7 @@ class Published:
         return create_published(self.row, self.file(), full_precision)
 
 
-def published(source: str | os.PathLike[str], like: str | None = None) -> Published:
+def find_published(source: str | os.PathLike[str], like: str | None = None) -> PublishedFile:
     """The published file that is meant by its name, its official file name, or `like`, a name for a file that
     has another one. An existing path goes before a name; nothing is fetched or read yet.
 
@@ -102,21 +102,21 @@ def published(source: str | os.PathLike[str], like: str | None = None) -> Publis
             if not row.refused
             else f"{name} is not offered: {row.refused}."
         )
-    return Published(name, None if is_name else path)
+    return PublishedFile(name, None if is_name else path)
 
 
-def is_published(source: str | os.PathLike[str]) -> bool:
+def is_file_or_name(source: str | os.PathLike[str]) -> bool:
     """Whether a file or a name is meant and no folder."""
     path = Path(source)
     return path.is_file() or (not path.exists() and path.name == os.fspath(source))
 
 
-def card_of(source: str | os.PathLike[str]) -> Card:
+def card_of_source(source: str | os.PathLike[str]) -> Card:
     """The card of a bundle, or the one that a published file gets as a bundle; nothing is fetched.
 
-    Raises DataError for a folder that is no bundle, and as `published` does.
+    Raises DataError for a folder that is no bundle, and as `find_published` does.
     """
-    return published(source).card() if is_published(source) else read_card(Path(source))
+    return find_published(source).card() if is_file_or_name(source) else read_card(Path(source))
 
 
 def bundle_of(source: str | os.PathLike[str]) -> Path:
@@ -126,11 +126,11 @@ def bundle_of(source: str | os.PathLike[str]) -> Path:
     What is converted stays in the weights folder under the name and the checksum of the file, so another file
     never answers for it; a card that this evax would write otherwise is made anew. The log says what the
     scores mean.
-    Raises ConfigError, WeightsError and DataError as `published` and its parts do.
+    Raises ConfigError, WeightsError and DataError as `find_published` and its parts do.
     """
-    if not is_published(source):
+    if not is_file_or_name(source):
         return Path(source)
-    meant = published(source)
+    meant = find_published(source)
     card, digest = meant.card(), sha256_of(meant.file())
     folder = weights_folder() / BUNDLES / f"{meant.name}-{digest[:32]}"
     if not (is_bundle(folder) and read_card(folder) == card):
@@ -139,11 +139,11 @@ def bundle_of(source: str | os.PathLike[str]) -> Path:
             save_bundle(folder, card, network)
         except DataError as error:
             raise DataError(f"{error} {FOLDER_VARIABLE} names another one.") from error
-    logger.info("%s is used as the bundle %s. %s", source, folder, in_words(card))
+    logger.info("%s is used as the bundle %s. %s", source, folder, describe_published(card))
     return folder
 
 
-def in_words(card: Card) -> str:
+def describe_published(card: Card) -> str:
     """What a published classifier answers, what it sees, and what was not published with it."""
     chain = card.preprocess
     centre = f", of which it sees the central {chain.input_size} x {chain.input_size}"

@@ -20,7 +20,7 @@ from evax.models.classifier import Classifier, probabilities
 from evax.models.encoders import CPU, Encoder, build_encoder
 from evax.models.segmenter import DECODER_WIDTH, Segmenter
 from evax.weights.encoders import fill
-from evax.weights.files import noted_rotary_grid, read_state_dict
+from evax.weights.files import read_rotary_grid, read_state_dict
 
 
 class TorchPredictor(Predictor):
@@ -78,7 +78,7 @@ def open_torch(folder: Path, card: Card, device: torch.device = CPU) -> TorchPre
     weights = folder / "model.safetensors"
     if not weights.is_file():
         raise DataError(f"{folder} is not a whole bundle: it has no model.safetensors. Copy it again.")
-    grid = noted_rotary_grid(weights)
+    grid = read_rotary_grid(weights)
     rotary: dict[str, Any] = {"ref_feat_shape": (grid, grid)} if grid else {}
     encoder = build_encoder(card.encoder, img_size=card.preprocess.input_size, **rotary)
     network: Encoder | Classifier | Segmenter = encoder

@@ -32,7 +32,7 @@ from evax.config import job
 from evax.data.folds import Divider, Fold, write_fold
 from evax.data.labelled import column_of, data_fingerprint, known_labels, strata_of, with_findings
 from evax.data.store import ImageStore, open_store
-from evax.deploy.bundle import note_other_size, seen_films
+from evax.deploy.bundle import log_other_size, seen_films
 from evax.errors import DataError
 from evax.evaluation.intervals import LEAST_RUNS
 from evax.evaluation.study_rows import (
@@ -64,7 +64,7 @@ def crossvalidate(config: CrossvalidateConfig) -> Path:
     data = load_all(config)
     if config.seeds:
         return crossvalidate_over_seeds(config, data)
-    note_other_size(config.weights, config.image_size)
+    log_other_size(config.weights, config.image_size)
     study = continue_study(config, config.resume)
     return one_study(study, data, config.precision, log_result=True)
 

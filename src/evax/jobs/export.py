@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import numpy as np
 
 from evax.config import job
+from evax.data.films import find_films, read_or_reason
+from evax.data.phantom import make_phantom
+from evax.data.radiograph import Radiograph
+from evax.deploy.bundle import read_card
+from evax.deploy.predictor import check_runtime_installed
 from evax.errors import DataError
+from evax.files import FolderLock
 from evax.options.results import ExportConfig
-
-if TYPE_CHECKING:
-    from evax.data.radiograph import Radiograph
 
 SYNTHETIC = 16
 
@@ -19,45 +24,32 @@ SYNTHETIC = 16
 def export(config: ExportConfig) -> Path:
     """Exports and compares; returns the path of the certificate.
 
-    Raises DataError for a folder that is no bundle or that another run exports, and for films that cannot be
-    read, ExportError when a runtime is missing or does not agree with torch within 1e-4; the bundle is then
+    Raises DataError for a folder that is no bundle or that another run exports, and for images that cannot be
+    read, ExportError when a runtime is missing or differs from torch by more than 1e-4; the bundle is then
     left as it was.
     """
-    from evax.deploy.bundle import read_card
-    from evax.deploy.predictor import refuse_absent
-    from evax.files import FolderLock
-
     card = read_card(config.bundle)
     for runtime in config.runtimes:
-        refuse_absent(runtime)
+        check_runtime_installed(runtime)
     with FolderLock(config.bundle):
         from evax.deploy.export import export_onnx  # torch only now
 
-        films = real_films(config, card.preprocess.bits) if config.films else synthetic_films()
+        images = real_images(config, card.preprocess.bits) if config.films else synthetic_images()
         source = "given films" if config.films else f"{SYNTHETIC} synthetic films; black, white, noise"
-        return export_onnx(config.bundle, card, films, source, config.runtimes)
+        return export_onnx(config.bundle, card, images, source, config.runtimes)
 
 
-def real_films(config: ExportConfig, bits: int | None) -> list[Radiograph]:
-    """The first films that can be read, with these bits (see read_image). Raises DataError without any."""
-    from itertools import islice
-
-    from evax.data.films import find_films, read_or_reason
-
+def real_images(config: ExportConfig, bits: int | None) -> list[Radiograph]:
+    """The first images that can be read, with these bits (see read_image). Raises DataError without any."""
     read = (read_or_reason(path, bits) for path in find_films(config.films))
-    films = list(islice((film for film in read if not isinstance(film, str)), config.most_films))
-    if not films:
+    images = list(islice((image for image in read if not isinstance(image, str)), config.most_films))
+    if not images:
         raise DataError(f"No film in {', '.join(map(str, config.films))} can be read.")
-    return films
+    return images
 
 
-def synthetic_films() -> list[Radiograph]:
-    """Phantoms, and what a network may find hard: all black, all white, noise."""
-    import numpy as np
-
-    from evax.data.phantom import make_phantom
-    from evax.data.radiograph import Radiograph
-
+def synthetic_images() -> list[Radiograph]:
+    """Phantoms, and hard cases for a network: all black, all white, noise."""
     chance = np.random.default_rng(0)
     pixels = [make_phantom(0, index).pixels for index in range(SYNTHETIC)]
     flat = np.zeros((64, 64), np.float32)

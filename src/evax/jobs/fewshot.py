@@ -20,7 +20,7 @@ from evax.adaptation.study import (
 )
 from evax.config import job
 from evax.data.labelled import data_fingerprint
-from evax.deploy.bundle import note_other_size
+from evax.deploy.bundle import log_other_size
 from evax.evaluation.study_rows import RUNS, row_of_share, shares_summed_up, spread_in_words
 from evax.options.adaptation import FinetuneConfig
 from evax.options.studies import FRACTIONS, FewshotConfig
@@ -38,7 +38,7 @@ def fewshot(config: FewshotConfig) -> Path:
     label_points(config, config.fractions, config.counts)  # raises if there are fewer patients
     data = load_labelled(config)
     warn_if_constant(data.findings, data.train_labels[data.pool], "training images")
-    note_other_size(config.weights, config.image_size)
+    log_other_size(config.weights, config.image_size)
 
     from evax.adaptation.classify import finetune_in_study  # torch from here on
     from evax.weights.encoders import digest_of_weights

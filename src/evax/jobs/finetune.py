@@ -15,7 +15,7 @@ from evax.adaptation.study import (
 )
 from evax.config import job
 from evax.data.labelled import LabelledData, data_fingerprint
-from evax.deploy.bundle import note_other_size
+from evax.deploy.bundle import log_other_size
 from evax.errors import ConfigError
 from evax.evaluation.study_rows import auroc_of_each, row_of
 from evax.files import read_json
@@ -34,7 +34,7 @@ def finetune(config: FinetuneConfig) -> Path:
     data = load_labelled(config)
     rows = data.pool if config.seeds else data.train
     warn_if_constant(data.findings, data.train_labels[rows], "training images")
-    note_other_size(config.weights, config.image_size)
+    log_other_size(config.weights, config.image_size)
     if config.seeds:
         return finetune_over_seeds(config, data)
 

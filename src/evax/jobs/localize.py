@@ -9,7 +9,7 @@ import numpy as np
 
 from evax.config import command_line, job
 from evax.data.store import ImageStore, open_store
-from evax.deploy.bundle import refuse_seen_films, warn_if_other_bits
+from evax.deploy.bundle import check_test_unseen, warn_if_other_bits
 from evax.deploy.predictor import Predictor, open_bundle
 from evax.errors import ConfigError, DataError
 from evax.explain.localization import (
@@ -45,7 +45,7 @@ def localize(config: LocalizeConfig) -> Path:
     if not films:
         raise DataError(nothing_drawn(config, findings))
     if config.split == "test":
-        refuse_seen_films(config.bundle, store, np.array(list(films), dtype=np.int64))
+        check_test_unseen(config.bundle, store, np.array(list(films), dtype=np.int64))
     with run_folder(config.out, config):
         maps = Maps.of(predictor, store, config.at, config.protocol)
         pairs = maps.pairs(films)

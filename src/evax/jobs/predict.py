@@ -1,4 +1,4 @@
-"""evax predict: a bundle + films -> a table of probabilities or areas, heat maps and masks when asked."""
+"""evax predict: a bundle + images -> a table of probabilities or areas, and heat maps or masks on request."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from evax.config import job
 from evax.data.films import batches_of, count_films, find_films, read_or_reason
-from evax.deploy.predictions import Scores
+from evax.data.radiograph import Radiograph
+from evax.deploy.bundle import Card, read_card
+from evax.deploy.predictions import PredictionsTable
+from evax.deploy.predictor import Predictor, check_torch_converts, default_runtime, open_bundle
 from evax.errors import ConfigError
-from evax.files import make_folder, refuse_existing
+from evax.explain.heatmap import spread
+from evax.explain.overlay import outlined_and_named, overlay
+from evax.files import make_folder, refuse_existing, replaced_whole
 from evax.options.results import PredictConfig
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
-
-    from evax.data.radiograph import Radiograph
-    from evax.deploy.bundle import Card
-    from evax.deploy.predictor import Predictor
+from evax.runs.progress import progress_bar
 
 logger = logging.getLogger("evax")
 
@@ -37,10 +37,7 @@ def predict(config: PredictConfig) -> Path:
     being written by another run, scores of a stopped run are there, no film is found, or none could be read;
     and as open_bundle does.
     """
-    from evax.deploy.predictor import default_runtime, open_bundle
-    from evax.runs.progress import progress_bar
-
-    card = answering_card(config)  # before a file of an encoder is fetched for nothing
+    card = read_answering_card(config)  # before a file of an encoder is fetched for nothing
     refuse_existing(config.out)
     total = count_films(config.films)
     runtime = config.runtime or default_runtime()
@@ -48,49 +45,43 @@ def predict(config: PredictConfig) -> Path:
     pictures = config.heatmaps or config.masks
     content = f"{card!r} {runtime} {[str(place) for place in (*config.films, pictures)]}"
     with (
-        Scores(config.out, config.films, columns_of(card), config.resume, content) as scores,
-        progress_bar("predicting", total, scores.rows) as advance,
+        PredictionsTable(config.out, config.films, answer_columns(card), config.resume, content) as table,
+        progress_bar("predicting", total, table.rows) as advance,
     ):
         if pictures:
             make_folder(pictures)
-        films = islice(find_films(config.films), scores.rows, None)
-        for batch in batches_of(films, config.batch_size):
-            read = [prepared(path, predictor, bool(pictures)) for path in batch]
-            inputs = [film.input for film in read if isinstance(film, ReadFilm)]
-            answers = iter(predictor.predict_inputs(np.stack(inputs)) if inputs else ())
-            for path, film in zip(batch, read, strict=True):
-                if isinstance(film, str):
-                    scores.refused(path, film)
+        paths = islice(find_films(config.films), table.rows, None)
+        for batch in batches_of(paths, config.batch_size):
+            for path, image, answer in predict_batch(predictor, batch, bool(pictures)):
+                if isinstance(image, str):
+                    table.add_error(path, image)
                 else:
-                    answer = next(answers)
-                    masks = card.masks(answer, film.shape) if card.kind == "segmenter" else {}
-                    if pictures:  # before the line: what has one has its pictures
-                        name = f"{scores.rows + 1:05d}-{path.stem[:64]}"  # a file's name has 255 bytes
-                        draw(predictor, film, answer, masks, pictures / name)
-                    cells = areas_of(masks, film) if masks else scores_of(card, answer)
-                    scores.scored(path, cells, film.issues)
+                    masks = card.masks(answer, image.shape) if card.kind == "segmenter" else {}
+                    if pictures:  # before the line: an image with a line has its pictures
+                        name = f"{table.rows + 1:05d}-{path.stem[:64]}"  # a file's name has 255 bytes
+                        save_pictures(predictor, image, answer, masks, pictures / name)
+                    table.add(
+                        path, area_cells(masks, image) if masks else score_cells(card, answer), image.issues
+                    )
                 advance("")
-            scores.keep()
-        scores.finish()
+            table.flush()
+        table.finish()
     return config.out
 
 
-def answering_card(config: PredictConfig) -> Card:
-    """What the bundle says of itself, with a warning where its test results are optimistic.
+def read_answering_card(config: PredictConfig) -> Card:
+    """The card of the bundle; warns where its test results are optimistic.
 
     Raises ConfigError for an encoder, and for pictures that it cannot draw.
     """
-    from evax.deploy.bundle import read_card
-    from evax.deploy.predictor import refuse_without_converter
-
     bundle = config.bundle
     if bundle.is_dir():
         card = read_card(bundle)
     else:
-        refuse_without_converter(bundle)
-        from evax.deploy.published import card_of
+        check_torch_converts(bundle)
+        from evax.deploy.published import card_of_source
 
-        card = card_of(bundle)
+        card = card_of_source(bundle)
     if card.kind == "encoder":
         raise ConfigError(
             f"{bundle} holds an encoder; predict needs a classifier or segmenter bundle. Fine-tune it first."
@@ -113,15 +104,15 @@ def is_within(folder: Path, other: Path) -> bool:
     return other.is_dir() and folder.resolve().is_relative_to(other.resolve())
 
 
-def columns_of(card: Card) -> list[str]:
-    """Of an answer, see scores_of and areas_of."""
+def answer_columns(card: Card) -> list[str]:
+    """Those of score_cells and area_cells."""
     if card.kind == "classifier" and card.exclusive:
         return [*card.findings, "predicted"]
     further = ("present",) if card.kind == "classifier" else ("present", "cm2")
     return [*card.findings, *(f"{finding}:{each}" for each in further for finding in card.findings)]
 
 
-def scores_of(card: Card, answer: np.ndarray[Any, Any]) -> list[str]:
+def score_cells(card: Card, answer: np.ndarray[Any, Any]) -> list[str]:
     """Probabilities of a classifier, and its decisions: which findings are present, or which class it is."""
     probabilities = [f"{value:.6f}" for value in answer]
     if card.exclusive:
@@ -129,82 +120,77 @@ def scores_of(card: Card, answer: np.ndarray[Any, Any]) -> list[str]:
     return [*probabilities, *("" if each is None else str(int(each)) for each in card.present(answer))]
 
 
-def areas_of(masks: Mapping[str, np.ndarray[Any, Any]], film: ReadFilm) -> list[str]:
+def area_cells(masks: Mapping[str, np.ndarray[Any, Any]], image: LoadedImage) -> list[str]:
     """Of a segmenter each mask's share of the film, whether it has a pixel, and its area where the distance
     of the pixels is known.
     """
     pixels = [int(mask.sum()) for mask in masks.values()]
-    shares = [f"{count / math.prod(film.shape):.6f}" for count in pixels]
-    spacing = film.spacing_mm
+    shares = [f"{count / math.prod(image.shape):.6f}" for count in pixels]
+    spacing = image.spacing_mm
     areas = ["" if spacing is None else f"{count * math.prod(spacing) / 100:.2f}" for count in pixels]
     return [*shares, *(str(int(count > 0)) for count in pixels), *areas]
 
 
 @dataclass(frozen=True, eq=False)
-class ReadFilm:
-    """What is kept of a film until its batch is scored; the native film only where it is drawn on."""
+class LoadedImage:
+    """What is kept of an image until its batch is scored; the native image only where it is drawn on."""
 
     input: np.ndarray[Any, Any]
     issues: tuple[str, ...]
     shape: tuple[int, ...]
-    """(H, W) of the native film."""
+    """(H, W) of the native image."""
     spacing_mm: tuple[float, float] | None
     radiograph: Radiograph | None
 
 
-def prepared(path: Path, predictor: Predictor, keep: bool) -> ReadFilm | str:
-    """The film as the network sees it, or why it cannot be read."""
+def predict_batch(
+    predictor: Predictor, paths: Sequence[Path], keep: bool
+) -> Iterator[tuple[Path, LoadedImage | str, Any]]:
+    """Each path with its image and the network's answer, or with the reason why it cannot be read.
+
+    keep: the native images, too.
+    """
+    images = [load_image(path, predictor, keep) for path in paths]
+    inputs = [image.input for image in images if isinstance(image, LoadedImage)]
+    answers = iter(predictor.predict_inputs(np.stack(inputs)) if inputs else ())
+    for path, image in zip(paths, images, strict=True):
+        yield path, image, None if isinstance(image, str) else next(answers)
+
+
+def load_image(path: Path, predictor: Predictor, keep: bool) -> LoadedImage | str:
+    """The image as the network sees it, or why it cannot be read."""
     radiograph = read_or_reason(path, predictor.card.preprocess.bits)
     if isinstance(radiograph, str):
         return radiograph
-    return ReadFilm(
+    return LoadedImage(
         predictor.network_input(radiograph), radiograph.issues, radiograph.pixels.shape,
         radiograph.spacing_mm, radiograph if keep else None,
     )  # fmt: skip
 
 
-def draw(
+def save_pictures(
     predictor: Predictor,
-    film: ReadFilm,
+    image: LoadedImage,
     answer: np.ndarray[Any, Any],
     masks: Mapping[str, np.ndarray[Any, Any]],
     stem: Path,
 ) -> None:
-    """The pictures of a film: heat maps of what counts as present; or masks, and the film with their edges.
+    """Heat maps of the findings that count as present; or masks, and the image with their edges.
 
-    stem: how their paths start; unlike a film's name alone, different for every film.
+    stem: how their paths start; unlike a file's name alone, different for every image.
     """
-    from PIL import Image
-
-    from evax.explain.overlay import outlined_and_named
-    from evax.files import replaced_whole
-
-    assert film.radiograph  # kept where pictures are drawn
-    pixels = film.radiograph.pixels
+    assert image.radiograph  # kept where pictures are drawn
+    pixels = image.radiograph.pixels
+    drawn: dict[str, Image.Image] = {}
     if masks:
         drawn = {f"-{finding}": Image.fromarray(mask) for finding, mask in masks.items()}
         drawn[""] = outlined_and_named(pixels, masks)
-    else:
-        present = predictor.card.present(answer)
-        drawn = {f"-{name}": picture for name, picture in heatmaps_of(predictor, film.input, pixels, present)}
+    elif True in (present := predictor.card.present(answer)):
+        maps = predictor.maps(image.input[None], predictor.layers[0])[0]  # of all findings, as grad_cam
+        for finding, grid, is_present in zip(predictor.card.findings, maps, present, strict=True):
+            if is_present:
+                heat = spread(grid, pixels.shape, predictor.card.preprocess)
+                drawn[f"-{finding}"] = overlay(pixels, heat)
     for what, picture in drawn.items():
         with replaced_whole(stem.with_name(f"{stem.name}{what.replace('/', '-')}.png")) as unfinished:
             picture.save(unfinished, "PNG")
-
-
-def heatmaps_of(
-    predictor: Predictor,
-    network_input: np.ndarray[Any, Any],
-    pixels: np.ndarray[Any, Any],
-    present: Sequence[bool | None],
-) -> Iterator[tuple[str, Image]]:
-    """Each finding that counts as present, and the film beside the film with its map."""
-    from evax.explain.heatmap import spread
-    from evax.explain.overlay import overlay
-
-    if True not in present:
-        return
-    maps = predictor.maps(network_input[None], predictor.layers[0])[0]  # of all findings, as grad_cam
-    for finding, grid, is_present in zip(predictor.card.findings, maps, present, strict=True):
-        if is_present:
-            yield finding, overlay(pixels, spread(grid, pixels.shape, predictor.card.preprocess))

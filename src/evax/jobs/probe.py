@@ -25,7 +25,7 @@ from evax.adaptation.study import (
 )
 from evax.config import job
 from evax.data.labelled import data_fingerprint
-from evax.deploy.bundle import note_other_size
+from evax.deploy.bundle import log_other_size
 from evax.errors import ConfigError
 from evax.evaluation.study_rows import RUNS, WAYS, row_of_probe, shares_summed_up, spread_in_words
 from evax.files import read_json
@@ -47,7 +47,7 @@ def probe(config: ProbeConfig) -> Path:
     sweeps = bool(config.fractions or config.counts or config.resume)
     check_call(config, config.resume if sweeps else None)
     data = load_probe_data(config)
-    note_other_size(config.weights, config.image_size)
+    log_other_size(config.weights, config.image_size)
     if sweeps:
         warn_if_constant(data.findings, data.labels[data.pool], "training images")
         return sweep(config, data)

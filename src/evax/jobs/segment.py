@@ -6,7 +6,7 @@ from pathlib import Path
 
 from evax.adaptation.data import check_weights, load_masked
 from evax.config import job
-from evax.deploy.bundle import note_other_size
+from evax.deploy.bundle import log_other_size
 from evax.options.adaptation import SegmentConfig
 from evax.runs.log import refuse_used_folder
 
@@ -20,7 +20,7 @@ def segment(config: SegmentConfig) -> Path:
     refuse_used_folder(config.out, config, None)
     data = load_masked(config)
     check_weights(config)
-    note_other_size(config.weights, config.image_size)
+    log_other_size(config.weights, config.image_size)
 
     from evax.adaptation.segment import train_and_test_segmenter  # torch from here on
     from evax.pages.result_line import tell_dice

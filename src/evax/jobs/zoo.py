@@ -1,14 +1,26 @@
-"""evax zoo: published weights by name, and the way back to the layouts others read."""
+"""evax zoo: published weights by name, and conversion to the layouts others read."""
 
 from __future__ import annotations
 
+import io
 import logging
+import shutil
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
 from evax.config import job
+from evax.deploy.bundle import read_card, save_bundle
+from evax.download import recorded
 from evax.errors import ConfigError
+from evax.files import make_folder
 from evax.options.results import ZooConfig
+from evax.weights.released import GROUPS, RELEASED
+from evax.weights.resolve import fetch_published, released, weights_folder
 
 if TYPE_CHECKING:
     from evax.deploy.bundle import Card
@@ -23,30 +35,17 @@ def zoo(config: ZooConfig) -> Path | str:
     """The table, or all about one file, as text for list; the path of what was fetched or written otherwise.
 
     Raises ConfigError for an unknown name or an --out that exists, WeightsError for a file that cannot be
-    had, read or converted.
+    fetched, read or converted.
     """
-    from evax.files import make_folder
-    from evax.weights.resolve import fetch_published
-
     if config.action == "list":
-        return facts_of_released(config.source) if config.source else table_of_released()
+        return describe_released(config.source) if config.source else table_of_released()
     if config.action == "fetch":
         return fetch_published(str(config.source), make_folder(config.out) if config.out else None)
     return convert(config)
 
 
 def table_of_released() -> str:
-    """One line per published file under its heading, with whether it lies in the weights folder."""
-    import io
-    import shutil
-
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-
-    from evax.weights.released import GROUPS, RELEASED
-    from evax.weights.resolve import weights_folder
-
+    """One line per published file under its heading, with whether it is in the weights folder."""
     folder = weights_folder()
     table = Table(
         box=box.ASCII2,  # not every terminal has the other lines
@@ -75,27 +74,23 @@ def table_of_released() -> str:
     return text.getvalue().rstrip()
 
 
-def facts_of_released(name: str) -> str:
+def describe_released(name: str) -> str:
     """All that is known of one published file, a line each, with its normalisation and checksum."""
-    from dataclasses import asdict
-
-    from evax.download import recorded
-    from evax.weights.resolve import released, weights_folder
-
     row, folder = released(name), weights_folder()
-    came = recorded(folder).get(row.file, {})
-    facts = asdict(row) | {"url": row.url, "folder": str(folder), "sha256_when_fetched": came.get("sha256")}
+    fetched = recorded(folder).get(row.file, {})
+    facts = asdict(row) | {
+        "url": row.url, "folder": str(folder), "sha256_when_fetched": fetched.get("sha256")
+    }  # fmt: skip
     return "\n".join(f"{key}: {value}" for key, value in facts.items() if value not in ("", None, ()))
 
 
 def convert(config: ZooConfig) -> Path:
-    """Reads the source as a card and a network, and writes them in the form that was asked for."""
-    from evax.deploy.bundle import save_bundle
-    from evax.weights.share import save_official, save_timm
-
+    """Reads the source as a card and a network, and writes them in the requested form."""
     assert config.out is not None  # checked by the config
     if config.out.is_file() or (config.out.is_dir() and any(config.out.iterdir())):
         raise ConfigError(f"{config.out} exists. Choose another --out or delete it.")
+    from evax.weights.share import save_official, save_timm
+
     card, network = read_source(config)
     if config.to == "bundle":
         return save_bundle(config.out, card, network)
@@ -108,8 +103,7 @@ def convert(config: ZooConfig) -> Path:
 
 def read_source(config: ZooConfig) -> tuple[Card, Encoder | Classifier]:
     """A bundle as it is; a published file by its name, its official file name, or --like."""
-    from evax.deploy.bundle import read_card
-    from evax.deploy.published import in_words, published
+    from evax.deploy.published import describe_published, find_published
     from evax.deploy.torch_runtime import open_torch
 
     path = Path(str(config.source))
@@ -124,9 +118,8 @@ def read_source(config: ZooConfig) -> tuple[Card, Encoder | Classifier]:
             raise ConfigError(
                 f"{path} holds a segmenter, for which neither timm nor the authors have a form."
             )
-        predictor = open_torch(path, card)
-        return card, cast("Encoder | Classifier", predictor.network)
-    meant = published(str(config.source), config.like)
-    card, network = meant.card(config.full_precision), meant.network(config.full_precision)
-    logger.info("%s", in_words(card))
+        return card, cast("Encoder | Classifier", open_torch(path, card).network)
+    file = find_published(str(config.source), config.like)
+    card, network = file.card(config.full_precision), file.network(config.full_precision)
+    logger.info("%s", describe_published(card))
     return card, network

@@ -15,7 +15,7 @@ from typing import Any
 from evax.config import command_line
 from evax.data.loader import Films
 from evax.data.preprocess import Preprocess
-from evax.deploy.bundle import Card, Seen, save_bundle, save_seen, seen_before, seen_in, training_so_far
+from evax.deploy.bundle import Card, Seen, read_seen, save_bundle, save_seen, seen_in, training_so_far
 from evax.models.masked import MaskedImageModel
 from evax.options.pretraining import PretrainConfig
 from evax.pages.drawing import save_figure
@@ -45,8 +45,8 @@ def write_results(
     time.perf_counter.
     """
     # a teacher's films are the student's, too: it learned from what the teacher learned from them
-    seen = reduce(Seen.also, [seen_in(*part) for part in films.parts()], seen_before(config.weights))
-    seen = seen.also(seen_before(Path(config.tokenizer)))
+    seen = reduce(Seen.also, [seen_in(*part) for part in films.parts()], read_seen(config.weights))
+    seen = seen.also(read_seen(Path(config.tokenizer)))
     images = facts["steps"] * config.batch_size
     # no speed: equal runs leave equal bundles
     training = facts | summary_of(log) | training_so_far(before, images, len(seen.films))

@@ -18,8 +18,8 @@ from evax.files import checked_path, digest_of, read_json
 from evax.models.classifier import Classifier
 from evax.models.encoders import CNNS, ENCODERS, EVA_X, Cnn, Encoder, EvaX, PlainVit, build_encoder
 from evax.published import Channels
-from evax.weights.files import check_finite, noted_input_size, noted_rotary_grid, read_state_dict
-from evax.weights.foreign import LAYOUTS, head_of, layout_of, shared_normalisation, to_timm, unwrapped
+from evax.weights.files import check_finite, read_input_size, read_rotary_grid, read_state_dict
+from evax.weights.foreign import LAYOUTS, find_layout, head_of, shared_normalisation, to_timm, unwrapped
 from evax.weights.official import rotary_grid_of, square_grid, to_timm_names
 from evax.weights.released import RELEASED, Released
 from evax.weights.resolve import IMAGENET_WEIGHTS, is_packaged, name_of_file, published_name, weights_path
@@ -65,7 +65,7 @@ def create_encoder(
         fill(cnn, {key: state[key] for key in cnn.state_dict()}, name, Path(IMAGENET_WEIGHTS))
         return cnn
     path = weights_path(name, weights)
-    if "img_size" not in options and (size := noted_input_size(path)):
+    if "img_size" not in options and (size := read_input_size(path)):
         options["img_size"] = size
     state = _without_decoder(read_state_dict(path, full_precision))
     return _filled_encoder(name, path, state, options, position_antialias)
@@ -113,7 +113,7 @@ def _filled_encoder(
     encoder = build_encoder(name, **options)
     network = encoder.network if isinstance(encoder, Cnn) else encoder
     state = unwrapped(state)
-    layout = layout_of(state)
+    layout = find_layout(state)
     if layout is None:
         raise WeightsError(
             f"{path} has none of the layouts that evax knows ({', '.join(LAYOUTS)}); its tensors have names "
@@ -129,7 +129,7 @@ def _filled_encoder(
 def _filled_eva_x(
     name: str, path: Path, state: dict[str, Tensor], options: dict[str, Any], antialias: bool
 ) -> EvaX:
-    grid = rotary_grid_of(state, path) or noted_rotary_grid(path)
+    grid = rotary_grid_of(state, path) or read_rotary_grid(path)
     if grid:
         asked = options.get("ref_feat_shape")
         if asked is not None and tuple(asked) != (grid, grid):

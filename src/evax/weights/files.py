@@ -60,7 +60,7 @@ def read_state_dict(path: Path, full_precision: bool = False) -> dict[str, Tenso
         raise _unreadable(path, error) from error
 
 
-def noted_input_size(path: Path) -> int | None:
+def read_input_size(path: Path) -> int | None:
     """Side in pixels of the films that a bundle's network was made for; None for weights without a card."""
     weights = _weight_file(path)
     card = weights.with_name("card.json")
@@ -75,7 +75,7 @@ def noted_input_size(path: Path) -> int | None:
     return size
 
 
-def noted_rotary_grid(path: Path) -> int | None:
+def read_rotary_grid(path: Path) -> int | None:
     """The rotary grid that a bundle's model.safetensors notes; None for other files."""
     path = _weight_file(path)
     if path.suffix != ".safetensors":

@@ -102,7 +102,7 @@ LAYOUTS = {
 }  # fmt: skip
 
 
-def layout_of(state: dict[str, Tensor]) -> str | None:
+def find_layout(state: dict[str, Tensor]) -> str | None:
     """The first layout of the table whose mark is among these tensors, or None.
 
     state: as unwrapped gives it.
@@ -150,7 +150,7 @@ def shared_normalisation(state: dict[str, Tensor]) -> tuple[Channels, Channels] 
 
     state: as unwrapped gives it.
     """
-    name = layout_of(state)
+    name = find_layout(state)
     if name is None:
         return None
     layout = LAYOUTS[name]

@@ -16,7 +16,7 @@ PUBLISHED_AT = "https://huggingface.co/MapleF/eva_x/resolve/main"
 SEE_PAGE = "see its page"
 LICENCE = "MIT"  # the tag of the page the files lie on; the authors' repository has no licence file
 TINY, SMALL, BASE = (f"eva_x_{size}_patch16_224" for size in ("tiny", "small", "base"))
-Layout = Literal[
+LayoutName = Literal[
     "mim", "fine-tuned", "torchvision", "moco", "mae", "vit", "smp", "mgca", "biovil", "medklip",
     "transformers", "torchxrayvision", "mmseg", "other",
 ]  # fmt: skip
@@ -35,7 +35,7 @@ class Released:
     size: int | None = None
     """Bytes; rounded to three figures, as the page shows it, unless `size_is_exact`."""
     size_is_exact: bool = False
-    layout: Layout
+    layout: LayoutName
     """mim: DeepSpeed bundle; fine-tuned: encoder and head under `model`; the others: weights.foreign.LAYOUTS.
     evax loads all but mmseg and other.
     """
@@ -110,7 +110,7 @@ def _tuned_baseline(encoder: str, file: str, size: int | None) -> Released:
 
 def _baseline(
     encoder: str,
-    layout: Layout,
+    layout: LayoutName,
     file: str,
     purpose: str,
     normalisation: tuple[Channels, Channels],

@@ -71,15 +71,15 @@ def weights_folder() -> Path:
 def weights_path(name: str, weights: str | os.PathLike[str]) -> Path:
     """The path that is meant, of a published file after it was fetched.
 
-    name, weights: as for create_encoder. Raises as refuse_absent does, and WeightsError when a published file
-    cannot be had or is another one.
+    name, weights: as for create_encoder. Raises as check_weights_available does, and
+    WeightsError when a published file cannot be had or is another one.
     """
-    refuse_absent(name, weights)
+    check_weights_available(name, weights)
     published = published_name(name, weights)
     return Path(weights) if published is None else fetch_published(published)
 
 
-def refuse_absent(name: str, weights: str | os.PathLike[str]) -> None:
+def check_weights_available(name: str, weights: str | os.PathLike[str]) -> None:
     """Raises as published_name does, and WeightsError where nothing lies and nothing can be fetched."""
     published = published_name(name, weights)
     if published is not None:
