@@ -19,9 +19,21 @@ FACTS = ROOT / "docs" / "explanation" / "paper-facts.md"
 
 
 def broken_links(page: Path) -> list[str]:
-    """Relative targets of Markdown links that do not exist."""
-    targets = re.findall(r"\]\(([^)#\s]+)", page.read_text(encoding="utf-8"))
-    return [t for t in targets if "://" not in t and not (page.parent / t).exists()]
+    """Relative targets of Markdown links that do not exist, and sections that the target lacks."""
+    broken = []
+    for target, section in re.findall(r"\]\(([^)#\s]*)#?([^)\s]*)\)", page.read_text(encoding="utf-8")):
+        file = page.parent / target if target else page
+        if "://" in target:
+            continue
+        if not file.exists() or (section and file.suffix == ".md" and section not in sections_of(file)):
+            broken.append(f"{target}#{section}" if section else target)
+    return broken
+
+
+def sections_of(page: Path) -> set[str]:
+    """Anchors of the headings of a page, as GitHub forms them."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), re.M)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
 def unknown_names(page: Path) -> list[str]:
