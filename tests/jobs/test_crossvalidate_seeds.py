@@ -12,7 +12,7 @@ from scipy.stats import t
 
 from evax.config import parse_command_line
 from evax.errors import ConfigError, DataError
-from evax.jobs.crossvalidate import crossvalidate, films_of, folds_of
+from evax.jobs.crossvalidate import crossvalidate, folds_of, load_all
 from evax.options.studies import CrossvalidateConfig
 from study_pages import check_study_page
 
@@ -171,8 +171,8 @@ def can_choose(config, seed, films):
 
 def test_a_seed_whose_folds_cannot_choose_is_found_before_the_first_is_trained(study, tmp_path):
     config = replace(study, out=tmp_path / "run", validation=0.05)
-    films = films_of(config)
+    films = load_all(config)
     seeds = {can: next(n for n in range(100) if can_choose(config, n, films) == can) for can in (True, False)}
-    with pytest.raises(DataError, match=f"in the validation films of fold ., seed {seeds[False]}: "):
+    with pytest.raises(DataError, match=f"in the validation images of fold ., seed {seeds[False]}: "):
         crossvalidate(replace(config, seeds=(seeds[True], seeds[False])))
     assert not config.out.exists()

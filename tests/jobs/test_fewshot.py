@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from evax.adaptation.study import continued
+from evax.adaptation.study import continue_study
 from evax.config import parse_command_line, write_recipe
 from evax.data.labelled import LabelShare, split_rows
 from evax.data.store import open_store
@@ -19,7 +19,8 @@ from evax.jobs.fewshot import fewshot
 from evax.jobs.finetune import FinetuneConfig, finetune
 from evax.options.studies import FewshotConfig
 from evax.options.training import OptimizerConfig
-from evax.pages.few_labels import draw_few_labels
+from evax.pages.drawing import save_figure
+from evax.pages.few_labels import few_labels_figure
 from study_pages import check_study_page
 
 
@@ -78,11 +79,11 @@ def test_the_config_file_of_a_sweep_is_a_recipe_that_repeats_it(sweep):
 
 
 def test_one_precision_is_decided_for_the_whole_sweep_and_kept_when_it_goes_on(copied):
-    decided = continued(replace(copied, precision="auto"), resume=False).precision
+    decided = continue_study(replace(copied, precision="auto"), resume=False).precision
     assert decided in ("fp32", "bf16")
     for before in ("fp32", "bf16"):
         write_recipe(replace(copied, precision=before), copied.out / "config.yaml")
-        assert continued(replace(copied, precision="auto"), resume=True).precision == before
+        assert continue_study(replace(copied, precision="auto"), resume=True).precision == before
 
 
 def test_mean_sd_and_interval_over_seeds_are_those_of_the_listed_runs_and_not_the_patients(sweep):
@@ -246,14 +247,14 @@ def test_several_sweeps_are_drawn_together_only_when_they_were_tested_on_the_sam
     other = tmp_path / "other.json"
     content = result_of(sweep) | {"name": "second encoder"}
     other.write_text(json.dumps(content))
-    draw_few_labels([sweep.out / "fewshot.json", other], tmp_path / "both", "macc")
+    save_figure(few_labels_figure([sweep.out / "fewshot.json", other], "macc"), tmp_path / "both")
     drawn = (tmp_path / "both.svg").read_text()
     assert "second encoder" in drawn
     assert "eva_x_tiny_patch16_224, random weights" in drawn
     assert "mAcc" in drawn
     other.write_text(json.dumps(content | {"data_fingerprint": "else"}))
     with pytest.raises(DataError, match="not tested on the same films"):
-        draw_few_labels([sweep.out / "fewshot.json", other], tmp_path / "both")
+        few_labels_figure([sweep.out / "fewshot.json", other])
 
 
 def test_values_that_make_no_sense_are_refused(phantom_store, tmp_path):

@@ -16,7 +16,7 @@ from evax.data.store import open_store
 from evax.deploy.bundle import Card, save_bundle, save_seen, seen_in
 from evax.errors import ConfigError, DataError
 from evax.evaluation.classification import choose_thresholds
-from evax.jobs.probe import ONE, probe
+from evax.jobs.probe import SINGLE, probe
 from evax.models.encoders import build_encoder
 from evax.options.studies import ProbeConfig
 from finished_runs import change_json
@@ -154,7 +154,7 @@ def test_a_sweep_encodes_every_film_once_and_a_run_of_it_is_a_probe_of_its_own(c
     few, everything = json.loads((config.out / "linear.json").read_text())["points"]
     assert (few["count"], [run["train_patients"] for run in few["runs"]]) == (4, [4, 4])
     assert (everything["count"], everything["fraction"], len(everything["runs"])) == (None, 1.0, 1)
-    alone = replace(config, **ONE, out=tmp_path / "alone", label_count=4, seed=1)
+    alone = replace(config, **SINGLE, out=tmp_path / "alone", label_count=4, seed=1)
     report = json.loads(probe(alone).read_text())
     assert few["runs"][1]["mauc"] == report["linear"]["test_metrics"]["mauc"]["value"]
     voted = json.loads((config.out / "knn.json").read_text())
@@ -214,7 +214,7 @@ def test_random_weights_are_drawn_anew_by_each_seed_of_a_sweep(config, tmp_path)
     probe(config)
     (point,) = json.loads((config.out / "linear.json").read_text())["points"]
     assert len({run["mauc"] for run in point["runs"]}) == 2
-    alone = replace(config, **ONE, out=tmp_path / "alone", seed=1)
+    alone = replace(config, **SINGLE, out=tmp_path / "alone", seed=1)
     report = json.loads(probe(alone).read_text())
     assert point["runs"][1]["mauc"] == report["linear"]["test_metrics"]["mauc"]["value"]
 

@@ -14,13 +14,14 @@ from PIL import Image
 from safetensors.numpy import load_file
 
 import evax
-from evax.adaptation.fit import Look, Looks, learn_and_choose
+from evax.adaptation.data import load_masked
+from evax.adaptation.spine import Selection, fit_and_select
 from evax.cli import run
 from evax.comparison.segmentations import read_segmentation
 from evax.config import parse_command_line, shipped_recipes
 from evax.data.building import build_store
 from evax.data.loader import Batch
-from evax.data.masked import without_pixels
+from evax.data.masked import findings_without_pixels
 from evax.data.preprocess import on_film
 from evax.data.sources import read_source
 from evax.data.split import assign_splits
@@ -34,7 +35,7 @@ from evax.jobs.finetune import FinetuneConfig, finetune
 from evax.jobs.predict import predict
 from evax.jobs.prepare import prepare
 from evax.jobs.recipes import header
-from evax.jobs.segment import masked_films_of, segment
+from evax.jobs.segment import segment
 from evax.models.encoders import build_encoder
 from evax.models.segmenter import Segmenter
 from evax.options.adaptation import SegmentConfig
@@ -213,7 +214,7 @@ def test_the_same_seed_gives_the_same_weights_and_another_one_does_not(tiny, tmp
 
 def test_a_run_that_diverges_leaves_nothing_behind(tiny):
     wild = replace(tiny, optimizer=OptimizerConfig(lr=1e30, warmup=0.0, clip_norm=0.0))
-    with pytest.raises(DataError, match="nothing was learned from it"):
+    with pytest.raises(DataError, match="the step was not taken"):
         segment(wild)
     assert not wild.out.exists()
 
@@ -224,8 +225,8 @@ def test_findings_without_masks_in_a_split_are_left_out_with_a_warning_and_refus
     segment(replace(tiny, store=phantom_store, findings=()))
     names = [row["name"] for row in report_of(tiny)["test_metrics"]["findings"]]
     assert names == ["Consolidation", "Effusion", "Mass", "Pneumothorax"]
-    assert "Left out, because not every split has masks of it: Cardiomegaly (no test film)." in caplog.text
-    with pytest.raises(DataError, match=r"pixels of Cardiomegaly \(no test film\): leave these out"):
+    assert "Left out, because not every split has masks of it: Cardiomegaly (no test image)." in caplog.text
+    with pytest.raises(DataError, match=r"pixels of Cardiomegaly \(no test image\): leave these out"):
         segment(replace(tiny, store=phantom_store, out=tiny.out.with_name("b")))
 
 
@@ -234,7 +235,7 @@ def test_a_finding_that_the_drawn_patients_cannot_teach_is_left_out(tiny, caplog
     report = report_of(tiny)
     store, names = open_store(tiny.store), [row["name"] for row in report["test_metrics"]["findings"]]
     assert report["train"]["patients"] <= 2
-    assert "(no train film)" in caplog.text
+    assert "(no train image)" in caplog.text
     assert 0 < len(names) < len(store.mask_findings())
 
 
@@ -246,10 +247,13 @@ def test_no_draw_of_patients_leaves_a_finding_that_none_of_them_teaches(tiny, ph
                 tiny, store=phantom_store, findings=(), label_fraction=fraction, seed=seed, absent="unused"
             )
             try:
-                films = masked_films_of(drawn)
+                films = load_masked(drawn)
             except DataError:
                 continue  # nothing is left to learn
-            assert not without_pixels(store, films.findings, {"train": films.train}), (seed, fraction)
+            assert not findings_without_pixels(store, films.findings, {"train": films.train}), (
+                seed,
+                fraction,
+            )
 
 
 def test_weights_that_saw_a_central_crop_draw_masks_of_whole_films(tiny, masked_store, tmp_path):
@@ -280,16 +284,16 @@ def test_without_a_score_the_latest_weights_are_kept(tiny):
 
     def look():
         state["looks"] += 1
-        return Look(float("nan"), {"dice": float("nan")})
+        return float("nan"), {"dice": float("nan")}
 
     model = Segmenter(build_encoder("eva_x_tiny_patch16_224", img_size=32), 1, decoder_width=4)
     tiny.out.mkdir()
     batches = [
         Batch(step, np.zeros(2, int), np.zeros(2, int), np.zeros((2, 2, 4, 4), np.uint8)) for step in range(4)
     ]
-    looks = Looks(look, 2, "validation", "Dice")
+    selection = Selection(look, 2, "validation", "Dice")
     log = RunLog(tiny.out / "log.jsonl")
-    assert learn_and_choose(model, iter(batches), 4, lambda batch: {"loss": 0.0}, looks, 0, log) == 4
+    assert fit_and_select(model, iter(batches), 4, lambda batch: {"loss": 0.0}, selection, 0, log) == 4
     assert state["looks"] == 2
 
 

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from evax.adaptation.study import continued, refuse_other_run, report_of
+from evax.adaptation.study import StudyRuns, check_finished_run, continue_study
 from evax.config import to_plain, write_recipe
 from evax.errors import ConfigError
 from evax.files import read_json, write_json
@@ -29,11 +29,11 @@ def begun(tmp_path):
 def test_a_study_has_what_it_was_begun_with_and_what_is_asked_for_besides(begun, caplog):
     caplog.set_level("INFO")
     asked = replace(begun, fractions=(0.3,), counts=(9,), seeds=(2, 1), precision="auto", bundles=True)
-    whole = continued(asked, True, GROWS)
+    whole = continue_study(asked, True, GROWS)
     assert (whole.fractions, whole.counts, whole.seeds) == ((0.5, 1.0, 0.3), (9,), (0, 1, 2))
     assert (whole.precision, whole.bundles) == ("fp32", True)
-    assert "goes on with --seeds 0 1 2." in caplog.text
-    assert continued(begun, True, GROWS) == begun
+    assert "continues with --seeds 0 1 2." in caplog.text
+    assert continue_study(begun, True, GROWS) == begun
 
 
 def test_other_options_are_refused_with_both_values_before_anything_is_trained(begun):
@@ -41,18 +41,18 @@ def test_other_options_are_refused_with_both_values_before_anything_is_trained(b
     with pytest.raises(
         ConfigError, match=r"--thresholds was youden, is f1; --optimizer\.lr was 0\.001, is 0\.1"
     ):
-        continued(changed, True, GROWS)
+        continue_study(changed, True, GROWS)
     with pytest.raises(ConfigError, match="--lrs was not given, is 0.1 0.2"):
-        continued(replace(begun, lrs=(0.1, 0.2)), True, GROWS)
+        continue_study(replace(begun, lrs=(0.1, 0.2)), True, GROWS)
     moved = replace(begun, store=begun.store.with_name("moved"), workers=1, name="other")
-    assert continued(moved, True, GROWS) == moved
+    assert continue_study(moved, True, GROWS) == moved
 
 
 def test_a_single_run_is_not_taken_for_a_study_of_seeds(tmp_path):
     single = FinetuneConfig(store=tmp_path / "store", out=tmp_path, optimizer=OptimizerConfig(lr=0.1))
     write_recipe(single, tmp_path / "config.yaml")
-    with pytest.raises(ConfigError, match="holds a single run, no study to go on with"):
-        continued(replace(single, seeds=(0, 1), resume=True), True, ("seeds",))
+    with pytest.raises(ConfigError, match="holds a single run, not a study to continue"):
+        continue_study(replace(single, seeds=(0, 1), resume=True), True, ("seeds",))
 
 
 def test_the_classifier_of_a_finished_run_is_never_deleted(tmp_path):
@@ -63,7 +63,7 @@ def test_the_classifier_of_a_finished_run_is_never_deleted(tmp_path):
     def never(config):
         raise AssertionError(config)
 
-    assert report_of(run, never, keep_bundle=False)["kind"] == "finetune"
+    assert StudyRuns(never, 1, keep_bundles=False).report(run, "")["kind"] == "finetune"
     assert (run.out / "bundle").is_dir()
 
 
@@ -83,11 +83,11 @@ def finished(tmp_path):
 def test_a_run_knows_the_weights_it_started_from_wherever_they_lie(finished):
     moved = replace(finished, weights=finished.weights.with_name("moved"))
     for config in (finished, moved):
-        refuse_other_run(config, "ff", "aa", needs_bundle=False)
+        check_finished_run(config, "ff", "aa", bundle=False)
         with pytest.raises(ConfigError, match=f"the weights were others than {config.weights} holds now"):
-            refuse_other_run(config, "ff", "bb", needs_bundle=False)
+            check_finished_run(config, "ff", "bb", bundle=False)
     with pytest.raises(ConfigError, match=r"--weights was .*encoder, is not given"):
-        refuse_other_run(replace(finished, weights=None), "ff", None, needs_bundle=False)
+        check_finished_run(replace(finished, weights=None), "ff", None, bundle=False)
 
 
 def test_a_run_of_an_evax_that_kept_no_digest_knows_its_weights_by_their_path(finished):
@@ -95,8 +95,8 @@ def test_a_run_of_an_evax_that_kept_no_digest_knows_its_weights_by_their_path(fi
     report = read_json(path)
     del report["weights_digest"]
     write_json(report, path)
-    refuse_other_run(finished, "ff", "bb", needs_bundle=False)
+    check_finished_run(finished, "ff", "bb", bundle=False)
     with pytest.raises(ConfigError, match=r"--weights was .*encoder, is .*moved"):
-        refuse_other_run(
-            replace(finished, weights=finished.weights.with_name("moved")), "ff", "bb", needs_bundle=False
+        check_finished_run(
+            replace(finished, weights=finished.weights.with_name("moved")), "ff", "bb", bundle=False
         )

@@ -9,7 +9,7 @@ import pytest
 
 from evax.comparison.figures import Bar, finding_dots
 from evax.errors import DataError
-from evax.evaluation.study_rows import row_of_share, shares_summed_up, write_points
+from evax.evaluation.study_rows import row_of_share, run_rows, shares_summed_up, write_rows
 from evax.files import write_json
 from evax.pages.few_labels import few_labels_figure
 from evax.pages.result_line import tell_result
@@ -114,7 +114,7 @@ def test_top_1_accuracy_is_of_all_findings_together(tmp_path):
 
 def test_the_table_has_each_finding_of_each_run(tmp_path):
     result = sweep_of(tmp_path / "one", {(0.1, 0): ("Mass",)})
-    write_points(json.loads(result.read_text())["points"], tmp_path / "table.csv")
+    write_rows(run_rows(json.loads(result.read_text())), tmp_path / "table.csv")
     header, first, *_ = (tmp_path / "table.csv").read_text().splitlines()
     cells = dict(zip(header.split(","), first.split(","), strict=True))
     assert (cells["auroc:Mass"], cells["accuracy:Mass"]) == ("", "")
@@ -146,7 +146,7 @@ def test_a_sweep_of_exclusive_classes_has_balanced_accuracies_also_beside_runs_f
     assert point["balanced_accuracy"]["mean"] == pytest.approx(
         (rows[1]["balanced_accuracy"] + rows[2]["balanced_accuracy"]) / 2
     )
-    write_points([point | {"lr": 1e-3}], tmp_path / "table.csv")
+    write_rows(run_rows({"points": [point | {"lr": 1e-3}]}), tmp_path / "table.csv")
     table = pd.read_csv(tmp_path / "table.csv")
     assert table["balanced_accuracy"].isna().tolist() == [True, False, False]
     assert {"balanced_accuracy_low", "balanced_accuracy_high"} < set(table.columns)
