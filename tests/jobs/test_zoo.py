@@ -1,4 +1,4 @@
-"""Published weights become bundles, and bundles go back to the layouts that others read."""
+"""PublishedFile weights become bundles, and bundles go back to the layouts that others read."""
 
 import csv
 import json
@@ -18,7 +18,7 @@ from evax.data.phantom import make_phantom
 from evax.data.preprocess import Preprocess
 from evax.data.radiograph import Radiograph
 from evax.deploy.bundle import Card, read_card, save_bundle
-from evax.deploy.published import Published
+from evax.deploy.published import PublishedFile
 from evax.errors import ConfigError, WeightsError
 from evax.jobs.zoo import zoo
 from evax.models.classifier import Classifier
@@ -233,9 +233,9 @@ def test_timm_and_transformers_open_the_converted_classifier_and_agree(tmp_path,
 )
 def test_a_fine_tuned_file_gets_the_central_crop_it_was_tuned_with(name, resized, side):
     row = RELEASED[name]
-    chain = Published(name, None).card().preprocess
+    chain = PublishedFile(name, None).card().preprocess
     assert chain == Preprocess(resized, side, row.mean, row.std, resize_size=resized)
-    assert Published("eva_x_tiny_mim", None).card().preprocess == Preprocess()
+    assert PublishedFile("eva_x_tiny_mim", None).card().preprocess == Preprocess()
 
 
 def test_timm_is_told_the_central_crop(tmp_path, classifier):
