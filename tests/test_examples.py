@@ -78,6 +78,13 @@ def test_the_commands_of_a_page_parse(page, monkeypatch):
         parse_command_line(getattr(job, f"{name.capitalize()}Config"), words, f"evax {name}")
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_what_a_page_imports_from_evax_exists(page):
+    for module, names in re.findall(r"from (evax[\w.]*) import ([\w, ]+)", page.read_text()):
+        for name in names.split(", "):
+            assert hasattr(importlib.import_module(module), name), f"{module} has no {name}"
+
+
 def test_the_commands_of_the_pages_are_found():
     assert len([command for page in PAGES for command in commands_of(page)]) > 50
 
