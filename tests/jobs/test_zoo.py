@@ -1,4 +1,4 @@
-"""PublishedFile weights become bundles, and bundles go back to the layouts that others read."""
+"""Published weights become bundles, and bundles go back to the layouts that others read."""
 
 import csv
 import json
