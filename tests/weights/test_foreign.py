@@ -28,9 +28,14 @@ from evax.deploy.bundle import Card, save_bundle, starting_preprocess
 from evax.errors import ConfigError, WeightsError
 from evax.models.encoders import EVA_X
 from evax.published import IMAGENET_MEAN, IMAGENET_STD
-from evax.weights.encoders import create_encoder, create_published, own_normalisation
+from evax.weights.encoders import EncoderWeights, create_encoder, create_published
 from evax.weights.released import CLIP, IMAGENET, MEDICAL_MAE, RELEASED
 from official_files import forward_as_released, official_mim, official_rope
+
+
+def own_normalisation(name, weights):
+    return EncoderWeights(name, weights).normalisation()
+
 
 TINY = next(iter(EVA_X))
 VIT_S, VIT_B = "vit_small_patch16_224", "vit_base_patch16_224"

@@ -30,7 +30,7 @@ from evax.models.encoders import CNNS, Encoder
 from evax.options.results import EmbedConfig, Tokens
 from evax.options.training import Precision
 from evax.runs.device import decided_precision, precision_of, start_fabric
-from evax.weights.encoders import create_encoder, digest_of_weights
+from evax.weights.encoders import EncoderWeights
 
 logger = logging.getLogger("evax")
 PLAN = "plan.json"
@@ -76,7 +76,8 @@ class FrozenEncoder:
     """An encoder on its device, with what decides the numbers of a feature."""
 
     name: str
-    weights: Path | None
+    digest: str | None
+    """Of its weights; None for random ones."""
     network: Encoder
     chain: Preprocess
     tokens: Tokens
@@ -125,10 +126,11 @@ def load_frozen(config: EmbedConfig, store: ImageStore | None, precision: Precis
     if config.tokens == "cls" and name in CNNS:
         raise ConfigError(f"{name} has no class token: choose --tokens mean or patches.")
     chain = starting_preprocess(name, weights, store, size)
-    network = create_encoder(name, weights, img_size=size)
+    own = EncoderWeights(name, weights)
+    digest, network = own.digest(), own.build(img_size=size)
     fabric = start_fabric(decided_precision(config.precision, earlier=precision))
     return FrozenEncoder(
-        name, weights, fabric.to_device(network).eval(), chain, config.tokens, fabric
+        name, digest, fabric.to_device(network).eval(), chain, config.tokens, fabric
     )  # fmt: skip
 
 
@@ -158,7 +160,7 @@ class FeatureParts:
         plan = {
             "films": images.digest(),
             "encoder": encoder.name,
-            "weights": digest_of_weights(encoder.name, encoder.weights),
+            "weights": encoder.digest,
             "precision": precision_of(encoder.fabric),
             "tokens": encoder.tokens,
             "part_films": part_images,

@@ -261,7 +261,7 @@ def starting_preprocess(
     Raises DataError when a bundle was trained on films kept at another size, and as create_encoder does for
     weights that cannot be had.
     """
-    from evax.weights.encoders import own_normalisation
+    from evax.weights.encoders import EncoderWeights
 
     if weights is not None and is_bundle(weights):
         chain = read_card(weights).preprocess
@@ -277,7 +277,7 @@ def starting_preprocess(
     chain = Preprocess(input_size=image_size)
     if store is not None:
         chain = replace(chain, store_size=store.size, mean=store.mean, std=store.std, bits=store.bits)
-    if (own := own_normalisation(encoder, weights)) is not None:
+    if (own := EncoderWeights(encoder, weights).normalisation()) is not None:
         return replace(chain, mean=own[0], std=own[1])
     if weights is not None:
         source = "EVA-X's publication" if store is None else "the store"

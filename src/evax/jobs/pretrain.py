@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from evax.models.masked import MaskedImageModel
     from evax.models.tokenizers import Tokenizer
     from evax.pretraining.probe import ProbeResult
+    from evax.weights.encoders import EncoderWeights
 
 logger = logging.getLogger("evax")
 PATCH_GRADIENT = 0.1  # with stop_grad_conv1; facts 2.1
@@ -59,17 +60,19 @@ def pretrain(config: PretrainConfig) -> Path:
     from evax.runs.device import on_first_process, start_shared_fabric
     from evax.runs.optimizer import create_optimizer
     from evax.runs.trackers import open_mirrors
+    from evax.weights.encoders import EncoderWeights
 
     refuse_other_options(config, begun)
     mirrors = open_mirrors(config.track)
     films = films_outside_tests(stores)
     before = earlier_training(config.weights)
-    preprocess = preprocess_of(config, stores)
+    weights = EncoderWeights(config.encoder, config.weights)
+    preprocess = preprocess_of(config, stores, weights)
     tokenizer = tokenizer_of(config, preprocess)
-    facts = identity_of_run(config, stores, len(films), tokenizer)
+    facts = identity_of_run(config, stores, len(films), tokenizer, weights.digest())
     if is_finished(config, facts):
         return config.out / "encoder"
-    model = student_of(config, tokenizer)
+    model = student_of(config, tokenizer, weights)
     optimizer = create_optimizer(model, config.optimizer, depth=len(model.encoder.blocks))
     fabric = start_shared_fabric(precision_of_run(config))
     probe = probe_of(config, model, preprocess, fabric)
@@ -122,14 +125,13 @@ def tokenizer_of(config: PretrainConfig, preprocess: Preprocess) -> Tokenizer:
     return tokenizer
 
 
-def student_of(config: PretrainConfig, tokenizer: Tokenizer) -> MaskedImageModel:
+def student_of(config: PretrainConfig, tokenizer: Tokenizer, weights: EncoderWeights) -> MaskedImageModel:
     """The network that learns, with the weights it starts from."""
     from evax.models.masked import MaskedImageModel
     from evax.runs.device import seeded
-    from evax.weights.encoders import create_encoder
 
     with seeded(config.seed):
-        encoder = create_encoder(config.encoder, config.weights, img_size=config.image_size)
+        encoder = weights.build(img_size=config.image_size)
         model = MaskedImageModel(encoder, tokenizer.width)
     model.encoder.patch_gradient = PATCH_GRADIENT if config.stop_grad_conv1 else 1.0
     model.encoder.grad_checkpointing = config.grad_checkpointing
@@ -176,7 +178,7 @@ def warn_of_few_steps(config: PretrainConfig, films: int, steps: int) -> None:
         )  # fmt: skip
 
 
-def preprocess_of(config: PretrainConfig, stores: list[ImageStore]) -> Preprocess:
+def preprocess_of(config: PretrainConfig, stores: list[ImageStore], weights: EncoderWeights) -> Preprocess:
     """The chain of the encoder bundle to start from, else one with the normalisation of published weights or
     the statistics of all stores.
 
@@ -184,11 +186,10 @@ def preprocess_of(config: PretrainConfig, stores: list[ImageStore]) -> Preproces
     """
     from evax.data.unlabelled import common_preprocess
     from evax.deploy.bundle import is_bundle, starting_preprocess
-    from evax.weights.encoders import own_normalisation
 
     common = common_preprocess(stores, config.image_size)
     if is_bundle(config.weights):
         chain = starting_preprocess(config.encoder, config.weights, stores[0], config.image_size)
         return replace(chain, bits=common.bits) if any(store.bits for store in stores) else chain
-    own = own_normalisation(config.encoder, config.weights)
+    own = weights.normalisation()
     return common if own is None else replace(common, mean=own[0], std=own[1])

@@ -93,14 +93,15 @@ def is_finished(config: PretrainConfig, facts: dict[str, Any]) -> bool:
 
 
 def identity_of_run(
-    config: PretrainConfig, stores: list[ImageStore], films: int, tokenizer: Tokenizer
+    config: PretrainConfig, stores: list[ImageStore], films: int, tokenizer: Tokenizer, weights: str | None
 ) -> dict[str, Any]:
-    """What a resumed run must share with the one that wrote the checkpoint."""
-    from evax.weights.encoders import digest_of_weights
+    """What a resumed run must share with the one that wrote the checkpoint.
 
+    weights: digest of those it started from.
+    """
     return {
         "encoder": config.encoder,
-        "weights": digest_of_weights(config.encoder, config.weights),
+        "weights": weights,
         "tokenizer": tokenizer.identity(),
         "stores": [store.fingerprint for store in stores],
         "store_shares": list(config.store_shares),

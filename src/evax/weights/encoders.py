@@ -5,6 +5,8 @@ those of the paper's baselines (facts 7).
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,7 @@ from evax.weights.released import RELEASED, Released
 from evax.weights.resolve import IMAGENET_WEIGHTS, is_packaged, name_of_file, published_name, weights_path
 
 PATCH_WEIGHT = "patch_embed.proj.weight"
+PROCESSOR = "preprocessor_config.json"  # where a folder of transformers keeps its normalisation
 EVA02_PATCH = 14  # pixels; EVA-02 is the network of EVA-X with smaller patches
 
 
@@ -45,7 +48,8 @@ def create_encoder(
     position_antialias: False resamples a position table without antialias, as the authors' loaders do.
     options: timm's (img_size, drop_path_rate, ...). Without img_size a bundle's own size, else 224 pixels.
     A position table of another resolution is resampled; the rotary positions are those the file was trained
-    with; anything else that does not fit is refused. Films are normalised as own_normalisation says.
+    with; anything else that does not fit is refused. Images are normalised by
+    EncoderWeights.normalisation.
     Raises ConfigError for an unknown name, WeightsError for a file that cannot be had or read or does not
     fit.
     """
@@ -55,20 +59,79 @@ def create_encoder(
         checked_path(weights, "Weights are given by their name or")
     if "image_size" in options:
         raise ConfigError(f"Here timm's word is used: img_size={options['image_size']}, not image_size.")
-    if weights is None:
-        if full_precision:
-            raise ConfigError("full_precision chooses among the weights of a file: give weights too.")
-        return build_encoder(name, **options)
-    if is_packaged(name, weights):
-        cnn = build_encoder(name, **options)
-        state = {f"network.{key}": tensor for key, tensor in imagenet_state(name).items()}
-        fill(cnn, {key: state[key] for key in cnn.state_dict()}, name, Path(IMAGENET_WEIGHTS))
-        return cnn
-    path = weights_path(name, weights)
-    if "img_size" not in options and (size := read_input_size(path)):
-        options["img_size"] = size
-    state = _without_decoder(read_state_dict(path, full_precision))
-    return _filled_encoder(name, path, state, options, position_antialias)
+    if weights is None and full_precision:
+        raise ConfigError("full_precision chooses among the weights of a file: give weights too.")
+    return EncoderWeights(name, weights, full_precision).build(position_antialias, **options)
+
+
+@dataclass(frozen=True)
+class EncoderWeights:
+    """What an encoder starts from. The file is found, and its tensors are read, once and when needed.
+
+    Fields as for create_encoder. The methods raise as create_encoder does.
+    """
+
+    name: str
+    weights: str | os.PathLike[str] | None
+    full_precision: bool = False
+
+    @cached_property
+    def packaged(self) -> bool:
+        """Whether an installed package brings them."""
+        return is_packaged(self.name, self.weights)
+
+    @cached_property
+    def path(self) -> Path:
+        """The file or bundle folder, fetched where a published name is given."""
+        assert self.weights is not None  # there is no file of random weights
+        return weights_path(self.name, self.weights)
+
+    @cached_property
+    def state(self) -> dict[str, Tensor]:
+        """All tensors under the names of the file."""
+        if self.packaged:
+            return imagenet_state(self.name)
+        return read_state_dict(self.path, self.full_precision)
+
+    def digest(self) -> str | None:
+        """Of the tensors, wherever their file is; None for random weights."""
+        return None if self.weights is None else digest_of(self.state)[:16]
+
+    def normalisation(self) -> tuple[Channels, Channels] | None:
+        """Mean and standard deviation of pixels in [0, 1] that these weights were trained with, if known.
+
+        From the table of published files for their names and official file names, from a folder of
+        transformers itself, else from the layout of the file.
+        """
+        if self.weights is None:
+            return None
+        if self.packaged:
+            return CNNS[self.name].mean, CNNS[self.name].std
+        path = Path(self.weights)
+        published = published_name(self.name, self.weights) or name_of_file(path.name)
+        if published is not None:
+            return RELEASED[published].mean, RELEASED[published].std
+        if (path / PROCESSOR).is_file():
+            return _read_processor(path / PROCESSOR)
+        # an EVA-X file says nothing about its images
+        return None if self.name in EVA_X else shared_normalisation(unwrapped(self.state))
+
+    def build(self, position_antialias: bool = True, **options: Any) -> Encoder:
+        """The encoder with these weights, see create_encoder. The tensors are not kept here afterwards."""
+        if self.weights is None:
+            return build_encoder(self.name, **options)
+        if self.packaged:
+            cnn = build_encoder(self.name, **options)
+            state = {f"network.{key}": tensor for key, tensor in self.state.items()}
+            fill(cnn, {key: state[key] for key in cnn.state_dict()}, self.name, Path(IMAGENET_WEIGHTS))
+            encoder = cnn
+        else:
+            if "img_size" not in options and (size := read_input_size(self.path)):
+                options["img_size"] = size
+            state = _without_decoder(self.state)
+            encoder = _filled_encoder(self.name, self.path, state, options, position_antialias)
+        self.__dict__.pop("state", None)
+        return encoder
 
 
 def _without_decoder(state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -244,42 +307,11 @@ def starting_encoder(config: Any) -> Encoder:
 
 
 def digest_of_weights(encoder: str, weights: Path | None) -> str | None:
-    """Returns a digest of the tensors, wherever their file lies; None for random weights.
-
-    Arguments as for create_encoder. Raises as create_encoder does for weights that cannot be read.
-    """
-    if weights is None:
-        return None
-    packaged = is_packaged(encoder, weights)
-    state = imagenet_state(encoder) if packaged else read_state_dict(weights_path(encoder, weights))
-    return digest_of(state)[:16]
+    """See EncoderWeights.digest."""
+    return EncoderWeights(encoder, weights).digest()
 
 
-PROCESSOR = "preprocessor_config.json"  # where a folder of transformers keeps it
-
-
-def own_normalisation(name: str, weights: str | os.PathLike[str] | None) -> tuple[Channels, Channels] | None:
-    """Mean and standard deviation of pixels in [0, 1] that the films of these weights had; None when unknown.
-
-    name, weights: as for create_encoder. Told by the table of published files for their names and official
-    file names, by a folder of transformers itself, else by the layout of the file.
-    Raises as create_encoder does.
-    """
-    if weights is None:
-        return None
-    if is_packaged(name, weights):
-        return CNNS[name].mean, CNNS[name].std
-    path = Path(weights)
-    published = published_name(name, weights) or name_of_file(path.name)
-    if published is not None:
-        return RELEASED[published].mean, RELEASED[published].std
-    if (path / PROCESSOR).is_file():
-        return _of_processor(path / PROCESSOR)
-    # an EVA-X file says nothing about its films
-    return None if name in EVA_X else shared_normalisation(unwrapped(read_state_dict(path)))
-
-
-def _of_processor(path: Path) -> tuple[Channels, Channels]:
+def _read_processor(path: Path) -> tuple[Channels, Channels]:
     content = read_json(path)
     triples = []
     for key in ("image_mean", "image_std"):

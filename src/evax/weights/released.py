@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from evax.findings import CHESTXRAY14, CHEXPERT5, COVIDX3, COVIDX4
 from evax.published import IMAGENET_MEAN, IMAGENET_STD, MERGED_520K_MEAN, MERGED_520K_STD, Channels
@@ -84,20 +84,12 @@ def _mim(encoder: str, file: str, size: int, size_is_exact: bool = False, sha256
 
 
 def _tuned(
-    encoder: str,
-    file: str,
-    size: int,
-    purpose: str,
-    findings: tuple[str, ...],
-    size_is_exact: bool = False,
-    exclusive: bool = False,
-    input_size: int = 224,
-    resize_size: int = 256,
+    encoder: str, file: str, size: int, purpose: str, findings: tuple[str, ...], **more: Any
 ) -> Released:
+    """more: further fields of Released; resize_size is 256 by default."""
     return Released(
-        file=file, size=size, size_is_exact=size_is_exact, layout="fine-tuned", encoder=encoder,
-        purpose=purpose, findings=findings, exclusive=exclusive, input_size=input_size,
-        resize_size=resize_size,
+        file=file, size=size, layout="fine-tuned", encoder=encoder, purpose=purpose, findings=findings,
+        **({"resize_size": 256} | more),
     )  # fmt: skip
 
 
@@ -165,11 +157,13 @@ RELEASED: dict[str, Released] = {
     ),
     "eva_x_base_mim": _mim(BASE, f"eva_x_base_{_STEM}.pt", 1_210_000_000),
     "eva_x_tiny_cxr14": _tuned(
-        TINY, f"eva_x_tiny_{_STEM}_cxr14_ft.pth", 66_642_261, _CXR14, CHESTXRAY14, True
+        TINY, f"eva_x_tiny_{_STEM}_cxr14_ft.pth", 66_642_261, _CXR14, CHESTXRAY14,
+        size_is_exact=True,
     ),
     "eva_x_small_cxr14": _tuned(SMALL, f"eva_x_small_{_STEM}_cxr14_ft.pth", 260_000_000, _CXR14, CHESTXRAY14),
     "eva_x_base_cxr14": _tuned(
-        BASE, f"eva_x_base_{_STEM}_cxr14_ft.pth", 1_030_736_597, _CXR14, CHESTXRAY14, True
+        BASE, f"eva_x_base_{_STEM}_cxr14_ft.pth", 1_030_736_597, _CXR14, CHESTXRAY14,
+        size_is_exact=True,
     ),
     "eva_x_tiny_chexpert": _tuned(  # "mrerged": the official name
         TINY, "eva_x_tiny_patch16_mrerged520k_mim_chexpert_ft.pth", 65_400_000, _CHEXPERT, CHEXPERT5,
@@ -183,7 +177,7 @@ RELEASED: dict[str, Released] = {
         exclusive=True, input_size=480, resize_size=480,
     ),
     "eva_x_small_covidx4": _tuned(
-        SMALL, f"eva_x_small_{_STEM}_covidx4_ft.pth", 263_930_237, _COVID, COVIDX4, True,
+        SMALL, f"eva_x_small_{_STEM}_covidx4_ft.pth", 263_930_237, _COVID, COVIDX4, size_is_exact=True,
         exclusive=True, input_size=480, resize_size=480,
     ),
     "densenet121_mocov2_cxr14": _tuned_baseline(
