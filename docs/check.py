@@ -54,7 +54,7 @@ def unknown_names(page: Path) -> list[str]:
 def unknown_sections() -> list[str]:
     """Sections of paper-facts.md that a comment or docstring cites and the page lacks."""
     known = set(re.findall(r"^##+ ([\d.]+\d|\d)", FACTS.read_text(encoding="utf-8"), re.M))
-    citation = re.compile(r"paper-facts(?:\.md)?,? ((?:[\d.]*\d(?:, | and )?)+)")
+    citation = re.compile(r"\b(?:paper-)?facts(?:\.md)?,? (?:sections? )?((?:\d(?:\.\d)?(?:, | and |-)?)+)")
     return [
         f"{path.relative_to(ROOT)}: no section {section} in paper-facts.md"
         for room in ("src", "tests", "benchmarks")
