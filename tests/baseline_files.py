@@ -1,5 +1,5 @@
 """Files of the paper's baselines with random tensors, under the names, nesting and types of the published
-ones (facts 7), each beside the network that its own library builds.
+ones (paper-facts.md 7), each beside the network that its own library builds.
 """
 
 import argparse

@@ -1,5 +1,5 @@
-"""Files with random tensors under the exact official names, dtypes and nesting (facts 1.4-1.5), and the
-released network written out once more.
+"""Files with random tensors under the exact official names, dtypes and nesting (paper-facts.md 1.4, 1.5), and
+the released network written out once more.
 """
 
 import argparse
@@ -114,7 +114,7 @@ def write_fine_tuned(path, name, outputs, input_size=224, rotary_grid=14):
 
 
 def forward_as_released(state, images):
-    """The released network written out once more, from facts 1.2, with the released names."""
+    """The released network written out once more, from paper-facts.md 1.2, with the released names."""
     state = {key: value.double() for key, value in state.items()}
     width = state["cls_token"].shape[-1]
     heads = width // 64

@@ -22,7 +22,7 @@ def random_timm(name, seed=1, **options):
 
 
 def mgca_checkpoint(tower):
-    """What PyTorch Lightning writes for an MGCA model with this ViT as its image tower; facts 2.3."""
+    """What PyTorch Lightning writes for an MGCA model with this ViT as image tower; paper-facts.md 2.3."""
     state = {f"img_encoder_q.model.{key}": value for key, value in tower.state_dict().items()}
     state |= {
         "img_encoder_q.global_embed.head.0.weight": torch.randn(4, 8),

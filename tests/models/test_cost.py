@@ -14,7 +14,7 @@ from evax.models.encoders import EvaX
 @pytest.mark.parametrize(
     ("encoder", "findings", "parameters", "multiply_adds"),
     [
-        # facts 1.1, with the head of 14 outputs
+        # paper-facts.md 1.1, with the head of 14 outputs
         ("eva_x_tiny_patch16_224", 14, EVA_X_TI, 1.2535e9),
         ("eva_x_small_patch16_224", 14, EVA_X_S, 4.5985e9),
         ("eva_x_base_patch16_224", 14, EVA_X_B, 17.563e9),

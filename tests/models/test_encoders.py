@@ -12,7 +12,7 @@ import evax.models  # registers EVA-X in timm
 from evax.errors import ConfigError
 from evax.models.encoders import ENCODERS, EVA_X, build_encoder
 
-# facts 1.1: backbone + final LN, no head; multiply-adds at 224
+# paper-facts.md 1.1: backbone + final LN, no head; multiply-adds at 224
 PARAMETERS = {"tiny": 5_525_184, "small": 21_667_200, "base": 85_850_880}
 MULTIPLY_ADDS = {"tiny": 1.2535e9, "small": 4.5985e9, "base": 17.563e9}
 

@@ -8,7 +8,7 @@ from evax.models.masked import MaskedImageModel
 
 def test_the_pre_training_network_has_the_released_files_parameter_count():
     model = MaskedImageModel(build_encoder("eva_x_tiny_patch16_224"), target_width=768)
-    assert sum(parameter.numel() for parameter in model.parameters()) == 5_673_600  # facts 1.1
+    assert sum(parameter.numel() for parameter in model.parameters()) == 5_673_600  # paper-facts.md 1.1
 
 
 def test_predictions_are_made_at_the_hidden_places_in_the_order_given():

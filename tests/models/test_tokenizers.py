@@ -73,7 +73,7 @@ def test_several_layers_stand_side_by_side_at_equal_weight():
 
 
 def test_every_named_tokenizer_has_the_architecture_and_width_of_the_facts():
-    published = {  # facts 2.2 and 2.3: blocks, width inside, width given, patch
+    published = {  # paper-facts.md 2.2 and 2.3: blocks, width inside, width given, patch
         "mgca_vit_base_patch16": (12, 768, 768, 16), "eva_clip_base_patch16": (12, 768, 512, 16),
         "eva_clip_large_patch14": (24, 1024, 768, 14), "eva_clip_giant_patch14": (40, 1408, 1024, 14),
     }  # fmt: skip

@@ -227,6 +227,6 @@ def test_every_row_of_the_table_is_whole():
 
 
 def test_the_sizes_of_mim_files_are_14_bytes_per_parameter():
-    parameters = {"tiny": 5_673_600, "small": 21_963_264, "base": 86_442_240}  # facts 1.1
+    parameters = {"tiny": 5_673_600, "small": 21_963_264, "base": 86_442_240}  # paper-facts.md 1.1
     for size, count in parameters.items():
         assert RELEASED[f"eva_x_{size}_mim"].size == pytest.approx(14 * count, rel=2e-3)

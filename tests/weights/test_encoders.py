@@ -1,4 +1,4 @@
-"""Files with random tensors under the exact official names, dtypes and nesting (facts 1.4-1.5)."""
+"""Files with random tensors under the exact official names, dtypes and nesting (paper-facts.md 1.4-1.5)."""
 
 import pickle
 import zipfile
@@ -57,25 +57,49 @@ def test_an_eva_02_file_with_patches_of_14_pixels_sees_in_a_resized_patch_what_i
     assert torch.allclose(before, after, atol=1e-3)
 
 
-def test_weights_of_another_size_are_refused_by_name(tmp_path):
-    torch.save({"module": official_mim(SMALL)}, tmp_path / "small.pt")
-    with pytest.raises(
-        WeightsError,
-        match=r"does not fit eva_x_tiny_patch16_224: 0 missing .*"
-        r"of another size \['cls_token \(1, 1, 384\) instead of \(1, 1, 192\)'",
-    ):
-        create_encoder(TINY, tmp_path / "small.pt")
-
-
-def test_a_partial_file_is_refused_and_the_missing_names_are_listed(tmp_path):
+def partial():
     state = official_mim(TINY)
     del state["blocks.3.mlp.w3.bias"]
-    state["blocks.12.norm1.weight"] = torch.ones(192)
-    torch.save({"module": state}, tmp_path / "partial.pt")
-    with pytest.raises(
-        WeightsError, match=r"1 missing \['blocks.3.mlp.fc2.bias'\], 1 unused \['blocks.12.norm1.weight'\]"
-    ):
-        create_encoder(TINY, tmp_path / "partial.pt")
+    return state | {"blocks.12.norm1.weight": torch.ones(192)}
+
+
+def one_block_turned_otherwise():
+    other = official_mim(TINY, rotary_grid=16)["rope.freqs_sin"]
+    return official_mim(TINY) | {"blocks.7.attn.rope.freqs_sin": other}
+
+
+def with_positions(table):
+    return lambda: official_mim(TINY) | {"pos_embed": table}
+
+
+@pytest.mark.parametrize(
+    ("state", "message"),
+    [
+        (
+            lambda: official_mim(SMALL),
+            r"does not fit eva_x_tiny_patch16_224: 0 missing .*"
+            r"of another size \['cls_token \(1, 1, 384\) instead of \(1, 1, 192\)'",
+        ),
+        (partial, r"1 missing \['blocks.3.mlp.fc2.bias'\], 1 unused \['blocks.12.norm1.weight'\]"),
+        (
+            lambda: official_mim(TINY, rotary_grid=20),
+            "other rotary positions than those of the grids 14 and 16",
+        ),
+        (
+            lambda: official_mim(TINY) | {"rope.freqs_cos": torch.ones(7, 64)},
+            "x.pt has rotary tables of the sizes",
+        ),
+        (one_block_turned_otherwise, "other rotary positions"),
+        (with_positions(torch.zeros(1, 190, 192)), "1 of another size .*pos_embed"),
+        # a view: four bytes per column in the file
+        (with_positions(torch.zeros(1, 1, 192).expand(1, 10**9 + 1, 192)), "1 of another size .*pos_embed"),
+    ],
+    ids=["size", "partial", "rope20", "rope_shape", "one_block", "no_grid", "endless"],
+)
+def test_tensors_that_do_not_fit_are_refused_by_name(tmp_path, state, message):
+    torch.save({"module": state()}, tmp_path / "x.pt")
+    with pytest.raises(WeightsError, match=message):
+        create_encoder(TINY, tmp_path / "x.pt")
 
 
 def test_the_float32_weights_of_a_bundle_are_read_exactly_when_asked_for(tmp_path):
@@ -132,34 +156,11 @@ def test_an_option_that_contradicts_the_file_s_rotary_positions_is_refused(tmp_p
         create_encoder(TINY, tmp_path / "rope16.pt", ref_feat_shape=(14, 14))
 
 
-def test_a_file_trained_with_rotary_positions_of_no_known_grid_is_refused(tmp_path):
-    write_mim(tmp_path / "rope20.pt", TINY, rotary_grid=20)
-    with pytest.raises(WeightsError, match="other rotary positions than those of the grids 14 and 16"):
-        create_encoder(TINY, tmp_path / "rope20.pt")
-    torch.save({"module": official_mim(TINY) | {"rope.freqs_cos": torch.ones(7, 64)}}, tmp_path / "odd.pt")
-    with pytest.raises(WeightsError, match="odd.pt has rotary tables of the sizes"):
-        create_encoder(TINY, tmp_path / "odd.pt")
-
-
-def test_one_block_with_other_rotary_positions_is_enough_to_refuse(tmp_path):
-    state = official_mim(TINY)
-    state["blocks.7.attn.rope.freqs_sin"] = official_mim(TINY, rotary_grid=16)["rope.freqs_sin"]
-    torch.save({"module": state}, tmp_path / "mixed.pt")
-    with pytest.raises(WeightsError, match="other rotary positions"):
-        create_encoder(TINY, tmp_path / "mixed.pt")
-
-
-def test_a_position_table_that_no_resolution_explains_is_refused(tmp_path):
-    endless = torch.zeros(1, 1, 192).expand(1, 10**9 + 1, 192)  # a view: four bytes per column in the file
-    for table in (torch.zeros(1, 190, 192), endless):
-        torch.save({"module": official_mim(TINY) | {"pos_embed": table}}, tmp_path / "x.pt")
-        with pytest.raises(WeightsError, match="1 of another size .*pos_embed"):
-            create_encoder(TINY, tmp_path / "x.pt")
-
-
 def test_a_name_that_is_neither_file_nor_published_weight_is_refused_with_the_nearest(tmp_path):
     with pytest.raises(ConfigError, match=r"called 'eva_x_smal_mim'. Did you mean 'eva_x_small_mim'\?"):
         create_encoder(SMALL, "eva_x_smal_mim")
+    with pytest.raises(ConfigError, match="No weight file or published weight is called 'imagenet'"):
+        create_encoder(TINY, "imagenet")
     with pytest.raises(WeightsError, match="eva_x_base_mim belongs to eva_x_base_patch16_224, not to"):
         create_encoder(TINY, "eva_x_base_mim")
 
@@ -215,17 +216,11 @@ def test_a_damaged_copy_is_refused(tmp_path):
         ("noise.safetensors", b"\x00" * 50, "not a readable safetensors file"),
     ],
 )
-def test_files_that_are_no_weights_are_refused_by_name(name, content, message, tmp_path):
+def test_files_that_hold_no_weights_are_refused_by_name(name, content, message, tmp_path):
     if content is not None:
         (tmp_path / name).write_bytes(content)
     with pytest.raises(WeightsError, match=f"{name}.*{message}|{message}.*{name}"):
         create_encoder(TINY, tmp_path / name)
-
-
-def test_a_file_without_a_table_of_weights_says_where_it_was_looked_for(tmp_path):
-    torch.save({"epoch": 3}, tmp_path / "x.pt")
-    with pytest.raises(WeightsError, match="holds no table of weights"):
-        create_encoder(TINY, tmp_path / "x.pt")
 
 
 def test_a_cnn_has_the_published_imagenet_weights_or_those_of_a_bundle(tmp_path):
@@ -239,11 +234,6 @@ def test_a_cnn_has_the_published_imagenet_weights_or_those_of_a_bundle(tmp_path)
     card = Card(kind="encoder", encoder="efficientnet_lite0", preprocess=Preprocess())
     again = create_encoder("efficientnet_lite0", save_bundle(tmp_path / "encoder", card, encoder))
     assert all(torch.equal(tensor, ours[name]) for name, tensor in again.state_dict().items())
-
-
-def test_imagenet_is_not_a_name_of_weights_for_eva_x():
-    with pytest.raises(ConfigError, match="No weight file or published weight is called 'imagenet'"):
-        create_encoder(TINY, "imagenet")
 
 
 def test_a_bundle_is_built_at_its_own_size_unless_another_is_asked_for(tmp_path):
@@ -260,6 +250,12 @@ def test_a_bundle_is_built_at_its_own_size_unless_another_is_asked_for(tmp_path)
     (bundle / "card.json").write_text("[]")
     with pytest.raises(WeightsError, match=r"card.json does not say at which size its network sees films"):
         create_encoder(TINY, bundle)
+
+
+def test_a_file_without_a_table_of_weights_is_refused(tmp_path):
+    torch.save({"epoch": 3}, tmp_path / "x.pt")
+    with pytest.raises(WeightsError, match="holds no table of weights"):
+        create_encoder(TINY, tmp_path / "x.pt")
 
 
 def test_another_word_for_the_size_is_refused_with_the_right_one():

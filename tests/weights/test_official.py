@@ -43,5 +43,5 @@ def test_rotary_tables_are_timm_s(grid, rotary_grid):
 def test_rotary_tables_have_the_published_golden_numbers():
     cosine, _ = rotary_tables(14, 14)
     assert torch.equal(cosine[0], torch.ones(64))
-    assert cosine[1, 32] == cosine[14, 0] == pytest.approx(0.5403, abs=1e-4)  # cos 1; facts 1.3
+    assert cosine[1, 32] == cosine[14, 0] == pytest.approx(0.5403, abs=1e-4)  # cos 1; paper-facts.md 1.3
     assert rotary_tables(14, 16)[0][1, 32] == pytest.approx(0.4149, abs=1e-4)

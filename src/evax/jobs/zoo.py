@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from evax.config import job
-from evax.deploy.bundle import read_card, save_bundle
+from evax.deploy.bundle import Card, read_card, save_bundle
 from evax.download import recorded
 from evax.errors import ConfigError
 from evax.files import make_folder
@@ -23,7 +23,6 @@ from evax.weights.released import GROUPS, RELEASED
 from evax.weights.resolve import fetch_published, released, weights_folder
 
 if TYPE_CHECKING:
-    from evax.deploy.bundle import Card
     from evax.models.classifier import Classifier
     from evax.models.encoders import Encoder
 

@@ -21,7 +21,7 @@ class Classifier(nn.Module):
         super().__init__()
         self.encoder = encoder
         self.head = nn.Linear(encoder.num_features, findings)
-        # a head close to zero: first probabilities are 0.5 and the encoder is not shaken; facts 1.2
+        # a head close to zero: first probabilities are 0.5 and the encoder is not shaken; paper-facts.md 1.2
         trunc_normal_(self.head.weight, std=2e-5)
         cut_outliers([self.head.weight], std=2e-5)
         nn.init.zeros_(self.head.bias)

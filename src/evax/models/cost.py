@@ -62,7 +62,7 @@ class Size(NamedTuple):
 def size_of(kind: Kind) -> Size:
     """Counted on shapes alone, without any memory for weights.
 
-    Source: the paper's "GFLOPs" are multiply-adds (facts 1.1).
+    Source: the paper's "GFLOPs" are multiply-adds (paper-facts.md 1.1).
     """
     with torch.device("meta"):
         network = kind.build().eval()

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from evax.errors import ConfigError, unknown_name
 from evax.published import IMAGENET_MEAN, IMAGENET_STD, MERGED_520K_MEAN, MERGED_520K_STD, Channels
 
-EVA_X = {  # name: (width, heads, split q/k/v with sub-LN in the FFN); facts 1.1
+EVA_X = {  # name: (width, heads, split q/k/v with sub-LN in the FFN); paper-facts.md 1.1
     "eva_x_tiny_patch16_224": (192, 3, False),
     "eva_x_small_patch16_224": (384, 6, False),
     "eva_x_base_patch16_224": (768, 12, True),
@@ -171,7 +171,7 @@ class Cnn(Encoder):
         return features
 
     def encode(self, images: Float[Tensor, "B C H W"]) -> Encoded:
-        """The map that timm's own classifier would pool. Source: the paper's CNN baselines (facts 7)."""
+        """The map that timm's own classifier would pool. Source: CNN baselines, paper-facts.md 7."""
         features = self.network.forward_features(self._input(images))  # (B, D, h, w)
         height, width = features.shape[2:]
         return Encoded(features.flatten(2).transpose(1, 2), (height, width), None)
@@ -211,7 +211,7 @@ class PlainVit(VisionTransformer, Encoder):
         cut_outliers(matrices(self), std=0.02)
 
     def encode(self, images: Float[Tensor, "B C H W"]) -> Encoded:
-        """Features of the last block, before any norm. Source: the paper's ViT baselines (facts 7)."""
+        """Features of the last block, before any norm. Source: ViT baselines, paper-facts.md 7."""
         tokens = self.norm_pre(self._pos_embed(self.patch_embed(images)))  # (B, T, D)
         for block in self.blocks:
             tokens = block(tokens)
@@ -242,7 +242,7 @@ class EvaX(Eva, Encoder):
     @property
     def rotary_grid(self) -> int:
         """Side of the grid whose positions the rotary tables span at every resolution: 14, or a file's own
-        (facts 1.3).
+        (paper-facts.md 1.3).
         """
         return int(self.rope.ref_feat_shape[0])
 
@@ -256,7 +256,7 @@ class EvaX(Eva, Encoder):
 
         images: normalised; one grey channel is shown to all three input channels, as the paper does.
         hidden: patches whose embedding is replaced by mask_token; given together with mask_token.
-        Source: Eq. (1)-(3); the replacement comes before class token and position table (facts 2.1).
+        Source: Eq. (1)-(3); the replacement comes before class token and position table (paper-facts.md 2.1).
         """
         patches = self.patch_embed(images)  # (B, N, D)
         if self.patch_gradient < 1:
@@ -291,7 +291,7 @@ def _eva_x(name: str, pretrained: bool, **options: Any) -> nn.Module:
         "scale_mlp": split,
         "qkv_fused": not split,
         "use_rot_pos_emb": True,
-        "ref_feat_shape": (ROTARY_GRID, ROTARY_GRID),  # facts 1.2
+        "ref_feat_shape": (ROTARY_GRID, ROTARY_GRID),  # paper-facts.md 1.2
         "num_classes": 0,
     }
     # features_only: as for timm's own Eva, whose maps all have the patch grid

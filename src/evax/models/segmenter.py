@@ -22,7 +22,7 @@ class Segmenter(nn.Module):
     """Logits of K findings for every pixel.
 
     decoder_width: channels of UPerNet's decoder; a CNN's U-Net has its own.
-    Source: facts 5.1 and 5.2. The decoders are segmentation_models_pytorch's: its UPerNet norms the maps it
+    Source: paper-facts.md 5.1, 5.2. The decoders are segmentation_models_pytorch's: its UPerNet norms the maps it
     is given, which mmsegmentation's does not (docs/paper-map.md).
     """
 
@@ -72,7 +72,7 @@ Map = Float[Tensor, "B D h w"]
 class PatchPyramid(nn.Module):
     """The last block's raw output at strides 4, 8, 16 and 32, all D wide.
 
-    Source: ViTDet's simple pyramid as EVA-X's segmentation has it (facts 5.1).
+    Source: ViTDet's simple pyramid as EVA-X's segmentation has it (paper-facts.md 5.1).
     """
 
     def __init__(self, encoder: Encoder) -> None:

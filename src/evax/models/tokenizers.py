@@ -209,8 +209,8 @@ TOKENIZERS = {
     "efficientnet_lite0": Named(
         "tf_efficientnet_lite0", AUTO, CNNS["efficientnet_lite0"].mean, CNNS["efficientnet_lite0"].std
     ),
-    "mgca_vit_base_patch16": Named("vit_base_patch16_224", LAST, 0.5, 0.5),  # facts 2.3
-    # EVA-CLIP's projection per patch, as in EVA-02's own pre-training; facts 2.1 and 2.2
+    "mgca_vit_base_patch16": Named("vit_base_patch16_224", LAST, 0.5, 0.5),  # paper-facts.md 2.3
+    # EVA-CLIP's projection per patch, as in EVA-02's own pre-training; paper-facts.md 2.1 and 2.2
     "eva_clip_base_patch16": Named("eva02_base_patch16_clip_224.merged2b", PROJECTED),
     "eva_clip_large_patch14": Named("eva02_large_patch14_clip_224.merged2b", PROJECTED),
     "eva_clip_giant_patch14": Named("eva_giant_patch14_clip_224.laion400m", PROJECTED),
@@ -259,8 +259,8 @@ class Tokenizer(nn.Module):
     def forward(self, films: Float[Tensor, "B 1 H W"]) -> Float[Tensor, "B N Dt"]:
         """films: clean crops in [0, 1]; view and normalisation of the tokenizer are applied here.
 
-        The grid is the student's: by the size of the view where that is possible (facts 2.2), else the
-        features are interpolated to it. Those of several layers stand side by side, of length 1 each.
+        The grid is the student's: by the size of the view where possible (paper-facts.md 2.2), else the features
+        are interpolated to it. Those of several layers stand side by side, of length 1 each.
         Source: Eq. (5).
         """
         films = resized(films, self.view).expand(-1, 3, -1, -1)

@@ -1,5 +1,5 @@
-"""Encoders with weights, strictly: ours, timm's, the authors' MIM and fine-tuned layouts (facts 1.4-1.5), and
-those of the paper's baselines (facts 7).
+"""Encoders with weights, strictly: ours, timm's, the authors' MIM and fine-tuned layouts, and those of the
+paper's baselines (paper-facts.md 1.4, 1.5 and 7).
 """
 
 from __future__ import annotations

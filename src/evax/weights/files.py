@@ -21,7 +21,7 @@ from evax.errors import WeightsError
 from evax.files import read_json
 from evax.weights.official import LARGEST_GRID
 
-# Found in the authors' files; they only hold values (facts 1.4): the options of a run, and numbers of numpy,
+# Found in the authors' files; only values (paper-facts.md 1.4): the options of a run, and numbers of numpy,
 # whose maker has another address since numpy 2.
 _NUMPY_SCALAR: Callable[..., Any] = np.float64(0).__reduce__()[0]  # type: ignore[assignment]
 HARMLESS_CLASSES: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [

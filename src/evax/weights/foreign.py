@@ -1,4 +1,4 @@
-"""The names that other families of encoders have in their files, as a table of rename rules (facts 7)."""
+"""Names of tensors in the files of other encoders, as a table of rename rules (paper-facts.md 7)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The authors' names for the tensors of an encoder, and their rotary tables (facts 1.2, 1.3, 1.5)."""
+"""The authors' names for an encoder's tensors, and their rotary tables (paper-facts.md 1.2, 1.3, 1.5)."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ OFFICIAL_TO_TIMM = (
 SPLIT_BIASES = (("attn.q_bias", "attn.q_proj.bias"), ("attn.v_bias", "attn.v_proj.bias"))
 # Parts of a file that an encoder does not have: the MIM projection and mask token, a classifier's head.
 NOT_ENCODER = ("mask_token", "lm_head.", "head.")
-ROTARY_GRIDS = (14, 16)  # the authors' code names both for the base model; facts 1.3
+ROTARY_GRIDS = (14, 16)  # the authors' code names both for the base model; paper-facts.md 1.3
 ROPE_TOLERANCE = 2e-3  # the released buffers are float16; 14 against 16 differs by 0.1
 LARGEST_GRID = 256  # patches on a side: 4096 pixels
 
@@ -64,7 +64,7 @@ def rotary_tables(grid: int, rotary_grid: float) -> tuple[Float[Tensor, "N 64"],
     """Cosine and sine by which patches are turned, row by row; channels 0-31 by row, 32-63 by column.
 
     grid: patches on a side. rotary_grid: positions run from 0 over i * rotary_grid / grid, whatever the grid.
-    Source: facts 1.2.
+    Source: paper-facts.md 1.2.
     """
     positions = torch.arange(grid, dtype=torch.float64) / grid * rotary_grid
     frequencies = 10_000.0 ** (-torch.arange(16, dtype=torch.float64) / 16)

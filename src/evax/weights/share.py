@@ -16,7 +16,7 @@ from evax.models.encoders import Encoder, EvaX
 from evax.published import Channels
 from evax.weights.official import to_official_names
 
-# The same network under a name that every timm since 0.9.6 knows, so that a reader needs no evax; facts 1.6.
+# The same network under a name that every timm since 0.9.6 knows (paper-facts.md 1.6).
 TIMM_ARCHITECTURES = {
     "eva_x_tiny_patch16_224": "eva02_tiny_patch14_224",
     "eva_x_small_patch16_224": "eva02_small_patch14_224",

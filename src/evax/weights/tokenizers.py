@@ -15,13 +15,10 @@ from evax.models.encoders import CNNS, EvaX
 from evax.models.tokenizers import AUTO, TRANSFORMERS, Tokenizer, TransformersFeatures, build_tokenizer
 from evax.weights.encoders import fill, imagenet_state
 from evax.weights.files import check_finite, read_state_dict
+from evax.weights.foreign import LAYOUTS
 
 MGCA = "mgca_vit_base_patch16"
-MGCA_IMAGE_TOWER = "img_encoder_q.model."
-MGCA_OTHER_PARTS = (  # facts 2.3: projections, text tower, local alignment, prototypes
-    "img_encoder_q.global_embed.", "img_encoder_q.local_embed.", "text_encoder_q.",
-    "patch_local_atten_layer.", "word_local_atten_layer.", "prototype_layer.",
-)  # fmt: skip
+MGCA_IMAGE_TOWER, MGCA_OTHER_PARTS = LAYOUTS["mgca"].prefix, LAYOUTS["mgca"].left_over
 NOT_READ = ("pooler.",)  # of a transformers model: acts after the patches
 
 
@@ -83,21 +80,13 @@ def _timm_names(name: str, path: Path, network: Any) -> dict[str, Tensor]:
         return state
     try:
         converted: dict[str, Tensor] = convert(state, network)
-    except (
-        RuntimeError,
-        ValueError,
-        KeyError,
-        IndexError,
-        AttributeError,
-        AssertionError,
-        TypeError,
-    ) as error:
+    except (RuntimeError, ValueError, LookupError, AttributeError, AssertionError, TypeError) as error:
         raise WeightsError(f"{path} does not fit {name}: {error!r}. Was it made for another one?") from error
     return converted
 
 
 def _mgca_image_tower(path: Path, state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The image tower of an MGCA checkpoint; facts 2.3. Parts that no MGCA model has are refused."""
+    """The image tower of an MGCA checkpoint; paper-facts.md 2.3. Parts that no MGCA model has are refused."""
     if strange := [key for key in state if not key.startswith((MGCA_IMAGE_TOWER, *MGCA_OTHER_PARTS))]:
         raise WeightsError(
             f"{path} is not an MGCA checkpoint: it holds {strange[0]}, expected {MGCA_IMAGE_TOWER}... and "
