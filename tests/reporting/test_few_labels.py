@@ -1,7 +1,6 @@
 """Shares of the labels are compared on the findings that every run has learned."""
 
 import html
-import json
 
 import numpy as np
 import pandas as pd
@@ -9,12 +8,13 @@ import pytest
 
 from evax.comparison.figures import Bar, finding_dots
 from evax.errors import DataError
-from evax.evaluation.study_rows import row_of_share, shares_summed_up, write_points
+from evax.evaluation.study_rows import row_of_share, run_rows, shares_summed_up, write_rows
 from evax.files import write_json
 from evax.pages.few_labels import few_labels_figure
 from evax.pages.result_line import tell_result
 from evax.pages.study import write_study_page
 from finished_runs import FINDINGS, change_json, write_run
+from studies import content_of
 
 SEEDS = (0, 1)
 
@@ -28,7 +28,7 @@ def sweep_of(folder, not_learned, **options):
             path = folder / "runs" / f"share-{fraction:g}-seed-{seed}"
             missed = not_learned.get((fraction, seed), ())
             write_run(path, 1 + fraction, fraction=fraction, seed=seed, not_learned=missed, **options)
-            runs.append(row_of_share(json.loads((path / "report.json").read_text())))
+            runs.append(row_of_share(content_of(path / "report.json")))
         shares.append(({"fraction": fraction, "count": None, "lr": 1e-3}, runs))
     card = {
         "kind": "fewshot", "name": folder.name, "data_fingerprint": "0123456789abcdef", "encoder": "a",
@@ -41,7 +41,7 @@ def sweep_of(folder, not_learned, **options):
 
 def column(result, name):
     """(shares, seeds), of the rows of the runs; NaN without a number."""
-    points = json.loads(result.read_text())["points"]
+    points = content_of(result)["points"]
     return np.array([[run[name] for run in point["runs"]] for point in points], dtype=np.float64)
 
 
@@ -52,7 +52,7 @@ def drawn(figure):
 
 def test_means_are_over_what_every_run_has_learned_and_page_and_figure_say_so(tmp_path):
     result = sweep_of(tmp_path / "one", {(0.1, 0): ("Mass",)})
-    content = json.loads(result.read_text())
+    content = content_of(result)
     assert content["findings_in_means"] == ["Effusion", "Hernia"]
     # no test film has a hernia, so it has an accuracy and no AUROC
     accuracies = (column(result, "accuracy:Effusion") + column(result, "accuracy:Hernia")) / 2
@@ -74,7 +74,7 @@ def test_means_are_over_what_every_run_has_learned_and_page_and_figure_say_so(tm
 
 def test_sweeps_that_learned_alike_have_the_means_of_their_runs_and_no_note(tmp_path):
     result = sweep_of(tmp_path / "one", {})
-    content = json.loads(result.read_text())
+    content = content_of(result)
     for score, label in (("mauc", "mAUC"), ("macc", "mAcc")):
         means = column(result, score).mean(axis=1)
         assert [point[score]["mean"] for point in content["points"]] == pytest.approx(means)
@@ -87,19 +87,23 @@ def test_curves_of_several_sweeps_are_over_what_the_runs_of_all_have_learned(tmp
     two = sweep_of(tmp_path / "two", {(1.0, 1): ("Effusion",)})
     for curve, result in zip(drawn(few_labels_figure([one, two])), (one, two), strict=True):
         assert curve == pytest.approx(column(result, "auroc:Mass").mean(axis=1))
-    named = few_labels_figure([one, two], findings=["Effusion"])
+    named = few_labels_figure([one, two], names=["mine", "theirs"], findings=["Effusion"])
     assert drawn(named)[0] == pytest.approx(column(one, "auroc:Effusion").mean(axis=1))
+    assert [container.get_label() for container in named.axes[0].containers] == ["mine", "theirs"]
+    change_json(two, data_fingerprint="else")
+    with pytest.raises(DataError, match="not tested on the same"):
+        few_labels_figure([one, two])
 
 
 def test_a_run_that_learned_nothing_is_left_out_and_counted_and_nothing_in_common_is_no_mean(
     tmp_path, caplog
 ):
     result = sweep_of(tmp_path / "nothing", {(0.1, 0): FINDINGS})
-    few, _ = json.loads(result.read_text())["points"]
+    few, _ = content_of(result)["points"]
     assert (few["mauc"]["entered"], few["mauc"]["mean"]) == (1, few["runs"][1]["mauc"])
     assert not caplog.text
     apart = sweep_of(tmp_path / "apart", {(0.1, 0): ("Mass", "Hernia"), (0.1, 1): ("Effusion",)})
-    assert [point["mauc"]["mean"] for point in json.loads(apart.read_text())["points"]] == [None, None]
+    assert [point["mauc"]["mean"] for point in content_of(apart)["points"]] == [None, None]
     assert "No finding was learned by every run" in caplog.text
     assert (
         "No finding was learned by every run, so there are no means" in write_study_page([apart]).read_text()
@@ -114,7 +118,7 @@ def test_top_1_accuracy_is_of_all_findings_together(tmp_path):
 
 def test_the_table_has_each_finding_of_each_run(tmp_path):
     result = sweep_of(tmp_path / "one", {(0.1, 0): ("Mass",)})
-    write_points(json.loads(result.read_text())["points"], tmp_path / "table.csv")
+    write_rows(run_rows(content_of(result)), tmp_path / "table.csv")
     header, first, *_ = (tmp_path / "table.csv").read_text().splitlines()
     cells = dict(zip(header.split(","), first.split(","), strict=True))
     assert (cells["auroc:Mass"], cells["accuracy:Mass"]) == ("", "")
@@ -123,7 +127,7 @@ def test_the_table_has_each_finding_of_each_run(tmp_path):
 
 def test_a_sweep_from_before_findings_were_kept_says_how_to_write_it_anew(tmp_path):
     result = sweep_of(tmp_path / "one", {})
-    content = json.loads(result.read_text())
+    content = content_of(result)
     del content["findings_in_means"]
     write_json(content, result)
     with pytest.raises(DataError, match="its command once more with --resume"):
@@ -131,14 +135,8 @@ def test_a_sweep_from_before_findings_were_kept_says_how_to_write_it_anew(tmp_pa
 
 
 def test_a_sweep_of_exclusive_classes_has_balanced_accuracies_also_beside_runs_from_before(tmp_path):
-    rows = [
-        row_of_share(
-            json.loads(
-                (write_run(tmp_path / str(seed), 1.0, seed=seed, exclusive=True) / "report.json").read_text()
-            )
-        )
-        for seed in range(3)
-    ]
+    runs = [write_run(tmp_path / str(seed), 1.0, seed=seed, exclusive=True) for seed in range(3)]
+    rows = [row_of_share(content_of(run / "report.json")) for run in runs]
     for column in [column for column in rows[0] if column.startswith("balanced_accuracy")]:
         del rows[0][column]
     (point,) = shares_summed_up([({"fraction": 1.0, "count": None}, rows)])["points"]
@@ -146,7 +144,7 @@ def test_a_sweep_of_exclusive_classes_has_balanced_accuracies_also_beside_runs_f
     assert point["balanced_accuracy"]["mean"] == pytest.approx(
         (rows[1]["balanced_accuracy"] + rows[2]["balanced_accuracy"]) / 2
     )
-    write_points([point | {"lr": 1e-3}], tmp_path / "table.csv")
+    write_rows(run_rows({"points": [point | {"lr": 1e-3}]}), tmp_path / "table.csv")
     table = pd.read_csv(tmp_path / "table.csv")
     assert table["balanced_accuracy"].isna().tolist() == [True, False, False]
     assert {"balanced_accuracy_low", "balanced_accuracy_high"} < set(table.columns)
