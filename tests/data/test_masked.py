@@ -9,11 +9,11 @@ from evax.data.augment import CropConfig, distorted, film_chance
 from evax.data.building import build_store
 from evax.data.masked import (
     UNKNOWN,
-    MaskedFilms,
+    MaskedData,
     findings_with_masks,
+    findings_without_pixels,
     known_masks,
     masked_view,
-    without_pixels,
 )
 from evax.data.sources import read_source
 from evax.data.split import assign_splits
@@ -55,7 +55,7 @@ def films_of(store, findings=(), with_absent=True):
     names = findings_with_masks(store, findings)
     known = known_masks(store, names, with_absent)
     rows = np.arange(len(store))
-    return MaskedFilms(store, names, known, rows, rows, rows, rows, rows)
+    return MaskedData(store, names, known, rows, rows, rows, rows, rows)
 
 
 def test_a_film_labelled_without_the_finding_lies_outside_and_an_unlabelled_one_is_unknown(store):
@@ -84,8 +84,8 @@ def test_findings_are_chosen_in_the_order_asked_for_and_others_are_refused(store
 
 def test_a_finding_that_a_split_has_no_mask_of_is_named_with_the_first_such_split(store):
     parts = {"train": np.arange(6), "val": np.array([0, 1]), "test": np.array([3])}
-    assert without_pixels(store, ("A", "B"), parts) == {"A": "test", "B": "val"}
-    assert without_pixels(store, ("A", "B"), {"train": np.arange(6)}) == {}
+    assert findings_without_pixels(store, ("A", "B"), parts) == {"A": "test", "B": "val"}
+    assert findings_without_pixels(store, ("A", "B"), {"train": np.arange(6)}) == {}
 
 
 def test_a_store_without_masks_is_refused_with_what_would_have_some(tmp_path):

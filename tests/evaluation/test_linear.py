@@ -77,7 +77,7 @@ def test_strengths_and_labels_that_make_no_sense_are_refused(cases):
     (train, val, _), (train_labels, val_labels, _) = map(split, cases)
     with pytest.raises(ConfigError, match="strengths of a linear probe are above 0"):
         fit_linear_probe(train, train_labels, val, val_labels, exclusive=False, strengths=(0.0,))
-    with pytest.raises(DataError, match="No finding has both present and absent films in the validation"):
+    with pytest.raises(DataError, match="No finding has both present and absent images in the validation"):
         fit_linear_probe(train, train_labels, val, np.zeros_like(val_labels), exclusive=False)
     train_labels[0, 0] = -1
     with pytest.raises(DataError, match="labelled -1"):

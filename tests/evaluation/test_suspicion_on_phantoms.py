@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from evax.adaptation.features import encode_films
+from evax.adaptation.features import encode_images
 from evax.data.phantom import FINDINGS, make_phantom
 from evax.data.preprocess import Preprocess
 from evax.evaluation.suspicion import held_out_probabilities, suspicion
@@ -23,7 +23,7 @@ def test_half_of_the_labels_turned_over_on_phantoms_are_among_the_most_suspiciou
         phantom = make_phantom(7, index)
         film = Image.fromarray(np.rint(255 * phantom.pixels).astype(np.uint8)).resize((128, 128))
         with torch.inference_mode():
-            patches = encode_films(encoder, np.asarray(film)[None, None], chain, fabric).patches
+            patches = encode_images(encoder, np.asarray(film)[None, None], chain, fabric).patches
         features.append(patches[0].mean(dim=0).numpy())
         labels.append([float(phantom.labels[finding]) for finding in FINDINGS])
         patients.append(f"p{phantom.patient}")

@@ -222,7 +222,7 @@ def test_a_finding_that_is_constant_in_validation_is_refused_before_anything_is_
     counts = rf"{finding} 0 and \d+\. Use more data, another split, or findings that have both \(--findings\)"
     for job, config in ((finetune, constant), (finetune, several), (probe, frozen)):
         with pytest.raises(
-            DataError, match="No finding has both present and absent films in the validation.*" + counts
+            DataError, match="No finding has both present and absent images in the validation.*" + counts
         ):
             job(config)
         assert not tiny.out.exists()

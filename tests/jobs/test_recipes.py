@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from evax.adaptation.paper import paper_entries
+from evax.adaptation.protocol import paper_entries
 from evax.config import parse_command_line, recipe_path, shipped_recipes
 from evax.data.building import build_store
 from evax.data.sources import read_source

@@ -42,14 +42,14 @@ CALLS = {  # command: its words but for --out
     "zoo": "fetch eva_x_tiny_mim",
 }
 WORK = {  # command: a function that it calls when its folder is there
-    "audit": "evax.data.duplicates.compare_films",
-    "describe": "evax.pages.statistics_files.write_statistics",
-    "finetune": "evax.adaptation.fit.fit",
-    "probe": "evax.adaptation.features.film_features",
-    "fewshot": "evax.adaptation.fit.fit",
-    "compare": "evax.comparison.score.rows_of",
-    "crossvalidate": "evax.adaptation.fit.fit",
-    "segment": "evax.adaptation.fit_segmenter.fit_segmenter",
+    "audit": "evax.jobs.audit.compare_films",
+    "describe": "evax.jobs.describe.write_statistics",
+    "finetune": "evax.adaptation.classify.fit_classifier",
+    "probe": "evax.adaptation.probe.image_features",
+    "fewshot": "evax.adaptation.classify.fit_classifier",
+    "compare": "evax.jobs.compare.rows_of",
+    "crossvalidate": "evax.adaptation.classify.fit_classifier",
+    "segment": "evax.adaptation.segment.fit_segmenter",
     "localize": "evax.explain.localized.Maps.pairs",
 }
 SECOND_WRITER = (
@@ -133,7 +133,7 @@ def test_the_runs_of_a_sweep_of_probes_are_locked_too(things, tmp_path, monkeypa
         locked.append((config.out / ".lock").exists())
         raise DataError("this cannot be done")
 
-    monkeypatch.setattr("evax.adaptation.probe.measure", refuse)
+    monkeypatch.setattr("evax.adaptation.probe.probe_and_test", refuse)
     assert call("probe", things, tmp_path / "out", "--fractions 1 --seeds 0") == 1
     assert locked == [True]
 

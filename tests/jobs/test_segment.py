@@ -14,13 +14,14 @@ from PIL import Image
 from safetensors.numpy import load_file
 
 import evax
-from evax.adaptation.fit import Look, Looks, learn_and_choose
+from evax.adaptation.data import load_masked
+from evax.adaptation.spine import Selection, fit_and_select
 from evax.cli import run
 from evax.comparison.segmentations import read_segmentation
 from evax.config import parse_command_line, shipped_recipes
 from evax.data.building import build_store
 from evax.data.loader import Batch
-from evax.data.masked import without_pixels
+from evax.data.masked import findings_without_pixels
 from evax.data.preprocess import on_film
 from evax.data.sources import read_source
 from evax.data.split import assign_splits
@@ -34,7 +35,7 @@ from evax.jobs.finetune import FinetuneConfig, finetune
 from evax.jobs.predict import predict
 from evax.jobs.prepare import prepare
 from evax.jobs.recipes import header
-from evax.jobs.segment import masked_films_of, segment
+from evax.jobs.segment import segment
 from evax.models.encoders import build_encoder
 from evax.models.segmenter import Segmenter
 from evax.options.adaptation import SegmentConfig
@@ -246,10 +247,13 @@ def test_no_draw_of_patients_leaves_a_finding_that_none_of_them_teaches(tiny, ph
                 tiny, store=phantom_store, findings=(), label_fraction=fraction, seed=seed, absent="unused"
             )
             try:
-                films = masked_films_of(drawn)
+                films = load_masked(drawn)
             except DataError:
                 continue  # nothing is left to learn
-            assert not without_pixels(store, films.findings, {"train": films.train}), (seed, fraction)
+            assert not findings_without_pixels(store, films.findings, {"train": films.train}), (
+                seed,
+                fraction,
+            )
 
 
 def test_weights_that_saw_a_central_crop_draw_masks_of_whole_films(tiny, masked_store, tmp_path):
@@ -280,16 +284,16 @@ def test_without_a_score_the_latest_weights_are_kept(tiny):
 
     def look():
         state["looks"] += 1
-        return Look(float("nan"), {"dice": float("nan")})
+        return float("nan"), {"dice": float("nan")}
 
     model = Segmenter(build_encoder("eva_x_tiny_patch16_224", img_size=32), 1, decoder_width=4)
     tiny.out.mkdir()
     batches = [
         Batch(step, np.zeros(2, int), np.zeros(2, int), np.zeros((2, 2, 4, 4), np.uint8)) for step in range(4)
     ]
-    looks = Looks(look, 2, "validation", "Dice")
+    selection = Selection(look, 2, "validation", "Dice")
     log = RunLog(tiny.out / "log.jsonl")
-    assert learn_and_choose(model, iter(batches), 4, lambda batch: {"loss": 0.0}, looks, 0, log) == 4
+    assert fit_and_select(model, iter(batches), 4, lambda batch: {"loss": 0.0}, selection, 0, log) == 4
     assert state["looks"] == 2
 
 

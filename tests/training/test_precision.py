@@ -7,13 +7,12 @@ import torch
 from lightning_fabric import Fabric
 from lightning_fabric.plugins import MixedPrecision
 
-from evax.adaptation.steps import classification_step
-from evax.data.loader import Batch
+from evax.adaptation.classify import classification_loss
 from evax.data.preprocess import Preprocess
 from evax.models.classifier import Classifier
 from evax.models.encoders import build_encoder
 from evax.options.training import OptimizerConfig
-from evax.runs.optimizer import create_optimizer
+from evax.runs.optimizer import backward_and_step, create_optimizer
 
 FILMS = np.random.default_rng(0).integers(0, 256, (4, 1, 32, 32), dtype=np.uint8)
 LABELS = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.7, 0.2], [1.0, float("nan")]])
@@ -27,9 +26,9 @@ def stepped(clip_norm, **precision):
     torch.nn.init.normal_(model.head.weight, generator=torch.Generator().manual_seed(1))
     optimizer = create_optimizer(model, OptimizerConfig(), depth=12)
     network, optimizer = fabric.setup(model, optimizer)
-    batch = Batch(step=0, epochs=np.zeros(4, np.int64), films=np.arange(4), images=FILMS)
-    options = {"preprocess": Preprocess(32, 32), "exclusive": False, "lr": 1e-3, "clip_norm": clip_norm}
-    return classification_step(network, optimizer, fabric, batch, LABELS, **options), model
+    images = Preprocess(32, 32).normalise(torch.from_numpy(FILMS).float() / 255)
+    loss = classification_loss(network(images), LABELS, exclusive=False)
+    return backward_and_step(loss, network, optimizer, fabric, 1e-3, clip_norm, step=0), model
 
 
 def half(scale):

@@ -49,7 +49,7 @@ logger = logging.getLogger("evax")
 AGES = (18, 40, 60, 80)  # years at which a band begins
 ERRORS = 12  # false alarms that are shown, and misses
 SUSPICIOUS_SHARE, SUSPICIOUS_MOST = 0.1, 10_000  # of the judged labels; lines of suspicious.csv
-CHECKED_FILMS = 5000  # training films whose labels are checked: each costs a forward pass
+CHECKED_IMAGES = 5000  # training images whose labels are checked, at a forward pass each
 
 
 @dataclass(frozen=True, eq=False)
@@ -179,8 +179,8 @@ def check_predicted_classes(classes: Sequence[str], validation: Scored, test: Sc
     return check_classes(classes, scored, of)
 
 
-def tell(checks: Sequence[Mapping[str, Any]]) -> None:
-    """The checks that did not pass, on the terminal."""
+def log_failed_checks(checks: Sequence[Mapping[str, Any]]) -> None:
+    """Warns of the checks that did not pass."""
     for check in checks:
         if check["passed"] is False:
             logger.warning("CHECK: %s\n  -> %s", check["message"], check["action"])

@@ -20,7 +20,7 @@ BATCH = 64
 
 
 @dataclass(frozen=True, eq=False)
-class EncodedFilms:
+class EncodedImages:
     """Films of a split, S of a store, with what a frozen encoder makes of them."""
 
     rows: Int64[np.ndarray, " S"]
@@ -29,13 +29,13 @@ class EncodedFilms:
     labels: Float[np.ndarray, "S K"]
     """1, 0 or NaN."""
 
-    def only(self, rows: Int64[np.ndarray, " _"]) -> EncodedFilms:
+    def only(self, rows: Int64[np.ndarray, " _"]) -> EncodedImages:
         """Those of the films that are among these rows."""
         kept = np.isin(self.rows, rows)
-        return EncodedFilms(self.rows[kept], self.features[kept], self.labels[kept])
+        return EncodedImages(self.rows[kept], self.features[kept], self.labels[kept])
 
 
-def encode_films(
+def encode_images(
     encoder: Encoder, films: UInt8[np.ndarray, "B 1 H W"], preprocess: Preprocess, fabric: Fabric
 ) -> Encoded:
     """What the encoder makes of films at its input size, normalised here."""
@@ -45,7 +45,7 @@ def encode_films(
 
 
 @torch.no_grad()
-def film_features(
+def image_features(
     encoder: Encoder,
     store: ImageStore,
     rows: Int64[np.ndarray, " rows"],
@@ -58,7 +58,7 @@ def film_features(
     encoder.eval()
     features = []
     for batch in whole_batches(store.pixels, rows, batch_size=BATCH, preprocess=preprocess):
-        patches = encode_films(encoder, batch, preprocess, fabric).patches
+        patches = encode_images(encoder, batch, preprocess, fabric).patches
         features.append(patches.float().mean(dim=1).cpu().numpy())
         for _ in batch:
             on_film()

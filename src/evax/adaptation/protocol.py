@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,8 @@ from evax.data.labels import blank_policy
 from evax.data.store import ImageStore
 from evax.evaluation.thresholds import ThresholdRule
 from evax.files import replaced_whole
+from evax.options.adaptation import AdaptingConfig, FinetuneConfig, LabelledConfig
+from evax.options.training import PLACES
 from evax.runs.files import FORMAT, NO_THRESHOLDS
 
 CLEAN = {  # validation chooses, test is scored once
@@ -23,21 +25,26 @@ CLEAN = {  # validation chooses, test is scored once
     "test_scored": "once",
 }
 
-PLACES = {"store", "out", "weights", "split", "sources"}  # options of a run that are paths
-
 LEAKING = {  # as the text of the paper's real-world study reads; validation chooses all the same
     "name": "split by film",
     "leak": "films were split, not patients: a patient may train and be tested, which flatters the result",
 }
 
 
-def thresholds_chosen_on(config: Any, exclusive: bool) -> str:
+def thresholds_chosen_on(config: LabelledConfig, exclusive: bool) -> str:
     """On what a LabelledConfig chooses its thresholds, and how, as a description. exclusive: of its store."""
     return NO_THRESHOLDS if exclusive else f"validation ({ThresholdRule.of(config.thresholds).in_words()})"
 
 
-def label_policy(config: Any, store: ImageStore) -> dict[str, Any]:
-    """The entries of a protocol that are of labels of whole films. config: a LabelledConfig."""
+def strength_chosen_on(exclusive: bool) -> str:
+    """How the strength of a linear probe is chosen, see `fit_linear_probe`."""
+    return (
+        "validation log loss, mean of the classes" if exclusive else "validation mAUC, one for all findings"
+    )
+
+
+def label_policy(config: LabelledConfig, store: ImageStore) -> dict[str, Any]:
+    """The entries of a protocol that are of labels of whole films."""
     return {
         "thresholds_chosen_on": thresholds_chosen_on(config, store.manifest.exclusive),
         "stratified": config.stratified,
@@ -48,7 +55,7 @@ def label_policy(config: Any, store: ImageStore) -> dict[str, Any]:
 
 
 def protocol_card(
-    config: Any,
+    config: AdaptingConfig,
     store: ImageStore,
     *,
     train: Int64[np.ndarray, " _"],
@@ -58,7 +65,7 @@ def protocol_card(
 ) -> dict[str, Any]:
     """Encoder, data, split, sizes and protocol of a run that learned from labels or masks.
 
-    config: an AdaptingConfig. chosen: further entries of the protocol: what was chosen on what, see also
+    chosen: further entries of the protocol: what was chosen on what, see also
     label_policy.
     """
     patients = store.manifest.table["patient"].to_numpy(dtype=str)
@@ -83,7 +90,7 @@ def protocol_card(
     }
 
 
-def _label_fraction(config: Any, store: ImageStore) -> float:
+def _label_fraction(config: AdaptingConfig, store: ImageStore) -> float:
     """Share of the training patients whose labels a run used, also where their number was given."""
     if config.label_count is None:
         return float(config.label_fraction)
@@ -101,16 +108,24 @@ def without_places(facts: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def study_card(
-    config: Any, kind: str, fingerprint: str, *, name: str, leaks: bool, asked: str, **protocol: Any
+    config: LabelledConfig,
+    kind: str,
+    fingerprint: str,
+    *,
+    name: str,
+    leaks: bool,
+    asked: str,
+    **protocol: Any,
 ) -> dict[str, Any]:
     """What every number of a study of several runs must carry.
 
-    config: a LabelledConfig. fingerprint: see data_fingerprint. name: of its curve in figures; empty: encoder
+    fingerprint: see data_fingerprint. name: of its curve in figures; empty: encoder
     and the end of the weights' path. leaks: its splits are of films. asked: the precision that was asked
     for, which the command has; that of config was decided for all runs. protocol: what CLEAN does not say.
     """
     start = "/".join(config.weights.parts[-2:]) if config.weights else "random weights"
-    anew = replace(config, precision=asked, **({"resume": False} if hasattr(config, "resume") else {}))
+    changed: dict[str, Any] = {"precision": asked} | ({"resume": False} if hasattr(config, "resume") else {})
+    anew = replace(config, **changed)
     return {
         "format": FORMAT,
         "kind": kind,
@@ -152,3 +167,55 @@ def write_predictions(
         table["predicted"] = np.asarray(store.manifest.findings, dtype=object)[probabilities.argmax(axis=1)]
     with replaced_whole(path) as unfinished:
         table.to_csv(unfinished, index=False)
+
+
+PAPER = {  # in place of the entries of CLEAN; each quirk below says what it does to the number
+    "name": "paper",
+    "warning": "the test films chose the checkpoint: optimistic, never to be compared with a clean number",
+    "checkpoint_chosen_on": "test mAUC",
+    "thresholds_chosen_on": "nothing: the released code has none",
+    "test_scored": "at every look; the best look is the result",
+}
+
+
+def paper_entries(config: FinetuneConfig, exclusive: bool) -> dict[str, str]:
+    """Entries of the protocol card of a run as the released code does it; a quirk is there when it acted.
+
+    exclusive: exactly one finding is true per film.
+    """
+    quirks = {
+        "selection_on_test": (True, "the look with the highest test mAUC gives checkpoint and result"),
+        "validation_unused": (True, "validation films choose nothing; their predictions are kept"),
+        "sigmoid_scores": (exclusive, "outputs of a softmax head are scored with sigmoids, one by one"),
+        "top1_as_macc": (exclusive, "mAcc is top-1 accuracy, and its best look need not be that of mAUC"),
+        "constant_lr": (
+            config.optimizer.schedule == "constant", "the learning rate stays at its peak after the warm-up",
+        ),
+        "new_final_norm": (config.fc_norm == "new", "the norm of pre-training is discarded"),
+        "positions_without_antialias": (
+            not config.position_antialias, "a position table of another size is resampled without antialias",
+        ),
+        "central_crop": (
+            config.resize_size is not None and config.resize_size > config.image_size,
+            f"only the central {config.image_size} of {config.resize_size} pixels are seen, per side",
+        ),
+        "guessed_labels": (
+            config.train_uncertain in ("mixed", "smooth"),
+            "uncertain training labels count by finding: Atelectasis and Edema present, others absent",
+        ),
+    }  # fmt: skip
+    return PAPER | {f"quirk_{name}": text for name, (acted, text) in quirks.items() if acted}
+
+
+def best_of_the_looks(looks: Sequence[dict[str, Any]], exclusive: bool) -> dict[str, Any]:
+    """The two numbers the released code reports, each the highest of any look at the test films.
+
+    looks: lines of the log with step, mauc and, for exclusive findings, top1.
+    """
+    best = {"looks": len(looks), "mauc": _highest(looks, "mauc")}
+    return best | {"top1_macc": _highest(looks, "top1")} if exclusive else best
+
+
+def _highest(looks: Sequence[dict[str, Any]], score: str) -> dict[str, Any]:
+    look = max(looks, key=lambda line: line[score])
+    return {"value": look[score], "step": look["step"]}

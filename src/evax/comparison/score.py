@@ -25,8 +25,7 @@ from evax.evaluation.networks import (
     wins,
 )
 from evax.evaluation.report import plain
-
-PLACES = {"out", "store", "split", "sources"}  # of a recipe; the films and their split have a fingerprint
+from evax.options.training import PLACES
 
 
 def rows_of(
@@ -239,7 +238,7 @@ def ground_in_words(runs: Runs, references: Sequence[int | None], ground: Ground
                 [flat_options(training.report["recipe"]) for training in entry.trainings]
                 for entry in runs.entries
             ],
-            PLACES,
+            PLACES - {"weights"},
         ),
         "protocol": shared,
         "protocol_of_some": apart,

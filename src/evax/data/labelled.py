@@ -158,30 +158,35 @@ def data_fingerprint(store: ImageStore, table: Path | None) -> str:
 
 
 @dataclass(frozen=True, eq=False)
-class LearningFilms:
-    """A labelled store as one run learns from it, chooses by it and is tested on it."""
+class LabelledData:
+    """Train, validation and test images of a store with their labels, for one run."""
 
     store: ImageStore
     labels: Float[np.ndarray, "S K"]
-    """What scores are held against."""
-    taught: Float[np.ndarray, "S K"]
-    """What training is told, which may count uncertain labels otherwise."""
+    """What predictions are scored against."""
+    train_labels: Float[np.ndarray, "S K"]
+    """Labels for training, which may count uncertain ones differently."""
     pool: Rows
-    """The films of the train split; an epoch has as many, whatever share of the labels is used."""
+    """Rows of the train split; an epoch has as many, whatever share of the labels is used."""
     train: Rows
-    """Those whose labels are used."""
+    """Rows whose labels are used."""
     epochs: Sequence[Rows] | None
-    """Which of `train` each epoch shows; None: all."""
+    """Which of `train` each epoch shows; None: all of them."""
     choosing: Rows
-    """What chooses the checkpoint."""
+    """Rows that choose the checkpoint."""
     validation: Rows
     test: Rows
     sources: Sequence[str] | None
-    """Where each film of the store comes from, for scores by source; None: not known."""
+    """Where each image of the store comes from, for scores by source; None: not known."""
 
     @property
     def findings(self) -> tuple[str, ...]:
         return self.store.manifest.findings
+
+    @property
+    def patients(self) -> np.ndarray:
+        """Of each image of the store."""
+        return self.store.manifest.table["patient"].to_numpy(dtype=str)
 
     @property
     def exclusive(self) -> bool:

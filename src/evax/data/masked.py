@@ -20,21 +20,26 @@ Rows = Int64[np.ndarray, " _"]
 
 
 @dataclass(frozen=True, eq=False)
-class MaskedFilms:
-    """A store with masks as one run learns from it, chooses by it and is tested on it."""
+class MaskedData:
+    """Train, validation and test images of a store with their masks, for one run."""
 
     store: ImageStore
     findings: tuple[str, ...]
     """Order of the network's outputs."""
     known: Bool[np.ndarray, "S K"]
-    """Whether a film has a mask, or is said not to have the finding, so that all of it lies outside."""
+    """Whether an image has a mask, or is labelled not to have the finding, so that all of it lies outside."""
     train: Rows
     pool: Rows
-    """The films of the train split; an epoch has as many, whatever share of the masks is used."""
+    """Rows of the train split; an epoch has as many, whatever share of the masks is used."""
     choosing: Rows
-    """What chooses the checkpoint."""
+    """Rows that choose the checkpoint."""
     validation: Rows
     test: Rows
+
+    @property
+    def patients(self) -> np.ndarray:
+        """Of each image of the store."""
+        return self.store.manifest.table["patient"].to_numpy(dtype=str)
 
     def truth(self, row: int | np.integer) -> UInt8[np.ndarray, "K S S"]:
         """1 inside, 0 outside, UNKNOWN where nothing is known of the finding; at the store's size."""
@@ -78,7 +83,9 @@ def known_masks(store: ImageStore, findings: Sequence[str], with_absent: bool) -
     return known
 
 
-def without_pixels(store: ImageStore, findings: Sequence[str], parts: Mapping[str, Rows]) -> dict[str, str]:
+def findings_without_pixels(
+    store: ImageStore, findings: Sequence[str], parts: Mapping[str, Rows]
+) -> dict[str, str]:
     """Of these findings those that cannot be learned, chosen or tested: finding -> the first split in which
     no mask has a pixel.
 
@@ -93,7 +100,7 @@ def without_pixels(store: ImageStore, findings: Sequence[str], parts: Mapping[st
     return lacking
 
 
-def masked_view(films: MaskedFilms, size: int, crop: CropConfig, distort: bool, seed: int) -> TrainingView:
+def masked_view(films: MaskedData, size: int, crop: CropConfig, distort: bool, seed: int) -> TrainingView:
     """What training sees of films.train: a random crop of the film, and of its masks, (1 + K, size, size).
 
     distort: brightness and contrast of the film change, too.

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from evax.evaluation.intervals import LEAST_RUNS, seed_interval
 from evax.evaluation.marks import unlearned
-from evax.evaluation.report import TOP1
-from evax.files import open_csv, replaced_whole
+from evax.evaluation.report import TOP1, evaluate_classifier
+from evax.files import open_csv, read_json, replaced_whole
 
 logger = logging.getLogger("evax")
 RUNS = "runs"  # folder of the runs in that of the study
@@ -220,10 +221,15 @@ def spread_of(values: Sequence[float | None], over: str) -> dict[str, Any]:
     }
 
 
-def write_points(points: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """A study over shares of the labels, one line per run."""
-    own = [name for name in ("fraction", "count", "lr") if name in points[0]]
-    write_rows([{name: point[name] for name in own} | run for point in points for run in point["runs"]], path)
+def run_rows(study: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """One row per run of a study: of a fold, a seed, or an amount of labels with a seed."""
+    if "points" not in study:
+        return [dict(row) for row in study["folds" if "folds" in study else "runs"]]
+    return [
+        {name: point[name] for name in ("fraction", "count", "lr") if name in point} | run
+        for point in study["points"]
+        for run in point["runs"]
+    ]
 
 
 def write_rows(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
@@ -239,3 +245,30 @@ def write_rows(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
         table = csv.DictWriter(file, list(dict.fromkeys(column for line in lines for column in line)))
         table.writeheader()
         table.writerows(lines)
+
+
+def pooled_metrics(
+    runs: Sequence[Path], findings: Sequence[str], exclusive: bool, resamples: int, seed: int
+) -> dict[str, Any]:
+    """Scores of all tested films together, each by the classifier that had not learned from it.
+
+    runs: the folders of the folds. findings, exclusive: of their store. resamples, seed: of the intervals.
+    There are no thresholds: every fold has its own. A finding that one fold could not learn has no number.
+    """
+    files = [run / "predictions-test.csv" for run in runs]
+    table = pd.concat([pd.read_csv(file, dtype={"patient": str}) for file in files])
+    reports = [read_json(run / "report.json")["test_metrics"]["findings"] for run in runs]
+    # a run from before this was kept says nothing of it
+    learned = np.all([[row.get("learned", True) for row in rows] for rows in reports], axis=0)
+    report = evaluate_classifier(
+        table[[f"probability:{name}" for name in findings]].to_numpy(dtype=np.float64),
+        table[[f"label:{name}" for name in findings]].to_numpy(dtype=np.float64),
+        findings,
+        table["patient"].tolist(),
+        np.full(len(findings), np.nan),
+        exclusive,
+        resamples=resamples,
+        seed=seed,
+        learned=learned,
+    )
+    return report.to_json()

@@ -1,100 +1,106 @@
-"""evax crossvalidate: one fine-tuning per fold, each tested on films that only the others learned from."""
+"""evax crossvalidate: one fine-tuning per fold, each tested on images that only the others learned from."""
 
 from __future__ import annotations
 
+import logging
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import numpy as np
+
+from evax.adaptation.data import (
+    check_both_classes_present,
+    check_call,
+    check_every_class_present,
+    warn_if_constant,
+)
+from evax.adaptation.protocol import study_card
 from evax.adaptation.study import (
-    ALONE,
-    continued,
-    finished_of,
-    over_seeds,
-    refuse_at_once,
-    refuse_one_sided,
-    refuse_other_run,
-    refuse_untaught_class,
-    report_of,
-    run_of,
+    SINGLE,
+    StudyRuns,
+    check_finished_run,
+    continue_study,
+    run_config,
+    save_seeds,
+    save_study,
+    seed_runs,
     study_folder,
-    tell_finished,
-    warn_of_untaught,
 )
 from evax.config import job
+from evax.data.folds import Divider, Fold, write_fold
+from evax.data.labelled import column_of, data_fingerprint, known_labels, strata_of, with_findings
+from evax.data.store import ImageStore, open_store
+from evax.deploy.bundle import note_other_size, seen_films
 from evax.errors import DataError
+from evax.evaluation.intervals import LEAST_RUNS
 from evax.evaluation.study_rows import (
     RUNS,
     auroc_of_each,
+    pooled_metrics,
     row_of,
     row_of_study,
     spread_in_words,
     summary_of,
-    write_rows,
 )
-from evax.jobs.finetune import finetune_in_study
+from evax.files import read_json
 from evax.options.adaptation import FinetuneConfig
 from evax.options.studies import FILM, PATIENT, CrossvalidateConfig
+from evax.runs.files import agreed
 
-if TYPE_CHECKING:
-    import numpy as np
-
-    from evax.data.folds import Divider, Fold
-    from evax.data.store import ImageStore
-
+logger = logging.getLogger("evax")
 TOO_SHORT = "; folds share training films, so the t-interval is too short"
 
 
 @job(CrossvalidateConfig)
 def crossvalidate(config: CrossvalidateConfig) -> Path:
-    """Runs the folds that are not finished yet and returns the path of crossvalidate.json, or of seeds.json.
+    """Makes the folds that are not finished and returns the path of crossvalidate.json, or of seeds.json.
 
-    Raises DataError for films that the encoder has seen (see `seen`) and data that cannot be divided,
-    ConfigError when OUT was begun otherwise, and whatever finetune raises.
+    Raises DataError for images that the encoder was trained on (see `seen`) and data that cannot be divided,
+    ConfigError if OUT was begun with other options, and whatever finetune raises.
     """
-    refuse_at_once(config, config.resume)
+    check_call(config, config.resume)
+    data = load_all(config)
     if config.seeds:
-        return crossvalidate_over_seeds(config)
-    from evax.deploy.bundle import note_other_size
-    from evax.pages.result_line import tell_result
-
+        return crossvalidate_over_seeds(config, data)
     note_other_size(config.weights, config.image_size)
-    result = one_study(continued(config, config.resume), films_of(config), config.precision)
-    tell_result([result])
-    return result
+    study = continue_study(config, config.resume)
+    return one_study(study, data, config.precision, log_result=True)
 
 
-def crossvalidate_over_seeds(config: CrossvalidateConfig) -> Path:
-    """One study per seed, OUT/runs/seed-*: each draws folds, heads, orders and crops of its own."""
-    from evax.files import read_json
-
-    asked, config = config.precision, continued(config, config.resume, grows=("seeds",))
-    films = films_of(config)
-
-    def refuse(study: CrossvalidateConfig) -> None:
-        folds = folds_of(study, films)
-        if (study.out / "config.yaml").is_file():  # begun: its folds must be these
-            runs_of(study, films.store, folds)
-
-    def made(study: CrossvalidateConfig) -> dict[str, Any]:
-        # also where it is finished: a fold that was deleted since is made again
-        path = one_study(replace(study, resume=(study.out / "config.yaml").is_file()), films, asked)
-        result: dict[str, Any] = read_json(path)
-        return result
-
-    return over_seeds(
-        config, config.seeds, config.resume, asked=asked,
-        refuse=refuse, made=made, row=row_of_study,
-        spread=spread_in_words(len(config.seeds), "seeds, of means over folds"),
+def crossvalidate_over_seeds(config: CrossvalidateConfig, data: AllData) -> Path:
+    """One cross-validation per seed, in OUT/runs/seed-*, with folds, heads, orders and crops of its own."""
+    study = continue_study(config, config.resume, grows=("seeds",))
+    studies, reports, rows = seed_runs(study), [], []
+    with study_folder(study, study.resume) as log:
+        for each in studies:
+            folds = folds_of(each, data)
+            if (each.out / "config.yaml").is_file():  # begun: its folds must be these
+                fold_runs(each, data.store, folds)
+        finished = {each.seed for each in studies if (each.out / "crossvalidate.json").is_file()}
+        if study.resume:
+            logger.info("%s: %d of %d runs are finished already.", study.out, len(finished), len(studies))
+        for number, each in enumerate(studies, start=1):
+            if each.seed not in finished:
+                logger.info("run %d of %d: seed %d", number, len(studies), each.seed)
+            # also where it is finished: a fold that was deleted since is made again
+            begun = (each.out / "config.yaml").is_file()
+            path = one_study(replace(each, resume=begun), data, config.precision, log_result=False)
+            reports.append(read_json(path))
+            rows.append(row_of_study(reports[-1]))
+            log.write("seed", seed=each.seed, mauc=rows[-1]["mauc"])
+    return save_seeds(
+        study, config.precision, reports, rows,
+        spread=spread_in_words(len(studies), "seeds, of means over folds"),
         shared_films="all seeds test and learn from the same films, so the interval over seeds says how far "
         "the mean depends on the draw of folds, heads, orders and crops, and nothing of other patients",
     )  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
-class StudyFilms:
-    """All films of a store, of which every seed makes its folds."""
+class AllData:
+    """All images of a store, from which every seed draws its folds."""
 
     store: ImageStore
     labels: np.ndarray[Any, Any]
@@ -103,173 +109,133 @@ class StudyFilms:
     """(S,), see only_training."""
 
 
-def films_of(config: CrossvalidateConfig) -> StudyFilms:
-    """Raises DataError for films that the encoder has seen (see `seen`)."""
-    from evax.data.labelled import known_labels, with_findings
-    from evax.data.store import open_store
-
+def load_all(config: CrossvalidateConfig) -> AllData:
+    """Raises DataError for images that the encoder was trained on (see `seen`)."""
     store = with_findings(open_store(config.store), config.findings)
     labels = known_labels(store, config.uncertain, config.blank, config.uncertain_ones)
-    return StudyFilms(store, labels, only_training(config, store))
+    return AllData(store, labels, only_training(config, store))
 
 
-def one_study(config: CrossvalidateConfig, films: StudyFilms, asked: str) -> Path:
+def one_study(study: CrossvalidateConfig, data: AllData, asked: str, log_result: bool) -> Path:
     """The folds of one seed; returns the path of crossvalidate.json. asked: see study_card."""
-    from evax.adaptation.pooled import pooled_metrics
-    from evax.files import write_json
-    from evax.pages.folds import draw_folds
-    from evax.pages.study import write_study_page
-    from evax.runs.files import agreed
+    from evax.adaptation.classify import finetune_in_study  # torch from here on
 
-    store, folds = films.store, folds_of(config, films)
-    with study_folder(config, config.resume) as log:
-        runs = runs_of(config, store, folds)
-        if config.resume:
-            tell_finished(config.out, finished_of(runs), len(runs))
+    store, folds = data.store, folds_of(study, data)
+    findings = store.manifest.findings
+    making = StudyRuns(finetune_in_study, len(folds), keep_bundles=study.bundles)
+    rows, protocols = [], []
+    with study_folder(study, study.resume) as log:
+        runs = fold_runs(study, store, folds)
+        if study.resume:
+            making.log_finished(study, runs)
         for fold in folds:
-            where = f"training films of fold {fold.name}"
-            warn_of_untaught(store.manifest.findings, films.labels[fold.train], where)
-        rows, protocols = [], []
-        for number, (fold, run) in enumerate(zip(folds, runs, strict=True), start=1):
-            place = f"run {number} of {len(runs)}: fold {fold.name}"
-            report = report_of(run, finetune_in_study, keep_bundle=config.bundles, place=place)
+            warn_if_constant(findings, data.labels[fold.train], f"training images of fold {fold.name}")
+        for fold, run in zip(folds, runs, strict=True):
+            report = making.report(run, f"fold {fold.name}")
             protocols.append(report["protocol"])
             rows.append({"fold": fold.name, **row_of(report), **auroc_of_each(report)})
             log.write("fold", fold=fold.name, mauc=rows[-1]["mauc"])
-    result = config.out / "crossvalidate.json"
-    card = card_of(config, store, folds, films.only_train, asked)
+    card = card_of(study, data, folds, asked)
     card["protocol"] = agreed(protocols) | card["protocol"]
-    together = pooled_metrics(
-        [run.out for run in runs], store.manifest.findings, store.manifest.exclusive,
-        config.resamples, config.seed,
-    )  # fmt: skip
-    content = card | {**summary_of(rows, over="folds"), "pooled": together, "folds": rows}
-    write_json(content, result)
-    write_rows(rows, config.out / "crossvalidate.csv")
-    draw_folds(result, config.out / "crossvalidate")
-    write_study_page([result])
-    return result
+    pooled = pooled_metrics(
+        [run.out for run in runs], findings, store.manifest.exclusive, study.resamples, study.seed
+    )
+    content = card | {**summary_of(rows, over="folds"), "pooled": pooled, "folds": rows}
+    return save_study(study.out, {"crossvalidate": content}, log_result)[0]
 
 
-def runs_of(config: CrossvalidateConfig, store: ImageStore, folds: list[Fold]) -> list[FinetuneConfig]:
+def fold_runs(study: CrossvalidateConfig, store: ImageStore, folds: list[Fold]) -> list[FinetuneConfig]:
     """The fine-tunings of the folds; their splits are written to OUT/folds.
 
-    Raises ConfigError when a table there is of another fold, or a finished run was made otherwise.
+    Raises ConfigError if a table there is of another fold, or a finished run was made with other options.
     """
-    from evax.data.folds import write_fold
-    from evax.data.labelled import data_fingerprint
     from evax.weights.start import digest_of_weights
 
-    runs, weights = [], digest_of_weights(config.encoder, config.weights)
+    runs, weights = [], digest_of_weights(study.encoder, study.weights)
     for number, fold in enumerate(folds):
         name = f"fold-{number}"
-        if config.by not in (PATIENT, FILM):
+        if study.by not in (PATIENT, FILM):
             name += "-" + re.sub(r"[^\w.-]+", "-", fold.name)[:40]  # north, of a hospital left out
-        table = config.out / "folds" / f"{name}.csv"
+        table = study.out / "folds" / f"{name}.csv"
         write_fold(fold, store, table)
-        run = run_of(
-            FinetuneConfig, config,
-            out=config.out / RUNS / name,
+        run = run_config(
+            FinetuneConfig, study,
+            out=study.out / RUNS / name,
             split=table,
-            split_by=FILM if config.by == FILM else PATIENT,
-            **ALONE,
+            split_by=FILM if study.by == FILM else PATIENT,
+            **SINGLE,
         )  # fmt: skip
-        refuse_other_run(run, data_fingerprint(store, table), weights, config.bundles)
+        check_finished_run(run, data_fingerprint(store, table), weights, study.bundles)
         runs.append(run)
     return runs
 
 
 def only_training(config: CrossvalidateConfig, store: ImageStore) -> np.ndarray[Any, Any]:
-    """(S,) films that no fold tests: those of patients of whom the encoder has seen a film.
+    """(S,) images that no fold tests: those of patients of whom the encoder was trained on an image.
 
-    It never saw their labels, but films that shaped an encoder do not show how it does on new ones.
-    Raises DataError when there are such films and `seen` does not say what to do with them.
+    The encoder never saw their labels, but images it was trained on do not show how it does on new ones.
+    Raises DataError if there are such images and `seen` is refuse.
     """
-    import numpy as np
-
-    from evax.deploy.bundle import seen_films
-
     patients = store.manifest.table["patient"].to_numpy(dtype=str)
     seen = seen_films(config.weights, store, np.arange(len(store)))
     theirs = np.isin(patients, patients[seen])
     if seen.any() and config.seen == "refuse":
         raise DataError(
-            f"{config.weights} was pre-trained on {seen.sum()} of the {len(store)} films of {store.path}, or "
-            "on other films of their patients, and the folds would test on them. Give --seen train: all "
-            "films of their patients then train in every fold, and the folds divide the other "
-            f"{len(set(patients[~theirs].tolist()))} patients. "
-            "Or pre-train without this store."
+            f"{config.weights} was pre-trained on {seen.sum()} of the {len(store)} images of {store.path}, "
+            "or on other images of their patients, and the folds would test on them. Give --seen train: "
+            "these patients then train in every fold, and the folds divide the other "
+            f"{len(set(patients[~theirs].tolist()))} patients. Or pre-train without this store."
         )
     return theirs
 
 
-def folds_of(config: CrossvalidateConfig, films: StudyFilms) -> list[Fold]:
-    """The folds that the options ask for. Raises DataError when one of them could not choose a checkpoint."""
-    from evax.data.labelled import column_of
-
-    table = films.store.manifest.table
-    divider = divider_of(config, films)
-    if config.by in (PATIENT, FILM):
-        folds = divider.equal_folds(config.folds)
-    elif config.table is not None:
-        folds = divider.folds_by_value(column_of(films.store, config.table, config.by), config.by)
+def folds_of(study: CrossvalidateConfig, data: AllData) -> list[Fold]:
+    """The folds that the options ask for. Raises DataError if one of them could not choose a checkpoint."""
+    store, table = data.store, data.store.manifest.table
+    divider = Divider(
+        units=table["image" if study.by == FILM else PATIENT].to_numpy(dtype=str),
+        strata=None if study.by == FILM else strata_of(data.labels),
+        divided=~data.only_train,
+        validation=study.validation,
+        seed=study.seed,
+    )
+    if study.by in (PATIENT, FILM):
+        folds = divider.equal_folds(study.folds)
+    elif study.table is not None:
+        folds = divider.folds_by_value(column_of(store, study.table, study.by), study.by)
     else:
-        folds = divider.folds_by_value(table[config.by].astype(str).tolist(), config.by)
+        folds = divider.folds_by_value(table[study.by].astype(str).tolist(), study.by)
     for fold in folds:
-        where = f"validation films of fold {fold.name}, seed {config.seed}"
-        refuse_one_sided(films.store.manifest.findings, films.labels[fold.validation], where)
-        if films.store.manifest.exclusive:
-            where = f"training films of fold {fold.name}, seed {config.seed}"
-            refuse_untaught_class(films.store.manifest.findings, films.labels[fold.train], where)
+        where = f"images of fold {fold.name}, seed {study.seed}"
+        findings = store.manifest.findings
+        check_both_classes_present(findings, data.labels[fold.validation], f"validation {where}")
+        if store.manifest.exclusive:
+            check_every_class_present(findings, data.labels[fold.train], f"training {where}")
     return folds
 
 
-def divider_of(config: CrossvalidateConfig, films: StudyFilms) -> Divider:
-    """What is kept together, and in which strata."""
-    from evax.data.folds import Divider
-    from evax.data.labelled import strata_of
-
-    unit = "image" if config.by == FILM else PATIENT
-    return Divider(
-        units=films.store.manifest.table[unit].to_numpy(dtype=str),
-        strata=None if config.by == FILM else strata_of(films.labels),
-        divided=~films.only_train,
-        validation=config.validation,
-        seed=config.seed,
-    )
-
-
-def card_of(
-    config: CrossvalidateConfig,
-    store: ImageStore,
-    folds: list[Fold],
-    only_train: np.ndarray[Any, Any],
-    asked: str,
-) -> dict[str, Any]:
+def card_of(study: CrossvalidateConfig, data: AllData, folds: list[Fold], asked: str) -> dict[str, Any]:
     """What every number of the study must carry."""
-    from evax.adaptation.protocol import study_card
-    from evax.evaluation.intervals import LEAST_RUNS
-
-    if config.by == FILM:
+    if study.by == FILM:
         how = f"{len(folds)} folds of films by chance"
-    elif config.by == PATIENT:
+    elif study.by == PATIENT:
         how = f"{len(folds)} folds of patients, stratified by the rarest finding present"
     else:
-        how = f"each {config.by} left out once, and its patients with it"
+        how = f"each {study.by} left out once, and its patients with it"
     return study_card(
-        config, "crossvalidate", store.fingerprint,
-        name=config.name,
-        leaks=config.by == FILM,
+        study, "crossvalidate", data.store.fingerprint,
+        name=study.name,
+        leaks=study.by == FILM,
         asked=asked,
         checkpoint_chosen_on="validation mAUC, in each fold",
         test_scored="once, by the classifier of its fold",
         folds=how,
-        validation=f"{config.validation:g} of the others, drawn as the folds are",
-        films=len(store),
+        validation=f"{study.validation:g} of the others, drawn as the folds are",
+        films=len(data.store),
         tested_films=sum(len(fold.test) for fold in folds),
-        films_that_only_train=int(only_train.sum()),
+        films_that_only_train=int(data.only_train.sum()),
         split="the store's own split is not used",
-        seed=config.seed,
+        seed=study.seed,
         spread=spread_in_words(len(folds), "folds") + (TOO_SHORT if len(folds) >= LEAST_RUNS else ""),
         pooled="all tested films together, with intervals over patients; scores of different classifiers are "
         "compared there, so it is no mean of the folds",

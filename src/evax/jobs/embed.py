@@ -105,10 +105,10 @@ def layout_of(config: EmbedConfig, encoder: Encoder, chain: Preprocess, fabric: 
     import numpy as np
     import torch
 
-    from evax.adaptation.features import encode_films
+    from evax.adaptation.features import encode_images
 
     with torch.inference_mode():
-        encoded = encode_films(encoder, np.zeros((1, 1, *[chain.input_size] * 2), np.uint8), chain, fabric)
+        encoded = encode_images(encoder, np.zeros((1, 1, *[chain.input_size] * 2), np.uint8), chain, fabric)
         length = feature_of(encoded, config.tokens).shape[1]
     width, grid = encoded.patches.shape[2], list(encoded.grid)
     return {"tokens": config.tokens, "length": length, "width": width, "grid": grid, "chain": chain.to_json()}
@@ -197,7 +197,7 @@ def write_part(
     import pyarrow.parquet as pq
     import torch
 
-    from evax.adaptation.features import encode_films
+    from evax.adaptation.features import encode_images
     from evax.data.films import batches_of
     from evax.files import replaced_whole
 
@@ -209,7 +209,7 @@ def write_part(
         answers: Any = iter(())
         if readable:
             with torch.inference_mode():
-                encoded = encode_films(encoder, np.stack(readable)[:, None], chain, fabric)
+                encoded = encode_images(encoder, np.stack(readable)[:, None], chain, fabric)
                 answers = iter(feature_of(encoded, config.tokens))
         features += [None if isinstance(film, str) else next(answers) for film in loaded]
         errors += [film if isinstance(film, str) else "" for film in loaded]

@@ -5,242 +5,147 @@ from __future__ import annotations
 import time
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from evax.adaptation.shares import LabelPoint, label_points
+from evax.adaptation.data import (
+    LabelPoint,
+    ProbeData,
+    check_call,
+    label_points,
+    load_probe_data,
+    warn_if_constant,
+)
+from evax.adaptation.protocol import strength_chosen_on, study_card
 from evax.adaptation.study import (
-    continued,
-    finished_of,
-    refuse_at_once,
-    refuse_one_sided,
-    refuse_other_run,
-    refuse_untaught_class,
-    report_of,
+    StudyRuns,
+    check_finished_run,
+    continue_study,
+    save_study,
     study_folder,
-    tell_finished,
-    warn_of_untaught,
 )
 from evax.config import job
+from evax.data.labelled import data_fingerprint
+from evax.deploy.bundle import note_other_size
 from evax.errors import ConfigError
-from evax.evaluation.study_rows import (
-    RUNS,
-    WAYS,
-    row_of_probe,
-    shares_summed_up,
-    spread_in_words,
-    write_points,
-)
+from evax.evaluation.study_rows import RUNS, WAYS, row_of_probe, shares_summed_up, spread_in_words
+from evax.files import read_json
 from evax.options.studies import SEEDS, ProbeConfig
+from evax.runs.files import agreed
+from evax.runs.log import run_folder
 
-if TYPE_CHECKING:
-    import numpy as np
-
-    from evax.adaptation.features import EncodedFilms
-    from evax.data.store import ImageStore
-    from evax.runs.log import RunLog
-
-ONE: dict[str, Any] = {
-    "fractions": (),
-    "counts": (),
-    "seeds": (),
-    "name": "",
-    "resume": False,
-}  # a probe of its own
+SINGLE: dict[str, Any] = {"fractions": (), "counts": (), "seeds": (), "name": "", "resume": False}
 
 
 @job(ProbeConfig)
 def probe(config: ProbeConfig) -> Path:
     """Returns the path of report.json, or of a sweep's linear.json.
 
-    Raises DataError for a store without labels or an empty split, or test films that the encoder was
+    Raises DataError for a store without labels or an empty split, or test images that the encoder was
     pre-trained on, WeightsError for weights that do not fit.
     """
-    from evax.data.labelled import LabelShare, known_labels, split_rows, with_findings
-    from evax.data.store import open_store
-    from evax.deploy.bundle import note_other_size, refuse_seen_films
-    from evax.runs.log import run_folder
-
     start = time.perf_counter()
     sweeps = bool(config.fractions or config.counts or config.resume)
-    refuse_at_once(config, config.resume if sweeps else None)
-    store = with_findings(open_store(config.store), config.findings)
-    labels = known_labels(store, config.uncertain, config.blank, config.uncertain_ones)
-    pool, val, test = split_rows(store, config.split, config.split_by)
-    refuse_seen_films(config.weights, store, test)
-    findings = store.manifest.findings
-    refuse_one_sided(findings, labels[val], "validation split")
-    if store.manifest.exclusive:
-        refuse_untaught_class(findings, labels[pool], f"train split of {store.path}")
+    check_call(config, config.resume if sweeps else None)
+    data = load_probe_data(config)
     note_other_size(config.weights, config.image_size)
     if sweeps:
-        warn_of_untaught(findings, labels[pool], "training films")
-        asked, config = config.precision, continued(config, config.resume, ("fractions", "counts", "seeds"))
-        return sweep(replace(config, seeds=config.seeds or SEEDS), store, labels, pool, val, test, asked)
-    from evax.adaptation.examine import tell
-    from evax.adaptation.probe import measure  # matplotlib only now
+        warn_if_constant(data.findings, data.labels[data.pool], "training images")
+        return sweep(config, data)
+    train = data.draw(config)
+    warn_if_constant(data.findings, data.labels[train], "training images")
+
+    from evax.adaptation.examine import log_failed_checks  # torch from here on
+    from evax.adaptation.probe import encode_splits, probe_and_test
     from evax.pages.result_line import tell_result
     from evax.weights.start import digest_of_weights
 
-    share = LabelShare(config.label_fraction, config.label_count, labels if config.stratified else None)
-    train = share.draw(store, pool, config.seed)
-    warn_of_untaught(findings, labels[train], "training films")
     with run_folder(config.out, config, resume=None) as log:
-        report = measure(
-            config,
-            store,
-            *encoded(config, store, labels, (train, val, test), log),
-            neighbours=config.neighbours,
-            labels=labels,
-            weights_digest=digest_of_weights(config.encoder, config.weights),
-            start=start,
-        )
+        encoded = encode_splits(config, data, train, log)
+        digest = digest_of_weights(config.encoder, config.weights)
+        report = probe_and_test(config, data, encoded, digest, start)
     tell_result([config.out / "report.json"])
-    tell(report["checks"])
+    log_failed_checks(report["checks"])
     return config.out / "report.json"
 
 
-def sweep(
-    config: ProbeConfig,
-    store: ImageStore,
-    labels: np.ndarray[Any, Any],
-    pool: np.ndarray[Any, Any],
-    val: np.ndarray[Any, Any],
-    test: np.ndarray[Any, Any],
-    asked: str,
-) -> Path:
+def sweep(config: ProbeConfig, data: ProbeData) -> Path:
     """Probes on parts of the labels, OUT/runs/*; curves in linear.json and knn.json, as of evax fewshot.
-    asked: see study_card.
 
-    The films are encoded once, into OUT/features-*.npy, but for random weights, which each seed draws anew. A
-    seed only draws patients otherwise, so on all labels there is one run.
+    The images are encoded once, into OUT/features-*.npy, except with random weights, which each seed draws
+    anew. A seed only draws other patients, so on all labels there is one run.
     """
-    from evax.adaptation.probe import measure, strength_chosen_on
-    from evax.adaptation.protocol import study_card
-    from evax.data.labelled import LabelShare, data_fingerprint
-    from evax.files import write_json
-    from evax.pages.few_labels import draw_few_labels
-    from evax.pages.result_line import tell_result
-    from evax.pages.study import write_study_page
-    from evax.runs.files import agreed
-    from evax.runs.log import run_folder
+    from evax.adaptation.probe import encode_splits, probe_and_test  # torch from here on
     from evax.weights.start import digest_of_weights
 
-    points = label_points(config, config.fractions, config.counts)
-    fingerprint = data_fingerprint(store, config.split)
-    weights = digest_of_weights(config.encoder, config.weights)
-    asked_for = {
-        point: [
-            replace(
-                config, **ONE, out=config.out / RUNS / f"{point.folder()}-seed-{seed}", seed=seed,
-                **point.options(),
-            )
-            for seed in (config.seeds[:1] if config.weights and point.fraction == 1 else config.seeds)
-        ]
-        for point in points
-    }  # fmt: skip
-    with study_folder(config, config.resume) as log:
+    study = continue_study(config, config.resume, ("fractions", "counts", "seeds"))
+    study = replace(study, seeds=study.seeds or SEEDS)
+    points = label_points(study, study.fractions, study.counts)
+    fingerprint = data_fingerprint(data.store, study.split)
+    digest = digest_of_weights(study.encoder, study.weights)
+    runs = {point: runs_at(study, point) for point in points}
+    every = [run for each in runs.values() for run in each]
+    with study_folder(study, study.resume) as log:
 
-        def learn_and_test(run: ProbeConfig) -> Path:
-            start, drawn = time.perf_counter(), config.seeds[0] if config.weights else run.seed
-            cache = config.out / f"features-{fingerprint}-{weights or f'seed-{drawn}'}.npy"
-            pooled, *others = encoded(replace(run, seed=drawn), store, labels, (pool, val, test), log, cache)
-            share = LabelShare(run.label_fraction, run.label_count, labels if run.stratified else None)
+        def make(run: ProbeConfig) -> Path:
+            start, drawn = time.perf_counter(), study.seeds[0] if study.weights else run.seed
+            cache = study.out / f"features-{fingerprint}-{digest or f'seed-{drawn}'}.npy"
+            encoded = encode_splits(replace(run, seed=drawn), data, data.pool, log, cache)
             with run_folder(run.out, run, resume=None):
-                measure(
-                    run,
-                    store,
-                    pooled.only(share.draw(store, pool, run.seed)),
-                    *others,
-                    neighbours=run.neighbours,
-                    labels=labels,
-                    weights_digest=weights,
-                    start=start,
-                )
+                probe_and_test(run, data, encoded.only(data.draw(run)), digest, start)
             return run.out
 
-        for runs in asked_for.values():
-            for run in runs:
-                refuse_other_run(run, fingerprint, weights, needs_bundle=False)
-                refuse_other_choice(run, strength_chosen_on(store.manifest.exclusive))
-        every = [(point, run) for point, runs in asked_for.items() for run in runs]
-        if config.resume:
-            tell_finished(config.out, finished_of([run for _, run in every]), len(every))
-        reports: dict[LabelPoint, list[dict[str, Any]]] = {point: [] for point in points}
-        for number, (point, run) in enumerate(every, start=1):
-            place = f"run {number} of {len(every)}: {point.in_words()}, seed {run.seed}"
-            reports[point].append(report_of(run, learn_and_test, keep_bundle=True, place=place))
-    for way in WAYS:
-        scored = {point: [row_of_probe(report, way) for report in reports[point]] for point in points}
-        summed = shares_summed_up([(asdict(point), rows) for point, rows in scored.items()])
-        card = study_card(
-            config, "probe", fingerprint, name=config.name, leaks=config.split_by == "film",
-            asked=asked, spread=spread_in_words(len(config.seeds), "seeds"),
-        )  # fmt: skip
-        said = [report["protocol"] for each in reports.values() for report in each]
-        same = agreed(said)
-        if way == "knn":
-            same.pop("strength_chosen_on", None)
-        card["protocol"] = same | card["protocol"]
-        card |= {"name": f"{card['name']}, {WAYS[way]}", "way": WAYS[way]}
-        write_json(card | summed, config.out / f"{way}.json")
-        write_points(summed["points"], config.out / f"{way}.csv")
-    results = [config.out / f"{way}.json" for way in WAYS]
-    draw_few_labels(results, config.out / "probe")
-    write_study_page(results)
-    tell_result(results)
-    return config.out / "linear.json"
+        for run in every:
+            check_finished_run(run, fingerprint, digest, bundle=False)
+            check_same_choice(run, strength_chosen_on(data.store.manifest.exclusive))
+        making = StudyRuns(make, len(every), keep_bundles=True)
+        if study.resume:
+            making.log_finished(study, every)
+        reports = {
+            point: [making.report(run, f"{point.in_words()}, seed {run.seed}") for run in each]
+            for point, each in runs.items()
+        }
+    contents = {way: content_of(study, way, reports, fingerprint, config.precision) for way in WAYS}
+    return save_study(study.out, contents)[0]
 
 
-def refuse_other_choice(run: ProbeConfig, chosen_on: str) -> None:
-    """Raises ConfigError for a finished probe whose strength was chosen otherwise, by an older evax.
+def runs_at(study: ProbeConfig, point: LabelPoint) -> list[ProbeConfig]:
+    """The probes of one amount of labels."""
+    seeds = study.seeds[:1] if study.weights and point.fraction == 1 else study.seeds
+    folders = {seed: study.out / RUNS / f"{point.folder()}-seed-{seed}" for seed in seeds}
+    return [
+        replace(study, **SINGLE, out=folder, seed=seed, **point.options()) for seed, folder in folders.items()
+    ]
 
-    chosen_on: see `strength_chosen_on`.
-    """
-    from evax.files import read_json
 
+def content_of(
+    study: ProbeConfig,
+    way: str,
+    reports: dict[LabelPoint, list[dict[str, Any]]],
+    fingerprint: str,
+    asked: str,
+) -> dict[str, Any]:
+    """The result of a sweep for one of its two classifiers, a key of WAYS. asked: see study_card."""
+    card = study_card(
+        study, "probe", fingerprint, name=study.name, leaks=study.split_by == "film",
+        asked=asked, spread=spread_in_words(len(study.seeds), "seeds"),
+    )  # fmt: skip
+    same = agreed([report["protocol"] for each in reports.values() for report in each])
+    if way == "knn":
+        same.pop("strength_chosen_on", None)
+    card["protocol"] = same | card["protocol"]
+    card |= {"name": f"{card['name']}, {WAYS[way]}", "way": WAYS[way]}
+    rows = [
+        (asdict(point), [row_of_probe(report, way) for report in each]) for point, each in reports.items()
+    ]
+    return card | shares_summed_up(rows)
+
+
+def check_same_choice(run: ProbeConfig, chosen_on: str) -> None:
+    """Raises ConfigError for a finished probe of an older evax that chose the strength on something else."""
     if not (path := run.out / "report.json").is_file():
         return
     if (before := read_json(path)["protocol"]["strength_chosen_on"]) != chosen_on:
         raise ConfigError(
-            f"{run.out} was made by an older evax, which chose the strength on {before}, and this one "
-            f"chooses it on {chosen_on}. One sweep cannot hold both: choose another --out, or delete that "
-            "folder."
+            f"{run.out} was made by an older evax, which chose the strength on {before}; this one chooses it "
+            f"on {chosen_on}. Choose another --out, or delete that folder."
         )
-
-
-def encoded(
-    config: ProbeConfig,
-    store: ImageStore,
-    labels: np.ndarray[Any, Any],
-    rows: tuple[np.ndarray[Any, Any], ...],
-    log: RunLog,
-    cache: Path | None = None,
-) -> list[EncodedFilms]:
-    """One pass of the frozen encoder over the films of all parts. cache: a file that keeps what it gave."""
-    import numpy as np
-
-    from evax.adaptation.features import EncodedFilms, film_features
-    from evax.deploy.bundle import starting_preprocess
-    from evax.files import replaced_whole
-    from evax.runs.device import seeded, start_fabric
-    from evax.runs.progress import progress_bar
-    from evax.weights.encoders import create_encoder
-
-    films = np.concatenate(rows)
-    if cache and cache.is_file():
-        features = np.load(cache, allow_pickle=False)
-    else:
-        preprocess = starting_preprocess(config.encoder, config.weights, store, config.image_size)
-        with seeded(config.seed):
-            encoder = create_encoder(config.encoder, config.weights, img_size=config.image_size)
-        fabric = start_fabric(config.precision)
-        with progress_bar("features", len(films)) as advance:
-            features = film_features(
-                fabric.to_device(encoder), store, films, preprocess, fabric, on_film=lambda: advance("")
-            )
-        log.write("features", films=len(films), width=features.shape[1])
-        if cache:
-            with replaced_whole(cache) as unfinished, unfinished.open("wb") as file:
-                np.save(file, features)
-    shares = np.split(features, np.cumsum([len(part) for part in rows[:-1]]))
-    return [EncodedFilms(part, share, labels[part]) for part, share in zip(rows, shares, strict=True)]

@@ -12,6 +12,8 @@ Precision = Literal["auto", "fp32", "bf16", "fp16"]
 MaskPattern = Literal["uniform", "block"]
 Compile = Literal["auto", "on", "off"]
 Tracker = Literal["tensorboard", "mlflow"]
+# Options that say where things lie: images, labels and weights are identified by digests instead.
+PLACES = frozenset({"out", "store", "split", "weights", "table", "sources"})
 
 
 @validated

@@ -23,7 +23,7 @@ from evax.evaluation.study_rows import (
     spread_of,
 )
 from evax.files import read_json
-from evax.pages.drawing import QUIET, STYLE, add_legend, curve_style, new_panel, save_figure
+from evax.pages.drawing import QUIET, STYLE, add_legend, curve_style, new_panel
 
 Score = Literal["mauc", "macc"]
 
@@ -38,11 +38,6 @@ class LabelCurve:
     means: Float[np.ndarray, " n"]
     deviations: Float[np.ndarray, " n"]
     """Standard deviation over seeds; NaN draws no bar."""
-
-
-def draw_few_labels(results: Sequence[Path], stem: Path, score: Score = "mauc") -> None:
-    """STEM.svg and STEM.png with one curve per result; see `few_labels_figure`."""
-    save_figure(few_labels_figure(results, score), stem)
 
 
 def few_labels_figure(

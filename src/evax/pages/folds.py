@@ -10,15 +10,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from evax.files import read_json
-from evax.pages.drawing import BLUE, INK, QUIET, STYLE, VERMILLION, save_figure
+from evax.pages.drawing import BLUE, INK, QUIET, STYLE, VERMILLION
 
 MEAN = "mean of findings"
 FEWEST = 4  # values that have quartiles
-
-
-def draw_folds(result: Path, stem: Path) -> None:
-    """STEM.svg and STEM.png of a crossvalidate.json; see `folds_figure`."""
-    save_figure(folds_figure(result), stem)
 
 
 def folds_figure(result: Path) -> Figure:

@@ -11,7 +11,7 @@ import pandas as pd
 from jaxtyping import Float, Int64
 from PIL import Image
 
-from evax.data.masked import MaskedFilms
+from evax.data.masked import MaskedData
 from evax.data.store import ImageStore
 from evax.errors import DataError
 from evax.evaluation.learned import FEW
@@ -50,7 +50,7 @@ def write_dice_table(
 
 def draw_masks(
     folder: Path,
-    films: MaskedFilms,
+    films: MaskedData,
     overlaps: Overlaps,
     count: int,
     probabilities_of: Callable[[Rows], Iterable[Float[np.ndarray, "K H W"]]],

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from lightning_fabric import Fabric
 
-from evax.adaptation.features import film_features
+from evax.adaptation.features import image_features
 from evax.data.labels import resolve_labels
 from evax.data.preprocess import Preprocess
 from evax.data.store import ImageStore, open_store
@@ -67,8 +67,8 @@ def probe(encoder: Encoder, store: ImageStore, preprocess: Preprocess, fabric: F
     labels = resolve_labels(store.manifest.labels(), uncertain="ignore", blank="ignore")
     train, val = store.rows("train"), store.rows("val")
     train = train[:: math.ceil(len(train) / VOTERS)]
-    train_features = film_features(encoder, store, train, preprocess, fabric)
-    val_features = film_features(encoder, store, val, preprocess, fabric)
+    train_features = image_features(encoder, store, train, preprocess, fabric)
+    val_features = image_features(encoder, store, val, preprocess, fabric)
     macro = knn_auroc(train_features, labels[train], val_features, labels[val])
     linear_auc = math.nan
     if macro.entered:

@@ -14,7 +14,7 @@ from evax.models.tokenizers import Tokenizer, resized
 from evax.options.training import MaskPattern
 from evax.pretraining.hidden_patches import hidden_positions
 from evax.pretraining.objective import at_positions, masked_cosine_loss, relative_spread
-from evax.runs.optimizer import _finite, _learn
+from evax.runs.optimizer import clip_and_step, finite_value
 
 
 def masked_image_step(
@@ -65,8 +65,8 @@ def masked_image_step(
         spread = relative_spread(predicted.detach(), at_positions(targets, positions)) / accumulate
         measured += torch.stack([loss.detach(), spread])
     measured = fabric.all_reduce(measured)
-    value = _finite(measured[0], batch.step)
-    grad_norm = _learn(student, optimizer, fabric, lr, clip_norm, batch.step)
+    value = finite_value(measured[0], batch.step)
+    grad_norm = clip_and_step(student, optimizer, fabric, lr, clip_norm, batch.step)
     images = len(batch.films) * fabric.world_size
     return {
         "loss": value,

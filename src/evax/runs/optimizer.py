@@ -84,20 +84,21 @@ def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
 
 
 class Diverged(DataError):
-    """The loss or its gradient is no number any more; nothing was learned from it."""
+    """The loss or its gradient is NaN or infinite; the step was not taken."""
 
 
-def _finite(loss: Tensor, step: int, what: str = "loss") -> float:
+def finite_value(loss: Tensor, step: int, what: str = "loss") -> float:
+    """The value of a scalar tensor. Raises Diverged unless it is finite."""
     value = loss.item()
     if not math.isfinite(value):
         raise Diverged(
-            f"The {what} of step {step} is {value}; nothing was learned from it. Start again with a lower "
+            f"The {what} of step {step} is {value}; the step was not taken. Start again with a lower "
             "--optimizer.lr or --precision fp32."
         )
     return value
 
 
-def _learned_from(
+def backward_and_step(
     loss: Tensor,
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
@@ -106,25 +107,29 @@ def _learned_from(
     clip_norm: float,
     step: int,
 ) -> dict[str, float]:
-    """One backward pass and step; returns loss, lr and grad_norm."""
-    value = _finite(loss, step)
+    """One backward pass and optimizer step; returns loss, lr and grad_norm. Raises Diverged."""
+    value = finite_value(loss, step)
     optimizer.zero_grad()
     fabric.backward(loss)
-    return {"loss": value, "lr": lr, "grad_norm": _learn(model, optimizer, fabric, lr, clip_norm, step)}
+    return {
+        "loss": value,
+        "lr": lr,
+        "grad_norm": clip_and_step(model, optimizer, fabric, lr, clip_norm, step),
+    }
 
 
-def _learn(
+def clip_and_step(
     model: Any, optimizer: torch.optim.Optimizer, fabric: Fabric, lr: float, clip_norm: float, step: int
 ) -> float:
     """Clip and step; returns the gradient's norm before clipping, NaN where fp16 overflowed.
 
-    In fp16 a gradient that is too large for the scale is no fault: the step is left out and the scale halved.
+    In fp16 a gradient that is too large for the scale is expected: the step is skipped and the scale halved.
     """
     norm = fabric.clip_gradients(
         model, optimizer, max_norm=clip_norm or float("inf"), error_if_nonfinite=False
     )
     if getattr(fabric.strategy.precision, "scaler", None) is None:
-        _finite(norm, step, what="gradient")
+        finite_value(norm, step, what="gradient")
     set_lr(optimizer, lr)
     optimizer.step()
     value = norm.item()
