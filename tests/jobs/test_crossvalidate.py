@@ -149,7 +149,7 @@ def test_an_encoder_that_saw_films_of_the_store_is_refused_or_its_patients_only_
     patients = store.manifest.table["patient"]
     theirs = set(patients.iloc[seen])
     count = int(patients.isin(theirs).sum())
-    with pytest.raises(DataError, match=rf"pre-trained on {count} of the 48 films .* Give --seen train: "):
+    with pytest.raises(DataError, match=rf"pre-trained on {count} of the 48 images .* Give --seen train: "):
         crossvalidate(config)
     assert not config.out.exists()
     crossvalidate(replace(config, seen="train"))

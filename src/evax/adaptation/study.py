@@ -183,8 +183,9 @@ def save_study(out: Path, contents: Mapping[str, Report], log_result: bool = Tru
 
     contents: name -> result, as write_study_page reads it.
     """
-    from evax.pages.result_line import tell_result
-    from evax.pages.study import draw_study, write_study_page
+    from evax.pages.result_line import log_test_scores
+    from evax.pages.study import write_study_page
+    from evax.pages.study_figures import draw_study
 
     results = [out / f"{name}.json" for name in contents]
     for path, content in zip(results, contents.values(), strict=True):
@@ -193,5 +194,5 @@ def save_study(out: Path, contents: Mapping[str, Report], log_result: bool = Tru
     draw_study(results)
     write_study_page(results)
     if log_result:
-        tell_result(results)
+        log_test_scores(results)
     return results

@@ -40,10 +40,10 @@ def finetune(config: FinetuneConfig) -> Path:
 
     from evax.adaptation.classify import train_and_test  # torch from here on
     from evax.adaptation.examine import CHECKED_IMAGES, log_failed_checks
-    from evax.pages.result_line import tell_result
+    from evax.pages.result_line import log_test_scores
 
     bundle = train_and_test(config, data, CHECKED_IMAGES)
-    tell_result([config.out / "report.json"])
+    log_test_scores([config.out / "report.json"])
     log_failed_checks(read_json(config.out / "report.json")["checks"])
     return bundle
 

@@ -56,14 +56,14 @@ def probe(config: ProbeConfig) -> Path:
 
     from evax.adaptation.examine import log_failed_checks  # torch from here on
     from evax.adaptation.probe import encode_splits, probe_and_test
-    from evax.pages.result_line import tell_result
+    from evax.pages.result_line import log_test_scores
     from evax.weights.start import digest_of_weights
 
     with run_folder(config.out, config, resume=None) as log:
         encoded = encode_splits(config, data, train, log)
         digest = digest_of_weights(config.encoder, config.weights)
         report = probe_and_test(config, data, encoded, digest, start)
-    tell_result([config.out / "report.json"])
+    log_test_scores([config.out / "report.json"])
     log_failed_checks(report["checks"])
     return config.out / "report.json"
 

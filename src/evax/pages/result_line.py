@@ -16,7 +16,7 @@ from evax.runs.files import interval, read_facts
 logger = logging.getLogger("evax")
 
 
-def tell_result(results: Sequence[Path]) -> None:
+def log_test_scores(results: Sequence[Path]) -> None:
     """Logs the mAUC on test with its interval, or why it has none, and where report.html is; before
     it a warning when runs of a study have collapsed to one class.
 
@@ -51,7 +51,7 @@ def show_spread(spread: Mapping[str, Any]) -> str:
     return f"[{spread['interval_method']}]" if interval(ends) is None else show_interval(ends)
 
 
-def tell_dice(report: Path) -> None:
+def log_dice(report: Path) -> None:
     """The same of evax segment: Dice per finding."""
     metrics = read_facts(report)["test_metrics"]
     parts = [(row["name"], row["dice"], row["dice_interval"]) for row in metrics["findings"]]

@@ -1,4 +1,4 @@
-"""Shares of the labels are compared on the findings that every run has learned."""
+"""Means, tables, figures and pages of studies, from reports that nothing was trained for."""
 
 import html
 
@@ -10,9 +10,10 @@ from evax.comparison.figures import Bar, finding_dots
 from evax.errors import DataError
 from evax.evaluation.study_rows import row_of_share, run_rows, shares_summed_up, write_rows
 from evax.files import write_json
-from evax.pages.few_labels import few_labels_figure
-from evax.pages.result_line import tell_result
+from evax.pages.drawing import save_figure
+from evax.pages.result_line import log_test_scores
 from evax.pages.study import write_study_page
+from evax.pages.study_figures import few_labels_figure, fold_boxes
 from finished_runs import FINDINGS, change_json, write_run
 from studies import content_of
 
@@ -130,7 +131,7 @@ def test_a_sweep_from_before_findings_were_kept_says_how_to_write_it_anew(tmp_pa
     content = content_of(result)
     del content["findings_in_means"]
     write_json(content, result)
-    with pytest.raises(DataError, match="its command once more with --resume"):
+    with pytest.raises(DataError, match="Repeat its command with --resume"):
         few_labels_figure([result])
 
 
@@ -155,7 +156,7 @@ def test_two_seeds_say_why_they_have_no_interval_and_how_many_runs_predict_one_c
     check = {"name": "Predicted classes", "passed": False, "message": "", "action": ""}
     change_json(tmp_path / "sweep" / "runs" / "share-1-seed-0" / "report.json", checks=[check])
     caplog.set_level("INFO", "evax")
-    tell_result([result])
+    log_test_scores([result])
     warning, last = caplog.messages
     assert "1 of 4 runs predict one class for nearly all images" in warning
     assert last.count("[none: fewer than 3 seeds]") == 2
@@ -172,3 +173,14 @@ def test_the_line_of_chance_is_drawn_where_an_auroc_is(tmp_path):
     bars = [Bar(0.8, 0.7, 0.9)] * 2
     assert "dashed: chance" in finding_dots(["Mass"], [("a", bars)], "mean").axes[0].get_xlabel()
     assert "chance" not in finding_dots(["Mass"], [("a", bars)], "mean", "Dice").axes[0].get_xlabel()
+
+
+def test_a_box_shows_mean_and_sd_of_the_folds_that_define_it_and_the_warning_stands_above(tmp_path):
+    scores = {"Effusion": [0.8, 0.9, None], "Hernia": [None, None, None], "Mass": [0.7, None, None]}
+    figure = fold_boxes(scores, title="mine", x_label="AUROC", warning="films were split")
+    save_figure(figure, tmp_path / "boxes")
+    text = (tmp_path / "boxes.svg").read_text()
+    shown = ("0.850 ± 0.071", "not defined", ">0.700<", "films were split", "mine", "Hernia")
+    assert [part for part in shown if part not in text] == []
+    more = fold_boxes({**scores, "Edema": [0.7, 0.8, 0.75, 0.9]}, title="", x_label="")
+    assert len(more.axes[0].patches) == 1  # of four values on
