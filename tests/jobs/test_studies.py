@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from evax.adaptation.study import StudyRuns, check_finished_run, continue_study
+from evax.adaptation.study import check_finished_run, continue_study, make_once
 from evax.config import to_plain, write_recipe
 from evax.errors import ConfigError
 from evax.files import read_json, write_json
@@ -91,18 +91,18 @@ def begun(tmp_path):
 def test_a_resumed_study_has_its_earlier_values_and_the_new_ones(begun, caplog):
     caplog.set_level("INFO")
     asked = replace(begun, fractions=(0.3,), counts=(9,), seeds=(2, 1), precision="auto", bundles=True)
-    whole = continue_study(asked, True, GROWS)
+    whole = continue_study(asked, GROWS)
     assert (whole.fractions, whole.counts, whole.seeds) == ((0.5, 1.0, 0.3), (9,), (0, 1, 2))
     assert (whole.precision, whole.bundles) == ("fp32", True)
     assert "with --seeds 0 1 2." in caplog.text
-    assert continue_study(begun, True, GROWS) == begun
+    assert continue_study(begun, GROWS) == begun
 
 
 def test_one_precision_is_decided_for_all_runs_and_kept_when_the_study_is_resumed(begun):
     asked = replace(begun, precision="auto")
-    assert continue_study(asked, False).precision in ("fp32", "bf16")
+    assert continue_study(replace(asked, resume=False)).precision in ("fp32", "bf16")
     write_recipe(replace(begun, precision="bf16"), begun.out / "config.yaml")
-    assert continue_study(asked, True).precision == "bf16"
+    assert continue_study(asked).precision == "bf16"
 
 
 def test_other_options_are_refused_with_both_values(begun):
@@ -110,18 +110,18 @@ def test_other_options_are_refused_with_both_values(begun):
     with pytest.raises(
         ConfigError, match=r"--thresholds was youden, is f1; --optimizer\.lr was 0\.001, is 0\.1"
     ):
-        continue_study(changed, True, GROWS)
+        continue_study(changed, GROWS)
     with pytest.raises(ConfigError, match="--lrs was not given, is 0.1 0.2"):
-        continue_study(replace(begun, lrs=(0.1, 0.2)), True, GROWS)
+        continue_study(replace(begun, lrs=(0.1, 0.2)), GROWS)
     moved = replace(begun, store=begun.store.with_name("moved"), workers=1, name="other")
-    assert continue_study(moved, True, GROWS) == moved
+    assert continue_study(moved, GROWS) == moved
 
 
 def test_a_single_run_is_not_resumed_as_a_study_of_seeds(tmp_path):
     single = FinetuneConfig(store=tmp_path / "store", out=tmp_path, optimizer=OptimizerConfig(lr=0.1))
     write_recipe(single, tmp_path / "config.yaml")
     with pytest.raises(ConfigError, match="holds a single run"):
-        continue_study(replace(single, seeds=(0, 1), resume=True), True, ("seeds",))
+        continue_study(replace(single, seeds=(0, 1), resume=True), ("seeds",))
 
 
 def forget(run, *keys):
@@ -153,7 +153,7 @@ def test_the_classifier_of_a_finished_run_is_never_deleted(finished):
     def never(config):
         raise AssertionError(config)
 
-    assert StudyRuns(never, 1, keep_bundles=False).report(finished, "seed 0")["kind"] == "finetune"
+    assert make_once(finished, never, keep_bundle=False)["kind"] == "finetune"
     assert (finished.out / "bundle").is_dir()
 
 

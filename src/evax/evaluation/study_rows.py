@@ -32,11 +32,6 @@ def spread_in_words(runs: int, over: str) -> str:
     return f"{said} over {over}; the interval of one run is a bootstrap over its test patients"
 
 
-def row_of_share(report: Mapping[str, Any]) -> dict[str, Any]:
-    """What a sweep over shares of the labels keeps of a run."""
-    return {**row_of(report), **of_each_finding(report["test_metrics"])}
-
-
 def row_of(report: Mapping[str, Any]) -> dict[str, Any]:
     """What a study keeps of a run; the interval is the one over patients."""
     return {
@@ -44,20 +39,27 @@ def row_of(report: Mapping[str, Any]) -> dict[str, Any]:
         "validation_mauc": report["validation_mauc"],
         "best_step": report["best_step"],
         "folder": f"{RUNS}/{Path(report['recipe']['out']).name}",
+        **of_each_finding(report["test_metrics"], AUROC),
     }
 
 
-def auroc_of_each(report: Mapping[str, Any]) -> dict[str, Any]:
-    """AUROC of each finding on the test films of a run."""
-    return {f"{AUROC}{row['name']}": row["auroc"] for row in report["test_metrics"]["findings"]}
-
-
-def of_each_finding(metrics: Mapping[str, Any]) -> dict[str, Any]:
-    """AUROC and accuracy of each finding, so that means can be taken over some of them. metrics: of the test
-    films of a run.
+def row_of_share(report: Mapping[str, Any]) -> dict[str, Any]:
+    """What a sweep over amounts of labels keeps of a run: accuracies, too, so that means can be taken over
+    some of the findings.
     """
-    rows = metrics["findings"]
-    return {f"{column}{row['name']}": row[column[:-1]] for column in (AUROC, ACCURACY) for row in rows}
+    return {**row_of(report), **of_each_finding(report["test_metrics"], ACCURACY)}
+
+
+def row_of_probe(report: Mapping[str, Any], way: str) -> dict[str, Any]:
+    """What a sweep keeps of a probe, for one of its WAYS."""
+    folder, metrics = f"{RUNS}/{Path(report['recipe']['out']).name}", report[way]["test_metrics"]
+    each = of_each_finding(metrics, AUROC) | of_each_finding(metrics, ACCURACY)
+    return {**scores_of(report, metrics), "folder": folder, **each}
+
+
+def of_each_finding(metrics: Mapping[str, Any], column: str) -> dict[str, Any]:
+    """The AUROC or ACCURACY of each finding on the test images of a run."""
+    return {f"{column}{row['name']}": row[column[:-1]] for row in metrics["findings"]}
 
 
 def row_of_study(study: Mapping[str, Any]) -> dict[str, Any]:
@@ -84,12 +86,6 @@ def row_of_study(study: Mapping[str, Any]) -> dict[str, Any]:
         "folder": f"{RUNS}/{Path(study['recipe']['out']).name}",
         **{f"{AUROC}{name}": spread["mean"] for name, spread in study["findings"].items()},
     }
-
-
-def row_of_probe(report: Mapping[str, Any], way: str) -> dict[str, Any]:
-    """What a sweep keeps of a probe, for one of its WAYS."""
-    folder, metrics = f"{RUNS}/{Path(report['recipe']['out']).name}", report[way]["test_metrics"]
-    return {**scores_of(report, metrics), "folder": folder, **of_each_finding(metrics)}
 
 
 def scores_of(report: Mapping[str, Any], metrics: Mapping[str, Any]) -> dict[str, Any]:
