@@ -214,7 +214,7 @@ def test_the_same_seed_gives_the_same_weights_and_another_one_does_not(tiny, tmp
 
 def test_a_run_that_diverges_leaves_nothing_behind(tiny):
     wild = replace(tiny, optimizer=OptimizerConfig(lr=1e30, warmup=0.0, clip_norm=0.0))
-    with pytest.raises(DataError, match="nothing was learned from it"):
+    with pytest.raises(DataError, match="the step was not taken"):
         segment(wild)
     assert not wild.out.exists()
 
@@ -225,8 +225,8 @@ def test_findings_without_masks_in_a_split_are_left_out_with_a_warning_and_refus
     segment(replace(tiny, store=phantom_store, findings=()))
     names = [row["name"] for row in report_of(tiny)["test_metrics"]["findings"]]
     assert names == ["Consolidation", "Effusion", "Mass", "Pneumothorax"]
-    assert "Left out, because not every split has masks of it: Cardiomegaly (no test film)." in caplog.text
-    with pytest.raises(DataError, match=r"pixels of Cardiomegaly \(no test film\): leave these out"):
+    assert "Left out, because not every split has masks of it: Cardiomegaly (no test image)." in caplog.text
+    with pytest.raises(DataError, match=r"pixels of Cardiomegaly \(no test image\): leave these out"):
         segment(replace(tiny, store=phantom_store, out=tiny.out.with_name("b")))
 
 
@@ -235,7 +235,7 @@ def test_a_finding_that_the_drawn_patients_cannot_teach_is_left_out(tiny, caplog
     report = report_of(tiny)
     store, names = open_store(tiny.store), [row["name"] for row in report["test_metrics"]["findings"]]
     assert report["train"]["patients"] <= 2
-    assert "(no train film)" in caplog.text
+    assert "(no train image)" in caplog.text
     assert 0 < len(names) < len(store.mask_findings())
 
 

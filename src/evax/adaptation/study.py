@@ -216,7 +216,11 @@ def run_seeds(
 
 
 def study_card(
-    study: FinetuneConfig | ProbeConfig, kind: str, asked: Precision, reports: Sequence[Report], **protocol: Any
+    study: FinetuneConfig | ProbeConfig,
+    kind: str,
+    asked: Precision,
+    reports: Sequence[Report],
+    **protocol: Any,
 ) -> Report:
     """What every number of a study must carry.
 

@@ -6,6 +6,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +87,7 @@ def sweep(config: ProbeConfig, data: ProbeData) -> Path:
     digest = digest_of_weights(study.encoder, study.weights)
     points = label_points(study, study.fractions, study.counts)
     runs = {point: runs_at(study, point) for point in points}
-    every = [run for each in runs.values() for run in each]
+    every = list(chain.from_iterable(runs.values()))
     with study_folder(study) as log:
 
         def make(run: ProbeConfig) -> Path:
@@ -122,10 +123,8 @@ def content_of(
     study: ProbeConfig, way: str, reports: dict[LabelPoint, list[dict[str, Any]]], asked: str
 ) -> dict[str, Any]:
     """The result of a sweep for one of its two classifiers, a key of WAYS. asked: see study_card."""
-    spread = spread_in_words(len(study.seeds), "seeds")
-    card = study_card(
-        study, "probe", asked, [each for some in reports.values() for each in some], spread=spread
-    )
+    every, spread = list(chain.from_iterable(reports.values())), spread_in_words(len(study.seeds), "seeds")
+    card = study_card(study, "probe", asked, every, spread=spread)
     if way == "knn":
         card["protocol"].pop("strength_chosen_on", None)
     rows = [(asdict(point), [row_of_probe(each, way) for each in some]) for point, some in reports.items()]
@@ -133,7 +132,7 @@ def content_of(
 
 
 def check_same_choice(runs: Sequence[ProbeConfig], chosen_on: str) -> None:
-    """Raises ConfigError for a finished probe of an older evax whose strength was chosen on something else."""
+    """Raises ConfigError for finished probes of an older evax that chose the strength on something else."""
     for path in [run.out / "report.json" for run in runs if is_finished(run)]:
         if (before := read_json(path)["protocol"]["strength_chosen_on"]) != chosen_on:
             raise ConfigError(
