@@ -36,6 +36,7 @@ from evax.errors import ConfigError
 from evax.evaluation.study_rows import RUNS, WAYS, row_of_probe, shares_summed_up, spread_in_words
 from evax.files import read_json
 from evax.options.studies import SEEDS, ProbeConfig
+from evax.options.training import Precision
 from evax.runs.log import run_folder
 
 SINGLE: dict[str, Any] = {"fractions": (), "counts": (), "seeds": (), "name": "", "resume": False}
@@ -120,7 +121,7 @@ def runs_at(study: ProbeConfig, point: LabelPoint) -> list[ProbeConfig]:
 
 
 def content_of(
-    study: ProbeConfig, way: str, reports: dict[LabelPoint, list[dict[str, Any]]], asked: str
+    study: ProbeConfig, way: str, reports: dict[LabelPoint, list[dict[str, Any]]], asked: Precision
 ) -> dict[str, Any]:
     """The result of a sweep for one of its two classifiers, a key of WAYS. asked: see study_card."""
     every, spread = list(chain.from_iterable(reports.values())), spread_in_words(len(study.seeds), "seeds")

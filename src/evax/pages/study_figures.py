@@ -57,8 +57,8 @@ def few_labels_figure(
 
     The axis is logarithmic. It shows numbers of patients if all points have one, else shares, and the number
     of validation images, whose labels are used as well.
-    results: fewshot.json, linear.json or knn.json. names: of the curves; None: those in the results. findings: that the means of all curves are over; None:
-    those that every run of every curve has learned.
+    results: fewshot.json, linear.json or knn.json. names: of the curves; None: those in the results.
+    findings: that the means of all curves are over; None: those that every run of every curve has learned.
     Raises DataError if the results were not tested on the same images, or lack the findings of single runs.
     Source: form of the paper's Fig. 3c.
     """
