@@ -193,11 +193,3 @@ def test_the_paper_s_folds_split_films_and_every_report_figure_and_prediction_sa
     assert "optimistic test results: films were split, not patients" in caplog.text
     clean = content_of(study.out / "runs" / "fold-0" / "report.json")["protocol"]
     assert (clean["name"], clean["patients_in_several_parts"]) == ("clean", 0)
-
-
-def test_chosen_findings_are_learned_and_summed_up_alone(phantom_store, tmp_path):
-    names = open_store(phantom_store).manifest.findings
-    config = config_of(phantom_store, tmp_path / "run", folds=2, findings=names[:2])
-    crossvalidate(config)
-    assert tuple(result_of(config)["findings"]) == names[:2]
-    assert [row["name"] for row in result_of(config)["pooled"]["findings"]] == list(names[:2])

@@ -64,9 +64,9 @@ def of_each_finding(metrics: Mapping[str, Any], column: str) -> dict[str, Any]:
 
 def row_of_study(study: Mapping[str, Any]) -> dict[str, Any]:
     """What a study over seeds keeps of one seed's cross-validation: means and sds over its folds, and the
-    score of all its tested films together with the interval over patients.
+    score of all its tested images together with the interval over patients.
     """
-    folds, pooled = study["folds"], study["pooled"]
+    folds, balanced = study["folds"], study.get(BALANCED)
     return {
         "seed": study["protocol"]["seed"],
         "folds": len(folds),
@@ -75,14 +75,8 @@ def row_of_study(study: Mapping[str, Any]) -> dict[str, Any]:
         "macc": study["macc"]["mean"],
         "macc_sd": study["macc"]["sd"],
         "macc_reading": folds[0]["macc_reading"],
-        **(
-            {BALANCED: study[BALANCED]["mean"], f"{BALANCED}_sd": study[BALANCED]["sd"]}
-            if BALANCED in study
-            else {}
-        ),
-        "pooled_mauc": pooled["mauc"]["value"],
-        "pooled_mauc_patient_interval": pooled["mauc"]["interval"],
-        **resamples_of("pooled_mauc", pooled["mauc"]),
+        **({BALANCED: balanced["mean"], f"{BALANCED}_sd": balanced["sd"]} if balanced else {}),
+        **columns_of("pooled_mauc", study["pooled"]["mauc"]),
         "folder": f"{RUNS}/{Path(study['recipe']['out']).name}",
         **{f"{AUROC}{name}": spread["mean"] for name, spread in study["findings"].items()},
     }
@@ -90,35 +84,25 @@ def row_of_study(study: Mapping[str, Any]) -> dict[str, Any]:
 
 def scores_of(report: Mapping[str, Any], metrics: Mapping[str, Any]) -> dict[str, Any]:
     """Seed, training set and the scores with their intervals over patients. metrics: of the test images."""
-    balanced = metrics.get(BALANCED)  # older reports lack it
     return {
         "seed": report["protocol"]["seed"],
         "train_patients": report["train"]["patients"],
         "train_films": report["train"]["films"],
-        "mauc": metrics["mauc"]["value"],
-        "mauc_patient_interval": metrics["mauc"]["interval"],
-        **resamples_of("mauc", metrics["mauc"]),
+        **columns_of("mauc", metrics["mauc"]),
         "findings_entered": metrics["mauc"]["findings_entered"],
         "not_learned": ", ".join(unlearned(metrics["findings"])),
-        "macc": metrics["macc"]["value"],
-        "macc_patient_interval": metrics["macc"]["interval"],
-        **resamples_of("macc", metrics["macc"]),
+        **columns_of("macc", metrics["macc"]),
         "macc_reading": metrics["macc"]["reading"],
-        **(
-            {
-                BALANCED: balanced["value"],
-                f"{BALANCED}_patient_interval": balanced["interval"],
-                **resamples_of(BALANCED, balanced),
-            }
-            if balanced
-            else {}
-        ),
+        **(columns_of(BALANCED, metrics[BALANCED]) if metrics.get(BALANCED) else {}),  # not in older reports
     }
 
 
-def resamples_of(score: str, mean: Mapping[str, Any]) -> dict[str, int]:
-    """Resamples left out of the interval of a mean, and those in which it is over fewer findings."""
-    return {f"{score}_{key}": mean.get(f"interval_{key}", 0) for key in ("undefined", "partial")}
+def columns_of(score: str, mean: Mapping[str, Any]) -> dict[str, Any]:
+    """A score with its interval over patients, the number of resamples left out of the interval, and of those
+    in which the mean is over fewer findings.
+    """
+    left_out = {f"{score}_{key}": mean.get(f"interval_{key}", 0) for key in ("undefined", "partial")}
+    return {score: mean["value"], f"{score}{INTERVAL}": mean["interval"], **left_out}
 
 
 def scores_in(runs: Sequence[Mapping[str, Any]]) -> list[str]:
