@@ -1,5 +1,5 @@
-"""make docs: every link of the documentation leads somewhere, and every function and test the paper map names
-exists.
+"""make docs: every link, function, test and section that the documentation names exists; the drawing is
+current.
 """
 
 from __future__ import annotations
@@ -8,14 +8,32 @@ import re
 import sys
 from pathlib import Path
 
+from draw_architecture import PICTURE, drawing
+
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
+PAGES = [
+    *(ROOT / name for name in ("README.md", "CHANGELOG.md", "CONTRIBUTING.md")),
+    *sorted((ROOT / "docs").rglob("*.md")),
+]
+FACTS = ROOT / "docs" / "explanation" / "paper-facts.md"
 
 
 def broken_links(page: Path) -> list[str]:
-    """Relative targets of Markdown links that do not exist."""
-    targets = re.findall(r"\]\(([^)#\s]+)", page.read_text(encoding="utf-8"))
-    return [t for t in targets if "://" not in t and not (page.parent / t).exists()]
+    """Relative targets of Markdown links that do not exist, and sections that the target lacks."""
+    broken = []
+    for target, section in re.findall(r"\]\(([^)#\s]*)#?([^)\s]*)\)", page.read_text(encoding="utf-8")):
+        file = page.parent / target if target else page
+        if "://" in target:
+            continue
+        if not file.exists() or (section and file.suffix == ".md" and section not in sections_of(file)):
+            broken.append(f"{target}#{section}" if section else target)
+    return broken
+
+
+def sections_of(page: Path) -> set[str]:
+    """Anchors of the headings of a page, as GitHub forms them."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), re.M)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
 def unknown_names(page: Path) -> list[str]:
@@ -31,6 +49,20 @@ def unknown_names(page: Path) -> list[str]:
     return missing
 
 
+def unknown_sections() -> list[str]:
+    """Sections of paper-facts.md that a comment or docstring cites and the page lacks."""
+    known = set(re.findall(r"^##+ ([\d.]+\d|\d)", FACTS.read_text(encoding="utf-8"), re.M))
+    citation = re.compile(r"paper-facts(?:\.md)?,? ((?:[\d.]*\d(?:, | and )?)+)")
+    return [
+        f"{path.relative_to(ROOT)}: no section {section} in paper-facts.md"
+        for room in ("src", "tests", "benchmarks")
+        for path in sorted((ROOT / room).rglob("*.py"))
+        for cited in citation.findall(path.read_text(encoding="utf-8"))
+        for section in re.findall(r"\d(?:\.\d)?", cited)
+        if section not in known
+    ]
+
+
 def main() -> int:
     """Prints what is wrong; 1 when something is."""
     faults = [
@@ -38,6 +70,9 @@ def main() -> int:
         for page in PAGES
         for fault in broken_links(page) + unknown_names(page)
     ]
+    faults += unknown_sections()
+    if not PICTURE.is_file() or PICTURE.read_text(encoding="utf-8") != drawing():
+        faults.append(f"{PICTURE.relative_to(ROOT)} is old: run python docs/draw_architecture.py")
     sys.stdout.write("\n".join(faults or [f"{len(PAGES)} pages, every link and name found"]) + "\n")
     return bool(faults)
 

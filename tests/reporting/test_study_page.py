@@ -8,7 +8,7 @@ import pytest
 
 from evax.comparison.figures import Bar, finding_dots
 from evax.errors import DataError
-from evax.evaluation.study_rows import row_of_share, run_rows, shares_summed_up, write_rows
+from evax.evaluation.study_rows import row_of_share, run_rows, summarize_points, write_rows
 from evax.files import write_json
 from evax.pages.drawing import save_figure
 from evax.pages.result_line import log_test_scores
@@ -35,7 +35,7 @@ def sweep_of(folder, not_learned, **options):
         "kind": "fewshot", "name": folder.name, "data_fingerprint": "0123456789abcdef", "encoder": "a",
         "weights": None, "command": "evax fewshot STORE --out SWEEP", "protocol": {"name": "clean"},
     }  # fmt: skip
-    write_json(card | shares_summed_up(shares), folder / "fewshot.json")
+    write_json(card | summarize_points(shares), folder / "fewshot.json")
     write_json({}, folder / "environment.json")
     return folder / "fewshot.json"
 
@@ -140,7 +140,7 @@ def test_a_sweep_of_exclusive_classes_has_balanced_accuracies_also_beside_runs_f
     rows = [row_of_share(content_of(run / "report.json")) for run in runs]
     for column in [column for column in rows[0] if column.startswith("balanced_accuracy")]:
         del rows[0][column]
-    (point,) = shares_summed_up([({"fraction": 1.0, "count": None}, rows)])["points"]
+    (point,) = summarize_points([({"fraction": 1.0, "count": None}, rows)])["points"]
     assert point["balanced_accuracy"]["entered"] == 2
     assert point["balanced_accuracy"]["mean"] == pytest.approx(
         (rows[1]["balanced_accuracy"] + rows[2]["balanced_accuracy"]) / 2

@@ -27,7 +27,7 @@ from evax.config import (
 from evax.data.labelled import data_fingerprint
 from evax.data.store import ImageStore
 from evax.errors import ConfigError
-from evax.evaluation.study_rows import RUNS, run_rows, spread_in_words, summary_of, write_rows
+from evax.evaluation.study_rows import RUNS, describe_spread, run_rows, summarize_runs, write_rows
 from evax.files import read_json, write_json
 from evax.options.adaptation import FinetuneConfig, LabelledConfig
 from evax.options.studies import ProbeConfig
@@ -210,9 +210,9 @@ def run_seeds(
             reports.append(making.report(run, f"seed {run.seed}"))
             rows.append(row_of(reports[-1]))
             log.write("seed", seed=run.seed, mauc=rows[-1]["mauc"])
-    protocol = {"spread": spread_in_words(len(runs), "seeds")} | protocol
+    protocol = {"spread": describe_spread(len(runs), "seeds")} | protocol
     card = study_card(study, "seeds", asked, reports, **protocol)
-    return save_study(study.out, {"seeds": card | summary_of(rows) | {"runs": rows}})[0]
+    return save_study(study.out, {"seeds": card | summarize_runs(rows) | {"runs": rows}})[0]
 
 
 def study_card(

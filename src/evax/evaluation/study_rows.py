@@ -25,7 +25,7 @@ COLUMNS = {"mauc": AUROC, "macc": ACCURACY}  # of the numbers that a mean is ove
 WAYS = {"linear": "linear probe", "knn": "nearest neighbours"}  # of a probe, each with scores of its own
 
 
-def spread_in_words(runs: int, over: str) -> str:
+def describe_spread(runs: int, over: str) -> str:
     """What a study says of its means. runs: how many there are. over: what these are, seeds or folds."""
     enough = runs >= LEAST_RUNS
     said = "mean, sd (n - 1) and 95 % t-interval" if enough else "mean and sd (n - 1), no interval,"
@@ -110,7 +110,7 @@ def scores_in(runs: Sequence[Mapping[str, Any]]) -> list[str]:
     return ["mauc", "macc", *([BALANCED] if any(BALANCED in run for run in runs) else [])]
 
 
-def summary_of(runs: Sequence[Mapping[str, Any]], over: str = "seeds") -> dict[str, Any]:
+def summarize_runs(runs: Sequence[Mapping[str, Any]], over: str = "seeds") -> dict[str, Any]:
     """Mean, sd and t-interval of the scores over runs, and of the AUROC of each finding where kept."""
     summary: dict[str, Any] = {
         score: spread_of([run.get(score) for run in runs], over) for score in scores_in(runs)
@@ -141,14 +141,14 @@ def mean_over(run: Mapping[str, Any], score: str, findings: Sequence[str]) -> fl
     """A score of a run over these findings alone, None where none of them has a number; top-1 and balanced
     accuracy are of all findings together.
     """
-    if of_all_together(run, score):
+    if is_overall(run, score):
         whole: float | None = run.get(score)
         return whole
     defined = defined_in(run, score, findings)
     return float(np.mean(list(defined.values()))) if defined else None
 
 
-def of_all_together(run: Mapping[str, Any], score: str) -> bool:
+def is_overall(run: Mapping[str, Any], score: str) -> bool:
     """Whether the score is no mean over findings."""
     return score == BALANCED or (score == "macc" and bool(run["macc_reading"] == TOP1))
 
@@ -159,7 +159,7 @@ def defined_in(run: Mapping[str, Any], score: str, findings: Sequence[str]) -> d
     return {name: value for name, value in values.items() if value is not None}
 
 
-def shares_summed_up(
+def summarize_points(
     shares: Sequence[tuple[Mapping[str, Any], Sequence[Mapping[str, Any]]]],
 ) -> dict[str, Any]:
     """Entries of a sweep's result: its points, and the findings that all their means are over, as those of

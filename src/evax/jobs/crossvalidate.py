@@ -38,11 +38,11 @@ from evax.errors import DataError
 from evax.evaluation.intervals import LEAST_RUNS
 from evax.evaluation.study_rows import (
     RUNS,
+    describe_spread,
     pooled_metrics,
     row_of,
     row_of_study,
-    spread_in_words,
-    summary_of,
+    summarize_runs,
 )
 from evax.files import read_json
 from evax.options.adaptation import FinetuneConfig
@@ -88,7 +88,7 @@ def crossvalidate_over_seeds(config: CrossvalidateConfig, data: AllData) -> Path
     study = continue_study(config, grows=("seeds",))
     return run_seeds(
         study, config.precision, check=check, report_of=report_of, row_of=row_of_study,
-        spread=spread_in_words(len(study.seeds), "seeds, of means over folds"),
+        spread=describe_spread(len(study.seeds), "seeds, of means over folds"),
         shared_films="all seeds test and learn from the same films, so the interval over seeds says how far "
         "the mean depends on the draw of folds, heads, orders and crops, and nothing of other patients",
     )  # fmt: skip
@@ -134,7 +134,7 @@ def one_study(study: CrossvalidateConfig, data: AllData, asked: Precision, log_r
     content = {
         **study_card(study, "crossvalidate", asked, reports, **protocol_of(study, data, folds)),
         "data_fingerprint": store.fingerprint,  # that of a run is of its fold, too
-        **summary_of(rows, over="folds"),
+        **summarize_runs(rows, over="folds"),
         "pooled": pooled,
         "folds": rows,
     }
@@ -227,7 +227,7 @@ def protocol_of(study: CrossvalidateConfig, data: AllData, folds: list[Fold]) ->
         "films_that_only_train": int(data.only_train.sum()),
         "split": "the store's own split is not used",
         "seed": study.seed,
-        "spread": spread_in_words(len(folds), "folds") + (TOO_SHORT if len(folds) >= LEAST_RUNS else ""),
+        "spread": describe_spread(len(folds), "folds") + (TOO_SHORT if len(folds) >= LEAST_RUNS else ""),
         "pooled": "all tested films together, with intervals over patients; scores of different classifiers "
         "are compared there, so it is no mean of the folds",
     }

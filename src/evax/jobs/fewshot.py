@@ -22,7 +22,7 @@ from evax.adaptation.study import (
 )
 from evax.config import job
 from evax.deploy.bundle import note_other_size
-from evax.evaluation.study_rows import RUNS, row_of_share, shares_summed_up, spread_in_words
+from evax.evaluation.study_rows import RUNS, describe_spread, row_of_share, summarize_points
 from evax.options.adaptation import FinetuneConfig
 from evax.options.studies import FRACTIONS, FewshotConfig
 
@@ -68,7 +68,7 @@ def fewshot(config: FewshotConfig) -> Path:
             reports += learned
             log.write("share", **asdict(point), lr=lr, mauc=[row["mauc"] for row in rows])
     card = study_card(study, "fewshot", config.precision, reports, **protocol_of(study))
-    return save_study(study.out, {"fewshot": card | shares_summed_up(scored)})[0]
+    return save_study(study.out, {"fewshot": card | summarize_points(scored)})[0]
 
 
 def run_at(study: FewshotConfig, point: LabelPoint, seed: int, lr: float) -> FinetuneConfig:
@@ -96,5 +96,5 @@ def protocol_of(study: FewshotConfig) -> dict[str, Any]:
         "lr_chosen_on": lr_chosen_on if study.lrs else "not chosen: optimizer.lr",
         "subset": subset[study.subset] + (", stratified by finding" if study.stratified else ""),
         "steps": "the same for every share",
-        "spread": spread_in_words(len(study.seeds), "seeds"),
+        "spread": describe_spread(len(study.seeds), "seeds"),
     }

@@ -33,7 +33,7 @@ from evax.config import job
 from evax.data.labelled import data_fingerprint
 from evax.deploy.bundle import note_other_size
 from evax.errors import ConfigError
-from evax.evaluation.study_rows import RUNS, WAYS, row_of_probe, shares_summed_up, spread_in_words
+from evax.evaluation.study_rows import RUNS, WAYS, describe_spread, row_of_probe, summarize_points
 from evax.files import read_json
 from evax.options.studies import SEEDS, ProbeConfig
 from evax.options.training import Precision
@@ -124,12 +124,12 @@ def content_of(
     study: ProbeConfig, way: str, reports: dict[LabelPoint, list[dict[str, Any]]], asked: Precision
 ) -> dict[str, Any]:
     """The result of a sweep for one of its two classifiers, a key of WAYS. asked: see study_card."""
-    every, spread = list(chain.from_iterable(reports.values())), spread_in_words(len(study.seeds), "seeds")
+    every, spread = list(chain.from_iterable(reports.values())), describe_spread(len(study.seeds), "seeds")
     card = study_card(study, "probe", asked, every, spread=spread)
     if way == "knn":
         card["protocol"].pop("strength_chosen_on", None)
     rows = [(asdict(point), [row_of_probe(each, way) for each in some]) for point, some in reports.items()]
-    return card | {"name": f"{card['name']}, {WAYS[way]}", "way": WAYS[way]} | shares_summed_up(rows)
+    return card | {"name": f"{card['name']}, {WAYS[way]}", "way": WAYS[way]} | summarize_points(rows)
 
 
 def check_same_choice(runs: Sequence[ProbeConfig], chosen_on: str) -> None:

@@ -15,9 +15,9 @@ from evax.errors import DataError
 from evax.evaluation.study_rows import (
     AUROC,
     defined_in,
+    is_overall,
     learned_by_all,
     mean_over,
-    of_all_together,
     spread_of,
 )
 from evax.files import read_json
@@ -115,7 +115,7 @@ def _score_label(score: Score, findings: Sequence[str], runs: Sequence[Mapping[s
     label = {"mauc": "mAUC", "macc": "mAcc"}[score]
     names = [column.removeprefix(AUROC) for column in runs[0] if column.startswith(AUROC)]
     others = [name for name in names if name not in findings]
-    if of_all_together(runs[0], score) or not any(defined_in(run, score, others) for run in runs):
+    if is_overall(runs[0], score) or not any(defined_in(run, score, others) for run in runs):
         return label
     entered = max(len(defined_in(run, score, findings)) for run in runs)
     return f"{label} of {entered} finding{'' if entered == 1 else 's'}"
