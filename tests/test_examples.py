@@ -1,6 +1,4 @@
-"""What the documentation shows is run: the README's Python, and the notebook on phantoms; its commands are
-understood.
-"""
+"""Examples of the documentation: the README's Python and the notebook run, and every command parses."""
 
 import importlib
 import os
@@ -30,7 +28,7 @@ TINY = "eva_x_tiny_patch16_224"
 
 @pytest.fixture
 def project(phantoms, phantom_store, tmp_path):
-    """A working directory as the README leaves it: a store, an encoder, a classifier and a film."""
+    """A working directory as the README leaves it: a store, an encoder, a classifier and an image."""
     preprocess = Preprocess(store_size=96, input_size=224)
     with torch.random.fork_rng():
         torch.manual_seed(0)
@@ -47,7 +45,7 @@ def project(phantoms, phantom_store, tmp_path):
     return tmp_path
 
 
-def test_the_python_of_the_readme_runs_as_it_stands(project, monkeypatch, capsys):
+def test_the_python_of_the_readme_runs(project, monkeypatch, capsys):
     (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     monkeypatch.chdir(project)
     names = {}
@@ -72,12 +70,19 @@ def commands_of(page):
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
-def test_the_commands_of_a_page_are_understood(page, monkeypatch):
+def test_the_commands_of_a_page_parse(page, monkeypatch):
     for environment, name, words in commands_of(page):
         for variable, value in environment:
             monkeypatch.setenv(variable, value)
         job = importlib.import_module(f"evax.jobs.{name}")
         parse_command_line(getattr(job, f"{name.capitalize()}Config"), words, f"evax {name}")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_what_a_page_imports_from_evax_exists(page):
+    for module, names in re.findall(r"from (evax[\w.]*) import ([\w, ]+)", page.read_text()):
+        for name in names.split(", "):
+            assert hasattr(importlib.import_module(module), name), f"{module} has no {name}"
 
 
 def test_the_commands_of_the_pages_are_found():
@@ -91,7 +96,7 @@ def test_a_notebook_is_kept_without_its_outputs(path):
 
 
 @pytest.mark.long
-def test_the_notebook_of_features_runs_on_a_store_and_shows_its_films(project):
+def test_the_notebook_of_features_runs_on_a_store_and_shows_its_images(project):
     environment = {"PYTHONPATH": f"{ROOT / 'src'}", "OMP_NUM_THREADS": "1"}
     notebook = nbformat.read(ROOT / "docs/notebooks/features.ipynb", as_version=4)
     client = NotebookClient(
