@@ -16,7 +16,7 @@ from evax.evaluation.networks import MEANS
 from evax.evaluation.published import MARK, Published
 from evax.files import open_csv, replaced_whole
 from evax.pages.drawing import save_figure, svg_of
-from evax.pages.few_labels import few_labels_figure
+from evax.pages.study_figures import few_labels_figure
 from evax.pages.template import write_page
 
 NO_SPREAD = {"mauc": {"sd": None}}  # of a sweep with one seed

@@ -22,8 +22,8 @@ class Segmenter(nn.Module):
     """Logits of K findings for every pixel.
 
     decoder_width: channels of UPerNet's decoder; a CNN's U-Net has its own.
-    Source: paper-facts.md 5.1, 5.2. The decoders are segmentation_models_pytorch's: its UPerNet norms the maps it
-    is given, which mmsegmentation's does not (docs/paper-map.md).
+    Source: paper-facts.md 5.1, 5.2. The decoders are those of segmentation_models_pytorch: its UPerNet
+    normalises the maps it is given, which mmsegmentation's does not (docs/paper-map.md).
     """
 
     def __init__(self, encoder: Encoder, findings: int, decoder_width: int = DECODER_WIDTH) -> None:

@@ -259,8 +259,8 @@ class Tokenizer(nn.Module):
     def forward(self, films: Float[Tensor, "B 1 H W"]) -> Float[Tensor, "B N Dt"]:
         """films: clean crops in [0, 1]; view and normalisation of the tokenizer are applied here.
 
-        The grid is the student's: by the size of the view where possible (paper-facts.md 2.2), else the features
-        are interpolated to it. Those of several layers stand side by side, of length 1 each.
+        The grid is the student's: by the size of the view where possible (paper-facts.md 2.2), else the
+        features are interpolated to it. Those of several layers stand side by side, of length 1 each.
         Source: Eq. (5).
         """
         films = resized(films, self.view).expand(-1, 3, -1, -1)

@@ -1,4 +1,4 @@
-"""The table of published weight files: the authors', the paper's baselines and others (paper-facts.md 1.4, 7).
+"""The table of published weight files: the authors', the paper's baselines, others (paper-facts.md 1.4, 7).
 
 Read without torch.
 """
