@@ -26,7 +26,7 @@ from evax.evaluation.report import evaluate_classifier
 from evax.explain.localization import protocol_entries
 from evax.explain.overlay import overlay
 from evax.files import read_json, write_json
-from evax.pages.page import write_report
+from evax.pages.run import write_report
 
 FINDINGS = ("Effusion", "Mass", "Hernia")  # no test film has a hernia
 SECTIONS = {"store": "data", "pretrain": "pretraining", "finetune": "finetuning", "localize": "localisation"}

@@ -1,7 +1,7 @@
 import pytest
 import torch
-
 from evax.adaptation.steps import classification_loss, segmentation_loss
+
 from evax.pretraining.objective import masked_cosine_loss
 
 

@@ -20,7 +20,7 @@ from evax.evaluation.segmentation import THRESHOLDS, Overlaps, false_area, film_
 from evax.explain.overlay import CALLED_EDGE, TRUE_EDGE, outlined
 from evax.files import make_folder, replaced_whole
 from evax.pages import figures
-from evax.pages.pictures import data_uri, jpeg
+from evax.pages.drawing import data_uri, jpeg
 from evax.runs.files import Facts, interval, numbers, read_facts, read_log
 
 Rows = Int64[np.ndarray, " S"]

@@ -20,8 +20,8 @@ from evax.deploy.lineage import training_so_far
 from evax.models.masked import MaskedImageModel
 from evax.options.pretraining import PretrainConfig
 from evax.pages.drawing import save_figure
+from evax.pages.figures import run_curves
 from evax.pages.run import write_run_page
-from evax.pages.run_curves import run_curves
 from evax.pretraining.watch import images_per_s, summary_of
 from evax.runs.files import write_report
 from evax.runs.log import RunLog
