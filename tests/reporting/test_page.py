@@ -20,9 +20,8 @@ from evax.data.manifest import Manifest
 from evax.data.store import open_store
 from evax.errors import DataError
 from evax.evaluation.localization import THRESHOLDS, localization_scores
-from evax.evaluation.marks import marked
 from evax.evaluation.published import PUBLISHED_MAPS
-from evax.evaluation.report import evaluate_classifier
+from evax.evaluation.report import evaluate_classifier, marked
 from evax.explain.localization import protocol_entries
 from evax.explain.overlay import overlay
 from evax.files import read_json, write_json

@@ -14,9 +14,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, ScalarFormatter
 
-from evax.evaluation.marks import marked
 from evax.evaluation.networks import MEANS
 from evax.evaluation.published import MARK, Published
+from evax.evaluation.report import marked
 from evax.files import open_csv, replaced_whole
 from evax.pages.drawing import (
     CURVES,

@@ -10,10 +10,15 @@ import numpy as np
 
 from evax.comparison.read import MAY_DIFFER, OF_SOME, Entry, Runs, protocol_entry
 from evax.config import flat_options
-from evax.evaluation.classification import operating_points, predictive_values
+from evax.evaluation.classification import (
+    has_few,
+    only_learned,
+    operating_points,
+    patients_of_each_side,
+    predictive_values,
+)
 from evax.evaluation.comparison import Difference, holm
 from evax.evaluation.intervals import LEAST_RUNS, Interval, seed_interval
-from evax.evaluation.learned import has_few, only_learned, patients_of_each_side
 from evax.evaluation.networks import (
     Ground,
     ScoredNetwork,

@@ -12,8 +12,7 @@ import numpy as np
 import pandas as pd
 
 from evax.evaluation.intervals import LEAST_RUNS, seed_interval
-from evax.evaluation.marks import unlearned
-from evax.evaluation.report import TOP1, evaluate_classifier
+from evax.evaluation.report import TOP1, evaluate_classifier, unlearned
 from evax.files import open_csv, read_json, replaced_whole
 
 logger = logging.getLogger("evax")

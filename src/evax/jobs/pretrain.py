@@ -50,7 +50,7 @@ def pretrain(config: PretrainConfig) -> Path:
     begun = begun_with(config)
     stores = stores_of(config)
     refuse_other_probe_store(config)
-    from evax.data.order import FilmOrder
+    from evax.data.loader import FilmOrder
     from evax.data.unlabelled import films_outside_tests
     from evax.deploy.lineage import earlier_training
     from evax.pretraining.loop import learn

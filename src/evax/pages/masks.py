@@ -14,7 +14,7 @@ from PIL import Image
 from evax.data.masked import MaskedData
 from evax.data.store import ImageStore
 from evax.errors import DataError
-from evax.evaluation.learned import FEW
+from evax.evaluation.classification import FEW
 from evax.evaluation.report import plain
 from evax.evaluation.segmentation import THRESHOLDS, Overlaps, false_area, film_dice
 from evax.explain.overlay import CALLED_EDGE, TRUE_EDGE, outlined

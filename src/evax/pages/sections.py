@@ -17,13 +17,11 @@ from evax.data.leaks import unnamed_patients
 from evax.data.manifest import SPLITS
 from evax.data.store import ImageStore
 from evax.errors import DataError
-from evax.evaluation.calibration import reliability_curve
+from evax.evaluation.calibration import reliability_curve, with_temperatures
 from evax.evaluation.classification import roc_curve
 from evax.evaluation.localization import THRESHOLDS
-from evax.evaluation.marks import marked
 from evax.evaluation.published import MARK
-from evax.evaluation.recalibration import with_temperatures
-from evax.evaluation.report import TOP1
+from evax.evaluation.report import TOP1, marked
 from evax.evaluation.study_rows import WAYS
 from evax.pages import figures
 from evax.pages.drawing import data_uri, film_picture, jpeg

@@ -11,8 +11,7 @@ from typing import Any
 import torch
 from lightning_fabric import Fabric
 
-from evax.data.loader import Films, training_batches
-from evax.data.order import FilmOrder
+from evax.data.loader import FilmOrder, Films, training_batches
 from evax.data.preprocess import Preprocess
 from evax.errors import DataError, Interrupted
 from evax.models.masked import MaskedImageModel

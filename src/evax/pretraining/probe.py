@@ -13,8 +13,7 @@ from evax.data.labels import resolve_labels
 from evax.data.preprocess import Preprocess
 from evax.data.store import ImageStore, open_store
 from evax.errors import DataError
-from evax.evaluation.embedding import knn_auroc, rank_me
-from evax.evaluation.linear import fit_linear_probe
+from evax.evaluation.embedding import fit_linear_probe, knn_auroc, rank_me
 from evax.models.encoders import Encoder
 
 STRENGTH = 1e-2  # of the linear probe: in the middle of those that evax probe tries
