@@ -30,7 +30,7 @@ from evax.pages.drawing import (
     save_figure,
     svg_of,
 )
-from evax.pages.few_labels import few_labels_figure
+from evax.pages.study_figures import few_labels_figure
 from evax.pages.template import write_page
 
 NO_SPREAD = {"mauc": {"sd": None}}  # of a sweep with one seed
