@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from evax.comparison.figures import Bar, finding_dots
+from evax.comparison.page import Bar, finding_dots
 from evax.errors import DataError
 from evax.evaluation.study_rows import row_of_share, run_rows, summarize_points, write_rows
 from evax.files import write_json

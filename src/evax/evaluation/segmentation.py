@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
 from numpy.typing import NDArray
 
+from evax.evaluation.classification import FEW
 from evax.evaluation.intervals import (
     RESAMPLES,
     Interval,
@@ -23,7 +24,6 @@ from evax.evaluation.intervals import (
     mean_interval,
     percentile_interval,
 )
-from evax.evaluation.learned import FEW
 from evax.evaluation.report import MeanReport, plain
 
 # 0.01 to 0.99; the paper's 0.3 is one of them
@@ -114,7 +114,7 @@ def false_area(overlaps: Overlaps) -> Float[np.ndarray, "S K"]:
     return np.where(empty, overlaps.called[..., 0] / overlaps.pixels, math.nan)
 
 
-def choose_thresholds(overlaps: Overlaps) -> Float[np.ndarray, " K"]:
+def choose_mask_thresholds(overlaps: Overlaps) -> Float[np.ndarray, " K"]:
     """The threshold of each finding with the highest Dice of all pixels together; the middle one of several.
 
     NaN for a finding of which no film has a pixel.

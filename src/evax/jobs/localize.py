@@ -14,14 +14,16 @@ from evax.deploy.predictor import Predictor, open_bundle
 from evax.errors import ConfigError, DataError
 from evax.explain.localization import (
     Localized,
+    Maps,
+    chosen_thresholds,
     draw_overlays,
+    films_with_regions,
+    kinds_of_truth,
     protocol_entries,
     published_maps,
-    scores_of,
+    score_localization,
     write_cases,
 )
-from evax.explain.localized import Maps, chosen_thresholds
-from evax.explain.regions import films_with_regions, kinds_of_truth
 from evax.findings import as_spelled
 from evax.options.results import LocalizeConfig
 from evax.pages.run import write_run_page
@@ -37,7 +39,7 @@ def localize(config: LocalizeConfig) -> Path:
     films that the bundle learned from.
     """
     start = time.perf_counter()
-    predictor, store = opened(config)
+    predictor, store = open_bundle_and_store(config)
     findings = predictor.card.findings
     refuse_other_spellings(store, findings)
     kinds = kinds_of_truth(store, store.rows(config.split), findings, config.truth)
@@ -62,7 +64,7 @@ def localize(config: LocalizeConfig) -> Path:
             "data_fingerprint": store.fingerprint,
             "bundle": str(config.bundle),
             "protocol": protocol_entries(config.protocol, chosen.on, maps.side, config.resamples),
-            **scores_of(localized, findings, config.resamples, config.seed),
+            **score_localization(localized, findings, config.resamples, config.seed),
             "published": published_maps(store),
             "overlays": draw_overlays(config.out, store, pairs, maps.preprocess, findings, config.overlays),
             "command": command_line("localize", config),
@@ -73,7 +75,7 @@ def localize(config: LocalizeConfig) -> Path:
     return config.out / "report.json"
 
 
-def opened(config: LocalizeConfig) -> tuple[Predictor, ImageStore]:
+def open_bundle_and_store(config: LocalizeConfig) -> tuple[Predictor, ImageStore]:
     """The classifier and the store. Raises what says that they do not fit."""
     predictor, store = open_bundle(config.bundle), open_store(config.store)
     if predictor.card.kind != "classifier":
