@@ -17,6 +17,7 @@ from evax.errors import ConfigError, DataError, WeightsError
 from evax.jobs.pretrain import PretrainConfig, pretrain
 from evax.options.training import OptimizerConfig
 from evax.pretraining.run import preprocess_of
+from evax.weights.encoders import EncoderWeights
 from evax.weights.released import RELEASED
 from official_files import write_mim
 from pretraining_runs import command_of, events, losses, started_until_step_7, tiny_run
@@ -123,7 +124,9 @@ def test_a_run_from_published_weights_keeps_their_normalisation(tiny, tmp_path, 
     assert (card.preprocess.mean, card.preprocess.std) == (row.mean, row.std)
     assert card.training["before"] == {"weights": "eva_x_tiny_mim"}
     store = evax.open_store(tiny.stores[0])
-    chain = preprocess_of(replace(config, weights=Path("eva02_tiny")), [store])
+    chain = preprocess_of(
+        replace(config, weights=Path("eva02_tiny")), [store], EncoderWeights(config.encoder, "eva02_tiny")
+    )
     assert chain.mean == RELEASED["eva02_tiny"].mean  # EVA-02's, one per colour
 
 
