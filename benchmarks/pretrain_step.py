@@ -22,9 +22,10 @@ from evax.data.preprocess import Preprocess
 from evax.models.encoders import build_encoder
 from evax.models.masked import MaskedImageModel
 from evax.models.tokenizers import build_tokenizer
+from evax.options.pretraining import MaskedImageConfig
 from evax.options.training import OptimizerConfig
 from evax.pretraining.hidden_patches import hidden_positions
-from evax.pretraining.step import masked_image_step
+from evax.pretraining.step import Learner, masked_image_step
 from evax.runs.device import matmul_seconds, maybe_compile, start_fabric
 from evax.runs.optimizer import create_optimizer
 
@@ -60,10 +61,8 @@ def our_step(
     teacher = maybe_compile(tokenizer, choice, 0, fabric.device)
     for block in model.encoder.blocks:
         block.attn.fused_attn = fused_attention
-    return lambda batch: masked_image_step(
-        student, teacher, optimizer, fabric, batch,
-        preprocess=PREPROCESS.at(size), mask_ratio=0.3, seed=0, lr=1e-3, clip_norm=3.0,
-    )  # fmt: skip
+    learner = Learner(student, teacher, optimizer, fabric, PREPROCESS.at(size))
+    return lambda batch: masked_image_step(learner, batch, MaskedImageConfig(image_size=size), lr=1e-3)
 
 
 def plain_step():

@@ -22,8 +22,9 @@ from evax.data.preprocess import Preprocess
 from evax.models.encoders import build_encoder
 from evax.models.masked import MaskedImageModel
 from evax.models.tokenizers import build_tokenizer
+from evax.options.pretraining import MaskedImageConfig
 from evax.options.training import OptimizerConfig
-from evax.pretraining.step import masked_image_step
+from evax.pretraining.step import Learner, masked_image_step
 from evax.runs.device import start_fabric
 from evax.runs.optimizer import create_optimizer
 
@@ -58,10 +59,8 @@ def steps_of(name: str, size: int, folder: Path):
         features[film] = 1.0
 
     def step(batch: Batch, source) -> None:
-        masked_image_step(
-            student, source, optimizer, fabric, batch,
-            preprocess=Preprocess(input_size=size), mask_ratio=0.3, seed=0, lr=1e-3, clip_norm=3.0,
-        )  # fmt: skip
+        learner = Learner(student, source, optimizer, fabric, Preprocess(input_size=size))
+        masked_image_step(learner, batch, MaskedImageConfig(image_size=size), lr=1e-3)
 
     return {
         "tokenizer": lambda batch: step(batch, tokenizer),

@@ -10,7 +10,7 @@ import pandas as pd
 
 from evax.evaluation.classification import choose_thresholds
 from evax.evaluation.report import evaluate_classifier
-from evax.evaluation.study_rows import row_of_share, shares_summed_up
+from evax.evaluation.study_rows import row_of_share, summarize_points
 from evax.files import write_json
 
 FINDINGS = ("Effusion", "Mass", "Hernia")
@@ -95,7 +95,7 @@ def write_sweep(folder: Path, skill: float, *, fractions=(0.1, 1.0), seeds=(0, 1
             runs.append(row_of_share(json.loads((path / "report.json").read_text())))
         shares.append(({"fraction": fraction, "count": None, "lr": 1e-3, "lr_trials": []}, runs))
     content = {"kind": "fewshot", "name": "sweep", "data_fingerprint": "0123456789abcdef"}
-    write_json(content | shares_summed_up(shares), folder / "fewshot.json")
+    write_json(content | summarize_points(shares), folder / "fewshot.json")
     return folder
 
 

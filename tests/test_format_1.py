@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from evax.adaptation.study import StudyRuns, check_finished_run
+from evax.adaptation.study import check_finished_run, make_once
 from evax.config import build, read_recipe
 from evax.deploy.bundle import DECISIVE, Card, read_card
 from evax.errors import DataError
@@ -106,7 +106,7 @@ def test_a_finished_run_of_the_first_format_is_that_of_a_study_and_is_not_made_a
         raise AssertionError(config)
 
     check_finished_run(made, report["data_fingerprint"], "any weights: it knew them by their path", True)
-    assert StudyRuns(never, 1, keep_bundles=True).report(made, "") == report
+    assert make_once(made, never) == report
 
 
 def test_new_reports_say_their_format_and_a_later_key_has_its_default():

@@ -20,7 +20,7 @@ MAY_IMPORT = {  # besides itself and the base
     "explain": {"models", "data", "evaluation"},
     "deploy": {"models", "weights", "data", "explain", "evaluation"},
     "pages": {"runs", "evaluation", "explain", "data"},
-    "comparison": {"pages", "runs", "evaluation", "models", "data"},
+    "comparison": {"pages", "runs", "evaluation", "models", "data", "options"},
     "adaptation": LEARNING,
     "pretraining": LEARNING | {"adaptation"},
     "jobs": LEARNING | {"explain", "comparison", "adaptation", "pretraining"},

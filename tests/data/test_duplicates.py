@@ -9,9 +9,8 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from evax.data.alignment import aligned_correlations
 from evax.data.building import build_store
-from evax.data.duplicates import compare_films
+from evax.data.duplicates import aligned_correlations, compare_films
 from evax.data.manifest import Manifest
 from evax.data.sources import read_source
 from evax.data.split import assign_splits

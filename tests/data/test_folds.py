@@ -92,11 +92,11 @@ def test_films_as_units_are_divided_by_chance_and_leak_patients():
 
 def test_what_cannot_be_divided_says_why():
     units, labels = np.array(["a", "b", "c"]), np.zeros((3, 1))
-    with pytest.raises(DataError, match="3 patients or films are too few for 4 folds: give fewer folds"):
+    with pytest.raises(DataError, match="3 patients or images are too few for 4 folds: give fewer folds"):
         divider(units, labels).equal_folds(4)
-    with pytest.raises(DataError, match="there are 0 films to train on and 1 to choose with"):
+    with pytest.raises(DataError, match="has 1 test images, 0 training and 1 validation images"):
         divider(units[:2], labels[:2]).equal_folds(2)
-    with pytest.raises(DataError, match="1 of the 3 films have no site: name it for all films"):
+    with pytest.raises(DataError, match="1 of the 3 images have no site: name it for all images"):
         divider(units, labels).folds_by_value(["north", "", "south"], "site")
     with pytest.raises(DataError, match="site has 1 values; one is left out at a time, of 2 to 50"):
         divider(units, labels).folds_by_value(["north"] * 3, "site")

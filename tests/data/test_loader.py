@@ -11,13 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from evax.data.augment import CROP, MASK, CropConfig, film_chance, random_crop
+from evax.data.augment import CROP, MASK, CropConfig, film_chance, random_crop, training_view
 from evax.data.building import build_store
-from evax.data.loader import Films, training_batches, whole_batches
+from evax.data.loader import FilmOrder, Films, training_batches, whole_batches
 from evax.data.manifest import Manifest
-from evax.data.order import FilmOrder
 from evax.data.preprocess import Preprocess
-from evax.data.randaugment import training_view
 from evax.data.store import open_store
 from evax.errors import ConfigError
 

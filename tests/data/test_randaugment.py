@@ -8,9 +8,8 @@ import pytest
 from PIL import Image
 from timm.data.auto_augment import AugmentOp
 
-from evax.data.augment import CropConfig
+from evax.data.augment import TWO_SIDED, CropConfig, RandAugment, applied, training_view
 from evax.data.preprocess import Preprocess
-from evax.data.randaugment import TWO_SIDED, RandAugment, applied, training_view
 
 # the operations of facts 4.2 in its order, and what magnitude 6 of 10 means by their definitions, at sign +1
 AT_SIX = {

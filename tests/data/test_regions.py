@@ -16,7 +16,7 @@ from evax.data.building import build_store
 from evax.data.masks import check_aspect
 from evax.data.sources import read_source
 from evax.errors import DataError
-from evax.explain.regions import films_with_regions, kinds_of_truth
+from evax.explain.localization import films_with_regions, kinds_of_truth
 
 
 @pytest.fixture(scope="module")

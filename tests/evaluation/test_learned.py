@@ -5,9 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from evax.evaluation.embedding import knn_auroc
-from evax.evaluation.learned import FEW, has_few, learned_findings, only_learned, patients_of_each_side
-from evax.evaluation.linear import fit_linear_probe
+from evax.evaluation.classification import FEW, has_few, learned_findings, only_learned, patients_of_each_side
+from evax.evaluation.embedding import fit_linear_probe, knn_auroc
 from evax.evaluation.report import evaluate_classifier
 
 NAN = math.nan

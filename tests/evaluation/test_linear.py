@@ -7,7 +7,7 @@ from sklearn.preprocessing import StandardScaler
 
 from evax.errors import ConfigError, DataError
 from evax.evaluation.classification import mean_auroc
-from evax.evaluation.linear import fit_linear_probe
+from evax.evaluation.embedding import fit_linear_probe
 
 
 @pytest.fixture

@@ -11,16 +11,17 @@ from sklearn.isotonic import IsotonicRegression
 from sklearn.linear_model import LogisticRegression
 
 from evax.errors import ConfigError, DataError
-from evax.evaluation.calibration import brier_score, expected_calibration_error
-from evax.evaluation.classification import auroc
-from evax.evaluation.recalibration import (
+from evax.evaluation.calibration import (
     HOTTEST,
     METHODS,
+    brier_score,
+    expected_calibration_error,
     fit_calibrator,
     fit_temperature,
     with_temperature,
     with_temperatures,
 )
+from evax.evaluation.classification import auroc
 
 
 def overconfident(seed, cases=3000, findings=2):

@@ -9,8 +9,12 @@ from hypothesis import strategies as st
 from sklearn.metrics import f1_score
 
 from evax.errors import ConfigError, DataError
-from evax.evaluation.classification import choose_thresholds, operating_point, predictive_values
-from evax.evaluation.thresholds import ThresholdRule
+from evax.evaluation.classification import (
+    ThresholdRule,
+    choose_thresholds,
+    operating_point,
+    predictive_values,
+)
 
 
 def problem(seed, cases=60):

@@ -192,7 +192,7 @@ def test_one_sweep_alone_compares_its_shares_with_the_largest(tmp_path):
     page = (out / "compare.html").read_text()
     assert "none: fewer than 3 seeds" in page
     assert "from 3 seeds on, 95 % t-interval" in page
-    assert "(+ 120 validation films that choose)" in (out / "few-labels.svg").read_text()
+    assert "(+ 120 validation images that choose)" in (out / "few-labels.svg").read_text()
 
 
 def test_sweeps_over_numbers_of_patients_are_compared_and_named_by_them(tmp_path):

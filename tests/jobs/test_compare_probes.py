@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from evax.comparison.runs import read_runs
+from evax.comparison.read import read_runs
 from evax.data.building import build_store
 from evax.data.labelled import LabelShare
 from evax.data.manifest import Manifest

@@ -1,8 +1,6 @@
 """Repeated cross-validation: a whole study per seed; over seeds and over folds are kept apart."""
 
 import html
-import json
-import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -14,12 +12,10 @@ from evax.config import parse_command_line
 from evax.errors import ConfigError, DataError
 from evax.jobs.crossvalidate import crossvalidate, folds_of, load_all
 from evax.options.studies import CrossvalidateConfig
-from study_pages import check_study_page
+from studies import SMALL, check_study_page, content_of, copy_of, write_times
 
-OPTIONS = {
-    "folds": 2, "image_size": 64, "steps": 1, "batch_size": 4, "resamples": 20, "workers": 1,
-    "findings": ("Effusion", "Mass"), "precision": "fp32", "compile": "off",
-}  # fmt: skip
+OPTIONS = SMALL | {"folds": 2, "steps": 1, "findings": ("Effusion", "Mass")}
+FOLDS = "runs/*/runs/**/*.[jhs]*"  # of the folds; summaries of studies are written anew
 
 
 @pytest.fixture(scope="module")
@@ -28,25 +24,18 @@ def study(phantom_store, tmp_path_factory):
     out = tmp_path_factory.mktemp("study") / "run"
     config = CrossvalidateConfig(store=phantom_store, out=out, seeds=(0, 1), **OPTIONS)
     assert crossvalidate(config) == out / "seeds.json"
-    before = times_of(config)
+    before = write_times(config, FOLDS)
     crossvalidate(replace(config, seeds=(2,), resume=True))
-    assert {path: when for path, when in times_of(config).items() if path in before} == before
+    assert before.items() <= write_times(config, FOLDS).items()
     return replace(config, seeds=(0, 1, 2))
 
 
-def times_of(config):
-    """When the results of the folds were written; what sums them up is written anew."""
-    results = (".json", ".html", ".safetensors")
-    files = [path for path in config.out.glob("runs/*/runs/**/*") if path.suffix in results]
-    return {path: path.stat().st_mtime_ns for path in files}
-
-
 def result_of(config):
-    return json.loads((config.out / "seeds.json").read_text())
+    return content_of(config.out / "seeds.json")
 
 
 def study_of(config, seed):
-    return json.loads((config.out / "runs" / f"seed-{seed}" / "crossvalidate.json").read_text())
+    return content_of(config.out / "runs" / f"seed-{seed}" / "crossvalidate.json")
 
 
 def test_every_seed_is_a_study_with_folds_of_its_own(study):
@@ -58,7 +47,7 @@ def test_every_seed_is_a_study_with_folds_of_its_own(study):
         assert (folder / "crossvalidate.svg").is_file()
         first = pd.read_csv(folder / "runs" / "fold-0" / "predictions-test.csv")
         tested.append(frozenset(first["image"]))
-        report = json.loads((folder / "runs" / "fold-0" / "report.json").read_text())
+        report = content_of(folder / "runs" / "fold-0" / "report.json")
         assert report["protocol"]["seed"] == seed
     assert len(set(tested)) == 3
 
@@ -79,6 +68,7 @@ def test_mean_sd_and_interval_over_seeds_are_of_the_means_over_folds(study):
     assert result["mauc"]["sd"] == pytest.approx(means.std(ddof=1))
     assert result["mauc"]["interval"] == pytest.approx([means.mean() - half, means.mean() + half])
     assert result["mauc"]["interval_method"].startswith("t-interval over 3 seeds")
+    assert tuple(result["findings"]) == OPTIONS["findings"]
     for name, spread in result["findings"].items():
         scores = [study_of(study, seed)["findings"][name]["mean"] for seed in range(3)]
         assert spread["mean"] == pytest.approx(np.mean([score for score in scores if score is not None]))
@@ -97,18 +87,15 @@ def test_what_all_seeds_have_in_common_is_said_once_and_that_they_share_their_fi
     assert "seed" not in protocol
 
 
-def test_the_table_has_a_line_per_seed(study):
-    rows = pd.read_csv(study.out / "seeds.csv")
-    runs = result_of(study)["runs"]
-    assert rows["seed"].tolist() == [0, 1, 2]
-    assert rows["mauc"].tolist() == pytest.approx([run["mauc"] for run in runs])
-    assert rows["pooled_mauc_low"].tolist() == pytest.approx(
-        [run["pooled_mauc_patient_interval"][0] for run in runs]
-    )
-
-
-def test_one_page_lists_the_seeds_with_links_to_their_pages(study):
+def test_table_and_page_list_the_seeds_with_links_to_their_pages(study):
     result = result_of(study)
+    rows = pd.read_csv(study.out / "seeds.csv")
+    for column, values in (
+        ("seed", [0, 1, 2]),
+        ("mauc", [run["mauc"] for run in result["runs"]]),
+        ("pooled_mauc_low", [run["pooled_mauc_patient_interval"][0] for run in result["runs"]]),
+    ):
+        assert rows[column].tolist() == pytest.approx(values)
     means = [spread["mean"] for spread in (result["mauc"], result["macc"], *result["findings"].values())]
     page = check_study_page(study, "crossvalidate", means, runs=3)
     assert "3 cross-validations" in page
@@ -120,14 +107,9 @@ def test_one_page_lists_the_seeds_with_links_to_their_pages(study):
     assert "fewer than 3 folds" in below
 
 
-def test_the_command_line_takes_a_range_of_seeds(study):
-    arguments = [str(study.store), "--out", "x", "--seeds", "0-2"]
-    assert parse_command_line(CrossvalidateConfig, arguments, "evax crossvalidate").seeds == (0, 1, 2)
-
-
 @pytest.fixture
 def copied(study, tmp_path):
-    return replace(study, out=shutil.copytree(study.out, tmp_path / "run"), resume=True)
+    return copy_of(study, tmp_path)
 
 
 def test_a_killed_seed_goes_on_at_its_unfinished_fold(study, copied):
@@ -135,9 +117,9 @@ def test_a_killed_seed_goes_on_at_its_unfinished_fold(study, copied):
     for name in ("report.html", "crossvalidate.json", "runs/fold-1/report.json"):
         (seed / name).unlink()
     (copied.out / "seeds.json").unlink()
-    before = times_of(copied)
+    before = write_times(copied, FOLDS)
     crossvalidate(copied)
-    after = times_of(copied)
+    after = write_times(copied, FOLDS)
     again = {path.relative_to(copied.out).parts[1:4] for path in before if after[path] != before[path]}
     assert ("seed-2", "runs", "fold-1") in again
     assert ("seed-2", "runs", "fold-0") not in again
@@ -146,14 +128,14 @@ def test_a_killed_seed_goes_on_at_its_unfinished_fold(study, copied):
 
 
 def test_other_options_data_and_kinds_are_refused_before_anything_is_trained(copied, study):
-    with pytest.raises(ConfigError, match="--folds was 2, is 3. Choose another --out"):
-        crossvalidate(replace(copied, folds=3))
-    with pytest.raises(ConfigError, match="--seeds was 0 1 2, is not given"):
-        crossvalidate(replace(copied, seeds=()))
-    with pytest.raises(ConfigError, match="continue with --resume"):
-        crossvalidate(replace(copied, resume=False))
-    with pytest.raises(ConfigError, match="is finished and its classifier was not kept"):
-        crossvalidate(replace(copied, bundles=True))
+    for change, message in (
+        ({"folds": 3}, "--folds was 2, is 3. Choose another --out"),
+        ({"seeds": ()}, "--seeds was 0 1 2, is not given"),
+        ({"resume": False}, "continue with --resume"),
+        ({"bundles": True}, "is finished and its classifier was not kept"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            crossvalidate(replace(copied, **change))
     with (copied.out / "runs" / "seed-1" / "folds" / "fold-1.csv").open("a") as table:
         table.write("another.png,test\n")
     with pytest.raises(ConfigError, match="fold-1.csv holds another fold. Choose another --out"):
@@ -161,18 +143,18 @@ def test_other_options_data_and_kinds_are_refused_before_anything_is_trained(cop
     assert not (copied.out / "runs" / "seed-3").exists()
 
 
-def can_choose(config, seed, films):
-    try:
-        folds_of(replace(config, seeds=(), seed=seed), films)
-    except DataError:
-        return False
-    return True
-
-
 def test_a_seed_whose_folds_cannot_choose_is_found_before_the_first_is_trained(study, tmp_path):
     config = replace(study, out=tmp_path / "run", validation=0.05)
-    films = load_all(config)
-    seeds = {can: next(n for n in range(100) if can_choose(config, n, films) == can) for can in (True, False)}
-    with pytest.raises(DataError, match=f"in the validation images of fold ., seed {seeds[False]}: "):
-        crossvalidate(replace(config, seeds=(seeds[True], seeds[False])))
+    data = load_all(config)
+
+    def can_choose(seed):
+        try:
+            folds_of(replace(config, seeds=(), seed=seed), data)
+        except DataError:
+            return False
+        return True
+
+    good, bad = (next(seed for seed in range(100) if can_choose(seed) == can) for can in (True, False))
+    with pytest.raises(DataError, match=f"of fold ., seed {bad}: "):
+        crossvalidate(replace(config, seeds=(good, bad)))
     assert not config.out.exists()

@@ -15,7 +15,7 @@ from evax.errors import ConfigError
 from evax.evaluation.comparison import holm
 from evax.jobs.prepare import prepare
 from evax.options.data import DescribeConfig, PrepareConfig
-from evax.pages.data_sheet import data_sheet
+from evax.pages.sections import data_sheet
 
 
 @pytest.fixture(scope="module")

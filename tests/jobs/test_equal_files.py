@@ -90,7 +90,7 @@ def test_equal_classifiers_and_segmenters_are_equal_bundles(job, encoder, stores
 @pytest.mark.parametrize(("every", "wanted"), [(0.05, [0, 1, 2, 3]), (0.001, [0, 1, 2, 3]), (0.4, [0, 2, 3])])
 def test_probes_go_on_to_the_end_however_short_their_distance(stores, tmp_path, monkeypatch, every, wanted):
     probed = list[int]()
-    monkeypatch.setattr("evax.pretraining.probe.probe", lambda *of_encoder: "result")
+    monkeypatch.setattr("evax.pretraining.run.probe_features", lambda *of_encoder: "result")
     monkeypatch.setattr(watching.Watch, "probe", lambda self, step, images, result: probed.append(step))
     config = tiny_run(stores[0], tmp_path / "run", epochs=0.5, probe_every=every, probe_store=stores[0])
     pretrain(config)

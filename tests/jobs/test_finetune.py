@@ -26,7 +26,7 @@ from evax.options.adaptation import LabelledConfig
 from evax.options.studies import ProbeConfig
 from evax.options.training import OptimizerConfig
 from evax.published import IMAGENET_MEAN
-from study_pages import check_study_page
+from studies import check_study_page
 
 
 @pytest.fixture

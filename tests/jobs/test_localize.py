@@ -21,7 +21,7 @@ from evax.evaluation.localization import (
     mask_of_truncated_box,
     peak_in_box,
 )
-from evax.explain import localized
+from evax.explain import localization as localized
 from evax.explain.heatmap import spread
 from evax.jobs.localize import localize
 from evax.models.classifier import Classifier

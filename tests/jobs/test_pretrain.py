@@ -12,10 +12,11 @@ import evax
 from evax.cli import run
 from evax.data.augment import CropConfig
 from evax.data.preprocess import Preprocess
-from evax.data.unlabelled import common_preprocess, films_outside_tests
+from evax.data.unlabelled import common_preprocess, images_outside_tests
 from evax.errors import ConfigError, DataError, WeightsError
-from evax.jobs.pretrain import PretrainConfig, preprocess_of, pretrain
+from evax.jobs.pretrain import PretrainConfig, pretrain
 from evax.options.training import OptimizerConfig
+from evax.pretraining.run import preprocess_of
 from evax.weights.released import RELEASED
 from official_files import write_mim
 from pretraining_runs import command_of, events, losses, started_until_step_7, tiny_run
@@ -177,7 +178,7 @@ def test_a_run_that_is_asked_to_stop_saves_its_last_step_first(tiny, number, sta
     assert process.returncode == status
     done = max(line["step"] for line in events(config.out, "step"))
     assert f"stopped after step {done} of" in said
-    assert "--resume goes on" in said
+    assert "--resume continues" in said
     assert [path.stem for path in (config.out / "checkpoints").iterdir()] == [f"step-{done:07d}"]
 
 
@@ -243,7 +244,7 @@ def test_a_batch_larger_than_the_store_is_said_with_the_steps_it_leaves(tiny, ca
 
 def test_films_of_the_test_split_are_never_trained_on(phantom_store):
     store = evax.open_store(phantom_store)
-    films = films_outside_tests([store, store])
+    films = images_outside_tests([store, store])
     assert len(films) == 2 * (len(store) - len(store.rows("test")))
     trained_on = {films.pixels(film).tobytes() for film in range(len(films))}
     assert not trained_on & {store.pixels(row).tobytes() for row in store.rows("test")}

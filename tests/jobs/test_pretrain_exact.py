@@ -13,7 +13,8 @@ from safetensors import safe_open
 from safetensors.numpy import load_file
 
 from evax.errors import ConfigError
-from evax.jobs.pretrain import pretrain, refuse_uneven_parts
+from evax.jobs.pretrain import pretrain
+from evax.pretraining.run import check_equal_parts
 from evax.runs.checkpoint import checkpoint_paths
 from pretraining_runs import command_of, events, losses, tiny_run
 
@@ -40,7 +41,7 @@ def test_a_batch_that_cannot_be_cut_evenly_is_refused(tiny):
     with pytest.raises(
         ConfigError, match=r"batch_size 8 cannot be cut into 6 equal parts \(3 processes x acc"
     ):
-        refuse_uneven_parts(replace(tiny, accumulate=2), processes=3)
+        check_equal_parts(replace(tiny, accumulate=2), processes=3)
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])

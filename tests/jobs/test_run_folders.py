@@ -50,7 +50,7 @@ WORK = {  # command: a function that it calls when its folder is there
     "compare": "evax.jobs.compare.rows_of",
     "crossvalidate": "evax.adaptation.classify.fit_classifier",
     "segment": "evax.adaptation.segment.fit_segmenter",
-    "localize": "evax.explain.localized.Maps.pairs",
+    "localize": "evax.explain.localization.Maps.pairs",
 }
 SECOND_WRITER = (
     "import sys; from pathlib import Path; from evax.files import FolderLock; FolderLock(Path(sys.argv[1]))"
@@ -106,7 +106,9 @@ def test_a_working_command_keeps_its_folder_to_itself_and_leaves_none_when_it_is
     command, things, tmp_path, capsys, monkeypatch
 ):
     module, _, name = WORK[command].rpartition(".")
-    owner = import_module("evax.explain.localized").Maps if module.endswith("Maps") else import_module(module)
+    owner = (
+        import_module("evax.explain.localization").Maps if module.endswith("Maps") else import_module(module)
+    )
     second = list[str]()
 
     def refuse(*arguments, **options):

@@ -1,19 +1,81 @@
-"""What a study that goes on keeps, and what it refuses, without a training."""
+"""What all studies have in common: their options, what is kept when they are resumed, what is refused."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
-from evax.adaptation.study import StudyRuns, check_finished_run, continue_study
+from evax.adaptation.study import check_finished_run, continue_study, make_once
 from evax.config import to_plain, write_recipe
 from evax.errors import ConfigError
 from evax.files import read_json, write_json
+from evax.jobs.crossvalidate import crossvalidate
+from evax.jobs.fewshot import fewshot
 from evax.jobs.finetune import FinetuneConfig
-from evax.options.studies import FewshotConfig
+from evax.jobs.probe import probe
+from evax.options.studies import CrossvalidateConfig, FewshotConfig, ProbeConfig
 from evax.options.training import OptimizerConfig
 from finished_runs import write_run
 
 GROWS = ("fractions", "counts", "seeds")
+FINETUNES = [
+    (FewshotConfig, {"fractions": (0.0, 1.0)}, "fractions must lie in"),
+    (FewshotConfig, {"fractions": (0.1, 0.1)}, "fractions must be different values"),
+    (FewshotConfig, {"counts": (0, 5)}, "counts must be above 0"),
+    (FewshotConfig, {"label_count": 5}, "give fractions, counts and seeds"),
+    (FewshotConfig, {"label_fraction": 0.5}, "give fractions, counts and seeds"),
+    (FewshotConfig, {"seed": 2}, "give fractions, counts and seeds"),
+    (FewshotConfig, {"seeds": (1, 1)}, "seeds must be different values"),
+    (FewshotConfig, {"lrs": (0.0,)}, "lrs must be above 0"),
+    (FewshotConfig, {"validation_cap": 0}, "validation_cap must be above 0"),
+    (CrossvalidateConfig, {"folds": 1}, "folds must be at least 2"),
+    (CrossvalidateConfig, {"validation": 1.0}, "validation is a share in"),
+    (CrossvalidateConfig, {"protocol": "paper"}, "leave protocol out. For the paper's folds .* --by film"),
+    (CrossvalidateConfig, {"table": Path("sites.csv")}, "give --by, as --by site"),
+    (CrossvalidateConfig, {"by": "site"}, "No way to divide films is called 'site'.* --table sites.csv"),
+    (CrossvalidateConfig, {"by": "split"}, "Known: film, patient, sex, view"),
+    (CrossvalidateConfig, {"seeds": (1, 1)}, "seeds must be different values"),
+    (CrossvalidateConfig, {"seeds": (1, 2), "seed": 3}, "seeds take the place of seed, which is 3"),
+    (CrossvalidateConfig, {"split": Path("s.csv")}, "makes its own splits"),
+    (
+        CrossvalidateConfig,
+        {"label_count": 3, "label_fraction": 0.5},
+        "Give label_count, 3, or ",
+    ),
+]
+PROBES = [
+    (ProbeConfig, {"neighbours": 0}, "neighbours must be above 0"),
+    (ProbeConfig, {"label_fraction": 0.0}, "label_fraction must lie in"),
+    (ProbeConfig, {"image_size": 50}, "image_size must be a multiple of 16"),
+    (ProbeConfig, {"resamples": 0}, "resamples must be above 0"),
+    (ProbeConfig, {"fractions": (0.5,), "label_fraction": 0.5}, "Give label_fraction or label_count for one"),
+    (ProbeConfig, {"split_by": "film"}, "split_by film needs a split"),
+    (ProbeConfig, {"seeds": (3, 4)}, "seeds and name are those of a sweep: give fractions or counts"),
+    (ProbeConfig, {"name": "hello"}, "seeds and name are those of a sweep: give fractions or counts"),
+    (ProbeConfig, {"fractions": (0.5,), "seed": 3}, "A sweep has seeds in place of seed, which is 3"),
+]
+
+
+@pytest.mark.parametrize(("kind", "change", "message"), FINETUNES + PROBES)
+def test_values_that_make_no_sense_are_refused(kind, change, message):
+    with pytest.raises(ConfigError, match=message):
+        kind(store=Path("store"), out=Path("out"), **change)
+
+
+@pytest.mark.parametrize(
+    ("study", "config"),
+    [
+        (fewshot, FewshotConfig),
+        (crossvalidate, CrossvalidateConfig),
+        (probe, ProbeConfig),
+        (probe, lambda **options: ProbeConfig(**options, fractions=(1.0,))),
+    ],
+)
+def test_a_study_that_cannot_start_leaves_no_folder(study, config, phantom_store, tmp_path):
+    out = tmp_path / "run"
+    with pytest.raises(ConfigError, match="called 'nothing'"):
+        study(config(store=phantom_store, out=out, encoder="nothing", image_size=64, precision="fp32"))
+    assert not out.exists()
 
 
 @pytest.fixture
@@ -26,45 +88,49 @@ def begun(tmp_path):
     return replace(config, resume=True)
 
 
-def test_a_study_has_what_it_was_begun_with_and_what_is_asked_for_besides(begun, caplog):
+def test_a_resumed_study_has_its_earlier_values_and_the_new_ones(begun, caplog):
     caplog.set_level("INFO")
     asked = replace(begun, fractions=(0.3,), counts=(9,), seeds=(2, 1), precision="auto", bundles=True)
-    whole = continue_study(asked, True, GROWS)
+    whole = continue_study(asked, GROWS)
     assert (whole.fractions, whole.counts, whole.seeds) == ((0.5, 1.0, 0.3), (9,), (0, 1, 2))
     assert (whole.precision, whole.bundles) == ("fp32", True)
-    assert "continues with --seeds 0 1 2." in caplog.text
-    assert continue_study(begun, True, GROWS) == begun
+    assert "with --seeds 0 1 2." in caplog.text
+    assert continue_study(begun, GROWS) == begun
 
 
-def test_other_options_are_refused_with_both_values_before_anything_is_trained(begun):
+def test_one_precision_is_decided_for_all_runs_and_kept_when_the_study_is_resumed(begun):
+    asked = replace(begun, precision="auto")
+    assert continue_study(replace(asked, resume=False)).precision in ("fp32", "bf16")
+    write_recipe(replace(begun, precision="bf16"), begun.out / "config.yaml")
+    assert continue_study(asked).precision == "bf16"
+
+
+def test_other_options_are_refused_with_both_values(begun):
     changed = replace(begun, thresholds="f1", optimizer=replace(begun.optimizer, lr=0.1))
     with pytest.raises(
         ConfigError, match=r"--thresholds was youden, is f1; --optimizer\.lr was 0\.001, is 0\.1"
     ):
-        continue_study(changed, True, GROWS)
+        continue_study(changed, GROWS)
     with pytest.raises(ConfigError, match="--lrs was not given, is 0.1 0.2"):
-        continue_study(replace(begun, lrs=(0.1, 0.2)), True, GROWS)
+        continue_study(replace(begun, lrs=(0.1, 0.2)), GROWS)
     moved = replace(begun, store=begun.store.with_name("moved"), workers=1, name="other")
-    assert continue_study(moved, True, GROWS) == moved
+    assert continue_study(moved, GROWS) == moved
 
 
-def test_a_single_run_is_not_taken_for_a_study_of_seeds(tmp_path):
+def test_a_single_run_is_not_resumed_as_a_study_of_seeds(tmp_path):
     single = FinetuneConfig(store=tmp_path / "store", out=tmp_path, optimizer=OptimizerConfig(lr=0.1))
     write_recipe(single, tmp_path / "config.yaml")
-    with pytest.raises(ConfigError, match="holds a single run, not a study to continue"):
-        continue_study(replace(single, seeds=(0, 1), resume=True), True, ("seeds",))
+    with pytest.raises(ConfigError, match="holds a single run"):
+        continue_study(replace(single, seeds=(0, 1), resume=True), ("seeds",))
 
 
-def test_the_classifier_of_a_finished_run_is_never_deleted(tmp_path):
-    run = FinetuneConfig(store=tmp_path / "store", out=write_run(tmp_path / "run", 1.0))
-    (run.out / "bundle").mkdir()
-    (run.out / "report.html").touch()
-
-    def never(config):
-        raise AssertionError(config)
-
-    assert StudyRuns(never, 1, keep_bundles=False).report(run, "")["kind"] == "finetune"
-    assert (run.out / "bundle").is_dir()
+def forget(run, *keys):
+    """Deletes an entry of the run's report."""
+    report = place = read_json(run.out / "report.json")
+    for key in keys[:-1]:
+        place = place[key]
+    del place[keys[-1]]
+    write_json(report, run.out / "report.json")
 
 
 @pytest.fixture
@@ -80,23 +146,33 @@ def finished(tmp_path):
     return config
 
 
-def test_a_run_knows_the_weights_it_started_from_wherever_they_lie(finished):
+def test_the_classifier_of_a_finished_run_is_never_deleted(finished):
+    (finished.out / "bundle").mkdir()
+    (finished.out / "report.html").touch()
+
+    def never(config):
+        raise AssertionError(config)
+
+    assert make_once(finished, never, keep_bundle=False)["kind"] == "finetune"
+    assert (finished.out / "bundle").is_dir()
+
+
+def test_a_finished_run_is_identified_by_the_content_of_its_weights(finished):
     moved = replace(finished, weights=finished.weights.with_name("moved"))
     for config in (finished, moved):
-        check_finished_run(config, "ff", "aa", bundle=False)
+        check_finished_run(config, "ff", "aa", False)
         with pytest.raises(ConfigError, match=f"the weights were others than {config.weights} holds now"):
-            check_finished_run(config, "ff", "bb", bundle=False)
+            check_finished_run(config, "ff", "bb", False)
     with pytest.raises(ConfigError, match=r"--weights was .*encoder, is not given"):
-        check_finished_run(replace(finished, weights=None), "ff", None, bundle=False)
-
-
-def test_a_run_of_an_evax_that_kept_no_digest_knows_its_weights_by_their_path(finished):
-    path = finished.out / "report.json"
-    report = read_json(path)
-    del report["weights_digest"]
-    write_json(report, path)
-    check_finished_run(finished, "ff", "bb", bundle=False)
+        check_finished_run(replace(finished, weights=None), "ff", None, False)
+    forget(finished, "weights_digest")  # an evax of before kept none
+    check_finished_run(finished, "ff", "bb", False)
     with pytest.raises(ConfigError, match=r"--weights was .*encoder, is .*moved"):
-        check_finished_run(
-            replace(finished, weights=finished.weights.with_name("moved")), "ff", "bb", bundle=False
-        )
+        check_finished_run(moved, "ff", "bb", False)
+
+
+def test_a_finished_run_from_before_an_option_existed_had_its_default(finished):
+    forget(finished, "recipe", "thresholds")
+    check_finished_run(finished, "ff", "aa", False)
+    with pytest.raises(ConfigError, match="--thresholds was youden, is f1"):
+        check_finished_run(replace(finished, thresholds="f1"), "ff", "aa", False)

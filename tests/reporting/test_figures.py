@@ -15,8 +15,7 @@ from evax.evaluation.calibration import reliability_curve
 from evax.evaluation.classification import roc_curve
 from evax.explain.overlay import BOX_COLOUR
 from evax.pages import figures
-from evax.pages.drawing import VERMILLION, with_prefixed_ids
-from evax.pages.pictures import film_picture
+from evax.pages.drawing import VERMILLION, film_picture, with_prefixed_ids
 
 
 def texts(svg: str) -> list[str]:

@@ -20,13 +20,12 @@ from evax.data.manifest import Manifest
 from evax.data.store import open_store
 from evax.errors import DataError
 from evax.evaluation.localization import THRESHOLDS, localization_scores
-from evax.evaluation.marks import marked
 from evax.evaluation.published import PUBLISHED_MAPS
-from evax.evaluation.report import evaluate_classifier
+from evax.evaluation.report import evaluate_classifier, marked
 from evax.explain.localization import protocol_entries
 from evax.explain.overlay import overlay
 from evax.files import read_json, write_json
-from evax.pages.page import write_report
+from evax.pages.run import write_report
 
 FINDINGS = ("Effusion", "Mass", "Hernia")  # no test film has a hernia
 SECTIONS = {"store": "data", "pretrain": "pretraining", "finetune": "finetuning", "localize": "localisation"}

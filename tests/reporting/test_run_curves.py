@@ -1,4 +1,4 @@
-from evax.pages.run_curves import run_curves
+from evax.pages.figures import run_curves
 
 STEPS = [
     {

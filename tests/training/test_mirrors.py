@@ -7,7 +7,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from evax.errors import ConfigError, Interrupted
 from evax.runs.log import Mirror, read_events, start_run
-from evax.runs.trackers import open_mirrors
+from evax.runs.trackers import open_trackers
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class Options:
 
 
 def begun(out, *names, resume=False):
-    return start_run(out, Options(), resume, open_mirrors(names))
+    return start_run(out, Options(), resume, open_trackers(names))
 
 
 def curve(out, name):
@@ -90,7 +90,7 @@ def test_an_mlflow_that_cannot_be_used_stops_a_run_before_it_begins(tmp_path, mo
 def test_what_is_not_installed_is_named_with_the_command_that_installs_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "mlflow", None)  # what import sees where there is none
     with pytest.raises(ConfigError, match=r"--track mlflow needs .* pip install .*\[tracking\]"):
-        open_mirrors(["tensorboard", "mlflow"])
+        open_trackers(["tensorboard", "mlflow"])
 
 
 def test_a_mirror_that_breaks_is_left_out_and_said_so_once_and_the_log_goes_on(tmp_path, caplog):

@@ -1,7 +1,8 @@
 import pytest
 import torch
 
-from evax.adaptation.steps import classification_loss, segmentation_loss
+from evax.adaptation.classify import classification_loss
+from evax.adaptation.segment import segmentation_loss
 from evax.pretraining.objective import masked_cosine_loss
 
 

@@ -3,7 +3,7 @@ import logging
 import pytest
 
 from evax.pretraining.probe import ProbeResult
-from evax.pretraining.watch import STEPS_OF_SPREAD, Watch, images_per_s, summary_of
+from evax.pretraining.watch import STEPS_OF_SPREAD, Watch, images_per_s, training_summary
 from evax.runs.log import RunLog
 from evax.runs.progress import live_panel
 
@@ -88,7 +88,7 @@ def test_of_steps_that_were_done_twice_the_last_line_counts_in_the_summary(log):
         )
         for done in steps:
             running.step(done, 0, 8 * done, measured(cosine=cosine + done / 1000, images_per_s=rate))
-    summary = summary_of(log)
+    summary = training_summary(log)
     assert summary["final_cosine"] == pytest.approx(0.4 + 30.5 / 1000)  # of steps 21 to 40
     assert images_per_s(log) == pytest.approx(39 / (9 / 100 + 30 / 50))
     assert (summary["knn_auc_first"], summary["knn_auc_last"]) == (0.2, 0.4)

@@ -34,14 +34,13 @@ from evax.adaptation.spine import (
     training_facts,
     training_run,
 )
+from evax.data.augment import training_view
 from evax.data.labelled import LabelledData, capped_rows
 from evax.data.loader import Batch, whole_batches
-from evax.data.randaugment import training_view
 from evax.data.store import ImageStore
 from evax.deploy.bundle import Card
-from evax.evaluation.classification import mean_auroc, top1_accuracy
-from evax.evaluation.learned import learned_findings, only_learned
-from evax.evaluation.linear import fit_linear_probe
+from evax.evaluation.classification import learned_findings, mean_auroc, only_learned, top1_accuracy
+from evax.evaluation.embedding import fit_linear_probe
 from evax.evaluation.report import evaluate_classifier, plain
 from evax.models.classifier import Classifier, probabilities
 from evax.options.adaptation import FinetuneConfig

@@ -39,8 +39,8 @@ Labels = np.ndarray[Any, Any]
 
 
 def check_call(config: LabelledConfig, resume: bool | None) -> None:
-    """Raises ConfigError for a run folder in use and unknown findings or weights, DataError for a path that is
-    no store and a store without labels, WeightsError for missing weights.
+    """Raises ConfigError for a run folder in use and unknown findings or weights, DataError if there is no
+    store or it has no labels, WeightsError for missing weights.
 
     resume: see start_run.
     """

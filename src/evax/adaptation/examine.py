@@ -16,7 +16,12 @@ import numpy as np
 import pandas as pd
 
 from evax.data.store import ImageStore
-from evax.evaluation.calibration import brier_score, expected_calibration_error
+from evax.evaluation.calibration import (
+    brier_score,
+    expected_calibration_error,
+    fit_temperature,
+    with_temperatures,
+)
 from evax.evaluation.checks import (
     Check,
     check_classes,
@@ -32,16 +37,16 @@ from evax.evaluation.classification import (
     Floats,
     Integers,
     Reals,
+    ThresholdRule,
     aurocs,
     choose_thresholds,
     known_cases,
+    learned_findings,
+    only_learned,
 )
-from evax.evaluation.learned import learned_findings, only_learned
-from evax.evaluation.recalibration import fit_temperature, with_temperatures
 from evax.evaluation.report import ERRORS_PER_FINDING, plain
 from evax.evaluation.subgroups import compare_groups
 from evax.evaluation.suspicion import clear_ends, held_out_probabilities, suspicion
-from evax.evaluation.thresholds import ThresholdRule
 from evax.files import replaced_whole
 
 logger = logging.getLogger("evax")

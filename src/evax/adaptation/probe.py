@@ -23,9 +23,8 @@ from evax.adaptation.protocol import label_policy, protocol_card, strength_chose
 from evax.config import command_line
 from evax.deploy.bundle import starting_preprocess
 from evax.evaluation.checks import check_strength
-from evax.evaluation.embedding import TEMPERATURE, answered, knn_scores
-from evax.evaluation.learned import learned_findings
-from evax.evaluation.linear import fit_linear_probe
+from evax.evaluation.classification import learned_findings
+from evax.evaluation.embedding import TEMPERATURE, answered, fit_linear_probe, knn_scores
 from evax.evaluation.report import evaluate_classifier, plain
 from evax.evaluation.study_rows import WAYS
 from evax.files import replaced_whole

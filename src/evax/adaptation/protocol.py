@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int64
 
-from evax.config import command_line, to_plain
+from evax.config import to_plain
 from evax.data.labelled import data_fingerprint, shared_patients, split_rows
 from evax.data.labels import blank_policy
 from evax.data.store import ImageStore
-from evax.evaluation.thresholds import ThresholdRule
+from evax.evaluation.classification import ThresholdRule
 from evax.files import replaced_whole
 from evax.options.adaptation import AdaptingConfig, FinetuneConfig, LabelledConfig
 from evax.options.training import PLACES
-from evax.runs.files import FORMAT, NO_THRESHOLDS
+from evax.runs.files import NO_THRESHOLDS
 
 CLEAN = {  # validation chooses, test is scored once
     "name": "clean",
@@ -105,43 +104,6 @@ def without_places(facts: Mapping[str, Any]) -> dict[str, Any]:
     """
     recipe = {name: value for name, value in facts["recipe"].items() if name not in PLACES}
     return {name: value for name, value in facts.items() if name != "weights"} | {"recipe": recipe}
-
-
-def study_card(
-    config: LabelledConfig,
-    kind: str,
-    fingerprint: str,
-    *,
-    name: str,
-    leaks: bool,
-    asked: str,
-    **protocol: Any,
-) -> dict[str, Any]:
-    """What every number of a study of several runs must carry.
-
-    fingerprint: see data_fingerprint. name: of its curve in figures; empty: encoder
-    and the end of the weights' path. leaks: its splits are of films. asked: the precision that was asked
-    for, which the command has; that of config was decided for all runs. protocol: what CLEAN does not say.
-    """
-    start = "/".join(config.weights.parts[-2:]) if config.weights else "random weights"
-    changed: dict[str, Any] = {"precision": asked} | ({"resume": False} if hasattr(config, "resume") else {})
-    anew = replace(config, **changed)
-    return {
-        "format": FORMAT,
-        "kind": kind,
-        "name": name or f"{config.encoder}, {start}",
-        "encoder": config.encoder,
-        "weights": str(config.weights) if config.weights else None,
-        "data_fingerprint": fingerprint,
-        "protocol": {
-            **CLEAN,
-            **(LEAKING if leaks else {}),
-            **protocol,
-        },
-        "recipe": to_plain(config),
-        # command and config class share a name, whatever the kind of the study
-        "command": command_line(type(config).__name__.removesuffix("Config").lower(), anew),
-    }
 
 
 def write_predictions(

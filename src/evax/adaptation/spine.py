@@ -18,9 +18,8 @@ from torch import Tensor
 from evax.config import command_line
 from evax.data.augment import TrainingView
 from evax.data.labelled import LabelledData
-from evax.data.loader import Batch, Films, training_batches
+from evax.data.loader import Batch, DrawnOrder, Films, training_batches
 from evax.data.masked import MaskedData
-from evax.data.order import DrawnOrder
 from evax.data.preprocess import Preprocess
 from evax.deploy.bundle import (
     Card,

@@ -14,34 +14,46 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from evax.adaptation.protocol import study_card
-from evax.config import build, changed_options, read_recipe, shown_option, to_plain, write_recipe
+from evax.adaptation.protocol import CLEAN
+from evax.config import (
+    build,
+    changed_options,
+    command_line,
+    read_recipe,
+    shown_option,
+    to_plain,
+    write_recipe,
+)
+from evax.data.labelled import data_fingerprint
+from evax.data.store import ImageStore
 from evax.errors import ConfigError
-from evax.evaluation.study_rows import RUNS, run_rows, spread_in_words, summary_of, write_rows
+from evax.evaluation.study_rows import RUNS, describe_spread, run_rows, summarize_runs, write_rows
 from evax.files import read_json, write_json
-from evax.options.adaptation import LabelledConfig
+from evax.options.adaptation import FinetuneConfig, LabelledConfig
+from evax.options.studies import ProbeConfig
 from evax.options.training import PLACES, Precision
-from evax.runs.files import agreed, read_facts
+from evax.runs.files import FORMAT, agreed, read_facts
 from evax.runs.log import RunLog, run_folder
 
 logger = logging.getLogger("evax")
-C = TypeVar("C", bound=LabelledConfig)
+C = TypeVar("C", bound=FinetuneConfig | ProbeConfig)
 Report = dict[str, Any]
 
 # of a finished run: images, labels and weights have digests, and the rest changes nothing that is learned
 MAY_DIFFER = PLACES | {"workers", "name", "bundles", "resume"}
+RESULTS = ("report.json", "crossvalidate.json")  # of a finished run, which may be a study itself
 SINGLE: dict[str, Any] = {"seeds": (), "resume": False}  # options of a fine-tuning that is a single run
 
 
-def continue_study(config: C, resume: bool, grows: Sequence[str] = ()) -> C:
-    """The options of the whole study: those its folder was begun with, and what is new.
+def continue_study(config: C, grows: Sequence[str] = ()) -> C:
+    """The options of the whole study: if it is resumed, those its folder was begun with, and what is new.
 
     grows: options of several values. New values go behind those of before, so the first one stays first.
     The precision of all runs is decided once: the timing behind "auto" depends on the load of the machine.
     Raises ConfigError if the folder was begun with other options.
     """
     begun = config.out / "config.yaml"
-    if not (resume and begun.is_file()):  # without the file, start_run says that there is nothing to resume
+    if not (config.resume and begun.is_file()):  # start_run raises if there is nothing to resume
         if config.precision != "auto":
             return config
         from evax.runs.device import bf16_is_faster
@@ -67,12 +79,11 @@ def continue_study(config: C, resume: bool, grows: Sequence[str] = ()) -> C:
 
 
 @contextmanager
-def study_folder(config: LabelledConfig, resume: bool) -> Iterator[RunLog]:
+def study_folder(study: FinetuneConfig | ProbeConfig) -> Iterator[RunLog]:
     """run_folder; config.yaml of a continued study becomes that of the whole study."""
-    kept: dict[str, Any] = {"resume": False}  # a recipe that starts the study again
-    with run_folder(config.out, config, resume) as log:
-        if resume:
-            write_recipe(replace(config, **kept), config.out / "config.yaml")
+    with run_folder(study.out, study, study.resume) as log:
+        if study.resume:
+            write_recipe(replace(study, resume=False), study.out / "config.yaml")
         yield log
 
 
@@ -81,11 +92,19 @@ def run_config(kind: type[C], study: LabelledConfig, **own: Any) -> C:
     return kind(**({item.name: getattr(study, item.name) for item in fields(kind)} | own))
 
 
-def check_finished_run(run: LabelledConfig, fingerprint: str, weights: str | None, bundle: bool) -> None:
-    """Before anything is trained: a run that is finished must be the one that is asked for.
+def check_finished_runs(runs: Sequence[C], store: ImageStore, bundle: bool = False) -> None:
+    """Before anything is trained: raises ConfigError as check_finished_run does, for any of the runs."""
+    from evax.weights.start import digest_of_weights
 
-    fingerprint: see data_fingerprint. weights: see digest_of_weights. bundle: whether its classifier must be
-    there. Raises ConfigError.
+    weights = digest_of_weights(runs[0].encoder, runs[0].weights)
+    for run in runs:
+        check_finished_run(run, data_fingerprint(store, run.split), weights, bundle)
+
+
+def check_finished_run(run: LabelledConfig, fingerprint: str, weights: str | None, bundle: bool) -> None:
+    """Raises ConfigError if the run is finished and was made with other options or data.
+
+    fingerprint: see data_fingerprint. weights: see digest_of_weights. bundle: its classifier must be there.
     """
     path = run.out / "report.json"
     if not path.is_file():
@@ -113,69 +132,117 @@ def check_finished_run(run: LabelledConfig, fingerprint: str, weights: str | Non
 
 
 class StudyRuns(Generic[C]):
-    """Makes the runs of a study that are not finished, and reads the reports of all.
+    """The runs of a study, each of which is made once.
 
-    make: makes one run. total: number of runs. keep_bundles: else a classifier is deleted once it is tested.
+    runs: all that the study may need. report_of: returns the report of a run and makes the run unless it is
+    finished. total: number of runs to make, if fewer than all.
     """
 
-    def __init__(self, make: Callable[[C], Path], total: int, keep_bundles: bool) -> None:
-        self._make, self._total, self._keep_bundles = make, total, keep_bundles
+    def __init__(
+        self,
+        study: FinetuneConfig | ProbeConfig,
+        runs: Sequence[C],
+        report_of: Callable[[C], Report],
+        total: int | None = None,
+    ) -> None:
+        self._report_of, self._total = report_of, total or len(runs)
         self._numbers: dict[Path, int] = {}
-
-    def log_finished(self, study: LabelledConfig, runs: Sequence[LabelledConfig]) -> None:
-        """How many of the runs of a continued study are finished."""
-        finished = sum((run.out / "report.json").is_file() for run in runs)
-        logger.info("%s: %d of %d runs are finished already.", study.out, finished, self._total)
+        if study.resume:
+            finished = sum(map(is_finished, runs))
+            logger.info("%s: %d of %d runs are finished already.", study.out, finished, self._total)
 
     def report(self, run: C, description: str) -> Report:
-        """The report of a run, which is made unless it is finished; an interrupted one starts again.
-
-        description: of the run within the study. Raises whatever making it raises.
-        """
-        from evax.pages.run import write_run_page
-
-        path = run.out / "report.json"
+        """The report of a run. description: of the run within the study, for the log."""
         number = self._numbers.setdefault(run.out, len(self._numbers) + 1)
-        if not path.is_file():
-            if run.out.exists():
-                shutil.rmtree(run.out)
+        if not is_finished(run):
             logger.info("run %d of %d: %s", number, self._total, description)
-            self._make(run)
-            if not self._keep_bundles:
-                shutil.rmtree(run.out / "bundle")
-        elif not (run.out / "report.html").is_file():  # killed between the report and its page
-            write_run_page(run.out)
-        report: Report = read_json(path)
-        return report
+        return self._report_of(run)
 
 
-def seed_runs(study: C) -> list[C]:
-    """The options of the study's single runs, or smaller studies, one per seed."""
-    seeds: Sequence[int] = getattr(study, "seeds")  # noqa: B009  # not every LabelledConfig has them
-    return [
-        run_config(type(study), study, out=study.out / RUNS / f"seed-{seed}", seed=seed, **SINGLE)
-        for seed in seeds
-    ]
+def is_finished(run: LabelledConfig) -> bool:
+    """Whether the run has its result."""
+    return any((run.out / name).is_file() for name in RESULTS)
 
 
-def save_seeds(
-    study: LabelledConfig,
+def make_once(run: C, make: Callable[[C], Path], keep_bundle: bool = True) -> Report:
+    """The report of a run, which is made unless it is finished; an interrupted one starts again.
+
+    keep_bundle: else the classifier of a run that is made here is deleted once it is tested.
+    """
+    from evax.pages.run import write_run_page
+
+    path = run.out / "report.json"
+    if not path.is_file():
+        if run.out.exists():
+            shutil.rmtree(run.out)
+        make(run)
+        if not keep_bundle:
+            shutil.rmtree(run.out / "bundle")
+    elif not (run.out / "report.html").is_file():  # killed between the report and its page
+        write_run_page(run.out)
+    report: Report = read_json(path)
+    return report
+
+
+def run_seeds(
+    study: C,
     asked: Precision,
-    reports: Sequence[Report],
-    rows: Sequence[Report],
+    *,
+    check: Callable[[Sequence[C]], None],
+    report_of: Callable[[C], Report],
+    row_of: Callable[[Report], Report],
     **protocol: str,
 ) -> Path:
-    """Mean, sd and interval over the seeds, and their rows; returns the path of seeds.json.
+    """The same run, or smaller study, with each seed, OUT/runs/seed-*; returns the path of seeds.json.
 
-    asked: see study_card. protocol: entries in place of those that all reports agree on.
+    check: raises ConfigError before the first run is made, if finished runs do not fit. report_of: see
+    StudyRuns. row_of: what is kept of a report. asked, protocol: see study_card.
     """
-    same, first = agreed([report["protocol"] for report in reports]), reports[0]
-    card = study_card(
-        study, "seeds", first["data_fingerprint"], name=first.get("name", ""), leaks="leak" in same,
-        asked=asked,
-    )  # fmt: skip
-    card["protocol"] |= same | {"spread": spread_in_words(len(rows), "seeds")} | protocol
-    return save_study(study.out, {"seeds": card | summary_of(rows) | {"runs": list(rows)}})[0]
+    runs = [
+        run_config(type(study), study, out=study.out / RUNS / f"seed-{seed}", seed=seed, **SINGLE)
+        for seed in study.seeds
+    ]
+    reports, rows = [], []
+    with study_folder(study) as log:
+        check(runs)
+        making = StudyRuns(study, runs, report_of)
+        for run in runs:
+            reports.append(making.report(run, f"seed {run.seed}"))
+            rows.append(row_of(reports[-1]))
+            log.write("seed", seed=run.seed, mauc=rows[-1]["mauc"])
+    protocol = {"spread": describe_spread(len(runs), "seeds")} | protocol
+    card = study_card(study, "seeds", asked, reports, **protocol)
+    return save_study(study.out, {"seeds": card | summarize_runs(rows) | {"runs": rows}})[0]
+
+
+def study_card(
+    study: FinetuneConfig | ProbeConfig,
+    kind: str,
+    asked: Precision,
+    reports: Sequence[Report],
+    **protocol: Any,
+) -> Report:
+    """What every number of a study must carry.
+
+    asked: the precision that was asked for, as in the command; that of the study was decided for all runs.
+    protocol: entries besides those that all reports agree on, or in place of them.
+    """
+    start = "/".join(study.weights.parts[-2:]) if study.weights else "random weights"
+    return {
+        "format": FORMAT,
+        "kind": kind,
+        "name": getattr(study, "name", "") or f"{study.encoder}, {start}",
+        "encoder": study.encoder,
+        "weights": str(study.weights) if study.weights else None,
+        "data_fingerprint": reports[0]["data_fingerprint"],
+        "protocol": CLEAN | agreed([report["protocol"] for report in reports]) | protocol,
+        "recipe": to_plain(study),
+        # command and config class share a name, whatever the kind of the study
+        "command": command_line(
+            type(study).__name__.removesuffix("Config").lower(),
+            replace(study, precision=asked, resume=False),
+        ),
+    }
 
 
 def save_study(out: Path, contents: Mapping[str, Report], log_result: bool = True) -> list[Path]:
@@ -183,8 +250,9 @@ def save_study(out: Path, contents: Mapping[str, Report], log_result: bool = Tru
 
     contents: name -> result, as write_study_page reads it.
     """
-    from evax.pages.result_line import tell_result
-    from evax.pages.study import draw_study, write_study_page
+    from evax.pages.result_line import log_test_scores
+    from evax.pages.study import write_study_page
+    from evax.pages.study_figures import draw_study
 
     results = [out / f"{name}.json" for name in contents]
     for path, content in zip(results, contents.values(), strict=True):
@@ -193,5 +261,5 @@ def save_study(out: Path, contents: Mapping[str, Report], log_result: bool = Tru
     draw_study(results)
     write_study_page(results)
     if log_result:
-        tell_result(results)
+        log_test_scores(results)
     return results

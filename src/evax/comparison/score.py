@@ -1,21 +1,24 @@
-"""Scored runs -> the facts of a comparison, ready for compare.json."""
+"""Scored rows -> the facts of a comparison, ready for compare.json."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 
-from evax.comparison.comparable import MAY_DIFFER, OF_SOME, protocol_entry
-from evax.comparison.recipe_entries import differing_entries
-from evax.comparison.runs import Entry, Runs
+from evax.comparison.read import MAY_DIFFER, OF_SOME, Entry, Runs, protocol_entry
 from evax.config import flat_options
-from evax.evaluation.classification import operating_points, predictive_values
+from evax.evaluation.classification import (
+    has_few,
+    only_learned,
+    operating_points,
+    patients_of_each_side,
+    predictive_values,
+)
 from evax.evaluation.comparison import Difference, holm
 from evax.evaluation.intervals import LEAST_RUNS, Interval, seed_interval
-from evax.evaluation.learned import has_few, only_learned, patients_of_each_side
 from evax.evaluation.networks import (
     Ground,
     ScoredNetwork,
@@ -277,3 +280,28 @@ def shown(difference: Difference, adjusted: float) -> dict[str, Any]:
         "p_holm": plain(float(adjusted)),
         "test": difference.test,
     }
+
+
+def differing_entries(
+    kinds: Sequence[str], recipes: Sequence[Sequence[Mapping[str, Any]]], but: Collection[str]
+) -> list[dict[str, Any]]:
+    """Each as {"entry": "optimizer.lr", "values": [per row: the distinct values of its trainings]}, None for
+    what a recipe lacks.
+
+    kinds: the command of each row; what only the recipes of one command have is compared among its own rows.
+    recipes: per row those of its trainings, see flat_options. but: entries that may differ.
+    """
+    names = list(dict.fromkeys(name for row in recipes for recipe in row for name in recipe))
+    found = []
+    for name in names:
+        values = [distinct([recipe.get(name) for recipe in row]) for row in recipes]
+        asked = {kind for kind, row in zip(kinds, recipes, strict=True) if any(name in one for one in row)}
+        compared = [value for kind, value in zip(kinds, values, strict=True) if kind in asked]
+        if name not in but and any(each != compared[0] for each in compared):
+            found.append({"entry": name, "values": values})
+    return found
+
+
+def distinct(values: Sequence[Any]) -> list[Any]:
+    """Each value once, in order; lists are values too."""
+    return [value for number, value in enumerate(values) if value not in values[:number]]

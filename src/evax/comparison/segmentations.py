@@ -11,10 +11,8 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from evax.comparison.comparable import refuse_other_films, refuse_other_protocols
-from evax.comparison.figures import Bar, finding_dots
-from evax.comparison.kinds import named
-from evax.comparison.page import write_figure, write_rows
+from evax.comparison.page import Bar, finding_dots, write_figure, write_rows
+from evax.comparison.read import named, refuse_other_films, refuse_other_protocols
 from evax.errors import DataError, unknown_name
 from evax.evaluation.comparison import holm, paired_difference
 from evax.evaluation.intervals import macro_draws

@@ -1,6 +1,6 @@
-"""Folds of a cross-validation: which films train, choose and are tested, in each of several runs.
+"""Folds of a cross-validation: train, validation and test images of each of several runs.
 
-Shape legend: S films of the store.
+Shape legend: S images of the store.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from evax.errors import ConfigError, DataError
 from evax.files import read_text, write_text
 from evax.rounding import exact
 
-MOST_VALUES = 50  # one run each; more values than this are no sites
+MOST_VALUES = 50  # one run each; a column with more values does not hold sites
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,30 +36,30 @@ class Fold:
 
 @dataclass(frozen=True, eq=False)
 class Divider:
-    """Divides films into folds, and carves the validation films of each fold out of its training part."""
+    """Divides images into folds, and takes the validation images of each fold out of its training part."""
 
     units: np.ndarray
-    """(S,) what is kept together: the patient of each film, or the film itself."""
+    """(S,) what is kept together: the patient of each image, or the image itself."""
     strata: Int64[np.ndarray, " S"] | None
-    """See strata_of: each fold holds its share of every stratum, to within one unit. None: chance alone."""
+    """See strata_of: each fold has its share of every stratum, to within one unit. None: random folds."""
     divided: Bool[np.ndarray, " S"]
-    """Films that are tested, all of a unit or none; the others only train."""
+    """Images that are tested, all of a unit or none; the others only train."""
     validation: float
-    """Share of a fold's other divided units that choose instead of training, in (0, 1)."""
+    """Share of the divided units outside the test part that validate instead of training, in (0, 1)."""
     seed: int
 
     def equal_folds(self, folds: int) -> list[Fold]:
-        """Folds of nearly as many units each; every divided film is tested exactly once.
+        """Folds of nearly as many units each; every divided image is tested exactly once.
 
-        Raises DataError for fewer units than folds, and a fold without films to train on.
+        Raises DataError for fewer units than folds, and a fold without training or validation images.
         """
         units = self.units[self.divided]
         order = in_drawn_order(units, self.seed, purpose="fold:")
         if len(order) < folds:
             raise DataError(
-                f"{len(order)} patients or films are too few for {folds} folds: give fewer folds."
+                f"{len(order)} patients or images are too few for {folds} folds: give fewer folds."
             )
-        if self.strata is not None:  # dealt out like cards, one stratum after the other
+        if self.strata is not None:  # assigned in turn, one stratum after the other
             stratum_of = stratum_of_each(units, self.strata[self.divided])
             order.sort(key=lambda unit: stratum_of[unit])
         fold_of = {unit: place % folds for place, unit in enumerate(order)}
@@ -67,17 +67,17 @@ class Divider:
         return [self._fold(str(k), number == k, number != k) for k in range(folds)]
 
     def folds_by_value(self, values: Sequence[str], what: str) -> list[Fold]:
-        """One fold per value (a hospital), whose films are tested; films of the other values train.
+        """One fold per value (a hospital), whose images are tested; images of the other values train.
 
-        values: of each film. what: the name of these values, for errors.
-        A patient with films of several values trains nothing where one of them is tested.
-        Raises DataError when a film has no value, there are fewer than two values or very many, and for a
-        fold without films to train on.
+        values: of each image. what: the name of these values, for errors.
+        A patient with images of several values does not train where one of them is tested.
+        Raises DataError for an image without a value, fewer than two values or very many, and a fold without
+        training or validation images.
         """
         value = np.array(values)
         if blank := int((value == "").sum()):
             raise DataError(
-                f"{blank} of the {len(value)} films have no {what}: name it for all films, or prepare a "
+                f"{blank} of the {len(value)} images have no {what}: name it for all images, or prepare a "
                 "store without them."
             )
         known = sorted(set(value[self.divided].tolist()))
@@ -95,23 +95,23 @@ class Divider:
         ]
 
     def _fold(self, name: str, test: Bool[np.ndarray, " S"], rest: Bool[np.ndarray, " S"]) -> Fold:
-        films = rest & self.divided
-        strata = None if self.strata is None else self.strata[films]
-        order = in_drawn_order(self.units[films], self.seed, strata, "validation:")
+        rows = rest & self.divided
+        strata = None if self.strata is None else self.strata[rows]
+        order = in_drawn_order(self.units[rows], self.seed, strata, "validation:")
         chosen = np.isin(self.units, order[: math.ceil(exact(self.validation) * len(order))])
         train, validation = (np.flatnonzero(rest & part) for part in (~chosen, chosen))
         if not len(train) or not len(validation):
             raise DataError(
-                f"Beside the {np.count_nonzero(test)} test films of fold {name} there are {len(train)} films "
-                f"to train on and {len(validation)} to choose with. Use more data or another share."
+                f"Fold {name} has {np.count_nonzero(test)} test images, {len(train)} training and "
+                f"{len(validation)} validation images. Use more data or another share (--validation)."
             )
         return Fold(name, train, validation, np.flatnonzero(test))
 
 
 def write_fold(fold: Fold, store: ImageStore, path: Path) -> None:
-    """A table of image and split, as split_rows reads it; one that exists is kept.
+    """Writes a table of image and split, as split_rows reads it; one that exists is kept.
 
-    Raises ConfigError when it exists and is of another fold: the run in its folder learned from that one.
+    Raises ConfigError if it exists and is of another fold: the run in its folder was trained on that one.
     """
     split = np.full(len(store), "", dtype=object)
     for name, rows in zip(SPLITS, (fold.train, fold.validation, fold.test), strict=True):

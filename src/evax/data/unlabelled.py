@@ -1,4 +1,4 @@
-"""Unlabelled stores, ready to learn from: their films outside the tests, and one chain for all of them."""
+"""Images of stores without their labels, for pre-training: those outside the tests, and one chain for all."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from evax.errors import DataError
 logger = logging.getLogger("evax")
 
 
-def films_outside_tests(stores: list[ImageStore]) -> Films:
-    """Every film that is not in the test split of its store. Raises DataError when there is none."""
+def images_outside_tests(stores: list[ImageStore]) -> Films:
+    """Every image that is not in the test split of its store. Raises DataError if there is none."""
     films = Films([(store, store.rows("train", "val")) for store in stores])
     if not len(films):
         raise DataError("The stores hold no film outside their test split: prepare them with test below 1.")

@@ -14,8 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from evax.evaluation.classification import Integers, Reals
-from evax.evaluation.learned import FEW, learned_findings
+from evax.evaluation.classification import FEW, Integers, Reals, learned_findings
 from evax.evaluation.subgroups import ENOUGH
 from evax.evaluation.suspicion import ClearEnd
 

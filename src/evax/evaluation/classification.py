@@ -7,14 +7,67 @@ out for that finding alone); uncertain labels (-1) are resolved before, when the
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from evax.errors import DataError
-from evax.evaluation.thresholds import YOUDEN, ThresholdRule
+from evax.errors import ConfigError, DataError
+
+SIDES = ("sensitivity", "specificity")
+RULES = "youden, f1, sensitivity:0.95 or specificity:0.9"
+
+
+@dataclass(frozen=True)
+class ThresholdRule:
+    """A name of RULES, and the value that sensitivity or specificity must reach."""
+
+    name: str
+    target: float = math.nan
+
+    @classmethod
+    def of(cls, text: str) -> ThresholdRule:
+        """The rule as a recipe writes it. Raises ConfigError for anything that is not one of RULES."""
+        name, colon, value = text.partition(":")
+        if text in ("youden", "f1"):
+            return cls(text)
+        try:
+            target = float(value) if colon and name in SIDES else math.nan
+        except ValueError:
+            target = math.nan
+        if not 0 < target <= 1:
+            raise ConfigError(f"'{text}' chooses no threshold; give {RULES} (a value in (0, 1]).")
+        return cls(name, target)
+
+    def in_words(self) -> str:
+        """For reports: what validation was asked for."""
+        names = {"youden": "Youden", "f1": "largest F1"}
+        return names.get(self.name) or f"{self.name} of at least {self.target:g}"
+
+    def place(self, above: NDArray[np.int64], false_above: NDArray[np.int64]) -> int:
+        """Which distinct score is the lowest that is called positive; -1 when none may be.
+
+        above, false_above: (T,), positives and negatives at or above each score; both groups are not empty.
+        Of several equally good ones it is the highest, which calls the fewest films positive, except for a
+        specificity, where the lowest keeps the most sensitivity.
+        """
+        n_positive, n_negative = int(above[-1]), int(false_above[-1])
+        gain: NDArray[Any]
+        if self.name == "sensitivity":
+            return int(np.argmax(above / n_positive >= self.target))
+        if self.name == "specificity":
+            return int(np.sum((n_negative - false_above) / n_negative >= self.target)) - 1
+        if self.name == "f1":
+            gain = 2 * above / (above + false_above + n_positive)
+        else:
+            gain = above * n_negative - false_above * n_positive  # whole numbers: equal is equal
+        return int(np.argmax(gain))
+
+
+YOUDEN = ThresholdRule("youden")
+
 
 Reals = NDArray[np.floating[Any]]
 Floats = NDArray[np.float64]
@@ -315,3 +368,37 @@ def _totals(positives: Flags) -> tuple[int, int]:
 
 def _share(part: float, whole: float) -> float:
     return part / whole if whole else math.nan
+
+
+FEW = 5  # patients; of 3 positive ones, a 95 % interval holds the true AUROC in 76 % (intervals.py)
+
+
+def learned_findings(labels: Reals) -> Flags:
+    """(K,): those that some training films have and others lack; the rest get scores of no meaning.
+
+    labels: (N, K), what training was told: in [0, 1], NaN where it was told nothing.
+    """
+    return np.any(labels > 0.5, axis=0) & np.any(labels < 0.5, axis=0)
+
+
+def only_learned(labels: Reals, learned: Flags) -> Reals:
+    """The labels, with every other finding unknown, so that it enters no mean.
+
+    labels: (S, K). learned: (K,).
+    """
+    return np.where(learned, labels, math.nan)
+
+
+def patients_of_each_side(labels: Reals, patients: Sequence[str] | NDArray[Any]) -> Integers:
+    """(K, 2): how many patients have a film with each finding, and how many one without it.
+
+    labels: (S, K), 1, 0 or NaN. patients: (S,).
+    """
+    people = np.asarray(patients, dtype=np.str_)
+    counts = [[len(np.unique(people[column == side])) for side in (1, 0)] for column in labels.T]
+    return np.array(counts, dtype=np.int64).reshape(labels.shape[1], 2)
+
+
+def has_few(with_it: int, without_it: int) -> bool:
+    """Whether so few patients that a page marks the finding: its numbers are anecdotes."""
+    return min(with_it, without_it) < FEW

@@ -14,16 +14,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evax.errors import DataError
-from evax.evaluation.calibration import brier_score, expected_calibration_error
+from evax.evaluation.calibration import METHODS, brier_score, expected_calibration_error, fit_calibrator
 from evax.evaluation.classification import (
+    FEW,
     Flags,
     Floats,
     Reals,
     aurocs,
     average_precision,
     column_means,
+    has_few,
     known_cases,
     macro_mean,
+    only_learned,
+    patients_of_each_side,
     recall_hits,
 )
 from evax.evaluation.comparison import Difference, delong, paired_difference
@@ -35,8 +39,6 @@ from evax.evaluation.intervals import (
     percentile_interval,
     ranking_draws,
 )
-from evax.evaluation.learned import FEW, has_few, only_learned, patients_of_each_side
-from evax.evaluation.recalibration import METHODS, fit_calibrator
 from evax.evaluation.report import accuracy_hits
 
 MEANS = ("mauc", "map", "macc", "balanced_accuracy")  # the last one of exclusive classes only

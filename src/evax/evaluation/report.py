@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any, NamedTuple
 
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from evax.errors import DataError
 from evax.evaluation.calibration import brier_score, expected_calibration_error
 from evax.evaluation.classification import (
+    FEW,
     Flags,
     Floats,
     OperatingPoint,
@@ -20,15 +21,17 @@ from evax.evaluation.classification import (
     auroc,
     average_precision,
     column_means,
+    has_few,
     known_cases,
     macro_mean,
+    only_learned,
     operating_points,
+    patients_of_each_side,
     recall_hits,
     top1_accuracy,
     top1_hits,
 )
 from evax.evaluation.intervals import RESAMPLES, Interval, mean_interval, ranking_intervals
-from evax.evaluation.learned import has_few, only_learned, patients_of_each_side
 
 ERRORS_PER_FINDING = 3  # false alarms, or misses, that a report lists
 TOP1 = "top-1"
@@ -255,3 +258,34 @@ def plain(value: Any) -> Any:
     if isinstance(value, float):  # of numpy too
         return None if math.isnan(value) else float(value)
     return value
+
+
+MARK = "†"
+FEW_PATIENTS = (
+    f"{MARK} fewer than {FEW} patients with the finding, or without it: an anecdote, whose interval "
+)
+FEW_PATIENTS += "is too short."
+PARTIAL = (
+    "Over fewer findings: resamples that drew nobody with a rare finding; their mean is over the others."
+)
+
+
+def marked(finding: Mapping[str, Any]) -> str:
+    """The name of a finding of a report, marked where few patients have it or lack it."""
+    return f"{finding['name']} {MARK}" if finding.get("few_patients") else str(finding["name"])
+
+
+def has_marked(findings: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether the mark needs its note."""
+    return any(finding.get("few_patients") for finding in findings)
+
+
+def unlearned(findings: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Names of the findings that were not learned; of runs from before this was kept, none."""
+    return [finding["name"] for finding in findings if not finding.get("learned", True)]
+
+
+def resting(undefined: int | None, partial: int | None) -> str:
+    """Which resamples the interval of a mean rests on otherwise than on the rest; "" where on all alike."""
+    said = [f"{partial:,} resamples over fewer findings"] if partial else []
+    return ", ".join(said + ([f"{undefined:,} left out"] if undefined else []))

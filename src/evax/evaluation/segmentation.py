@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
 from numpy.typing import NDArray
 
+from evax.evaluation.classification import FEW
 from evax.evaluation.intervals import (
     RESAMPLES,
     Interval,
@@ -23,7 +24,6 @@ from evax.evaluation.intervals import (
     mean_interval,
     percentile_interval,
 )
-from evax.evaluation.learned import FEW
 from evax.evaluation.report import MeanReport, plain
 
 # 0.01 to 0.99; the paper's 0.3 is one of them

@@ -12,8 +12,7 @@ import numpy as np
 import pandas as pd
 
 from evax.evaluation.intervals import LEAST_RUNS, seed_interval
-from evax.evaluation.marks import unlearned
-from evax.evaluation.report import TOP1, evaluate_classifier
+from evax.evaluation.report import TOP1, evaluate_classifier, unlearned
 from evax.files import open_csv, read_json, replaced_whole
 
 logger = logging.getLogger("evax")
@@ -25,16 +24,11 @@ COLUMNS = {"mauc": AUROC, "macc": ACCURACY}  # of the numbers that a mean is ove
 WAYS = {"linear": "linear probe", "knn": "nearest neighbours"}  # of a probe, each with scores of its own
 
 
-def spread_in_words(runs: int, over: str) -> str:
+def describe_spread(runs: int, over: str) -> str:
     """What a study says of its means. runs: how many there are. over: what these are, seeds or folds."""
     enough = runs >= LEAST_RUNS
     said = "mean, sd (n - 1) and 95 % t-interval" if enough else "mean and sd (n - 1), no interval,"
     return f"{said} over {over}; the interval of one run is a bootstrap over its test patients"
-
-
-def row_of_share(report: Mapping[str, Any]) -> dict[str, Any]:
-    """What a sweep over shares of the labels keeps of a run."""
-    return {**row_of(report), **of_each_finding(report["test_metrics"])}
 
 
 def row_of(report: Mapping[str, Any]) -> dict[str, Any]:
@@ -44,27 +38,34 @@ def row_of(report: Mapping[str, Any]) -> dict[str, Any]:
         "validation_mauc": report["validation_mauc"],
         "best_step": report["best_step"],
         "folder": f"{RUNS}/{Path(report['recipe']['out']).name}",
+        **of_each_finding(report["test_metrics"], AUROC),
     }
 
 
-def auroc_of_each(report: Mapping[str, Any]) -> dict[str, Any]:
-    """AUROC of each finding on the test films of a run."""
-    return {f"{AUROC}{row['name']}": row["auroc"] for row in report["test_metrics"]["findings"]}
-
-
-def of_each_finding(metrics: Mapping[str, Any]) -> dict[str, Any]:
-    """AUROC and accuracy of each finding, so that means can be taken over some of them. metrics: of the test
-    films of a run.
+def row_of_share(report: Mapping[str, Any]) -> dict[str, Any]:
+    """What a sweep over amounts of labels keeps of a run: accuracies, too, so that means can be taken over
+    some of the findings.
     """
-    rows = metrics["findings"]
-    return {f"{column}{row['name']}": row[column[:-1]] for column in (AUROC, ACCURACY) for row in rows}
+    return {**row_of(report), **of_each_finding(report["test_metrics"], ACCURACY)}
+
+
+def row_of_probe(report: Mapping[str, Any], way: str) -> dict[str, Any]:
+    """What a sweep keeps of a probe, for one of its WAYS."""
+    folder, metrics = f"{RUNS}/{Path(report['recipe']['out']).name}", report[way]["test_metrics"]
+    each = of_each_finding(metrics, AUROC) | of_each_finding(metrics, ACCURACY)
+    return {**scores_of(report, metrics), "folder": folder, **each}
+
+
+def of_each_finding(metrics: Mapping[str, Any], column: str) -> dict[str, Any]:
+    """The AUROC or ACCURACY of each finding on the test images of a run."""
+    return {f"{column}{row['name']}": row[column[:-1]] for row in metrics["findings"]}
 
 
 def row_of_study(study: Mapping[str, Any]) -> dict[str, Any]:
     """What a study over seeds keeps of one seed's cross-validation: means and sds over its folds, and the
-    score of all its tested films together with the interval over patients.
+    score of all its tested images together with the interval over patients.
     """
-    folds, pooled = study["folds"], study["pooled"]
+    folds, balanced = study["folds"], study.get(BALANCED)
     return {
         "seed": study["protocol"]["seed"],
         "folds": len(folds),
@@ -73,56 +74,34 @@ def row_of_study(study: Mapping[str, Any]) -> dict[str, Any]:
         "macc": study["macc"]["mean"],
         "macc_sd": study["macc"]["sd"],
         "macc_reading": folds[0]["macc_reading"],
-        **(
-            {BALANCED: study[BALANCED]["mean"], f"{BALANCED}_sd": study[BALANCED]["sd"]}
-            if BALANCED in study
-            else {}
-        ),
-        "pooled_mauc": pooled["mauc"]["value"],
-        "pooled_mauc_patient_interval": pooled["mauc"]["interval"],
-        **resamples_of("pooled_mauc", pooled["mauc"]),
+        **({BALANCED: balanced["mean"], f"{BALANCED}_sd": balanced["sd"]} if balanced else {}),
+        **columns_of("pooled_mauc", study["pooled"]["mauc"]),
         "folder": f"{RUNS}/{Path(study['recipe']['out']).name}",
         **{f"{AUROC}{name}": spread["mean"] for name, spread in study["findings"].items()},
     }
 
 
-def row_of_probe(report: Mapping[str, Any], way: str) -> dict[str, Any]:
-    """What a sweep keeps of a probe, for one of its WAYS."""
-    folder, metrics = f"{RUNS}/{Path(report['recipe']['out']).name}", report[way]["test_metrics"]
-    return {**scores_of(report, metrics), "folder": folder, **of_each_finding(metrics)}
-
-
 def scores_of(report: Mapping[str, Any], metrics: Mapping[str, Any]) -> dict[str, Any]:
     """Seed, training set and the scores with their intervals over patients. metrics: of the test images."""
-    balanced = metrics.get(BALANCED)  # older reports lack it
     return {
         "seed": report["protocol"]["seed"],
         "train_patients": report["train"]["patients"],
         "train_films": report["train"]["films"],
-        "mauc": metrics["mauc"]["value"],
-        "mauc_patient_interval": metrics["mauc"]["interval"],
-        **resamples_of("mauc", metrics["mauc"]),
+        **columns_of("mauc", metrics["mauc"]),
         "findings_entered": metrics["mauc"]["findings_entered"],
         "not_learned": ", ".join(unlearned(metrics["findings"])),
-        "macc": metrics["macc"]["value"],
-        "macc_patient_interval": metrics["macc"]["interval"],
-        **resamples_of("macc", metrics["macc"]),
+        **columns_of("macc", metrics["macc"]),
         "macc_reading": metrics["macc"]["reading"],
-        **(
-            {
-                BALANCED: balanced["value"],
-                f"{BALANCED}_patient_interval": balanced["interval"],
-                **resamples_of(BALANCED, balanced),
-            }
-            if balanced
-            else {}
-        ),
+        **(columns_of(BALANCED, metrics[BALANCED]) if metrics.get(BALANCED) else {}),  # not in older reports
     }
 
 
-def resamples_of(score: str, mean: Mapping[str, Any]) -> dict[str, int]:
-    """Resamples left out of the interval of a mean, and those in which it is over fewer findings."""
-    return {f"{score}_{key}": mean.get(f"interval_{key}", 0) for key in ("undefined", "partial")}
+def columns_of(score: str, mean: Mapping[str, Any]) -> dict[str, Any]:
+    """A score with its interval over patients, the number of resamples left out of the interval, and of those
+    in which the mean is over fewer findings.
+    """
+    left_out = {f"{score}_{key}": mean.get(f"interval_{key}", 0) for key in ("undefined", "partial")}
+    return {score: mean["value"], f"{score}{INTERVAL}": mean["interval"], **left_out}
 
 
 def scores_in(runs: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -130,7 +109,7 @@ def scores_in(runs: Sequence[Mapping[str, Any]]) -> list[str]:
     return ["mauc", "macc", *([BALANCED] if any(BALANCED in run for run in runs) else [])]
 
 
-def summary_of(runs: Sequence[Mapping[str, Any]], over: str = "seeds") -> dict[str, Any]:
+def summarize_runs(runs: Sequence[Mapping[str, Any]], over: str = "seeds") -> dict[str, Any]:
     """Mean, sd and t-interval of the scores over runs, and of the AUROC of each finding where kept."""
     summary: dict[str, Any] = {
         score: spread_of([run.get(score) for run in runs], over) for score in scores_in(runs)
@@ -161,14 +140,14 @@ def mean_over(run: Mapping[str, Any], score: str, findings: Sequence[str]) -> fl
     """A score of a run over these findings alone, None where none of them has a number; top-1 and balanced
     accuracy are of all findings together.
     """
-    if of_all_together(run, score):
+    if is_overall(run, score):
         whole: float | None = run.get(score)
         return whole
     defined = defined_in(run, score, findings)
     return float(np.mean(list(defined.values()))) if defined else None
 
 
-def of_all_together(run: Mapping[str, Any], score: str) -> bool:
+def is_overall(run: Mapping[str, Any], score: str) -> bool:
     """Whether the score is no mean over findings."""
     return score == BALANCED or (score == "macc" and bool(run["macc_reading"] == TOP1))
 
@@ -179,7 +158,7 @@ def defined_in(run: Mapping[str, Any], score: str, findings: Sequence[str]) -> d
     return {name: value for name, value in values.items() if value is not None}
 
 
-def shares_summed_up(
+def summarize_points(
     shares: Sequence[tuple[Mapping[str, Any], Sequence[Mapping[str, Any]]]],
 ) -> dict[str, Any]:
     """Entries of a sweep's result: its points, and the findings that all their means are over, as those of

@@ -5,8 +5,8 @@ Shape legend: T thresholds; C cases of a finding on a film: one, or one per box 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,16 +14,72 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float, Int64
 
+from evax.data.labelled import in_drawn_order
 from evax.data.preprocess import Preprocess
 from evax.data.store import ImageStore
+from evax.deploy.predictor import Predictor
 from evax.evaluation.intervals import mean_interval
-from evax.evaluation.localization import SCORES, THRESHOLDS, case_scores, localization_scores
+from evax.evaluation.localization import (
+    SCORES,
+    THRESHOLDS,
+    best_threshold,
+    case_scores,
+    iou_at_thresholds,
+    localization_scores,
+    mask_of_boxes,
+    mask_of_truncated_box,
+    peak_in_box,
+    peak_in_mask,
+    thresholds_of_folds,
+)
 from evax.evaluation.published import PUBLISHED_MAPS
 from evax.evaluation.report import plain
-from evax.explain.heatmap import spread
+from evax.explain.heatmap import At, spread
 from evax.explain.overlay import overlay
-from evax.explain.regions import Box, Drawn
 from evax.files import make_folder, replaced_whole
+from evax.runs.progress import progress_bar
+
+Drawn = Literal["boxes", "masks"]
+Truth = Literal["boxes", "masks", "auto"]
+Box = tuple[float, float, float, float]
+"""x, y, width, height in fractions of the image."""
+Regions = dict[int, dict[str, tuple[Box, ...]]]
+"""Row -> finding -> its boxes on that film; without boxes the film's mask counts, read when it is needed."""
+
+
+def kinds_of_truth(
+    store: ImageStore, rows: Int64[np.ndarray, " _"], findings: Sequence[str], truth: Truth
+) -> dict[str, Drawn]:
+    """Finding -> what counts as the truth of all its films.
+
+    truth: "auto" takes masks for the findings of which any of these films has one, else boxes.
+    """
+    if truth != "auto":
+        return dict.fromkeys(findings, truth)
+    drawn = store.mask_findings()
+    return {
+        name: "masks" if name in drawn and np.isin(store.masked_rows(name), rows).any() else "boxes"
+        for name in findings
+    }
+
+
+def films_with_regions(
+    store: ImageStore, rows: Int64[np.ndarray, " _"], kinds: Mapping[str, Drawn]
+) -> Regions:
+    """The films of these rows on which a finding was drawn as its kind says, in order."""
+    wanted = {store.manifest.table.at[row, "image"]: int(row) for row in rows}
+    found: Regions = {}
+    for box in store.manifest.boxes.to_dict("records"):
+        if box["image"] in wanted and kinds.get(box["finding"]) == "boxes":
+            corners = (float(box["x"]), float(box["y"]), float(box["width"]), float(box["height"]))
+            of_film = found.setdefault(wanted[box["image"]], {})
+            of_film[box["finding"]] = (*of_film.get(box["finding"], ()), corners)
+    drawn = store.mask_findings()
+    for finding in (name for name, kind in kinds.items() if kind == "masks" and name in drawn):
+        for row in np.intersect1d(store.masked_rows(finding), rows):
+            found.setdefault(int(row), {})[finding] = ()
+    return dict(sorted(found.items()))
+
 
 NONE = -1
 """In place of a threshold's place where none could be chosen."""
@@ -206,3 +262,134 @@ def draw_overlays(
 def mask_of(store: ImageStore, pair: Pair) -> Bool[np.ndarray, "S S"] | None:
     """The mask a pair was held against; None for boxes."""
     return store.masks(pair.row)[pair.finding] if pair.truth == "masks" else None
+
+
+FOLDS = 5
+ENOUGH_TO_CHOOSE = 20  # pairs of film and finding: with fewer one film moves the threshold
+
+
+@dataclass(frozen=True, eq=False)
+class Maps:
+    """How the maps of a store's films are made and judged."""
+
+    predictor: Predictor
+    store: ImageStore
+    at: At
+    preprocess: Preprocess
+    side: int
+    """Of the maps in pixels."""
+    each_box: bool
+    """Whether each box is a case; else all boxes of a finding of a film are one."""
+
+    @classmethod
+    def of(cls, predictor: Predictor, store: ImageStore, at: At, protocol: Literal["clean", "paper"]) -> Maps:
+        """At the store's size; in the paper's protocol at that of the network's input, and of the whole film
+        where a central crop is usual.
+        """
+        preprocess = predictor.card.preprocess
+        if protocol == "clean":
+            return cls(predictor, store, at, preprocess, store.size, each_box=False)
+        whole = replace(preprocess, resize_size=None)
+        return cls(predictor, store, at, whole, whole.input_size, each_box=True)
+
+    def pairs(self, films: Regions) -> list[Pair]:
+        """Every finding drawn on these films, one film after the other; only patch grids are kept.
+
+        A mask that is empty at the store's size is left out.
+        """
+        pairs: list[Pair] = []
+        with progress_bar("localising", len(films)) as advance:
+            for row, drawn in films.items():
+                pairs += self._of_film(row, drawn)
+                advance("")
+        return pairs
+
+    def _of_film(self, row: int, drawn: dict[str, tuple[Box, ...]]) -> list[Pair]:
+        seen = self.preprocess.to_input(self.store.pixels(row))
+        inputs = seen.reshape(1, -1, *seen.shape[-2:])
+        grids = self.predictor.maps(inputs, self.at)[0]  # (K, h, w)
+        probabilities = self.predictor.predict_inputs(inputs)[0]
+        masks = self.store.masks(row)
+        pairs = []
+        for finding, boxes in drawn.items():
+            if not boxes and not masks[finding].any():
+                continue
+            column = self.predictor.card.findings.index(finding)
+            heatmap = spread(grids[column], (self.side, self.side), self.preprocess)
+            cases = self._cases(boxes) if boxes else [masks[finding]]
+            pairs.append(
+                Pair(
+                    row=row,
+                    finding=finding,
+                    truth="boxes" if boxes else "masks",
+                    boxes=boxes,
+                    probability=float(probabilities[column]),
+                    grid=grids[column],
+                    hit=peak_in_box(heatmap, np.array(boxes)) if boxes else peak_in_mask(heatmap, cases[0]),
+                    share=float(np.any(cases, axis=0).mean()),
+                    ious=np.stack([iou_at_thresholds(heatmap, case) for case in cases]),
+                )
+            )
+        return pairs
+
+    def _cases(self, boxes: tuple[Box, ...]) -> list[Bool[np.ndarray, "H W"]]:
+        if self.each_box:
+            return [mask_of_truncated_box(np.array(box), self.side) for box in boxes]
+        return [mask_of_boxes(np.array(boxes), (self.side, self.side))]
+
+
+@dataclass(frozen=True, eq=False)
+class Chosen:
+    """The threshold of each scored pair."""
+
+    places: Int64[np.ndarray, " pairs"]
+    """In THRESHOLDS, or NONE."""
+    on: str
+    """What it was chosen on, in words."""
+
+
+def chosen_thresholds(
+    maps: Maps, pairs: list[Pair], patients: list[str], split: str, kinds: dict[str, Drawn], seed: int
+) -> Chosen:
+    """One threshold for all findings, chosen on films that are not scored; see choosing_films. Where too
+    little was drawn on those, the scored films choose for each other, in folds of patients.
+
+    patients: of each pair. split: that of the pairs. In the paper's protocol the scored cases choose.
+    """
+    if maps.each_box:
+        ious = np.concatenate([pair.ious for pair in pairs])
+        return Chosen(
+            np.full(len(pairs), best_threshold(ious)), f"the very {len(ious)} cases that are reported"
+        )
+    for other in choosing_splits(split):
+        films = choosing_films(maps.store, other, kinds, set(patients))
+        choosing = maps.pairs(films) if sum(map(len, films.values())) >= ENOUGH_TO_CHOOSE else []
+        if len(choosing) >= ENOUGH_TO_CHOOSE:
+            best = best_threshold(np.concatenate([pair.ious for pair in choosing]))
+            said = f"{len(choosing)} cases on {len({pair.row for pair in choosing})} {other} films"
+            return Chosen(np.full(len(pairs), best), said)
+    return chosen_in_folds(pairs, patients, split, seed)
+
+
+def choosing_splits(split: str) -> list[str]:
+    """Which splits may choose for a scored one, the better one first; test films choose for no other."""
+    return [name for name in ("val", "train") if name != split]
+
+
+def choosing_films(store: ImageStore, split: str, kinds: dict[str, Drawn], scored: set[str]) -> Regions:
+    """What was drawn on the films of a split, but for those of patients who are scored."""
+    rows = store.rows(split)
+    others = ~store.manifest.table["patient"].iloc[rows].isin(scored).to_numpy()
+    return films_with_regions(store, rows[others], kinds)
+
+
+def chosen_in_folds(pairs: list[Pair], patients: list[str], split: str, seed: int) -> Chosen:
+    """Each pair's threshold is the best on the pairs of the other folds of patients, of one case each."""
+    order = in_drawn_order(np.array(patients), seed, purpose="threshold:")
+    if len(order) < 2:
+        return Chosen(np.full(len(pairs), NONE), "nothing: the boxes or masks are of one patient")
+    fold_of = {patient: place % FOLDS for place, patient in enumerate(order)}
+    fold = np.array([fold_of[patient] for patient in patients])
+    ious = np.concatenate([pair.ious for pair in pairs])
+    said = f"the other folds of the {split} patients, of {min(FOLDS, len(order))}"
+    return Chosen(thresholds_of_folds(ious, fold), said)

@@ -10,18 +10,25 @@ from typing import Any
 
 import numpy as np
 
-from evax.comparison.figures import MOST
-from evax.comparison.kinds import kind_alone
-from evax.comparison.page import draw_figures, write_compare_page, write_figure, write_rows, write_tables
+from evax.comparison.page import (
+    MOST,
+    draw_figures,
+    write_compare_page,
+    write_figure,
+    write_rows,
+    write_tables,
+)
 from evax.comparison.pretrainings import (
+    differing_recipes,
     points_of,
     pretraining_figure,
+    pretraining_rows,
     probe_path,
     probe_store_of,
     read_curves,
+    write_pretraining_page,
 )
-from evax.comparison.pretrainings_page import differing_recipes, pretraining_rows, write_pretraining_page
-from evax.comparison.runs import Entry, Runs, read_runs
+from evax.comparison.read import Entry, Runs, kind_alone, read_runs
 from evax.comparison.score import differences_of, ground_in_words, rows_of
 from evax.comparison.segmentations import (
     read_segmentations,

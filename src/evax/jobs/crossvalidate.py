@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import logging
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,40 +17,38 @@ from evax.adaptation.data import (
     check_every_class_present,
     warn_if_constant,
 )
-from evax.adaptation.protocol import study_card
 from evax.adaptation.study import (
     SINGLE,
     StudyRuns,
-    check_finished_run,
+    check_finished_runs,
     continue_study,
+    make_once,
     run_config,
-    save_seeds,
+    run_seeds,
     save_study,
-    seed_runs,
+    study_card,
     study_folder,
 )
 from evax.config import job
 from evax.data.folds import Divider, Fold, write_fold
-from evax.data.labelled import column_of, data_fingerprint, known_labels, strata_of, with_findings
+from evax.data.labelled import column_of, known_labels, strata_of, with_findings
 from evax.data.store import ImageStore, open_store
 from evax.deploy.bundle import note_other_size, seen_films
 from evax.errors import DataError
 from evax.evaluation.intervals import LEAST_RUNS
 from evax.evaluation.study_rows import (
     RUNS,
-    auroc_of_each,
+    describe_spread,
     pooled_metrics,
     row_of,
     row_of_study,
-    spread_in_words,
-    summary_of,
+    summarize_runs,
 )
 from evax.files import read_json
 from evax.options.adaptation import FinetuneConfig
 from evax.options.studies import FILM, PATIENT, CrossvalidateConfig
-from evax.runs.files import agreed
+from evax.options.training import Precision
 
-logger = logging.getLogger("evax")
 TOO_SHORT = "; folds share training films, so the t-interval is too short"
 
 
@@ -65,34 +64,31 @@ def crossvalidate(config: CrossvalidateConfig) -> Path:
     if config.seeds:
         return crossvalidate_over_seeds(config, data)
     note_other_size(config.weights, config.image_size)
-    study = continue_study(config, config.resume)
-    return one_study(study, data, config.precision, log_result=True)
+    return one_study(continue_study(config), data, config.precision, log_result=True)
 
 
 def crossvalidate_over_seeds(config: CrossvalidateConfig, data: AllData) -> Path:
-    """One cross-validation per seed, in OUT/runs/seed-*, with folds, heads, orders and crops of its own."""
-    study = continue_study(config, config.resume, grows=("seeds",))
-    studies, reports, rows = seed_runs(study), [], []
-    with study_folder(study, study.resume) as log:
-        for each in studies:
-            folds = folds_of(each, data)
-            if (each.out / "config.yaml").is_file():  # begun: its folds must be these
-                fold_runs(each, data.store, folds)
-        finished = {each.seed for each in studies if (each.out / "crossvalidate.json").is_file()}
-        if study.resume:
-            logger.info("%s: %d of %d runs are finished already.", study.out, len(finished), len(studies))
-        for number, each in enumerate(studies, start=1):
-            if each.seed not in finished:
-                logger.info("run %d of %d: seed %d", number, len(studies), each.seed)
-            # also where it is finished: a fold that was deleted since is made again
-            begun = (each.out / "config.yaml").is_file()
-            path = one_study(replace(each, resume=begun), data, config.precision, log_result=False)
-            reports.append(read_json(path))
-            rows.append(row_of_study(reports[-1]))
-            log.write("seed", seed=each.seed, mauc=rows[-1]["mauc"])
-    return save_seeds(
-        study, config.precision, reports, rows,
-        spread=spread_in_words(len(studies), "seeds, of means over folds"),
+    """One cross-validation per seed, OUT/runs/seed-*: each draws its own folds, heads, orders and crops."""
+
+    def begun(study: CrossvalidateConfig) -> bool:
+        return (study.out / "config.yaml").is_file()
+
+    def check(studies: Sequence[CrossvalidateConfig]) -> None:
+        for study in studies:
+            folds = folds_of(study, data)
+            if begun(study):  # its folds must be these
+                fold_runs(study, data.store, folds)
+
+    def report_of(study: CrossvalidateConfig) -> dict[str, Any]:
+        # also if it is finished: a fold that was deleted since is made again
+        study = replace(study, resume=begun(study))
+        result: dict[str, Any] = read_json(one_study(study, data, config.precision, log_result=False))
+        return result
+
+    study = continue_study(config, grows=("seeds",))
+    return run_seeds(
+        study, config.precision, check=check, report_of=report_of, row_of=row_of_study,
+        spread=describe_spread(len(study.seeds), "seeds, of means over folds"),
         shared_films="all seeds test and learn from the same films, so the interval over seeds says how far "
         "the mean depends on the draw of folds, heads, orders and crops, and nothing of other patients",
     )  # fmt: skip
@@ -116,31 +112,32 @@ def load_all(config: CrossvalidateConfig) -> AllData:
     return AllData(store, labels, only_training(config, store))
 
 
-def one_study(study: CrossvalidateConfig, data: AllData, asked: str, log_result: bool) -> Path:
+def one_study(study: CrossvalidateConfig, data: AllData, asked: Precision, log_result: bool) -> Path:
     """The folds of one seed; returns the path of crossvalidate.json. asked: see study_card."""
     from evax.adaptation.classify import finetune_in_study  # torch from here on
 
     store, folds = data.store, folds_of(study, data)
-    findings = store.manifest.findings
-    making = StudyRuns(finetune_in_study, len(folds), keep_bundles=study.bundles)
-    rows, protocols = [], []
-    with study_folder(study, study.resume) as log:
+    findings, rows, reports = store.manifest.findings, [], []
+    with study_folder(study) as log:
         runs = fold_runs(study, store, folds)
-        if study.resume:
-            making.log_finished(study, runs)
+        make = partial(make_once, make=finetune_in_study, keep_bundle=study.bundles)
+        making = StudyRuns(study, runs, make)
         for fold in folds:
             warn_if_constant(findings, data.labels[fold.train], f"training images of fold {fold.name}")
         for fold, run in zip(folds, runs, strict=True):
-            report = making.report(run, f"fold {fold.name}")
-            protocols.append(report["protocol"])
-            rows.append({"fold": fold.name, **row_of(report), **auroc_of_each(report)})
+            reports.append(making.report(run, f"fold {fold.name}"))
+            rows.append({"fold": fold.name, **row_of(reports[-1])})
             log.write("fold", fold=fold.name, mauc=rows[-1]["mauc"])
-    card = card_of(study, data, folds, asked)
-    card["protocol"] = agreed(protocols) | card["protocol"]
     pooled = pooled_metrics(
         [run.out for run in runs], findings, store.manifest.exclusive, study.resamples, study.seed
     )
-    content = card | {**summary_of(rows, over="folds"), "pooled": pooled, "folds": rows}
+    content = {
+        **study_card(study, "crossvalidate", asked, reports, **protocol_of(study, data, folds)),
+        "data_fingerprint": store.fingerprint,  # that of a run is of its fold, too
+        **summarize_runs(rows, over="folds"),
+        "pooled": pooled,
+        "folds": rows,
+    }
     return save_study(study.out, {"crossvalidate": content}, log_result)[0]
 
 
@@ -149,9 +146,7 @@ def fold_runs(study: CrossvalidateConfig, store: ImageStore, folds: list[Fold]) 
 
     Raises ConfigError if a table there is of another fold, or a finished run was made with other options.
     """
-    from evax.weights.start import digest_of_weights
-
-    runs, weights = [], digest_of_weights(study.encoder, study.weights)
+    runs = []
     for number, fold in enumerate(folds):
         name = f"fold-{number}"
         if study.by not in (PATIENT, FILM):
@@ -165,8 +160,8 @@ def fold_runs(study: CrossvalidateConfig, store: ImageStore, folds: list[Fold]) 
             split_by=FILM if study.by == FILM else PATIENT,
             **SINGLE,
         )  # fmt: skip
-        check_finished_run(run, data_fingerprint(store, table), weights, study.bundles)
         runs.append(run)
+    check_finished_runs(runs, store, study.bundles)
     return runs
 
 
@@ -214,29 +209,25 @@ def folds_of(study: CrossvalidateConfig, data: AllData) -> list[Fold]:
     return folds
 
 
-def card_of(study: CrossvalidateConfig, data: AllData, folds: list[Fold], asked: str) -> dict[str, Any]:
-    """What every number of the study must carry."""
+def protocol_of(study: CrossvalidateConfig, data: AllData, folds: list[Fold]) -> dict[str, Any]:
+    """What every number of the study must carry, besides the protocol of its runs."""
     if study.by == FILM:
         how = f"{len(folds)} folds of films by chance"
     elif study.by == PATIENT:
         how = f"{len(folds)} folds of patients, stratified by the rarest finding present"
     else:
         how = f"each {study.by} left out once, and its patients with it"
-    return study_card(
-        study, "crossvalidate", data.store.fingerprint,
-        name=study.name,
-        leaks=study.by == FILM,
-        asked=asked,
-        checkpoint_chosen_on="validation mAUC, in each fold",
-        test_scored="once, by the classifier of its fold",
-        folds=how,
-        validation=f"{study.validation:g} of the others, drawn as the folds are",
-        films=len(data.store),
-        tested_films=sum(len(fold.test) for fold in folds),
-        films_that_only_train=int(data.only_train.sum()),
-        split="the store's own split is not used",
-        seed=study.seed,
-        spread=spread_in_words(len(folds), "folds") + (TOO_SHORT if len(folds) >= LEAST_RUNS else ""),
-        pooled="all tested films together, with intervals over patients; scores of different classifiers are "
-        "compared there, so it is no mean of the folds",
-    )  # fmt: skip
+    return {
+        "checkpoint_chosen_on": "validation mAUC, in each fold",
+        "test_scored": "once, by the classifier of its fold",
+        "folds": how,
+        "validation": f"{study.validation:g} of the others, drawn as the folds are",
+        "films": len(data.store),
+        "tested_films": sum(len(fold.test) for fold in folds),
+        "films_that_only_train": int(data.only_train.sum()),
+        "split": "the store's own split is not used",
+        "seed": study.seed,
+        "spread": describe_spread(len(folds), "folds") + (TOO_SHORT if len(folds) >= LEAST_RUNS else ""),
+        "pooled": "all tested films together, with intervals over patients; scores of different classifiers "
+        "are compared there, so it is no mean of the folds",
+    }

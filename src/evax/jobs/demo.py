@@ -21,7 +21,7 @@ from evax.jobs.pretrain import pretrain
 from evax.options.data import PrepareConfig
 from evax.options.pretraining import PretrainConfig
 from evax.options.results import DemoConfig, PredictConfig
-from evax.pages.page import write_report
+from evax.pages.run import write_report
 from evax.runs.environment import environment
 
 RUN_FOLDER = "RUN"  # first part of a path in a recipe that stands for --out

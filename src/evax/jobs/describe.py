@@ -6,7 +6,7 @@ from pathlib import Path
 
 from evax.config import job
 from evax.options.data import DescribeConfig
-from evax.pages.statistics_files import write_statistics
+from evax.pages.statistics import write_statistics
 from evax.runs.log import run_folder
 
 

@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 from evax.adaptation.data import check_call, load_labelled, warn_if_constant
-from evax.adaptation.study import (
-    StudyRuns,
-    check_finished_run,
-    continue_study,
-    save_seeds,
-    seed_runs,
-    study_folder,
-)
+from evax.adaptation.study import check_finished_runs, continue_study, make_once, run_seeds
 from evax.config import job
-from evax.data.labelled import LabelledData, data_fingerprint
+from evax.data.labelled import LabelledData
 from evax.deploy.bundle import note_other_size
 from evax.errors import ConfigError
-from evax.evaluation.study_rows import auroc_of_each, row_of
+from evax.evaluation.study_rows import row_of
 from evax.files import read_json
 from evax.options.adaptation import FinetuneConfig
 
@@ -40,10 +34,10 @@ def finetune(config: FinetuneConfig) -> Path:
 
     from evax.adaptation.classify import train_and_test  # torch from here on
     from evax.adaptation.examine import CHECKED_IMAGES, log_failed_checks
-    from evax.pages.result_line import tell_result
+    from evax.pages.result_line import log_test_scores
 
     bundle = train_and_test(config, data, CHECKED_IMAGES)
-    tell_result([config.out / "report.json"])
+    log_test_scores([config.out / "report.json"])
     log_failed_checks(read_json(config.out / "report.json")["checks"])
     return bundle
 
@@ -51,20 +45,11 @@ def finetune(config: FinetuneConfig) -> Path:
 def finetune_over_seeds(config: FinetuneConfig, data: LabelledData) -> Path:
     """One run per seed, whose classifiers are kept; returns the path of seeds.json."""
     from evax.adaptation.classify import finetune_in_study  # torch from here on
-    from evax.weights.start import digest_of_weights
 
-    study = continue_study(config, config.resume, grows=("seeds",))
-    fingerprint = data_fingerprint(data.store, study.split)
-    weights = digest_of_weights(study.encoder, study.weights)
-    runs, reports, rows = seed_runs(study), [], []
-    making = StudyRuns(finetune_in_study, len(runs), keep_bundles=True)
-    with study_folder(study, study.resume) as log:
-        for run in runs:
-            check_finished_run(run, fingerprint, weights, bundle=False)
-        if study.resume:
-            making.log_finished(study, runs)
-        for run in runs:
-            reports.append(making.report(run, f"seed {run.seed}"))
-            rows.append({**row_of(reports[-1]), **auroc_of_each(reports[-1])})
-            log.write("seed", seed=run.seed, mauc=rows[-1]["mauc"])
-    return save_seeds(study, config.precision, reports, rows)
+    return run_seeds(
+        continue_study(config, grows=("seeds",)),
+        config.precision,
+        check=partial(check_finished_runs, store=data.store),
+        report_of=partial(make_once, make=finetune_in_study),
+        row_of=row_of,
+    )

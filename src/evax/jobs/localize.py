@@ -14,14 +14,16 @@ from evax.deploy.predictor import Predictor, open_bundle
 from evax.errors import ConfigError, DataError
 from evax.explain.localization import (
     Localized,
+    Maps,
+    chosen_thresholds,
     draw_overlays,
+    films_with_regions,
+    kinds_of_truth,
     protocol_entries,
     published_maps,
     scores_of,
     write_cases,
 )
-from evax.explain.localized import Maps, chosen_thresholds
-from evax.explain.regions import films_with_regions, kinds_of_truth
 from evax.findings import as_spelled
 from evax.options.results import LocalizeConfig
 from evax.pages.run import write_run_page

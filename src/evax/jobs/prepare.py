@@ -79,7 +79,7 @@ def prepare(config: PrepareConfig) -> Path:
         )  # fmt: skip
     say_issues(store.card.get("issues", {}), config.source)
     if config.statistics:
-        from evax.pages.statistics_files import write_statistics
+        from evax.pages.statistics import write_statistics
 
         write_statistics(config.out / "statistics", [config.out])
         logger.info("What it is made of: %s.", config.out / "statistics" / "statistics.html")

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, replace
+from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -15,22 +18,25 @@ from evax.adaptation.data import (
     load_probe_data,
     warn_if_constant,
 )
-from evax.adaptation.protocol import strength_chosen_on, study_card
+from evax.adaptation.protocol import strength_chosen_on
 from evax.adaptation.study import (
     StudyRuns,
-    check_finished_run,
+    check_finished_runs,
     continue_study,
+    is_finished,
+    make_once,
     save_study,
+    study_card,
     study_folder,
 )
 from evax.config import job
 from evax.data.labelled import data_fingerprint
 from evax.deploy.bundle import note_other_size
 from evax.errors import ConfigError
-from evax.evaluation.study_rows import RUNS, WAYS, row_of_probe, shares_summed_up, spread_in_words
+from evax.evaluation.study_rows import RUNS, WAYS, describe_spread, row_of_probe, summarize_points
 from evax.files import read_json
 from evax.options.studies import SEEDS, ProbeConfig
-from evax.runs.files import agreed
+from evax.options.training import Precision
 from evax.runs.log import run_folder
 
 SINGLE: dict[str, Any] = {"fractions": (), "counts": (), "seeds": (), "name": "", "resume": False}
@@ -56,14 +62,14 @@ def probe(config: ProbeConfig) -> Path:
 
     from evax.adaptation.examine import log_failed_checks  # torch from here on
     from evax.adaptation.probe import encode_splits, probe_and_test
-    from evax.pages.result_line import tell_result
+    from evax.pages.result_line import log_test_scores
     from evax.weights.start import digest_of_weights
 
     with run_folder(config.out, config, resume=None) as log:
         encoded = encode_splits(config, data, train, log)
         digest = digest_of_weights(config.encoder, config.weights)
         report = probe_and_test(config, data, encoded, digest, start)
-    tell_result([config.out / "report.json"])
+    log_test_scores([config.out / "report.json"])
     log_failed_checks(report["checks"])
     return config.out / "report.json"
 
@@ -77,34 +83,31 @@ def sweep(config: ProbeConfig, data: ProbeData) -> Path:
     from evax.adaptation.probe import encode_splits, probe_and_test  # torch from here on
     from evax.weights.start import digest_of_weights
 
-    study = continue_study(config, config.resume, ("fractions", "counts", "seeds"))
+    study = continue_study(config, ("fractions", "counts", "seeds"))
     study = replace(study, seeds=study.seeds or SEEDS)
-    points = label_points(study, study.fractions, study.counts)
-    fingerprint = data_fingerprint(data.store, study.split)
     digest = digest_of_weights(study.encoder, study.weights)
+    points = label_points(study, study.fractions, study.counts)
     runs = {point: runs_at(study, point) for point in points}
-    every = [run for each in runs.values() for run in each]
-    with study_folder(study, study.resume) as log:
+    every = list(chain.from_iterable(runs.values()))
+    with study_folder(study) as log:
 
         def make(run: ProbeConfig) -> Path:
             start, drawn = time.perf_counter(), study.seeds[0] if study.weights else run.seed
-            cache = study.out / f"features-{fingerprint}-{digest or f'seed-{drawn}'}.npy"
+            of = f"{data_fingerprint(data.store, study.split)}-{digest or f'seed-{drawn}'}"
+            cache = study.out / f"features-{of}.npy"
             encoded = encode_splits(replace(run, seed=drawn), data, data.pool, log, cache)
             with run_folder(run.out, run, resume=None):
                 probe_and_test(run, data, encoded.only(data.draw(run)), digest, start)
             return run.out
 
-        for run in every:
-            check_finished_run(run, fingerprint, digest, bundle=False)
-            check_same_choice(run, strength_chosen_on(data.store.manifest.exclusive))
-        making = StudyRuns(make, len(every), keep_bundles=True)
-        if study.resume:
-            making.log_finished(study, every)
+        check_finished_runs(every, data.store)
+        check_same_choice(every, strength_chosen_on(data.store.manifest.exclusive))
+        making = StudyRuns(study, every, partial(make_once, make=make))
         reports = {
             point: [making.report(run, f"{point.in_words()}, seed {run.seed}") for run in each]
             for point, each in runs.items()
         }
-    contents = {way: content_of(study, way, reports, fingerprint, config.precision) for way in WAYS}
+    contents = {way: content_of(study, way, reports, config.precision) for way in WAYS}
     return save_study(study.out, contents)[0]
 
 
@@ -118,34 +121,22 @@ def runs_at(study: ProbeConfig, point: LabelPoint) -> list[ProbeConfig]:
 
 
 def content_of(
-    study: ProbeConfig,
-    way: str,
-    reports: dict[LabelPoint, list[dict[str, Any]]],
-    fingerprint: str,
-    asked: str,
+    study: ProbeConfig, way: str, reports: dict[LabelPoint, list[dict[str, Any]]], asked: Precision
 ) -> dict[str, Any]:
     """The result of a sweep for one of its two classifiers, a key of WAYS. asked: see study_card."""
-    card = study_card(
-        study, "probe", fingerprint, name=study.name, leaks=study.split_by == "film",
-        asked=asked, spread=spread_in_words(len(study.seeds), "seeds"),
-    )  # fmt: skip
-    same = agreed([report["protocol"] for each in reports.values() for report in each])
+    every, spread = list(chain.from_iterable(reports.values())), describe_spread(len(study.seeds), "seeds")
+    card = study_card(study, "probe", asked, every, spread=spread)
     if way == "knn":
-        same.pop("strength_chosen_on", None)
-    card["protocol"] = same | card["protocol"]
-    card |= {"name": f"{card['name']}, {WAYS[way]}", "way": WAYS[way]}
-    rows = [
-        (asdict(point), [row_of_probe(report, way) for report in each]) for point, each in reports.items()
-    ]
-    return card | shares_summed_up(rows)
+        card["protocol"].pop("strength_chosen_on", None)
+    rows = [(asdict(point), [row_of_probe(each, way) for each in some]) for point, some in reports.items()]
+    return card | {"name": f"{card['name']}, {WAYS[way]}", "way": WAYS[way]} | summarize_points(rows)
 
 
-def check_same_choice(run: ProbeConfig, chosen_on: str) -> None:
-    """Raises ConfigError for a finished probe of an older evax that chose the strength on something else."""
-    if not (path := run.out / "report.json").is_file():
-        return
-    if (before := read_json(path)["protocol"]["strength_chosen_on"]) != chosen_on:
-        raise ConfigError(
-            f"{run.out} was made by an older evax, which chose the strength on {before}; this one chooses it "
-            f"on {chosen_on}. Choose another --out, or delete that folder."
-        )
+def check_same_choice(runs: Sequence[ProbeConfig], chosen_on: str) -> None:
+    """Raises ConfigError for finished probes of an older evax that chose the strength on something else."""
+    for path in [run.out / "report.json" for run in runs if is_finished(run)]:
+        if (before := read_json(path)["protocol"]["strength_chosen_on"]) != chosen_on:
+            raise ConfigError(
+                f"{path.parent} was made by an older evax, which chose the strength on {before}; this one "
+                f"chooses it on {chosen_on}. Choose another --out, or delete that folder."
+            )

@@ -23,8 +23,8 @@ def segment(config: SegmentConfig) -> Path:
     note_other_size(config.weights, config.image_size)
 
     from evax.adaptation.segment import train_and_test_segmenter  # torch from here on
-    from evax.pages.result_line import tell_dice
+    from evax.pages.result_line import log_dice
 
     bundle = train_and_test_segmenter(config, data)
-    tell_dice(config.out / "report.json")
+    log_dice(config.out / "report.json")
     return bundle

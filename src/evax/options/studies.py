@@ -1,4 +1,4 @@
-"""Options of the commands that run many trainings."""
+"""Options of the studies: fewshot, crossvalidate and probe."""
 
 from __future__ import annotations
 
@@ -15,6 +15,11 @@ from evax.errors import ConfigError, unknown_name
 from evax.options.adaptation import FinetuneConfig, LabelledConfig
 
 FRACTIONS = (0.01, 0.1, 1.0)  # of the paper's Fig. 3c
+SEEDS = (0, 1, 2, 3, 4)
+PATIENT: Final = "patient"
+FILM: Final = "film"
+ATTRIBUTES = ("view", "sex")  # columns of every store that describe an image and do not identify it
+SeenFilms = Literal["refuse", "train"]
 
 
 @validated
@@ -34,7 +39,7 @@ class FewshotConfig(FinetuneConfig):
     """Shares of the training patients, each in (0, 1]; 0.01, 0.1 and 1 without fractions and counts."""
     counts: tuple[int, ...] = ()
     """Numbers of training patients, besides shares or instead of them."""
-    seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
+    seeds: tuple[int, ...] = SEEDS
     """One run per seed and share."""
     lrs: tuple[float, ...] = ()
     """Peak learning rates to choose from, per share, by the first seed's validation mAUC; the choice then
@@ -63,18 +68,6 @@ class FewshotConfig(FinetuneConfig):
         check_draws(self.fractions, self.counts, self.seeds)
         if not all(lr > 0 for lr in self.lrs):
             raise ConfigError(f"lrs must be above 0, got {self.lrs}.")
-
-
-PATIENT: Final = "patient"
-
-
-FILM: Final = "film"
-
-
-ATTRIBUTES = ("view", "sex")  # columns of every store that say what a film is, not which one
-
-
-SeenFilms = Literal["refuse", "train"]
 
 
 @validated
@@ -134,9 +127,6 @@ class CrossvalidateConfig(FinetuneConfig):
         if self.table is None and self.by not in (known := (PATIENT, FILM, *ATTRIBUTES)):
             wrong = unknown_name("way to divide films", self.by, known)
             raise ConfigError(f"{wrong} For another column give the CSV that has it, as --table sites.csv.")
-
-
-SEEDS = (0, 1, 2, 3, 4)  # of a sweep that names none
 
 
 @validated

@@ -11,8 +11,8 @@ import pandas as pd
 from evax.data.duplicates import SAME, Comparison, Pair, Place
 from evax.data.leaks import film_facts
 from evax.data.store import ImageStore
+from evax.pages.drawing import data_uri, film_picture
 from evax.pages.figures import score_histogram
-from evax.pages.pictures import data_uri, film_picture
 from evax.pages.template import write_page
 
 

@@ -1,12 +1,8 @@
-"""How evax draws: colours, one style, panels, and figures as elements of a page or as files.
-
-Text stays text (`svg.fonttype: none`): it can be searched and read aloud, and a panel takes some 10 kB.
-Widths are measured with DejaVu Sans, which is wider than the fonts browsers use, so nothing grows into its
-neighbour.
-"""
+"""How evax draws: colours, one style, panels, figures as files or in a page, small JPEG pictures."""
 
 from __future__ import annotations
 
+import base64
 import html
 import io
 import re
@@ -16,10 +12,12 @@ from typing import Any
 
 import matplotlib
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from PIL import Image, ImageDraw
 
+from evax.explain.overlay import BOX_COLOUR
 from evax.files import replaced_whole
 
 # Okabe and Ito 2008: told apart by colour-blind readers
@@ -116,3 +114,29 @@ def with_prefixed_ids(svg: str, prefix: str) -> str:
         return re.sub(r"([\"(])#([\w.-]+)", rf"\1#{prefix}\2", text)
 
     return re.sub(r"<[a-zA-Z][^>]*>", renamed, svg)
+
+
+def film_picture(
+    pixels: UInt8[np.ndarray, "S S"],
+    boxes: Sequence[tuple[float, float, float, float]] = (),
+    side: int = 300,
+) -> bytes:
+    """A small JPEG of a stored film with its boxes (x, y, width, height in fractions)."""
+    picture = Image.fromarray(pixels).resize((side, side), Image.Resampling.BILINEAR).convert("RGB")
+    draw = ImageDraw.Draw(picture)
+    for x, y, width, height in boxes:
+        corners = (x * side, y * side, (x + width) * side, (y + height) * side)
+        draw.rectangle(corners, outline=BOX_COLOUR, width=3)
+    return jpeg(picture)
+
+
+def jpeg(picture: Image.Image) -> bytes:
+    """A picture as JPEG, with its colours kept sharp."""
+    file = io.BytesIO()
+    picture.convert("RGB").save(file, "JPEG", quality=85, subsampling=0, optimize=True)
+    return file.getvalue()
+
+
+def data_uri(jpeg: bytes) -> str:
+    """A picture that travels inside the page."""
+    return f"data:image/jpeg;base64,{base64.b64encode(jpeg).decode()}"

@@ -14,13 +14,13 @@ from PIL import Image
 from evax.data.masked import MaskedData
 from evax.data.store import ImageStore
 from evax.errors import DataError
-from evax.evaluation.learned import FEW
+from evax.evaluation.classification import FEW
 from evax.evaluation.report import plain
 from evax.evaluation.segmentation import THRESHOLDS, Overlaps, false_area, film_dice
 from evax.explain.overlay import CALLED_EDGE, TRUE_EDGE, outlined
 from evax.files import make_folder, replaced_whole
 from evax.pages import figures
-from evax.pages.pictures import data_uri, jpeg
+from evax.pages.drawing import data_uri, jpeg
 from evax.runs.files import Facts, interval, numbers, read_facts, read_log
 
 Rows = Int64[np.ndarray, " S"]

@@ -8,10 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from evax.evaluation.study_rows import BALANCED
-from evax.pages.drawing import save_figure, svg_of
-from evax.pages.few_labels import few_labels_figure
+from evax.pages.drawing import svg_of
 from evax.pages.figures import interval_plot
-from evax.pages.folds import FEWEST, MEAN, folds_figure, seeds_of_folds_figure
+from evax.pages.study_figures import (
+    FEWEST,
+    MEAN,
+    few_labels_figure,
+    folds_figure,
+    seeds_of_folds_figure,
+)
 from evax.pages.template import write_page
 from evax.runs.files import Facts, interval, read_facts
 
@@ -41,15 +46,6 @@ def write_study_page(results: Sequence[Path]) -> Path:
         picture=picture(results, first),
         environment=read_facts(folder / "environment.json"),
     )
-
-
-def draw_study(results: Sequence[Path]) -> None:
-    """The figure of a study as SVG and PNG beside its results, named after its command; seeds have none."""
-    first = read_facts(results[0])
-    if "points" in first:
-        save_figure(few_labels_figure(results), results[0].with_name(first["kind"]))
-    elif first["kind"] == "crossvalidate":
-        save_figure(folds_figure(results[0]), results[0].with_suffix(""))
 
 
 def repeats_folds(study: Facts) -> bool:

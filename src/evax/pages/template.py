@@ -10,7 +10,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from evax.evaluation.marks import FEW_PATIENTS, PARTIAL, has_marked, marked, resting, unlearned
+from evax.evaluation.report import FEW_PATIENTS, PARTIAL, has_marked, marked, resting, unlearned
 from evax.files import write_text
 from evax.pages.drawing import with_prefixed_ids
 from evax.runs.files import interval

@@ -13,28 +13,27 @@ from evax.data.labels import resolve_labels
 from evax.data.preprocess import Preprocess
 from evax.data.store import ImageStore, open_store
 from evax.errors import DataError
-from evax.evaluation.embedding import knn_auroc, rank_me
-from evax.evaluation.linear import fit_linear_probe
+from evax.evaluation.embedding import fit_linear_probe, knn_auroc, rank_me
 from evax.models.encoders import Encoder
 
-STRENGTH = 1e-2  # of the linear probe: in the middle of those that evax probe tries
-VOTERS = 1000  # more neighbours to choose from change little and cost time in every probe
+STRENGTH = 1e-2  # of the linear probe: the middle of those that evax probe tries
+VOTERS = 1000  # training images; more change little and cost time
 
 
 @dataclass(frozen=True)
 class ProbeResult:
-    """Features of the train split vote on the films of the validation split."""
+    """Scores of frozen features on the validation split."""
 
     knn_auc: float
     """Mean AUROC of the findings that are defined; NaN when none is."""
     findings: int
-    """How many findings entered the mean."""
+    """Number of findings in the mean."""
     linear_auc: float
-    """The same of a linear probe on the films that vote."""
+    """The same of a linear probe on the images that vote."""
     rankme: float
     """exp(entropy of the singular values) of the validation features, between 1 and the width."""
     store: str
-    """Fingerprint of the labelled store: probes on different stores are no common measure."""
+    """Fingerprint of the labelled store: only probes on one store are comparable."""
 
     def to_json(self) -> dict[str, float | int | str | None]:
         """Undefined is None."""
@@ -48,10 +47,10 @@ class ProbeResult:
 
 
 def open_probe_store(path: Path) -> ImageStore:
-    """A store whose train films can vote on its validation films."""
+    """A labelled store with training and validation images. Raises DataError for any other."""
     store = open_store(path)
     if not store.manifest.findings:
-        raise DataError(f"The probe store {path} has no labels; nothing can be probed with it.")
+        raise DataError(f"The probe store {path} has no labels: choose a labelled store.")
     for split in ("train", "val"):
         if not len(store.rows(split)):
             raise DataError(
@@ -60,10 +59,10 @@ def open_probe_store(path: Path) -> ImageStore:
     return store
 
 
-def probe(encoder: Encoder, store: ImageStore, preprocess: Preprocess, fabric: Fabric) -> ProbeResult:
-    """KNN and linear AUROC from train to validation films of a labelled store, and RankMe. The test split is
-    not touched.
-    """
+def probe_features(
+    encoder: Encoder, store: ImageStore, preprocess: Preprocess, fabric: Fabric
+) -> ProbeResult:
+    """KNN and linear AUROC from train to validation images of a labelled store, and RankMe of the latter."""
     labels = resolve_labels(store.manifest.labels(), uncertain="ignore", blank="ignore")
     train, val = store.rows("train"), store.rows("val")
     train = train[:: math.ceil(len(train) / VOTERS)]

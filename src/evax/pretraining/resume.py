@@ -1,7 +1,4 @@
-"""Whether a pre-training that goes on is the run that was begun.
-
-No job: it has no command. Heavy rooms are imported inside functions: a run is refused before torch is there.
-"""
+"""Whether a resumed pre-training is the run that was begun. Imports no torch at its top."""
 
 from __future__ import annotations
 
@@ -10,34 +7,36 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from evax.config import build, changed_options, read_recipe, to_plain
+from evax.data.store import ImageStore, open_store
 from evax.errors import ConfigError
 from evax.options.pretraining import PretrainConfig
+from evax.options.training import Precision
 from evax.rounding import exact
+from evax.runs.log import read_events
 
 if TYPE_CHECKING:
-    from evax.data.store import ImageStore
     from evax.models.tokenizers import Tokenizer
 
 logger = logging.getLogger("evax")
-MAY_CHANGE = {  # when a run goes on: how fast, and what is watched; nothing that is learned
+MAY_CHANGE = {  # of a resumed run: how fast it is and what is watched; nothing that is learned
     "out", "resume", "precision", "compile", "workers", "accumulate", "grad_checkpointing",
     "checkpoint_every", "probe_every", "track", "audit",
-    "probe_store",  # by its path; its films and labels are those of before: refuse_other_probe_store
+    "probe_store",  # its path; see check_same_probe_store
 }  # fmt: skip
 
 
-def begun_with(config: PretrainConfig) -> PretrainConfig:
-    """The options that the run was begun with. Raises ConfigError when its config.yaml cannot be used."""
+def original_config(config: PretrainConfig) -> PretrainConfig:
+    """The options that the run was begun with. Raises ConfigError if its config.yaml cannot be used."""
     if not config.resume:
         return config
     path = config.out / "config.yaml"
     return build(PretrainConfig, read_recipe(path, PretrainConfig), str(path))
 
 
-def refuse_other_options(config: PretrainConfig, begun: PretrainConfig) -> None:
-    """A run that goes on before its first checkpoint: only config.yaml says what it is.
+def check_same_options(config: PretrainConfig, begun: PretrainConfig) -> None:
+    """Raises ConfigError if a run without a checkpoint is resumed with other options than its config.yaml.
 
-    A checkpoint knows it better (identity_of_run): files may have been moved since. Raises ConfigError.
+    A checkpoint knows more (identity_of): with one, files may have been moved.
     """
     from evax.runs.checkpoint import checkpoint_paths
 
@@ -50,18 +49,15 @@ def refuse_other_options(config: PretrainConfig, begun: PretrainConfig) -> None:
     if changes := changed_options(was, now, but=()):
         raise ConfigError(
             f"{config.out} was begun with other options: {changes}. It has no checkpoint yet: give the "
-            "options of before, or delete it and start anew."
+            "same options, or delete it and start again."
         )
 
 
-def refuse_other_probe_store(config: PretrainConfig) -> None:
-    """The probes of a run are one curve, so of one store; they may begin or end when the run goes on.
+def check_same_probe_store(config: PretrainConfig) -> None:
+    """Raises ConfigError if a resumed run is probed on another store: its probes are one curve.
 
-    Raises ConfigError.
+    Probes may be added or left out when a run is resumed.
     """
-    from evax.data.store import open_store
-    from evax.runs.log import read_events
-
     if not config.resume or config.probe_store is None:
         return
     probes = read_events(config.out / "log.jsonl", "probe")
@@ -70,30 +66,29 @@ def refuse_other_probe_store(config: PretrainConfig) -> None:
     if before and before[-1] != now:
         raise ConfigError(
             f"{config.out} was probed on another store than {config.probe_store} (fingerprint "
-            f"{before[-1][:12]}, not {now[:12]}), and its curve is of one. Give --probe-store of before, or "
-            "leave it out."
+            f"{before[-1][:12]}, not {now[:12]}). Give the same --probe-store, or leave it out."
         )
 
 
-def is_finished(config: PretrainConfig, facts: dict[str, Any]) -> bool:
-    """Whether a run that shall go on has its report and all of its steps; it is said, and nothing is written.
+def is_finished(config: PretrainConfig, identity: dict[str, Any]) -> bool:
+    """Whether a resumed run has its report and all of its steps; logs it.
 
-    facts: see identity_of_run. Raises WeightsError for a run with other options.
+    identity: see identity_of. Raises WeightsError for a run with other options.
     """
     from evax.runs.checkpoint import all_done
 
     page = config.out / "report.html"
     if not (config.resume and page.with_suffix(".json").is_file()):
         return False
-    if done := all_done(config.out / "checkpoints", facts):
+    if done := all_done(config.out / "checkpoints", identity):
         logger.info(
-            "%s is finished: all of its %d steps are done. Page: %s", config.out, facts["steps"], page
+            "%s is finished: all of its %d steps are done. Page: %s", config.out, identity["steps"], page
         )
     return done
 
 
-def identity_of_run(
-    config: PretrainConfig, stores: list[ImageStore], films: int, tokenizer: Tokenizer
+def identity_of(
+    config: PretrainConfig, stores: list[ImageStore], images: int, tokenizer: Tokenizer
 ) -> dict[str, Any]:
     """What a resumed run must share with the one that wrote the checkpoint."""
     from evax.weights.start import digest_of_weights
@@ -104,7 +99,7 @@ def identity_of_run(
         "tokenizer": tokenizer.identity(),
         "stores": [store.fingerprint for store in stores],
         "store_shares": list(config.store_shares),
-        "steps": math.ceil(exact(config.epochs) * films / config.batch_size),
+        "steps": math.ceil(exact(config.epochs) * images / config.batch_size),
         "batch_size": config.batch_size,
         "image_size": config.image_size,
         "mask_ratio": config.mask_ratio,
@@ -115,3 +110,11 @@ def identity_of_run(
         "crop": to_plain(config.crop),
         "optimizer": to_plain(config.optimizer),
     }
+
+
+def precision_of_run(config: PretrainConfig) -> Precision:
+    """The precision that was asked for; a resumed run keeps the one it began with."""
+    from evax.runs.device import decided_precision
+
+    started = read_events(config.out / "log.jsonl", "start") if config.resume else []
+    return decided_precision(config.precision, earlier=started[-1]["precision"] if started else None)

@@ -1,6 +1,4 @@
-"""Watching a pre-training run: every line of its log, the time left, the machine's use, and a warning when it
-collapses.
-"""
+"""The log of a pre-training: speed, time left, probes, and a warning if it collapses."""
 
 from __future__ import annotations
 
@@ -9,6 +7,7 @@ import math
 import time
 from collections import deque
 from collections.abc import Sequence
+from pathlib import Path
 from statistics import harmonic_mean
 from typing import Any
 
@@ -23,28 +22,19 @@ from evax.runs.log import RunLog
 
 logger = logging.getLogger("evax")
 
-# A collapsed student answers the same for every patch: a spread of 0, features on one line (RankMe 1).
-# So does a healthy one at first, when it has learned the mean of the features: only later steps count.
+# A collapsed student predicts the same for every patch: spread 0, features on one line (RankMe 1). So does a
+# healthy one at first, when it has learned the mean of the features: only later steps count.
 LEAST_SPREAD, LEAST_RANKME = 0.02, 1.5
 STEPS_OF_SPREAD = 50
 
 
 class Watch:
-    """Writes the log.
+    """Writes the log and composes the terminal's status text.
 
-    steps: of the whole run. first: done before this process. operations: of a training step per image,
-    floating point. rate: operations per second of the processes' devices together in a plain matrix product.
+    steps: of the whole run. first: done before this process. operations, rate: see measure_speed.
     """
 
-    def __init__(
-        self,
-        log: RunLog,
-        *,
-        steps: int,
-        first: int,
-        operations: float,
-        rate: float,
-    ) -> None:
+    def __init__(self, log: RunLog, steps: int, first: int, operations: float, rate: float) -> None:
         self._log = log
         self._steps, self._first = steps, first
         self._operations, self._rate = operations, rate
@@ -52,11 +42,11 @@ class Watch:
         self._warned, self._news, self._probed = False, "", ""
 
     def news(self) -> str:
-        """The latest step and probe, a line or two each, for a terminal."""
+        """Status text: the latest step and probe, two lines and one."""
         return self._news + self._probed
 
     def step(self, done: int, epoch: int, images: int, measured: dict[str, float]) -> None:
-        """done: finished steps. epoch: of the step's first film. images: crops so far. measured: of
+        """done: finished steps. epoch: of the step's first image. images: crops so far. measured: of
         masked_image_step.
         """
         pace = (time.monotonic() - self._start) / (done - self._first)
@@ -67,7 +57,7 @@ class Watch:
         self._write("step", done, {"epoch": epoch, "images": images}, facts)
         self._news = (
             "cosine {cosine:.3f}, spread {spread:.2f}, gradient norm {grad_norm:.2g}, lr {lr:.1e}\n"
-            "{images_per_s:.0f} films/s, {matmul_share:.0%} of the speed of a plain matrix product"
+            "{images_per_s:.0f} images/s, {matmul_share:.0%} of the speed of a plain matrix product"
         ).format_map(facts)
         if done > self._steps / 2:
             self._spreads.append(measured["spread"])
@@ -88,7 +78,7 @@ class Watch:
         if step > self._steps / 2 and not result.rankme >= LEAST_RANKME:  # NaN: all features are 0
             self._warn(
                 step,
-                f"the features of all films lie nearly on one line (RankMe {result.rankme:.2f}, at least "
+                f"the features of all images lie nearly on one line (RankMe {result.rankme:.2f}, at least "
                 f"{LEAST_RANKME} expected)",
             )
 
@@ -109,34 +99,23 @@ class Watch:
             )  # fmt: skip
 
 
-def start_watch(
-    model: MaskedImageModel,
-    log: RunLog,
-    fabric: Fabric,
-    *,
-    image_size: int,
-    hidden: int,
-    steps: int,
-    first: int,
-) -> Watch:
-    """With the student's operations counted and the machine's speed measured, once.
+def measure_speed(
+    model: MaskedImageModel, fabric: Fabric, image_size: int, hidden: int
+) -> tuple[float, float]:
+    """Floating-point operations of a training step per image, and the operations per second of all processes'
+    devices together in a matrix product.
 
-    image_size: side of a crop in pixels. hidden: patches per crop. The others: see Watch.
+    image_size: side of a crop in pixels. hidden: patches per crop.
     """
-    film, positions = torch.zeros(1, 1, image_size, image_size), torch.arange(hidden)[None]
-    return Watch(
-        log,
-        steps=steps,
-        first=first,
-        operations=3 * forward_operations(model, film, positions),  # backward: twice the forward pass
-        rate=fabric.world_size * matmul_rate(precision_of(fabric), fabric.device),
-    )
+    image, positions = torch.zeros(1, 1, image_size, image_size), torch.arange(hidden)[None]
+    operations = 3 * forward_operations(model, image, positions)  # backward: twice the forward pass
+    return operations, fabric.world_size * matmul_rate(precision_of(fabric), fabric.device)
 
 
-def summary_of(log: RunLog) -> dict[str, Any]:
+def training_summary(log: RunLog) -> dict[str, Any]:
     """Final cosine (mean of the last 20 steps), first and last probe; the same for equal runs.
 
-    Of a step that was done twice, because a run went on from before it, the last line counts.
+    Of a step that was repeated after a resume, the last line counts.
     """
     steps, probes = (last_of_each_step(log.events(event)) for event in ("step", "probe"))
     last = steps[-20:]
@@ -150,7 +129,7 @@ def summary_of(log: RunLog) -> dict[str, Any]:
 
 
 def images_per_s(log: RunLog) -> float:
-    """Returns the mean speed of all steps but the first; of a step that was done twice the last counts."""
+    """Mean speed of all steps but the first; of a repeated step the last line counts."""
     rates = [line["images_per_s"] for line in last_of_each_step(log.events("step"))]
     return harmonic_mean(rates[1:] or rates)
 
@@ -159,3 +138,14 @@ def last_of_each_step(lines: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """The lines in the order of their steps, the last one of each."""
     last = {line["step"]: line for line in lines}
     return [last[step] for step in sorted(last)]
+
+
+def log_final_probe(probes: Sequence[dict[str, Any]], page: Path) -> None:
+    """Logs the final scores of the features, and where the page is."""
+    scores = ""
+    if probes:
+        named = {"kNN AUC": "knn_auc", "linear probe": "linear_auc", "RankMe": "rankme"}
+        last = {name: probes[-1].get(key) for name, key in named.items()}
+        shown = ", ".join(f"{name} {value:.3f}" for name, value in last.items() if value is not None)
+        scores = f"After step {probes[-1]['step']}: {shown}. "
+    logger.info("%sPage: %s", scores, page)

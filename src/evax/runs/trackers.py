@@ -20,7 +20,7 @@ SECONDS_BETWEEN_SENDS = 10.0  # to MLflow: a request costs more than some steps
 LONGEST_PARAMETER = 6000  # characters; MLflow's limit
 
 
-def open_mirrors(names: Sequence[Tracker]) -> list[Mirror]:
+def open_trackers(names: Sequence[Tracker]) -> list[Mirror]:
     """What `--track` names, not begun yet.
 
     Raises ConfigError when one is not installed.

@@ -15,7 +15,7 @@ from evax.data.films import files_below
 from evax.data.manifest import BOX_COLUMNS, COLUMNS, Manifest, no_boxes, no_masks
 from evax.data.public_sets import source_name
 from evax.data.radiograph import FILM_SUFFIXES
-from evax.data.sources.mask_files import find_masks
+from evax.data.sources.masks import find_masks
 from evax.data.sources.tables import (
     ALONE,
     LABEL_VALUES,

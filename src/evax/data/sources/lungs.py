@@ -7,8 +7,7 @@ from pathlib import Path
 import pandas as pd
 
 from evax.data.manifest import Manifest
-from evax.data.sources.mask_files import find_masks
-from evax.data.sources.masks import films_of
+from evax.data.sources.masks import films_of, find_masks
 
 
 def read_lungs(raw: Path, *, mask_value: tuple[int, ...] = ()) -> Manifest:

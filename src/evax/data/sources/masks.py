@@ -2,19 +2,92 @@
 
 from __future__ import annotations
 
+import logging
+import os
+from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from evax.data.films import films_and_others
-from evax.data.manifest import SPLIT_KEY, Manifest
+from evax.data.manifest import MASK_COLUMNS, SPLIT_KEY, Manifest
 from evax.data.public_sets import source_name
-from evax.data.sources.folders import patients_of
-from evax.data.sources.mask_files import find_masks
-from evax.data.split import without_suffix
+from evax.data.radiograph import FILM_SUFFIXES
+from evax.data.sources.folders import patients_of, warn_of_other_files
+from evax.data.split import file_key, without_suffix
 from evax.errors import DataError
 from evax.files import name_of
+from evax.findings import one_spelling
+
+MASK_SUFFIXES = (*FILM_SUFFIXES, ".bmp")
+
+logger = logging.getLogger("evax")
+
+
+def find_masks(
+    raw: Path, folder: str, images: Iterable[str], unnamed: str, findings: tuple[str, ...] = ()
+) -> pd.DataFrame:
+    """The masks of RAW/folder, as MASK_COLUMNS; those of other films are left out and counted.
+
+    A file is named as its film, maybe followed by _FINDING, or lies in FOLDER/FINDING/. unnamed: the finding
+    of a file that names none (or "mask"). findings: of the table, for the spelling. Files of a kind that is
+    not read are counted in a warning.
+    Raises DataError when the folder holds only files of such a kind, no mask belongs to a film, or one
+    belongs to two films of one name.
+    """
+    film_of: dict[str, str] = {}
+    twins: dict[str, str] = {}
+    for image in images:
+        stem = without_suffix(Path(image).name)
+        if film_of.setdefault(stem, image) != image:
+            twins[film_of[stem]] = image
+    films_of = Counter(map(file_key, film_of))
+    film_of |= {file_key(stem): film for stem, film in film_of.items() if films_of[file_key(stem)] == 1}
+    films, no_films = films_and_others(raw / folder)
+    files = films + no_films
+    masks = [raw / folder / file for file in files if file.suffix.lower() in MASK_SUFFIXES]
+    others = [file for file in files if file.suffix.lower() not in MASK_SUFFIXES]
+    if others and not masks:
+        raise DataError(
+            f"{raw / folder} holds files, but no mask (PNG, JPEG, TIFF and BMP are read): save the masks as "
+            "PNG, or move the folder away."
+        )
+    warn_of_other_files(raw / folder, others, wanted="masks")
+    rows, strays = [], []
+    for path in sorted(masks, key=name_of):
+        film, finding = _film_and_finding(name_of(path.stem), film_of)
+        if film in twins:
+            raise DataError(f"{film} and {twins[film]} have one name: of which of them is the mask {path}?")
+        if not film:
+            strays.append(path)
+            continue
+        within = name_of(path.relative_to(raw / folder)).split(os.sep)
+        if finding.lower() in ("", "mask"):
+            finding = within[0] if len(within) > 1 else unnamed
+        rows.append((film, finding.strip(), name_of(path.relative_to(raw).as_posix()), ""))
+    if strays and not rows:
+        raise DataError(
+            f"The mask {strays[0]} belongs to no film, and no other does: a mask is named as its film, maybe "
+            "followed by _FINDING."
+        )
+    if strays:
+        logger.info("%d masks belong to no listed film, %s for example.", len(strays), strays[0])
+    table = pd.DataFrame(rows, columns=list(MASK_COLUMNS), dtype=str)
+    table["finding"] = table["finding"].map(one_spelling(raw / folder, table["finding"], findings))
+    return table
+
+
+def _film_and_finding(name: str, film_of: dict[str, str]) -> tuple[str, str]:
+    """The film with the longest name that a mask's name begins with, and the rest; "" without one."""
+    stem, finding = name, ""
+    while not (film := film_of.get(stem) or film_of.get(file_key(stem))):
+        stem, separator, last = stem.rpartition("_")
+        if not separator:
+            return "", ""
+        finding = f"{last}_{finding}" if finding else last
+    return film, finding
 
 
 def read_masks(

@@ -1,23 +1,107 @@
-"""The section of a page that is about a classifier: its numbers, its curves, and runs on the same films."""
+"""Sections of a page: a store, a classifier, a localisation."""
 
 from __future__ import annotations
 
 import math
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from PIL import Image
 from sklearn.metrics import precision_recall_curve
 
-from evax.evaluation.calibration import reliability_curve
+from evax.data.leaks import unnamed_patients
+from evax.data.manifest import SPLITS
+from evax.data.store import ImageStore
+from evax.errors import DataError
+from evax.evaluation.calibration import reliability_curve, with_temperatures
 from evax.evaluation.classification import roc_curve
-from evax.evaluation.marks import marked
-from evax.evaluation.recalibration import with_temperatures
-from evax.evaluation.report import TOP1
+from evax.evaluation.localization import THRESHOLDS
+from evax.evaluation.published import MARK
+from evax.evaluation.report import TOP1, marked
 from evax.evaluation.study_rows import WAYS
 from evax.pages import figures
+from evax.pages.drawing import data_uri, film_picture, jpeg
+from evax.pages.figures import age_histogram
 from evax.runs.files import Facts, interval, numbers, of_way, read_facts, read_log, read_predictions
+
+EXAMPLES_IN_A_ROW = 6  # on a screen of 1280 pixels
+
+
+def data_sheet(name: str, store: ImageStore) -> dict[str, Any]:
+    """What a reader must know of a store before believing a number measured on it."""
+    table, ages = store.manifest.table, store.manifest.table["age"].to_numpy(dtype=np.float64)
+    splits = [split for split in (*SPLITS, "") if (table["split"] == split).any()]  # "": left out of all
+    known = ages[np.isfinite(ages)]
+    quartiles = np.percentile(known, [25, 50, 75]) if len(known) else None
+    return {
+        "name": name,
+        "store": store,
+        "patients": people(table),
+        "unnamed": unnamed_patients(store),
+        "splits": [
+            (split or "no split", len(part), people(part))
+            for split in splits
+            for part in [table[table["split"] == split]]
+        ],
+        "findings": [(finding, *prevalence(table, finding, splits)) for finding in store.manifest.findings],
+        "views": Counter(view or "not stated" for view in table["view"]).most_common(),
+        "sexes": Counter(sex or "not stated" for sex in table["sex"]).most_common(),
+        "ages": (len(known), quartiles),
+        "age_figure": age_histogram(ages, label=f"Ages in {name}, films") if len(known) else None,
+        "boxes": len(store.manifest.boxes),
+        "masks": {name: len(store.masked_rows(name)) for name in store.mask_findings()},
+        "examples": [example(store, row) for row in example_rows(store)],
+    }
+
+
+def people(table: pd.DataFrame) -> int:
+    """Patients of these films; films without a patient are not counted."""
+    return int(table.loc[table["patient"] != "", "patient"].nunique())
+
+
+def prevalence(table: pd.DataFrame, finding: str, splits: Sequence[str]) -> tuple[list[tuple[int, int]], int]:
+    """(films with the finding, films where it is known) per split, and the films where it is not known."""
+    labels = table[finding]
+    known = (labels == 0) | (labels == 1)
+    per_split = [
+        (
+            int(((labels == 1) & (table["split"] == split)).sum()),
+            int((known & (table["split"] == split)).sum()),
+        )
+        for split in splits
+    ]
+    return per_split, int((~known).sum())
+
+
+def example_rows(store: ImageStore) -> list[int]:
+    """One film per finding (one with a box where there is one), then films spread over the store."""
+    table, boxes = store.manifest.table, store.manifest.boxes
+    rows: list[int] = []
+    for finding in store.manifest.findings:
+        present = table[finding] == 1
+        boxed = present & table["image"].isin(boxes.loc[boxes["finding"] == finding, "image"])
+        candidates = [int(row) for row in np.flatnonzero(boxed if boxed.any() else present)]
+        rows += [row for row in candidates if row not in rows][:1]
+    wanted = math.ceil(max(len(rows), 2 * EXAMPLES_IN_A_ROW) / EXAMPLES_IN_A_ROW) * EXAMPLES_IN_A_ROW
+    spread = np.linspace(0, len(store) - 1, 2 * wanted).astype(int).tolist()
+    return list(dict.fromkeys([*rows, *spread]))[:wanted]
+
+
+def example(store: ImageStore, row: int) -> dict[str, Any]:
+    """A film with its boxes as a picture, and what is known of it."""
+    film, boxes = store.manifest.table.iloc[row], store.manifest.boxes
+    own = boxes.loc[boxes["image"] == film["image"], ["x", "y", "width", "height"]]
+    present = [finding for finding in store.manifest.findings if film[finding] == 1]
+    corners = [(float(x), float(y), float(width), float(height)) for x, y, width, height in own.to_numpy()]
+    return {
+        "picture": data_uri(film_picture(store.pixels(row), corners)),
+        "findings": ", ".join(present) or "no finding labelled",
+        "notes": " · ".join(str(note) for note in (film["view"], film["sex"], film["split"]) if note),
+    }
 
 
 def fine_tuning(name: str, folder: Path, run: Path) -> dict[str, Any]:
@@ -224,3 +308,62 @@ def comparison_figure(group: list[dict[str, Any]]) -> str:
         rows, label="Mean AUC of the runs with 95 % intervals", limits=(0.5, 1), reference=0.5,
         x_label=f"mean AUC on the same {films} test films (dashed: chance)",
     )  # fmt: skip
+
+
+def localisation(name: str, folder: Path) -> dict[str, Any]:
+    """What the section shows of the folder of an evax localize."""
+    report = read_facts(folder / "report.json")
+    scored, scores = report["pointing"], report["localization"]
+    of_finding = {row["finding"]: row for row in scored}
+    return {
+        "name": name,
+        "report": report,
+        "protocol_name": report["protocol"]["name"],
+        "hits": sum(row["hits"] for row in scored),
+        "films": sum(row["films"] for row in scored),
+        "figure": pointing_figure(name, scored),
+        "curve": threshold_figure(name, scores),
+        "at_an_end": bool({THRESHOLDS[0], THRESHOLDS[-1]} & set(scores["overall"]["thresholds"])),
+        "rows": [(row, of_finding[row["finding"]]) for row in scores["findings"]],
+        "published_mark": MARK,
+        "pictures": pictures(report, folder / "overlays"),
+    }
+
+
+def pictures(report: Facts, folder: Path) -> list[tuple[str, str, str]]:
+    """Finding, what is to be said, and the picture of each overlay. Raises DataError for one that is gone."""
+    shown = []
+    for overlay in report["overlays"]:
+        path = folder / Path(overlay["picture"]).name
+        try:
+            with Image.open(path) as picture:
+                film = data_uri(jpeg(picture))
+        except OSError as error:
+            raise DataError(f"The picture {path} cannot be read: {error}. Run that step again.") from error
+        region = "mask" if overlay["truth"] == "masks" else "box"
+        peak = f"peak {'inside' if overlay['hit'] else 'outside'} the {region}"
+        shown.append((overlay["finding"], f"probability {overlay['probability']:.2f}, {peak}", film))
+    return shown
+
+
+def pointing_figure(name: str, scored: list[Facts]) -> str:
+    """The share of hits per finding with its interval."""
+    rows = [
+        (f"{row['finding']} ({row['hits']} of {row['films']})", row["rate"], interval(row["interval"]))
+        for row in scored
+    ]
+    label, x_label = f"Pointing game of {name}", "share of peaks inside"
+    return figures.interval_plot(rows, label=label, x_label=x_label, limits=(0, 1), bars=True)
+
+
+def threshold_figure(name: str, scores: Facts) -> str:
+    """The scored cases' mAP and mIoU at every threshold, and the thresholds that were chosen."""
+    curve = scores["curve"]
+    return figures.threshold_panel(
+        np.array(curve["threshold"]),
+        {"mAP": np.array(curve["map"]), "mIoU": np.array(curve["miou"])},
+        label=f"mAP and mIoU of {name} against the threshold",
+        x_label="threshold of the map",
+        y_label="over the scored cases",
+        chosen=scores["overall"]["thresholds"],
+    )

@@ -1,4 +1,4 @@
-"""What the page of every study must have, whichever command made it."""
+"""What the tests of all studies share: small options, the results of a study, and checks of its files."""
 
 from __future__ import annotations
 
@@ -6,13 +6,38 @@ import html
 import json
 import re
 import shlex
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 from evax.config import parse_command_line
 
+SMALL = {
+    "image_size": 64, "batch_size": 4, "resamples": 20, "workers": 1, "precision": "fp32", "compile": "off",
+}  # fmt: skip
+
+
+def content_of(path: Path):
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def copy_of(config, tmp_path: Path):
+    """A copy of a finished study, to be resumed."""
+    return replace(config, out=Path(shutil.copytree(config.out, tmp_path / "run")), resume=True)
+
+
+def write_times(config, pattern: str = "runs/*/report.json") -> dict[Path, int]:
+    """When each of these files of the study was written."""
+    return {path: path.stat().st_mtime_ns for path in config.out.glob(pattern)}
+
 
 def check_study_page(config, command: str, means: list[float], runs: int) -> str:
-    """Reads OUT/report.html and returns it. means: that its table shows. runs: that it lists."""
+    """Checks config.yaml and report.html of a study and returns the page.
+
+    means: that its table shows. runs: that it lists.
+    """
+    recipe = ["--recipe", str(config.out / "config.yaml")]
+    assert parse_command_line(type(config), recipe, f"evax {command}") == config
     source = (config.out / "report.html").read_text(encoding="utf-8")
     page = html.unescape(source)
     words = re.search(r"<pre><code>(.*?)</code>", page)[1]
@@ -26,9 +51,9 @@ def check_study_page(config, command: str, means: list[float], runs: int) -> str
     assert all(Path(link).name == "report.html" for link in links)
     own = (config.out / links[0]).parent
     result = next(own / name for name in ("report.json", "crossvalidate.json") if (own / name).is_file())
-    fingerprint = json.loads(result.read_text())["data_fingerprint"]
+    fingerprint = content_of(result)["data_fingerprint"]
     assert fingerprint.partition("+")[0] in page  # a fold adds its table's
-    assert json.loads((config.out / "environment.json").read_text())["evax"] in page
+    assert content_of(config.out / "environment.json")["evax"] in page
     assert source.count("<svg") == 1
     assert not re.search(r'(?:src|href)="(?:https?:|/)', source)
     return page
