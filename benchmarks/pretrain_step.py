@@ -25,7 +25,7 @@ from evax.models.tokenizers import build_tokenizer
 from evax.options.pretraining import MaskedImageConfig
 from evax.options.training import OptimizerConfig
 from evax.pretraining.hidden_patches import hidden_positions
-from evax.pretraining.step import Learner, masked_image_step
+from evax.pretraining.step import MaskedImageLearner, masked_image_step
 from evax.runs.device import matmul_seconds, maybe_compile, start_fabric
 from evax.runs.optimizer import create_optimizer
 
@@ -61,7 +61,7 @@ def our_step(
     teacher = maybe_compile(tokenizer, choice, 0, fabric.device)
     for block in model.encoder.blocks:
         block.attn.fused_attn = fused_attention
-    learner = Learner(student, teacher, optimizer, fabric, PREPROCESS.at(size))
+    learner = MaskedImageLearner(student, teacher, optimizer, fabric, PREPROCESS.at(size))
     return lambda batch: masked_image_step(learner, batch, MaskedImageConfig(image_size=size), lr=1e-3)
 
 

@@ -24,7 +24,7 @@ from evax.models.masked import MaskedImageModel
 from evax.models.tokenizers import build_tokenizer
 from evax.options.pretraining import MaskedImageConfig
 from evax.options.training import OptimizerConfig
-from evax.pretraining.step import Learner, masked_image_step
+from evax.pretraining.step import MaskedImageLearner, masked_image_step
 from evax.runs.device import start_fabric
 from evax.runs.optimizer import create_optimizer
 
@@ -59,7 +59,7 @@ def steps_of(name: str, size: int, folder: Path):
         features[film] = 1.0
 
     def step(batch: Batch, source) -> None:
-        learner = Learner(student, source, optimizer, fabric, Preprocess(input_size=size))
+        learner = MaskedImageLearner(student, source, optimizer, fabric, Preprocess(input_size=size))
         masked_image_step(learner, batch, MaskedImageConfig(image_size=size), lr=1e-3)
 
     return {

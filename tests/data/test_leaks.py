@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from evax.data.duplicates import Pair, Place
+from evax.data.duplicates import DuplicatePair, Place
 from evax.data.leaks import (
     describe_store,
     duplicate_counts,
@@ -18,8 +18,8 @@ from evax.data.leaks import (
     leaks,
     linked_leaks,
     links_between,
+    patients_in_both,
     require_audit,
-    shared_patients,
 )
 from evax.data.manifest import Manifest
 from evax.data.store import ImageStore
@@ -43,7 +43,7 @@ class Store(ImageStore):
 
 
 def near(a, b):
-    return Pair(Place(*a), Place(*b), "near", 0.9, False)
+    return DuplicatePair(Place(*a), Place(*b), "near", 0.9, False)
 
 
 def test_a_test_film_that_is_trained_on_in_another_store_is_a_leak_of_that_store():
@@ -93,12 +93,16 @@ def test_a_patient_in_test_and_train_of_one_store_always_leaks_and_no_name_never
     films = film_table([Store("test/7", "train/7", "test/", "train/")], [])
     (leak,) = leaks(films, same_patients=False)
     assert leak["films_by_patient"] == 1
-    assert shared_patients(films) == [{"first": [0, "train"], "second": [0, "test"], "patients": 1}]
+    assert patients_in_both(films) == [{"first": [0, "train"], "second": [0, "test"], "patients": 1}]
 
 
 def test_pairs_are_counted_per_split_and_kind():
     stores = [Store("test/a", "train/b"), Store("train/c", "train/d")]
-    pairs = [near((0, 0), (1, 0)), near((0, 0), (1, 1)), Pair(Place(0, 1), Place(1, 0), "exact", 1.0, False)]
+    pairs = [
+        near((0, 0), (1, 0)),
+        near((0, 0), (1, 1)),
+        DuplicatePair(Place(0, 1), Place(1, 0), "exact", 1.0, False),
+    ]
     assert duplicate_counts(film_table(stores, pairs), pairs) == [
         {"first": [0, "test"], "second": [1, "train"], "exact": 0, "near": 2},
         {"first": [0, "train"], "second": [1, "train"], "exact": 1, "near": 0},

@@ -14,7 +14,7 @@ from PIL import Image
 
 from evax.data.building import build_store
 from evax.data.manifest import MASK_COLUMNS, Manifest, no_masks
-from evax.data.masks import box_rle, decode_rle, read_mask, stored_masks, unpack
+from evax.data.masks import box_rle, decode_rle, read_mask, stored_masks, unpack_mask
 from evax.data.pictures import read_image
 from evax.data.preprocess import Preprocess
 from evax.data.sources import read_source
@@ -332,7 +332,7 @@ def test_pieces_of_one_finding_are_united_and_kept_at_the_store_s_size(tmp_path)
     pieces = [("Mass", "a.png", ""), ("Mass", "", box_rle(1024, 1024, (512, 512, 512, 512))),
               ("Edema", "a.png", "")]  # fmt: skip
     kept = stored_masks(pieces, tmp_path, (300, 300), 16)
-    mass, edema = unpack(kept["Mass"], 16), unpack(kept["Edema"], 16)
+    mass, edema = unpack_mask(kept["Mass"], 16), unpack_mask(kept["Edema"], 16)
     assert len(kept["Mass"]) == 16 * 16 // 8
     assert mass[:8, :8].all()
     assert mass[8:, 8:].all()
@@ -465,7 +465,7 @@ def test_real_lung_masks_are_darker_than_what_lies_between_the_lungs(shared):
     darker = []
     for image, finding, file, _ in manifest.masks.iloc[::25].itertuples(index=False, name=None):
         pixels = read_image(manifest.root / image).pixels
-        lung = unpack(stored_masks([(finding, file, "")], manifest.root, pixels.shape, 64)["Lung"], 64)
+        lung = unpack_mask(stored_masks([(finding, file, "")], manifest.root, pixels.shape, 64)["Lung"], 64)
         stored = Preprocess(store_size=64).to_store(pixels)
         assert 0.05 < lung.mean() < 0.7
         between = (

@@ -10,7 +10,7 @@ import pytest
 from scipy.stats import chi2_contingency, kruskal
 
 from evax.data import statistics
-from evax.data.statistics import describe, differences, first_films
+from evax.data.statistics import describe_stores, differences, first_films
 from evax.data.store import ImageStore, open_store
 
 
@@ -28,7 +28,7 @@ def other(store):
 
 
 def test_the_numbers_of_a_store_are_those_of_its_table_and_pixels(store):
-    found, table = describe("phantoms", store), store.manifest.table
+    found, table = describe_stores("phantoms", store), store.manifest.table
     assert found["films"] == 48
     assert found["patients"] == table["patient"].nunique()
     assert found["age"]["quartiles"] == pytest.approx(np.percentile(table["age"], [25, 50, 75]))
@@ -75,4 +75,4 @@ def test_one_store_has_nothing_to_differ_from(store):
 
 def test_only_so_many_films_are_measured(store, monkeypatch):
     monkeypatch.setattr(statistics, "PIXEL_FILMS", 10)
-    assert describe("phantoms", store)["film_mean"]["n"] == 10
+    assert describe_stores("phantoms", store)["film_mean"]["n"] == 10

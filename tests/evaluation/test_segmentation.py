@@ -11,7 +11,7 @@ from evax.evaluation.intervals import patient_weights
 from evax.evaluation.segmentation import (
     THRESHOLDS,
     Overlaps,
-    choose_thresholds,
+    choose_mask_thresholds,
     count_overlap,
     dice,
     dice_draws,
@@ -90,7 +90,7 @@ def test_the_chosen_threshold_has_the_best_dice_and_a_finding_without_pixels_has
     probability, truth = drawn()
     truth[:, 1] = 0
     overlaps = overlaps_of(probability, truth)
-    first, second = choose_thresholds(overlaps)
+    first, second = choose_mask_thresholds(overlaps)
     assert global_dice(overlaps)[0, list(THRESHOLDS).index(first)] == global_dice(overlaps)[0].max()
     assert math.isnan(second)
     report = evaluate_segmenter(overlaps.at(np.array([first, second])), ["A", "B"], list("aabbcc"), 50)

@@ -258,7 +258,7 @@ def test_a_demo_that_was_killed_while_it_predicted_is_resumed(config, monkeypatc
     out = config.out.parent / "demo"
     step = replace(config, out=Path("RUN/deep/scores.csv"))
     whole = predict(replace(config, out=config.out.with_name("whole.csv"))).read_text()
-    monkeypatch.setattr("evax.pages.run.write_report", lambda run: run / "report.html")
+    monkeypatch.setattr("evax.pages.run.write_demo_page", lambda run: run / "report.html")
 
     def stop(path, bits):
         if path.name == "z.png":

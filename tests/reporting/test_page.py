@@ -25,7 +25,7 @@ from evax.evaluation.report import evaluate_classifier, marked
 from evax.explain.localization import protocol_entries
 from evax.explain.overlay import overlay
 from evax.files import read_json, write_json
-from evax.pages.run import write_report
+from evax.pages.run import write_demo_page
 
 FINDINGS = ("Effusion", "Mass", "Hernia")  # no test film has a hernia
 SECTIONS = {"store": "data", "pretrain": "pretraining", "finetune": "finetuning", "localize": "localisation"}
@@ -198,7 +198,7 @@ def whole(tmp_path_factory, films) -> Path:
     write_finetuning(run / "finetune-random", films, seed=1)
     write_localization(run / "localize")
     write_journal(run, KINDS)
-    assert write_report(run) == run / "report.html"
+    assert write_demo_page(run) == run / "report.html"
     return run
 
 
@@ -224,7 +224,7 @@ def test_a_run_of_protocol_paper_is_marked_with_its_warning_and_its_looks(run):
     write_json(report, folder / "report.json")
     log = folder / "log.jsonl"
     log.write_text(log.read_text().replace('"validation"', '"test"'))
-    write_report(run)
+    write_demo_page(run)
     text = Reader((run / "report.html").read_text(encoding="utf-8")).text
     assert text.lower().count("protocol paper") >= 3  # at the number, at the run, at the warning
     assert text.count("Protocol paper, not clean.") == 1
@@ -262,7 +262,7 @@ def read_again(run: Path, kinds: list[str] | None = None) -> Reader:
     """The page written anew, of some kinds of step only."""
     if kinds is not None:
         write_journal(run, kinds)
-    return Reader(write_report(run).read_text(encoding="utf-8"))
+    return Reader(write_demo_page(run).read_text(encoding="utf-8"))
 
 
 def test_the_page_asks_for_nothing_outside_itself(reader):
@@ -496,7 +496,7 @@ def test_a_damaged_file_is_an_error_with_its_name_and_the_old_page_stays(run, fi
     write_journal(run, [file.split("/")[0].replace("run.json", "store")])
     (run / file).write_text('{"kind": ')
     with pytest.raises(DataError, match=re.escape(file)):
-        write_report(run)
+        write_demo_page(run)
     assert (run / "report.html").read_text(encoding="utf-8") == before
     assert not list(run.glob(".report*"))
 
@@ -511,7 +511,7 @@ def test_a_file_that_lacks_something_is_named_with_what_it_lacks(run, file, key)
     del content[key]
     write_json(content, run / file)
     with pytest.raises(DataError, match=f"{re.escape(file)} has no '{key}'"):
-        write_report(run)
+        write_demo_page(run)
 
 
 def test_a_broken_line_of_a_log_is_named_with_its_number_unless_it_is_the_last(run):
@@ -519,17 +519,17 @@ def test_a_broken_line_of_a_log_is_named_with_its_number_unless_it_is_the_last(r
     log = run / "finetune" / "log.jsonl"
     whole = log.read_text()
     log.write_text(whole + '{"event": "step", "st')
-    write_report(run)
+    write_demo_page(run)
     log.write_text(whole + '{"event": "step", "st\n')
     with pytest.raises(DataError, match=r"finetune/log\.jsonl, line 11, is not"):
-        write_report(run)
+        write_demo_page(run)
 
 
 def test_predictions_of_another_run_are_refused(run):
     path = run / "finetune" / "predictions-test.csv"
     path.write_text("\n".join(path.read_text().splitlines()[:-1]) + "\n")
     with pytest.raises(DataError, match=r"predictions-test\.csv has 15 films, its report 16"):
-        write_report(run)
+        write_demo_page(run)
 
 
 def test_without_predictions_and_logs_the_numbers_are_still_shown(run):
@@ -544,7 +544,7 @@ def test_without_predictions_and_logs_the_numbers_are_still_shown(run):
 def test_a_step_of_an_unknown_kind_is_refused(run):
     write_journal(run, ["brew"])
     with pytest.raises(DataError, match="kind 'brew'; known: fetch, finetune"):
-        write_report(run)
+        write_demo_page(run)
 
 
 @pytest.mark.long

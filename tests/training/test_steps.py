@@ -12,7 +12,7 @@ from evax.options.pretraining import MaskedImageConfig
 from evax.options.training import OptimizerConfig
 from evax.pretraining.hidden_patches import hidden_positions
 from evax.pretraining.objective import masked_cosine_loss, relative_spread
-from evax.pretraining.step import Learner, masked_image_step
+from evax.pretraining.step import MaskedImageLearner, masked_image_step
 from evax.runs.device import (
     decided_precision,
     forward_operations,
@@ -27,7 +27,9 @@ def step_of(model, optimizer, fabric):
     images = np.random.default_rng(0).integers(0, 256, (2, 1, 32, 32), dtype=np.uint8)
     batch = Batch(step=3, epochs=np.zeros(2, np.int64), films=np.arange(2), images=images)
     tokenizer = build_tokenizer("efficientnet_lite0", image_size=32)
-    learner = Learner(fabric.setup_module(model), tokenizer, optimizer, fabric, Preprocess(input_size=32))
+    learner = MaskedImageLearner(
+        fabric.setup_module(model), tokenizer, optimizer, fabric, Preprocess(input_size=32)
+    )
     return masked_image_step(learner, batch, MaskedImageConfig(image_size=32, mask_ratio=0.5), lr=1e-3)
 
 
@@ -66,7 +68,7 @@ def test_a_teacher_with_a_larger_view_sees_the_crop_in_more_detail_than_the_stud
     fabric = start_shared_fabric("fp32")
     optimizer = fabric.setup_optimizers(create_optimizer(model, OptimizerConfig(), depth=12))
     batch = Batch(step=0, epochs=np.zeros(2, np.int64), films=np.arange(2), images=images)
-    learner = Learner(fabric.setup_module(model), tokenizer, optimizer, fabric, preprocess)
+    learner = MaskedImageLearner(fabric.setup_module(model), tokenizer, optimizer, fabric, preprocess)
     measured = masked_image_step(learner, batch, MaskedImageConfig(image_size=32, mask_ratio=0.5), lr=1e-3)
     assert measured["loss"] == pytest.approx(expected, abs=1e-5)
 

@@ -83,7 +83,9 @@ def train_and_test(config: FinetuneConfig, data: LabelledData, checked_images: i
             test.probabilities, test.labels, data.findings, data.patients[test.rows], thresholds,
             data.exclusive, resamples=config.resamples, seed=config.seed, learned=learned,
         ).to_json()  # fmt: skip
-        facts = protocol_of(config, data, chosen_on, log) | training_facts(learner, config, data, best_step)
+        facts = classifier_protocol(config, data, chosen_on, log) | training_facts(
+            learner, config, data, best_step
+        )
         card = Card(
             kind="classifier",
             encoder=config.encoder,
@@ -211,7 +213,7 @@ def score_rows(
     return np.concatenate(results)
 
 
-def protocol_of(
+def classifier_protocol(
     config: FinetuneConfig, data: LabelledData, validation: Scored, log: RunLog
 ) -> dict[str, Any]:
     """What every number of the run must carry. validation: learned findings only."""

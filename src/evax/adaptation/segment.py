@@ -32,7 +32,7 @@ from evax.evaluation.report import plain
 from evax.evaluation.segmentation import (
     THRESHOLDS,
     Overlaps,
-    choose_thresholds,
+    choose_mask_thresholds,
     count_overlap,
     evaluate_segmenter,
     global_dice,
@@ -64,7 +64,7 @@ def train_and_test_segmenter(config: SegmentConfig, data: MaskedData) -> Path:
         validation, test = (overlaps_of(learner, data, rows) for rows in (data.validation, data.test))
         as_paper = config.protocol == "paper"
         thresholds = (
-            np.full(len(data.findings), PAPER_THRESHOLD) if as_paper else choose_thresholds(validation)
+            np.full(len(data.findings), PAPER_THRESHOLD) if as_paper else choose_mask_thresholds(validation)
         )
         chosen = test.at(thresholds)
         metrics = evaluate_segmenter(
@@ -72,7 +72,7 @@ def train_and_test_segmenter(config: SegmentConfig, data: MaskedData) -> Path:
         ).to_json()
         validation_dice = mean_of(global_dice(validation.at(thresholds))[:, 0])
         facts = {
-            **protocol_of(config, data),
+            **segmenter_protocol(config, data),
             "validation_mdice": plain(validation_dice),
             **training_facts(learner, config, data, best_step),
         }
@@ -162,7 +162,7 @@ def mask_probabilities(
             yield np.stack([on_film(each, (store.size, store.size)) for each in answer])
 
 
-def protocol_of(config: SegmentConfig, data: MaskedData) -> dict[str, Any]:
+def segmenter_protocol(config: SegmentConfig, data: MaskedData) -> dict[str, Any]:
     """What every number of the run must carry."""
     if config.protocol == "paper":
         chosen = {

@@ -148,18 +148,18 @@ class StudyRuns(Generic[C]):
         self._report_of, self._total = report_of, total or len(runs)
         self._numbers: dict[Path, int] = {}
         if study.resume:
-            finished = sum(map(is_finished, runs))
+            finished = sum(map(run_is_finished, runs))
             logger.info("%s: %d of %d runs are finished already.", study.out, finished, self._total)
 
     def report(self, run: C, description: str) -> Report:
         """The report of a run. description: of the run within the study, for the log."""
         number = self._numbers.setdefault(run.out, len(self._numbers) + 1)
-        if not is_finished(run):
+        if not run_is_finished(run):
             logger.info("run %d of %d: %s", number, self._total, description)
         return self._report_of(run)
 
 
-def is_finished(run: LabelledConfig) -> bool:
+def run_is_finished(run: LabelledConfig) -> bool:
     """Whether the run has its result."""
     return any((run.out / name).is_file() for name in RESULTS)
 

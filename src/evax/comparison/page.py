@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, ScalarFormatter
 
 from evax.evaluation.networks import MEANS
-from evax.evaluation.published import MARK, Published
+from evax.evaluation.published import MARK, PublishedScore
 from evax.evaluation.report import marked
 from evax.files import open_csv, replaced_whole
 from evax.pages.drawing import (
@@ -52,10 +52,10 @@ def write_compare_page(path: Path, content: Mapping[str, Any], figures: Mapping[
 def write_figure(figure: Figure, rows: Sequence[Mapping[str, Any]], stem: Path) -> None:
     """STEM.svg, STEM.png, and STEM.csv with every number that is drawn."""
     save_figure(figure, stem)
-    write_rows(rows, stem.with_name(f"{stem.name}.csv"))
+    write_table(rows, stem.with_name(f"{stem.name}.csv"))
 
 
-def write_rows(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
+def write_table(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
     """A CSV table of flat rows; None is an empty cell, as is what a row lacks."""
     with replaced_whole(path) as unfinished, open_csv(unfinished) as file:
         table = csv.DictWriter(file, list(dict.fromkeys(column for row in rows for column in row)))
@@ -65,14 +65,14 @@ def write_rows(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
 
 def write_tables(content: Mapping[str, Any], out: Path) -> None:
     """compare.csv, operating-points.csv, differences.csv and, where asked for, published.csv."""
-    write_rows([summary_line(row) for row in content["rows"]], out / "compare.csv")
+    write_table([summary_line(row) for row in content["rows"]], out / "compare.csv")
     operating = [
         {"name": row["name"], "finding": finding["name"], "mean_over_seeds": len(row["seeds"])}
         | {key: value for key, value in finding.items() if key not in ("name", "auroc_interval")}
         for row in content["rows"]
         for finding in row["findings"]
     ]
-    write_rows(operating, out / "operating-points.csv")
+    write_table(operating, out / "operating-points.csv")
     differences = [
         {"name": each["name"], "reference": each["reference"], "of": of, "difference": one["value"]}
         | dict(zip(("low", "high"), one["interval"], strict=True))
@@ -87,9 +87,9 @@ def write_tables(content: Mapping[str, Any], out: Path) -> None:
         ]
     ]
     if differences:
-        write_rows(differences, out / "differences.csv")
+        write_table(differences, out / "differences.csv")
     if content["published"]:
-        write_rows([{"origin": MARK} | row for row in content["published"]], out / "published.csv")
+        write_table([{"origin": MARK} | row for row in content["published"]], out / "published.csv")
 
 
 def summary_line(row: Mapping[str, Any]) -> dict[str, Any]:
@@ -115,7 +115,7 @@ def summary_line(row: Mapping[str, Any]) -> dict[str, Any]:
 def draw_figures(
     content: Mapping[str, Any],
     sweeps: Sequence[tuple[str, Path]],
-    published: Sequence[Published],
+    published: Sequence[PublishedScore],
     out: Path,
 ) -> dict[str, Figure]:
     """The figures, each with its files in `out`; title -> figure.
@@ -170,7 +170,7 @@ def bar(value: float | None, interval: Sequence[float | None]) -> Bar:
     return Bar(*(math.nan if number is None else number for number in (value, *interval)))
 
 
-def in_shares(row: Published) -> Bar:
+def in_shares(row: PublishedScore) -> Bar:
     """A published mAUC in [0, 1] instead of percent."""
     return bar(
         row.mauc / 100, [None if row.interval is None else end / 100 for end in row.interval or (0, 0)]
@@ -239,7 +239,7 @@ def finding_dots(
     return figure
 
 
-def score_against_parameters(rows: Sequence[SizedScore], published: Sequence[Published]) -> Figure:
+def score_against_parameters(rows: Sequence[SizedScore], published: Sequence[PublishedScore]) -> Figure:
     """Mean AUROC against the number of parameters on a logarithmic axis.
 
     published: drawn grey, open and numbered; those without a known size are left out of the figure.

@@ -57,7 +57,7 @@ def rows_of(
             "seeds": entry.seeds,
             **own_numbers(numbers, ground),
             "wins": won,
-            "spread_over_seeds": spread(numbers),
+            "spread_over_seeds": seed_spread(numbers),
             "findings": finding_rows(entry, numbers, runs, ground, prevalence),
             "calibration": calibration_of(entry, ground),
             **cost,
@@ -66,7 +66,7 @@ def rows_of(
     ]
 
 
-def protocol_of(entries: Sequence[Entry]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+def shared_protocol(entries: Sequence[Entry]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """What the protocols of all rows say, and what only some of them have to say, see OF_SOME.
 
     The latter each as {"entry": "checkpoint_chosen_on", "values": [per row, None where it has none]}.
@@ -93,7 +93,7 @@ def own_numbers(numbers: ScoredNetwork, ground: Ground) -> dict[str, Any]:
     } | {"findings_entered": numbers.entered}
 
 
-def spread(numbers: ScoredNetwork) -> dict[str, Any] | None:
+def seed_spread(numbers: ScoredNetwork) -> dict[str, Any] | None:
     """Mean, sd and t-interval over seeds, apart from the patients'; None for one training."""
     if len(numbers.probabilities) == 1:
         return None
@@ -221,7 +221,7 @@ def ground_in_words(runs: Runs, references: Sequence[int | None], ground: Ground
         why = "for rows of one training only: it compares two curves, not means over seeds"
     else:
         why = "used per finding: each patient has one test film"
-    shared, apart = protocol_of(runs.entries)
+    shared, apart = shared_protocol(runs.entries)
     reading = report["test_metrics"]["macc"]["reading"]
     without = [entry.name for entry, other in zip(runs.entries, references, strict=True) if other is None]
     return {

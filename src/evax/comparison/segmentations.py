@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from evax.comparison.page import Bar, finding_dots, write_figure, write_rows
+from evax.comparison.page import Bar, finding_dots, write_figure, write_table
 from evax.comparison.read import named, refuse_other_films, refuse_other_protocols
 from evax.errors import DataError, unknown_name
 from evax.evaluation.comparison import holm, paired_difference
@@ -168,7 +168,7 @@ def write_segmentation_page(out: Path, content: Mapping[str, Any]) -> Path:
         for row in content["rows"]
         for finding in row["findings"]
     ]
-    write_rows(scores, out / "compare.csv")
+    write_table(scores, out / "compare.csv")
     differences = [
         {"name": each["name"], "reference": each["reference"], "of": of, "difference": one["value"]}
         | dict(zip(("low", "high"), one["interval"], strict=True))
@@ -176,7 +176,7 @@ def write_segmentation_page(out: Path, content: Mapping[str, Any]) -> Path:
         for each in content["differences"]
         for of, one in [("mean", each["mdice"]), *((one["finding"], one) for one in each["findings"])]
     ]
-    write_rows(differences, out / "differences.csv")
+    write_table(differences, out / "differences.csv")
     figure = dice_figure(content["rows"])
     drawn = [
         {key: line[key] for key in ("name", "finding", "dice", "dice_low", "dice_high")} for line in scores

@@ -31,7 +31,7 @@ BATCH = 64  # pairs at once; their arrays stay in a processor's cache
 
 
 def film_details(film: UInt8[np.ndarray, "S S"], side: int, trim: float = 0.0) -> Float32[np.ndarray, "s s"]:
-    """A stored film at COARSE or FINE pixels without its slow changes of grey, see `details`.
+    """A stored film at COARSE or FINE pixels without its slow changes of grey, see `pixel_details`.
 
     trim: share of the film's side that is cut off at each edge first.
     """
@@ -39,13 +39,13 @@ def film_details(film: UInt8[np.ndarray, "S S"], side: int, trim: float = 0.0) -
     box = (cut, cut, len(film) - cut, len(film) - cut)
     picture = Image.fromarray(film).resize((side, side), Image.Resampling.BOX, box=box)
     blur = COARSE_BLUR if side == COARSE else FINE_BLUR
-    return details(np.asarray(picture, np.float32) / 255, blur)
+    return pixel_details(np.asarray(picture, np.float32) / 255, blur)
 
 
-def details(film: Float32[np.ndarray, "s s"], blur: float) -> Float32[np.ndarray, "s s"]:
+def pixel_details(film: Float32[np.ndarray, "s s"], blur: float) -> Float32[np.ndarray, "s s"]:
     """A film without what is wider than `blur` pixels, each place divided by the contrast around it.
 
-    Exposure and window disappear, and the negative of a film gives the negative of its details.
+    Exposure and window disappear, and the negative of a film gives the negative of its pixel_details.
     """
     detail = film - gaussian_filter(film, blur)
     contrast = np.sqrt(gaussian_filter(detail**2, blur))
@@ -185,7 +185,7 @@ class Place(NamedTuple):
     row: int
 
 
-class Pair(NamedTuple):
+class DuplicatePair(NamedTuple):
     """Two films of one exposure."""
 
     first: Place
@@ -199,7 +199,7 @@ class Pair(NamedTuple):
 class Comparison(NamedTuple):
     """What a search found."""
 
-    pairs: list[Pair]
+    pairs: list[DuplicatePair]
     """Exact ones first; of k identical films the k - 1 pairs with the first of them."""
     candidates: int
     """Pairs of neighbours that were laid on each other."""
@@ -221,7 +221,7 @@ def compare_films(
     digests = np.concatenate([store.digests(np.arange(len(store))) for store in stores])
     _, first, number_of = np.unique(digests, return_index=True, return_inverse=True)
     pairs = [
-        Pair(places[first[number]], place, "exact", 1.0, False)
+        DuplicatePair(places[first[number]], place, "exact", 1.0, False)
         for position, (place, number) in enumerate(zip(places, number_of, strict=True))
         if position != first[number]
     ]
@@ -236,7 +236,7 @@ def compare_films(
     for (inner, outer, _), value in zip(likely, similarities, strict=True):
         if abs(value) >= SAME:
             one, other = sorted((different[inner], different[outer]))
-            pairs.append(Pair(one, other, "near", float(abs(value)), bool(value < 0)))
+            pairs.append(DuplicatePair(one, other, "near", float(abs(value)), bool(value < 0)))
     return Comparison(pairs, len(likely), np.abs(similarities[np.isfinite(similarities)]))
 
 

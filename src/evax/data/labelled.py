@@ -17,7 +17,7 @@ from jaxtyping import Float, Int64
 
 from evax.data.labels import Blank, SplitBy, TrainingUncertain, blank_policy, resolve_labels
 from evax.data.manifest import SPLITS
-from evax.data.sources.tables import read_table
+from evax.data.sources.tables import read_text_table
 from evax.data.split import SPLIT_WORDS, file_key, split_position
 from evax.data.store import ImageStore
 from evax.errors import ConfigError, DataError, unknown_name
@@ -114,7 +114,7 @@ def column_of(store: ImageStore, table: Path, column: str) -> list[str]:
     The table's key is its column image or, without one, patient.
     Raises DataError for a table that cannot be read, lacks a column, or names what the store does not hold.
     """
-    content = read_table(table, next_step="Check the path.")
+    content = read_text_table(table, next_step="Check the path.")
     key = "image" if "image" in content else "patient"
     for name in (key, column):
         if name not in content:

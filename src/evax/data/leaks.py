@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool
 
-from evax.data.duplicates import Pair, Place
+from evax.data.duplicates import DuplicatePair, Place
 from evax.data.manifest import SPLITS
 from evax.data.sources import is_own
 from evax.data.split import without_suffix
@@ -26,7 +26,7 @@ logger = logging.getLogger("evax")
 FORMAT = 1
 
 
-def film_table(stores: Sequence[ImageStore], pairs: Iterable[Pair]) -> pd.DataFrame:
+def film_table(stores: Sequence[ImageStore], pairs: Iterable[DuplicatePair]) -> pd.DataFrame:
     """One line per film: store, row, split, patient, and exposure, a number that duplicates share."""
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
@@ -86,7 +86,7 @@ class Link(NamedTuple):
     """The films in between, from the tested to the trained one."""
 
 
-def linked_leaks(films: pd.DataFrame, pairs: Iterable[Pair]) -> list[Link]:
+def linked_leaks(films: pd.DataFrame, pairs: Iterable[DuplicatePair]) -> list[Link]:
     """Of each test film, per store that trains on its exposure, the nearest such film if it is no pair."""
     facts, leaky = film_facts(films), leaking_exposures(films)
     beside: defaultdict[Place, list[Place]] = defaultdict(list)
@@ -117,7 +117,7 @@ def links_between(links: Iterable[Link], leak: dict[str, Any]) -> dict[str, Any]
     return {"films": len(own), "via": sorted({place.store for link in own for place in link.via})}
 
 
-def shared_patients(films: pd.DataFrame) -> list[dict[str, Any]]:
+def patients_in_both(films: pd.DataFrame) -> list[dict[str, Any]]:
     """Per two splits, of one store or of two, how many patient names they have in common, where any."""
     people = [
         (store, split, set(part.loc[part["split"] == split, "patient"]) - {""})
@@ -131,7 +131,7 @@ def shared_patients(films: pd.DataFrame) -> list[dict[str, Any]]:
     ]
 
 
-def duplicate_counts(films: pd.DataFrame, pairs: Sequence[Pair]) -> list[dict[str, Any]]:
+def duplicate_counts(films: pd.DataFrame, pairs: Sequence[DuplicatePair]) -> list[dict[str, Any]]:
     """Pairs per (store, split) x (store, split), exact and near."""
     facts = film_facts(films)
     counts: dict[tuple[tuple[int, str], ...], Counter[str]] = {}

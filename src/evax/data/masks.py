@@ -193,6 +193,6 @@ def stored_masks(
     return {finding: np.packbits(mask).tobytes() for finding, mask in united.items()}
 
 
-def unpack(bits: bytes, size: int) -> Bool[np.ndarray, "S S"]:
+def unpack_mask(bits: bytes, size: int) -> Bool[np.ndarray, "S S"]:
     """A stored mask."""
     return np.unpackbits(np.frombuffer(bits, np.uint8), count=size**2).view(bool).reshape(size, size)

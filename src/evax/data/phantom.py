@@ -267,10 +267,10 @@ def _consolidation(seen: Mask, rng: np.random.Generator) -> tuple[Map, Map]:
         width, height = size * rng.uniform(0.4, 0.9, 2)
         column = np.exp(-(((COARSE - y - dy) / height) ** 2))
         field += np.outer(column, np.exp(-(((COARSE - x - dx) / width) ** 2))).astype(np.float32)
-    grain = anatomy_maps.resized(rng.standard_normal((34, 34), dtype=np.float32), len(COARSE), len(COARSE))
+    grain = anatomy_maps.scaled(rng.standard_normal((34, 34), dtype=np.float32), len(COARSE), len(COARSE))
     fine = rng.standard_normal(field.shape, dtype=np.float32)
     field *= 1 + 0.30 * grain + 0.16 * fine
-    opacity = np.clip(anatomy_maps.resized(step(field - 0.55, 0.5)), 0, 1)
+    opacity = np.clip(anatomy_maps.scaled(step(field - 0.55, 0.5)), 0, 1)
 
     side = 1 if x > 0 else -1
     hilum_x, hilum_y = HILUM[side]
@@ -320,7 +320,7 @@ def _vessels(anatomy: Anatomy, shrink: dict[int, tuple[float, float, float]], do
         coarse += 20 * np.outer(
             np.exp(-(((COARSE - hilum_y) / 24) ** 2)), np.exp(-(((side * COARSE - hilum_x + 4) / 15) ** 2))
         )
-    return 1.5 * tree + anatomy_maps.resized(coarse)
+    return 1.5 * tree + anatomy_maps.scaled(coarse)
 
 
 @lru_cache(maxsize=4)
@@ -377,7 +377,7 @@ def _display(depths: Map, anatomy: Anatomy, rng: np.random.Generator) -> tuple[M
     """Pixels, their spacing in mm and the place of the film on the canvas, as `_placed` takes it."""
     harmonised = rng.uniform(0, 0.45)  # detectors lower the contrast of large areas against that of details
     blocks = depths.reshape(20, SIDE // 20, 20, SIDE // 20).mean(axis=(1, 3))
-    depths = depths - np.float32(harmonised) * (anatomy_maps.resized(blocks) - np.float32(0.5))
+    depths = depths - np.float32(harmonised) * (anatomy_maps.scaled(blocks) - np.float32(0.5))
 
     short = int(rng.integers(400, 541))
     long = int(short * rng.uniform(1.0, 1.19))

@@ -93,7 +93,7 @@ def draw_anatomy(rng: np.random.Generator, *, enlarged_heart: bool) -> Anatomy:
     )
 
 
-def resized(picture: Map, width: int = SIDE, height: int = SIDE) -> Map:
+def scaled(picture: Map, width: int = SIDE, height: int = SIDE) -> Map:
     """Bicubic interpolation to (height, width)."""
     return np.asarray(Image.fromarray(picture).resize((width, height), Image.Resampling.BICUBIC))
 
@@ -101,7 +101,7 @@ def resized(picture: Map, width: int = SIDE, height: int = SIDE) -> Map:
 def noise(rng: np.random.Generator, grain_mm: float) -> Map:
     """Smooth random field on the canvas, mean 0 and deviation near 1, with details of the given size."""
     count = max(round(SIDE * MM / grain_mm), 4)
-    return resized(rng.standard_normal((count, count), dtype=np.float32))
+    return scaled(rng.standard_normal((count, count), dtype=np.float32))
 
 
 def step(distance: Map, softness: float) -> Map:
@@ -215,8 +215,8 @@ def body(anatomy: Anatomy, arms: float, rng: np.random.Generator) -> Map:
     elbow = (232 - 24 * arms, 40 + 130 * arms)
     arm = capsule(184, -84, *elbow, 36 + 0.2 * anatomy.wall)
     total = (torso**4 + neck**4 + shoulder**4 + arm**4) ** 0.25
-    mottle = resized(rng.standard_normal((30, 30), dtype=np.float32), len(COARSE), len(COARSE))
-    return resized((total * (1 + 0.012 * mottle)).astype(np.float32))
+    mottle = scaled(rng.standard_normal((30, 30), dtype=np.float32), len(COARSE), len(COARSE))
+    return scaled((total * (1 + 0.012 * mottle)).astype(np.float32))
 
 
 def breasts(anatomy: Anatomy) -> Map:
@@ -326,7 +326,7 @@ def clavicles_and_shoulder(anatomy: Anatomy, lift: float) -> Map:
         left, right = sorted((head[0][0], head[1][0]))
         draw.ellipse((left, head[0][1], right, head[1][1]), fill=120, outline=190, width=1)
         draw.line(at([(194, -70), (214, 60)], side), fill=120, width=11)
-    plates = resized(np.asarray(plate.reduce(2), np.float32))
+    plates = scaled(np.asarray(plate.reduce(2), np.float32))
     return bones + 0.17 * anatomy.bone * plates
 
 

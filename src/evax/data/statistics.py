@@ -18,7 +18,7 @@ PIXEL_FILMS = 2000  # per store, spread evenly, whose pixels are measured
 NOT_STATED = "not stated"
 
 
-def describe(name: str, store: ImageStore) -> dict[str, Any]:
+def describe_stores(name: str, store: ImageStore) -> dict[str, Any]:
     """The numbers of one store. Shares are of the films where something is known.
 
     Source: rows of Supplementary Table 2. Height, width and spacing are those of the films as they were read,

@@ -30,8 +30,8 @@ from evax.data.manifest import (
     Manifest,
     no_boxes,
 )
-from evax.data.masks import unpack
-from evax.data.sources import is_published
+from evax.data.masks import unpack_mask
+from evax.data.sources import is_release
 from evax.errors import DataError, unknown_name
 from evax.files import checked_path, name_of, read_json
 
@@ -163,7 +163,9 @@ class ImageStore:
         shard, row = self._place(index)
         if not self._masks:
             return {}
-        return {mask["finding"]: unpack(mask["bits"], self.size) for mask in self._masks[shard][row].as_py()}
+        return {
+            mask["finding"]: unpack_mask(mask["bits"], self.size) for mask in self._masks[shard][row].as_py()
+        }
 
     def mask_findings(self) -> tuple[str, ...]:
         """What the masks of this store show, in alphabetical order; empty for a store without masks."""
@@ -251,7 +253,7 @@ def open_store(path: str | os.PathLike[str]) -> ImageStore:
         exclusive=bool(card["exclusive"]),
         source=str(card["source"]),
         root=folder,
-        namespace=str(card.get("namespace", card["source"] if is_published(card["source"]) else "")),
+        namespace=str(card.get("namespace", card["source"] if is_release(card["source"]) else "")),
         boxes=pd.DataFrame(boxes, columns=list(BOX_COLUMNS)) if boxes else no_boxes(),
     )
     return ImageStore(folder, card, manifest, shards)

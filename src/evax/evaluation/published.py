@@ -17,7 +17,7 @@ MARK = "published, not re-run"
 
 
 @dataclass(frozen=True)
-class Published:
+class PublishedScore:
     """One published mean AUROC."""
 
     name: str
@@ -57,41 +57,47 @@ _NESSI = "huggingface.co/nessi10/chestxray14-cnn-vs-transformers"
 _BY_VALIDATION = "official test films, chosen on validation"
 _VALID_SET = "official validation films, which also chose the checkpoint"
 
-PUBLISHED: dict[Table, tuple[Published, ...]] = {
+PUBLISHED: dict[Table, tuple[PublishedScore, ...]] = {
     "chestxray14": (
-        Published("EVA-X-Ti", 82.4, EVA_X_TI, _ON_TEST, _EVA_X),
-        Published("EVA-X-S", 83.3, EVA_X_S, _ON_TEST, _EVA_X),
-        Published("EVA-X-B", 83.5, EVA_X_B, _ON_TEST, _EVA_X),
-        Published("DenseNet121, MoCo v2", 80.8, DENSENET121, _AGAIN, _FIGURE),
-        Published("DenseNet121, ImageNet", 80.9, DENSENET121, _AGAIN, _FIGURE),
-        Published("DenseNet121, Medical MAE", 81.3, DENSENET121, _AGAIN, _FIGURE),
-        Published("EVA-02-S", 79.7, EVA_X_S, _AGAIN, _FIGURE),
-        Published("DeiT-S", 79.9, VIT_S, _AGAIN, _FIGURE),
-        Published("MAE ViT-S", 80.2, VIT_S, _AGAIN, _FIGURE),
-        Published("ResNet50, BioViL", 80.8, RESNET50, _AGAIN, _FIGURE),
-        Published("ResNet50, MoCo v2", 80.9, RESNET50, _AGAIN, _FIGURE),
-        Published("ResNet50, ImageNet", 81.0, RESNET50, _AGAIN, _FIGURE),
-        Published("ResNet50, MGCA", 81.2, RESNET50, _AGAIN, f"{_FIGURE} (README: 81.3)"),
-        Published("ResNet50, MedKLIP", 81.2, RESNET50, f"{_AGAIN}; the weights lack layer 4", _FIGURE),
-        Published("Medical MAE ViT-S", 82.3, VIT_S, _AGAIN, _FIGURE),
-        Published("SelfMedMAE ViT-B", 81.5, VIT_B, "as quoted in EVA-X", _FIGURE),
-        Published("MGCA ViT-B", 81.8, VIT_B, _AGAIN, _FIGURE),
-        Published("Medical MAE ViT-B", 83.0, VIT_B, "official lists", _MEDICAL_MAE),
-        Published("DenseNet121, ImageNet (Medical MAE)", 82.2, DENSENET121, "official lists", _MEDICAL_MAE),
-        Published("DenseNet121, ImageNet (nessi10)", 80.5, DENSENET121, _BY_VALIDATION, _NESSI, (79.9, 81.1)),
-        Published("DeiT-S (nessi10)", 78.5, VIT_S, _BY_VALIDATION, _NESSI),
+        PublishedScore("EVA-X-Ti", 82.4, EVA_X_TI, _ON_TEST, _EVA_X),
+        PublishedScore("EVA-X-S", 83.3, EVA_X_S, _ON_TEST, _EVA_X),
+        PublishedScore("EVA-X-B", 83.5, EVA_X_B, _ON_TEST, _EVA_X),
+        PublishedScore("DenseNet121, MoCo v2", 80.8, DENSENET121, _AGAIN, _FIGURE),
+        PublishedScore("DenseNet121, ImageNet", 80.9, DENSENET121, _AGAIN, _FIGURE),
+        PublishedScore("DenseNet121, Medical MAE", 81.3, DENSENET121, _AGAIN, _FIGURE),
+        PublishedScore("EVA-02-S", 79.7, EVA_X_S, _AGAIN, _FIGURE),
+        PublishedScore("DeiT-S", 79.9, VIT_S, _AGAIN, _FIGURE),
+        PublishedScore("MAE ViT-S", 80.2, VIT_S, _AGAIN, _FIGURE),
+        PublishedScore("ResNet50, BioViL", 80.8, RESNET50, _AGAIN, _FIGURE),
+        PublishedScore("ResNet50, MoCo v2", 80.9, RESNET50, _AGAIN, _FIGURE),
+        PublishedScore("ResNet50, ImageNet", 81.0, RESNET50, _AGAIN, _FIGURE),
+        PublishedScore("ResNet50, MGCA", 81.2, RESNET50, _AGAIN, f"{_FIGURE} (README: 81.3)"),
+        PublishedScore("ResNet50, MedKLIP", 81.2, RESNET50, f"{_AGAIN}; the weights lack layer 4", _FIGURE),
+        PublishedScore("Medical MAE ViT-S", 82.3, VIT_S, _AGAIN, _FIGURE),
+        PublishedScore("SelfMedMAE ViT-B", 81.5, VIT_B, "as quoted in EVA-X", _FIGURE),
+        PublishedScore("MGCA ViT-B", 81.8, VIT_B, _AGAIN, _FIGURE),
+        PublishedScore("Medical MAE ViT-B", 83.0, VIT_B, "official lists", _MEDICAL_MAE),
+        PublishedScore(
+            "DenseNet121, ImageNet (Medical MAE)", 82.2, DENSENET121, "official lists", _MEDICAL_MAE
+        ),
+        PublishedScore(
+            "DenseNet121, ImageNet (nessi10)", 80.5, DENSENET121, _BY_VALIDATION, _NESSI, (79.9, 81.1)
+        ),
+        PublishedScore("DeiT-S (nessi10)", 78.5, VIT_S, _BY_VALIDATION, _NESSI),
     ),
     "chexpert": (
-        Published("EVA-X-Ti", 89.6, EVA_X_TI, _VALID_SET, "hustvl/EVA-X README"),
-        Published("EVA-X-S", 90.1, EVA_X_S, _VALID_SET, "hustvl/EVA-X README"),
-        Published("Medical MAE ViT-S", 89.2, VIT_S, "official validation films", _MEDICAL_MAE),
-        Published("Medical MAE ViT-B", 89.3, VIT_B, "official validation films", _MEDICAL_MAE),
+        PublishedScore("EVA-X-Ti", 89.6, EVA_X_TI, _VALID_SET, "hustvl/EVA-X README"),
+        PublishedScore("EVA-X-S", 90.1, EVA_X_S, _VALID_SET, "hustvl/EVA-X README"),
+        PublishedScore("Medical MAE ViT-S", 89.2, VIT_S, "official validation films", _MEDICAL_MAE),
+        PublishedScore("Medical MAE ViT-B", 89.3, VIT_B, "official validation films", _MEDICAL_MAE),
     ),
     "covidx9a": (
-        Published("EVA-X-S", 99.8, EVA_X_S, "400 test films of COVIDx V9A at 480 px, chosen on test", _EVA_X),
+        PublishedScore(
+            "EVA-X-S", 99.8, EVA_X_S, "400 test films of COVIDx V9A at 480 px, chosen on test", _EVA_X
+        ),
     ),
     "covidx-cxr4": (
-        Published("EVA-X-S", 99.4, EVA_X_S, "8,473 films of val.txt at 480 px, chosen on them", _EVA_X),
+        PublishedScore("EVA-X-S", 99.4, EVA_X_S, "8,473 films of val.txt at 480 px, chosen on them", _EVA_X),
     ),
 }
 PUBLISHED_MAPS = (
@@ -113,7 +119,7 @@ FINDINGS: dict[Table, tuple[str, ...]] = {
 }
 
 
-def published_beside(table: Table, findings: tuple[str, ...]) -> tuple[Published, ...]:
+def published_beside(table: Table, findings: tuple[str, ...]) -> tuple[PublishedScore, ...]:
     """The rows of a table for runs with these findings.
 
     Raises DataError for other findings: a mean over other findings is another quantity.

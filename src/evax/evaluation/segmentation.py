@@ -114,7 +114,7 @@ def false_area(overlaps: Overlaps) -> Float[np.ndarray, "S K"]:
     return np.where(empty, overlaps.called[..., 0] / overlaps.pixels, math.nan)
 
 
-def choose_thresholds(overlaps: Overlaps) -> Float[np.ndarray, " K"]:
+def choose_mask_thresholds(overlaps: Overlaps) -> Float[np.ndarray, " K"]:
     """The threshold of each finding with the highest Dice of all pixels together; the middle one of several.
 
     NaN for a finding of which no film has a pixel.

@@ -34,7 +34,7 @@ def describe_spread(runs: int, over: str) -> str:
 def row_of(report: Mapping[str, Any]) -> dict[str, Any]:
     """What a study keeps of a run; the interval is the one over patients."""
     return {
-        **scores_of(report, report["test_metrics"]),
+        **row_scores(report, report["test_metrics"]),
         "validation_mauc": report["validation_mauc"],
         "best_step": report["best_step"],
         "folder": f"{RUNS}/{Path(report['recipe']['out']).name}",
@@ -53,7 +53,7 @@ def row_of_probe(report: Mapping[str, Any], way: str) -> dict[str, Any]:
     """What a sweep keeps of a probe, for one of its WAYS."""
     folder, metrics = f"{RUNS}/{Path(report['recipe']['out']).name}", report[way]["test_metrics"]
     each = of_each_finding(metrics, AUROC) | of_each_finding(metrics, ACCURACY)
-    return {**scores_of(report, metrics), "folder": folder, **each}
+    return {**row_scores(report, metrics), "folder": folder, **each}
 
 
 def of_each_finding(metrics: Mapping[str, Any], column: str) -> dict[str, Any]:
@@ -75,28 +75,28 @@ def row_of_study(study: Mapping[str, Any]) -> dict[str, Any]:
         "macc_sd": study["macc"]["sd"],
         "macc_reading": folds[0]["macc_reading"],
         **({BALANCED: balanced["mean"], f"{BALANCED}_sd": balanced["sd"]} if balanced else {}),
-        **columns_of("pooled_mauc", study["pooled"]["mauc"]),
+        **row_columns("pooled_mauc", study["pooled"]["mauc"]),
         "folder": f"{RUNS}/{Path(study['recipe']['out']).name}",
         **{f"{AUROC}{name}": spread["mean"] for name, spread in study["findings"].items()},
     }
 
 
-def scores_of(report: Mapping[str, Any], metrics: Mapping[str, Any]) -> dict[str, Any]:
+def row_scores(report: Mapping[str, Any], metrics: Mapping[str, Any]) -> dict[str, Any]:
     """Seed, training set and the scores with their intervals over patients. metrics: of the test images."""
     return {
         "seed": report["protocol"]["seed"],
         "train_patients": report["train"]["patients"],
         "train_films": report["train"]["films"],
-        **columns_of("mauc", metrics["mauc"]),
+        **row_columns("mauc", metrics["mauc"]),
         "findings_entered": metrics["mauc"]["findings_entered"],
         "not_learned": ", ".join(unlearned(metrics["findings"])),
-        **columns_of("macc", metrics["macc"]),
+        **row_columns("macc", metrics["macc"]),
         "macc_reading": metrics["macc"]["reading"],
-        **(columns_of(BALANCED, metrics[BALANCED]) if metrics.get(BALANCED) else {}),  # not in older reports
+        **(row_columns(BALANCED, metrics[BALANCED]) if metrics.get(BALANCED) else {}),  # not in older reports
     }
 
 
-def columns_of(score: str, mean: Mapping[str, Any]) -> dict[str, Any]:
+def row_columns(score: str, mean: Mapping[str, Any]) -> dict[str, Any]:
     """A score with its interval over patients, the number of resamples left out of the interval, and of those
     in which the mean is over fewer findings.
     """

@@ -154,7 +154,9 @@ def protocol_entries(
     }
 
 
-def scores_of(localized: Localized, findings: Sequence[str], resamples: int, seed: int) -> dict[str, Any]:
+def score_localization(
+    localized: Localized, findings: Sequence[str], resamples: int, seed: int
+) -> dict[str, Any]:
     """`pointing` per finding, `localization` overall and per finding, and the curve against the threshold.
 
     findings: in the order of the tables; those without a pair are left out.

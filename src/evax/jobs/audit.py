@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 
 from evax.config import job
-from evax.data.duplicates import SAME, Pair, compare_films, refuse_small
+from evax.data.duplicates import SAME, DuplicatePair, compare_films, refuse_small
 from evax.data.leaks import (
     FORMAT,
     Link,
@@ -23,7 +23,7 @@ from evax.data.leaks import (
     leaks,
     linked_leaks,
     links_between,
-    shared_patients,
+    patients_in_both,
     unknown_patients,
 )
 from evax.data.store import open_store, short_names
@@ -72,7 +72,7 @@ def audit(config: AuditConfig) -> Path:
         "patients_checked": not any(map(any, map(unknown_patients, stores))),
         "leaks": leaking,
         "same_patients": config.same_patients,
-        "shared_patients": shared_patients(films),
+        "shared_patients": patients_in_both(films),
         "duplicates": duplicate_counts(films, found.pairs),
         "similarity_threshold": SAME,
         "candidates": found.candidates,
@@ -92,7 +92,7 @@ def write_duplicates(
     path: Path,
     names: list[str],
     films: pd.DataFrame,
-    pairs: list[Pair],
+    pairs: list[DuplicatePair],
     leaky: set[int],
     links: list[Link],
 ) -> None:

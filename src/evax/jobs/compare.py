@@ -15,7 +15,7 @@ from evax.comparison.page import (
     draw_figures,
     write_compare_page,
     write_figure,
-    write_rows,
+    write_table,
     write_tables,
 )
 from evax.comparison.pretrainings import (
@@ -134,7 +134,7 @@ def compare_pretrainings(config: CompareConfig) -> Path:
             "environment": environment(),
         }
         write_json(content, config.out / "compare.json")
-        write_rows(rows, config.out / "compare.csv")
+        write_table(rows, config.out / "compare.csv")
         figure, page = pretraining_figure(curves), config.out / "compare.html"
         write_figure(figure, points_of(curves), config.out / "pretrainings")
         write_pretraining_page(page, content, figure)

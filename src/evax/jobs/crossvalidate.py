@@ -132,7 +132,7 @@ def one_study(study: CrossvalidateConfig, data: AllData, asked: Precision, log_r
         [run.out for run in runs], findings, store.manifest.exclusive, study.resamples, study.seed
     )
     content = {
-        **study_card(study, "crossvalidate", asked, reports, **protocol_of(study, data, folds)),
+        **study_card(study, "crossvalidate", asked, reports, **folds_protocol(study, data, folds)),
         "data_fingerprint": store.fingerprint,  # that of a run is of its fold, too
         **summarize_runs(rows, over="folds"),
         "pooled": pooled,
@@ -209,7 +209,7 @@ def folds_of(study: CrossvalidateConfig, data: AllData) -> list[Fold]:
     return folds
 
 
-def protocol_of(study: CrossvalidateConfig, data: AllData, folds: list[Fold]) -> dict[str, Any]:
+def folds_protocol(study: CrossvalidateConfig, data: AllData, folds: list[Fold]) -> dict[str, Any]:
     """What every number of the study must carry, besides the protocol of its runs."""
     if study.by == FILM:
         how = f"{len(folds)} folds of films by chance"

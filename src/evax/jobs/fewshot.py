@@ -67,7 +67,7 @@ def fewshot(config: FewshotConfig) -> Path:
             scored.append(({**asdict(point), "lr": lr, "lr_trials": tried}, rows))
             reports += learned
             log.write("share", **asdict(point), lr=lr, mauc=[row["mauc"] for row in rows])
-    card = study_card(study, "fewshot", config.precision, reports, **protocol_of(study))
+    card = study_card(study, "fewshot", config.precision, reports, **sweep_protocol(study))
     return save_study(study.out, {"fewshot": card | summarize_points(scored)})[0]
 
 
@@ -83,7 +83,7 @@ def run_at(study: FewshotConfig, point: LabelPoint, seed: int, lr: float) -> Fin
     )  # fmt: skip
 
 
-def protocol_of(study: FewshotConfig) -> dict[str, Any]:
+def sweep_protocol(study: FewshotConfig) -> dict[str, Any]:
     """What every number of the sweep must carry, besides the protocol of its runs."""
     lr_chosen_on = f"validation mAUC of seed {study.seeds[0]}, per share, then fixed for all seeds"
     subset = {

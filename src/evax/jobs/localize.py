@@ -21,7 +21,7 @@ from evax.explain.localization import (
     kinds_of_truth,
     protocol_entries,
     published_maps,
-    scores_of,
+    score_localization,
     write_cases,
 )
 from evax.findings import as_spelled
@@ -39,7 +39,7 @@ def localize(config: LocalizeConfig) -> Path:
     films that the bundle learned from.
     """
     start = time.perf_counter()
-    predictor, store = opened(config)
+    predictor, store = open_bundle_and_store(config)
     findings = predictor.card.findings
     refuse_other_spellings(store, findings)
     kinds = kinds_of_truth(store, store.rows(config.split), findings, config.truth)
@@ -64,7 +64,7 @@ def localize(config: LocalizeConfig) -> Path:
             "data_fingerprint": store.fingerprint,
             "bundle": str(config.bundle),
             "protocol": protocol_entries(config.protocol, chosen.on, maps.side, config.resamples),
-            **scores_of(localized, findings, config.resamples, config.seed),
+            **score_localization(localized, findings, config.resamples, config.seed),
             "published": published_maps(store),
             "overlays": draw_overlays(config.out, store, pairs, maps.preprocess, findings, config.overlays),
             "command": command_line("localize", config),
@@ -75,7 +75,7 @@ def localize(config: LocalizeConfig) -> Path:
     return config.out / "report.json"
 
 
-def opened(config: LocalizeConfig) -> tuple[Predictor, ImageStore]:
+def open_bundle_and_store(config: LocalizeConfig) -> tuple[Predictor, ImageStore]:
     """The classifier and the store. Raises what says that they do not fit."""
     predictor, store = open_bundle(config.bundle), open_store(config.store)
     if predictor.card.kind != "classifier":

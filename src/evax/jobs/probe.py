@@ -23,8 +23,8 @@ from evax.adaptation.study import (
     StudyRuns,
     check_finished_runs,
     continue_study,
-    is_finished,
     make_once,
+    run_is_finished,
     save_study,
     study_card,
     study_folder,
@@ -134,7 +134,7 @@ def content_of(
 
 def check_same_choice(runs: Sequence[ProbeConfig], chosen_on: str) -> None:
     """Raises ConfigError for finished probes of an older evax that chose the strength on something else."""
-    for path in [run.out / "report.json" for run in runs if is_finished(run)]:
+    for path in [run.out / "report.json" for run in runs if run_is_finished(run)]:
         if (before := read_json(path)["protocol"]["strength_chosen_on"]) != chosen_on:
             raise ConfigError(
                 f"{path.parent} was made by an older evax, which chose the strength on {before}; this one "

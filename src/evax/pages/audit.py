@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from evax.data.duplicates import SAME, Comparison, Pair, Place
+from evax.data.duplicates import SAME, Comparison, DuplicatePair, Place
 from evax.data.leaks import film_facts
 from evax.data.store import ImageStore
 from evax.pages.drawing import data_uri, film_picture
@@ -36,7 +36,7 @@ def write_audit_page(
             "split": known[place][0] or "no split",
         }
 
-    def leaks(pair: Pair) -> bool:
+    def leaks(pair: DuplicatePair) -> bool:
         return known[pair.first][1] in leaky
 
     # the least similar first: they are the ones to doubt

@@ -35,7 +35,7 @@ from evax.runs.files import (
 KINDS = {"store", "fetch", "pretrain", "finetune", "localize", "predict"}
 
 
-def write_report(run: Path) -> Path:
+def write_demo_page(run: Path) -> Path:
     """Reads the run folder and writes its report.html; returns that path.
 
     run: holds run.json and the folders its steps name; a step whose results are absent has no section.
@@ -307,7 +307,7 @@ def errors(listed: list[Facts], store: ImageStore | None) -> list[tuple[str, lis
         else:
             heading, title = "False alarms", f"{error['finding']}, labelled absent"
         film = {"title": title, "note": f"row {error['row']} · {error['probability']:.3f}"}
-        groups.setdefault(heading, []).append(film | pictured(error["row"], store))
+        groups.setdefault(heading, []).append(film | with_picture(error["row"], store))
     return list(groups.items())
 
 
@@ -315,10 +315,12 @@ def suspect(row: dict[Any, Any], store: ImageStore | None) -> dict[str, Any]:
     """A line of suspicious.csv as a picture with its words."""
     said = "present" if row["label"] == 1 else "absent"
     note = f"row {row['film_row']} · {row['split']} · {row['score']:.2f}"
-    return {"title": f"{row['finding']}, labelled {said}", "note": note} | pictured(row["film_row"], store)
+    return {"title": f"{row['finding']}, labelled {said}", "note": note} | with_picture(
+        row["film_row"], store
+    )
 
 
-def pictured(row: int, store: ImageStore | None) -> dict[str, Any]:
+def with_picture(row: int, store: ImageStore | None) -> dict[str, Any]:
     """The film of a row as a small picture; pixels only, no name."""
     picture = None if store is None else data_uri(film_picture(store.pixels(row), side=200))
     return {"row": row, "picture": picture}

@@ -159,7 +159,7 @@ def write_statistics(out: Path, paths: Sequence[Path]) -> Path:
 
 def described(name: str, store: ImageStore) -> dict[str, Any]:
     """The numbers of one store; splits in their order, and how many patients are none by name."""
-    numbers = statistics.describe(name, store)
+    numbers = statistics.describe_stores(name, store)
     order = (*SPLITS, statistics.NOT_STATED)
     numbers["splits"] = {split: numbers["splits"][split] for split in order if split in numbers["splits"]}
     return numbers | {"unnamed_patients": unnamed_patients(store)}

@@ -19,7 +19,7 @@ from evax.models.masked import MaskedImageModel
 from evax.models.tokenizers import Tokenizer
 from evax.options.pretraining import PretrainConfig
 from evax.pretraining.probe import ProbeResult
-from evax.pretraining.step import Learner, masked_image_step
+from evax.pretraining.step import MaskedImageLearner, masked_image_step
 from evax.pretraining.watch import Watch, measure_speed
 from evax.runs.checkpoint import last_good, save_checkpoint
 from evax.runs.device import is_compiled, maybe_compile, precision_of, seeded, stop_requests
@@ -124,7 +124,7 @@ def learn(run: Pretraining, first: int, probe: Callable[[], ProbeResult] | None)
     probe_at(steps)
 
 
-def set_up(run: Pretraining) -> Learner:
+def set_up(run: Pretraining) -> MaskedImageLearner:
     """The networks and the optimizer on their device, compiled if that pays."""
     config, fabric = run.config, run.fabric
     # tokens of the whole run: a resumed one must decide as before, or its bits would differ
@@ -132,4 +132,4 @@ def set_up(run: Pretraining) -> Learner:
     student = maybe_compile(run.model, config.compile, tokens, fabric.device)
     network, optimizer = fabric.setup(student, run.optimizer)
     tokenizer = maybe_compile(fabric.to_device(run.tokenizer), config.compile, tokens, fabric.device)
-    return Learner(network, tokenizer, optimizer, fabric, run.preprocess)
+    return MaskedImageLearner(network, tokenizer, optimizer, fabric, run.preprocess)

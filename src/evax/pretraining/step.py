@@ -19,7 +19,7 @@ from evax.runs.optimizer import clip_and_step, finite_value
 
 
 @dataclass(frozen=True, eq=False)
-class Learner:
+class MaskedImageLearner:
     """The network that learns and what it learns from, on their device."""
 
     student: MaskedImageModel
@@ -30,7 +30,7 @@ class Learner:
 
 
 def masked_image_step(
-    learner: Learner, batch: Batch, options: MaskedImageConfig, lr: float
+    learner: MaskedImageLearner, batch: Batch, options: MaskedImageConfig, lr: float
 ) -> dict[str, float]:
     """Hide patches, predict the tokenizer's features of the clean crop at the hidden places, and learn from
     their cosine (paper, Eq. 6-7).

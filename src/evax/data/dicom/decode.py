@@ -11,7 +11,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from evax.data.dicom.codes import high_bit, jumps, overlay_bits, sampled_rows
-from evax.data.dicom.header import Unfit, known_name, numbers, text
+from evax.data.dicom.header import Unfit, header_numbers, known_name, text
 from evax.data.dicom.streams import Stream, read_stream
 from evax.errors import DataError
 
@@ -105,7 +105,8 @@ def _drop_tables(dataset: Dataset, most: int) -> None:
     """Take out lookup tables of more entries than a shallower stream has values: they are of other values."""
     for keyword in ("ModalityLUTSequence", "VOILUTSequence"):
         if any(
-            max(numbers(table, "LUTDescriptor"), default=0) > most for table in dataset.get(keyword) or ()
+            max(header_numbers(table, "LUTDescriptor"), default=0) > most
+            for table in dataset.get(keyword) or ()
         ):
             del dataset[keyword]
 
@@ -207,11 +208,11 @@ def _drop_window(stored: Array, dataset: Dataset) -> None:
     half their range away. It is not moved there: nothing else says that the writer moved the values, and a
     film without its window has its contrast by its pixels, while one under a wrong window is nearly black.
     """
-    centers, widths = numbers(dataset, "WindowCenter"), numbers(dataset, "WindowWidth")
+    centers, widths = header_numbers(dataset, "WindowCenter"), header_numbers(dataset, "WindowWidth")
     if not centers or not widths or widths[0] <= 0:
         return
-    slope = (numbers(dataset, "RescaleSlope") or (1.0,))[0] or 1.0
-    intercept = (numbers(dataset, "RescaleIntercept") or (0.0,))[0]
+    slope = (header_numbers(dataset, "RescaleSlope") or (1.0,))[0] or 1.0
+    intercept = (header_numbers(dataset, "RescaleIntercept") or (0.0,))[0]
     center, half = (centers[0] - intercept) / slope, widths[0] / abs(slope) / 2
     bits = int(dataset.BitsStored)
     # nearly all pixels: padding may lie elsewhere

@@ -108,12 +108,12 @@ def is_dicom(path: str | os.PathLike[str]) -> bool:
 def read_header(path: str | os.PathLike[str]) -> DicomHeader:
     """Describe a DICOM file without reading its pixels. Raises DataError, which never names the patient."""
     with opened_dicom(path) as file:
-        return describe(read_dataset(file, path, stop_before_pixels=True, specific_tags=HEADER_TAGS))
+        return describe_header(read_dataset(file, path, stop_before_pixels=True, specific_tags=HEADER_TAGS))
 
 
-def describe(dataset: Dataset) -> DicomHeader:
+def describe_header(dataset: Dataset) -> DicomHeader:
     """The header of an open file. Age is Patient's Age, or else the time from birth to the study."""
-    frames = numbers(dataset, "NumberOfFrames") or (1.0,)
+    frames = header_numbers(dataset, "NumberOfFrames") or (1.0,)
     sex = text(dataset, "PatientSex").upper()
     return DicomHeader(
         patient_id=text(dataset, "PatientID"),
@@ -276,8 +276,8 @@ def text(dataset: Dataset, keyword: str) -> str:
     return str(value).strip(" \0")
 
 
-def numbers(dataset: Dataset, keyword: str) -> tuple[float, ...]:
-    """The numbers of an element; nothing where it is absent, empty, or not made of finite numbers."""
+def header_numbers(dataset: Dataset, keyword: str) -> tuple[float, ...]:
+    """The numbers of an element; none if it is absent, empty, or not made of finite numbers."""
     try:
         values = np.array(dataset.get(keyword), dtype=np.float64).ravel()
     except (ValueError, TypeError, OverflowError):
@@ -302,7 +302,7 @@ def _orientation(dataset: Dataset) -> tuple[str, ...]:
 
 def _spacing_mm(dataset: Dataset) -> tuple[float, float] | None:
     for keyword in ("PixelSpacing", "ImagerPixelSpacing", "NominalScannedPixelSpacing"):
-        spacing = numbers(dataset, keyword)
+        spacing = header_numbers(dataset, keyword)
         if len(spacing) == 2 and min(spacing) > 0:
             return spacing
     return None

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from evax.data.dicom.decode import decode, name_transfer_syntax
 from evax.data.dicom.header import (
-    describe,
+    describe_header,
     header_issues,
     known_name,
     opened_dicom,
@@ -75,7 +75,7 @@ def read_dicom(path: str | os.PathLike[str]) -> Radiograph:
             pixels, found = grey(stored, dataset)
         else:
             pixels, found = grey_from_colour(stored, dataset)
-        header = describe(dataset)
+        header = describe_header(dataset)
         issues += found + ["blank"] * bool(pixels.min() == pixels.max()) + header_issues(header)
         if header.is_chest_film and header.view not in NOT_FRONTAL:
             issues += orientation_issues(pixels)

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from evax.data.dicom.codes import codes_and_values
-from evax.data.dicom.header import numbers, text
+from evax.data.dicom.header import header_numbers, text
 from evax.data.radiograph import to_grey
 
 if TYPE_CHECKING:
@@ -53,10 +53,10 @@ def grey(stored: npt.NDArray[Any], dataset: Dataset) -> tuple[npt.NDArray[np.flo
 
 def _padding(values: Values, dataset: Dataset) -> Mask:
     """Which stored values are Pixel Padding Value, or up to Pixel Padding Range Limit (PS3.3 C.7.5.1.1.2)."""
-    ends = numbers(dataset, "PixelPaddingValue")[:1]
+    ends = header_numbers(dataset, "PixelPaddingValue")[:1]
     if not ends:
         return np.zeros(len(values), dtype=bool)
-    ends += numbers(dataset, "PixelPaddingRangeLimit")[:1]
+    ends += header_numbers(dataset, "PixelPaddingRangeLimit")[:1]
     if values.min() < 0:
         ends = tuple(_as_signed(end) for end in ends)  # some writers call a negative value US
     return (values >= min(ends)) & (values <= max(ends))
@@ -70,7 +70,7 @@ def _modality(values: Values, dataset: Dataset) -> tuple[Values, list[str]]:
         return values, ["bad_rescale"]
     if "RescaleSlope" not in dataset and "RescaleIntercept" not in dataset:
         return values, []
-    slope, intercept = numbers(dataset, "RescaleSlope"), numbers(dataset, "RescaleIntercept")
+    slope, intercept = header_numbers(dataset, "RescaleSlope"), header_numbers(dataset, "RescaleIntercept")
     if not slope or not intercept or slope[0] == 0:
         return values, ["bad_rescale"]
     return values * slope[0] + intercept[0], []
@@ -87,7 +87,9 @@ def _voi(modality: Values, visible: Mask, dataset: Dataset) -> tuple[Values | No
         candidates.append(None if table is None else _look_up(modality, *table[:2]) / table[2])
     if "WindowCenter" in dataset or "WindowWidth" in dataset:
         function = text(dataset, "VOILUTFunction") or "LINEAR"
-        pairs = list(zip_longest(numbers(dataset, "WindowCenter"), numbers(dataset, "WindowWidth")))
+        pairs = list(
+            zip_longest(header_numbers(dataset, "WindowCenter"), header_numbers(dataset, "WindowWidth"))
+        )
         candidates += [
             _window(modality, center, width, function) for center, width in pairs or [(None, None)]
         ]
@@ -153,7 +155,7 @@ def _from_range(modality: Values, counts: npt.NDArray[np.int64], announced: Mask
 
 def _lookup_table(item: Dataset, *, signed: bool) -> tuple[Values, float, float] | None:
     """Entries, first mapped value and full scale of a LUT item (PS3.3 C.11.1.1); None if unusable."""
-    descriptor = numbers(item, "LUTDescriptor")
+    descriptor = header_numbers(item, "LUTDescriptor")
     if len(descriptor) != 3:
         return None
     count = int(descriptor[0]) or 2**16
@@ -163,7 +165,7 @@ def _lookup_table(item: Dataset, *, signed: bool) -> tuple[Values, float, float]
         little = item.original_encoding[1] is not False
         entries = np.frombuffer(data, dtype=("<u2" if little else ">u2") if wide else "u1").astype(np.float64)
     else:
-        entries = np.array(numbers(item, "LUTData"))
+        entries = np.array(header_numbers(item, "LUTData"))
     entries = entries[:count]
     if len(entries) == 0:
         return None

@@ -55,7 +55,7 @@ SOURCES: dict[str, Source] = {
 }
 
 
-def is_published(name: str) -> bool:
+def is_release(name: str) -> bool:
     """Whether this source is a public release."""
     return name in SOURCES and SOURCES[name].published
 
@@ -64,7 +64,7 @@ def is_own(source: str) -> bool:
     """Whether a store of this source holds data of its user: no release, and no set that evax made or fetched
     (see public_sets.source_name).
     """
-    return not is_published(source) and ":" not in source
+    return not is_release(source) and ":" not in source
 
 
 def read_source(name: str, raw: Path, options: dict[str, Any]) -> Manifest:
@@ -76,7 +76,7 @@ def read_source(name: str, raw: Path, options: dict[str, Any]) -> Manifest:
     from evax.data.sources.disk import films_on_disk
 
     manifest = list_source(name, raw, options)
-    return films_on_disk(manifest) if is_published(name) else manifest
+    return films_on_disk(manifest) if is_release(name) else manifest
 
 
 def list_source(name: str, raw: Path, options: dict[str, Any]) -> Manifest:
@@ -99,7 +99,7 @@ def _namespace(name: str, manifest: Manifest) -> str:
     """Of a release its name; of own data a digest of the names of all images and patients, with the sizes of
     a few files, as two hospitals may both number their images from 1.
     """
-    if is_published(name):
+    if is_release(name):
         return name
     rows = sorted(zip(manifest.table["image"], manifest.table["patient"], strict=True))
     few = [manifest.root / path_of(image) for image, _ in rows[:FILES_SIZED]]

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from evax.data.manifest import Manifest, no_boxes
-from evax.data.sources.tables import ages, first_file, missing_file, numbers, read_table
+from evax.data.sources.tables import ages, first_file, missing_file, parse_numbers, read_text_table
 from evax.data.split import lines_of
 from evax.errors import DataError
 from evax.files import name_of, path_of
@@ -27,7 +27,7 @@ def read_chestxray14(raw: Path) -> Manifest:
     The films of test_list.txt are the test split; the others are divided by assign_splits.
     """
     entries = first_file(raw, "Data_Entry_2017.csv", "Data_Entry_2017_v2020.csv")  # one table, two names
-    rows = read_table(entries, COLUMNS)
+    rows = read_text_table(entries, COLUMNS)
     places = _places(raw)
     image = rows["Image Index"].map(lambda name: places.get(name, f"images/{name}"))
     tested = _lines(raw / "test_list.txt")
@@ -86,13 +86,15 @@ def _boxes(raw: Path, image_of: dict[str, str]) -> pd.DataFrame:
     path = raw / "BBox_List_2017.csv"
     if not path.is_file():
         return no_boxes()
-    rows = read_table(path)
+    rows = read_text_table(path)
     if list(rows.columns[:2]) != ["Image Index", "Finding Label"] or len(rows.columns) < 6:
         raise DataError(
             f"{path} does not begin with the columns Image Index, Finding Label, Bbox [x, y, w, h]."
         )
     # the headers of the numbers are, literally: Bbox [x, y, w, h]
-    sides = [numbers(path, rows.iloc[:, column], "Boxes are in pixels.") / BOX_SIDE for column in range(2, 6)]
+    sides = [
+        parse_numbers(path, rows.iloc[:, column], "Boxes are in pixels.") / BOX_SIDE for column in range(2, 6)
+    ]
     boxes = pd.DataFrame(
         {
             "image": rows["Image Index"].map(image_of),

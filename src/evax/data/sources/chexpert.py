@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 
 from evax.data.manifest import Manifest
-from evax.data.sources.tables import ages, label_columns, read_table, require_columns
+from evax.data.sources.tables import ages, label_columns, read_text_table, require_columns
 from evax.errors import DataError
 from evax.findings import CHEXPERT
 
@@ -60,6 +60,6 @@ def read_chexpert(raw: Path) -> Manifest:
 
 def _rows(path: Path) -> pd.DataFrame:
     """FACTS as texts, and the labels."""
-    rows = read_table(path)
+    rows = read_text_table(path)
     require_columns(path, rows, FACTS)
     return pd.concat([rows[list(FACTS)], label_columns(path, rows, CHEXPERT)], axis=1)

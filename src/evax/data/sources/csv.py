@@ -20,8 +20,8 @@ from evax.data.sources.tables import (
     ALONE,
     LABEL_VALUES,
     ages,
-    numbers,
-    read_table,
+    parse_numbers,
+    read_text_table,
     require_columns,
     warn_of_doubtful_patients,
 )
@@ -80,7 +80,7 @@ def read_csv(
     FILM_FINDING.png or FINDING/FILM.png. mask_value: as for data/masks.py::read_mask.
     """
     path = raw / table
-    rows = read_table(path, next_step=NAME_IT)
+    rows = read_text_table(path, next_step=NAME_IT)
     names = {ours: _column(rows, spellings) for ours, spellings in SPELLINGS.items()}
     if names["image"] is None:
         raise DataError(
@@ -155,7 +155,7 @@ def read_csv(
         for name, finding in zip(chosen, found, strict=True):
             if (column := as_spelled(name, rows.columns)) not in rows.columns:
                 raise DataError(f"{path} has no column '{name}'; it has {', '.join(rows.columns)}.")
-            result[finding] = numbers(path, rows[column], EXPECTED)
+            result[finding] = parse_numbers(path, rows[column], EXPECTED)
     return Manifest(
         table=result,
         findings=found,
@@ -192,10 +192,10 @@ def read_boxes(raw: Path, films: pd.DataFrame, findings: tuple[str, ...]) -> pd.
     path = raw / "boxes.csv"
     if not path.is_file():
         return no_boxes()
-    boxes = read_table(path)
+    boxes = read_text_table(path)
     require_columns(path, boxes, BOX_COLUMNS)
     for name in BOX_COLUMNS[2:]:
-        boxes[name] = numbers(path, boxes[name], "Boxes are fractions of the image.")
+        boxes[name] = parse_numbers(path, boxes[name], "Boxes are fractions of the image.")
     boxes["image"] = existing(raw, boxes["image"].str.strip())
     boxes["finding"] = boxes["finding"].map(one_spelling(path, boxes["finding"], findings))
     listed = boxes["image"].isin(films["image"])

@@ -18,7 +18,7 @@ import pandas as pd
 
 from evax.data.manifest import COLUMNS, SPLIT_KEY, Manifest
 from evax.data.sources import list_source
-from evax.data.sources.tables import read_table
+from evax.data.sources.tables import read_text_table
 from evax.data.split import LIST_SUFFIX, film_rows, lines_of, names_in, without_suffix
 from evax.errors import ConfigError, DataError
 from evax.files import name_of, read_json
@@ -184,7 +184,7 @@ def _other_names(folder: Path) -> dict[str, str]:
             film = without_suffix(entry["img_id"])
             films |= {str(entry[key]): film for key in RSNA_NAMES if key in entry}
     for path in (path for path in files if path.suffix.lower() == ".csv"):
-        table = read_table(path, ("film", "other"), "It is a table of other names of films.")
+        table = read_text_table(path, ("film", "other"), "It is a table of other names of films.")
         films |= dict(zip(table["other"].map(without_suffix), table["film"].map(without_suffix), strict=True))
     return films
 

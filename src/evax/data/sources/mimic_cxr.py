@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from evax.data.manifest import Manifest
-from evax.data.sources.tables import label_columns, read_table
+from evax.data.sources.tables import label_columns, read_text_table
 from evax.errors import DataError
 from evax.findings import CHEXPERT
 
@@ -23,8 +23,8 @@ def read_mimic_cxr(raw: Path) -> Manifest:
     without labels has blanks; the release has no sex and age.
     """
     ids = ("dicom_id", "subject_id", "study_id")
-    films = read_table(raw / TABLE.format("metadata"), (*ids, "ViewPosition"))
-    places = read_table(raw / TABLE.format("split"), ("dicom_id", "split"))
+    films = read_text_table(raw / TABLE.format("metadata"), (*ids, "ViewPosition"))
+    places = read_text_table(raw / TABLE.format("split"), ("dicom_id", "split"))
     split = films["dicom_id"].map(dict(zip(places["dicom_id"], places["split"].map(SPLITS), strict=True)))
     if split.isna().any():
         odd = films.loc[split.isna(), "dicom_id"].iloc[0]
@@ -57,7 +57,7 @@ def read_mimic_cxr(raw: Path) -> Manifest:
 def _labels(raw: Path, studies: pd.Series) -> pd.DataFrame:
     """The labels of these studies, in their order."""
     path = raw / TABLE.format("chexpert")
-    rows = read_table(path)
+    rows = read_text_table(path)
     if (twice := rows["study_id"].duplicated()).any():
         raise DataError(f"{path} lists the study {rows.loc[twice, 'study_id'].iloc[0]} twice.")
     labels = label_columns(path, rows, CHEXPERT)

@@ -9,7 +9,7 @@ import pandas as pd
 
 from evax.data.manifest import BOX_COLUMNS, MASK_COLUMNS, Manifest
 from evax.data.masks import box_rle
-from evax.data.sources.tables import numbers, read_table
+from evax.data.sources.tables import parse_numbers, read_text_table
 from evax.errors import DataError
 
 FINDING = "Pneumonia"
@@ -24,16 +24,18 @@ def read_rsna(raw: Path) -> Manifest:
     film is a patient of its own: the release names none.
     """
     path = raw / "stage_2_train_labels.csv"
-    rows = read_table(path, ("patientId", *CORNERS, "Target"))
+    rows = read_text_table(path, ("patientId", *CORNERS, "Target"))
     rows["image"] = "stage_2_train_images/" + rows["patientId"] + ".dcm"
-    target = numbers(path, rows["Target"], "Target is 1 (pneumonia) or 0.")
+    target = parse_numbers(path, rows["Target"], "Target is 1 (pneumonia) or 0.")
     films = rows.drop_duplicates("image").reset_index(drop=True)
     table = pd.DataFrame({"image": films["image"], "patient": films["patientId"]})
     table = table.assign(study="", view="", sex="", age=np.nan, split="")
     positives = set(rows.loc[target == 1, "image"])
     table[FINDING] = table["image"].isin(positives).astype(np.float32)
     boxed = rows[target == 1]
-    box_px = pd.DataFrame({name: numbers(path, boxed[name], "Boxes are in pixels.") for name in CORNERS})
+    box_px = pd.DataFrame(
+        {name: parse_numbers(path, boxed[name], "Boxes are in pixels.") for name in CORNERS}
+    )
     if (blank := box_px.isna().any(axis=1)).any():
         raise DataError(f"{path}: {boxed.loc[blank, 'patientId'].iloc[0]} has Target 1 and no complete box.")
     boxes = (box_px / SIDE).assign(image=boxed["image"], finding=FINDING)[list(BOX_COLUMNS)]

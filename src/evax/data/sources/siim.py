@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from evax.data.manifest import MASK_COLUMNS, Manifest
-from evax.data.sources.tables import read_table
+from evax.data.sources.tables import read_text_table
 from evax.files import name_of
 
 FINDING = "Pneumothorax"
@@ -23,7 +23,7 @@ def read_siim(raw: Path) -> Manifest:
     The release divides no train films, so patients are divided by seed; `lists` follows the paper's lists. A
     film is a patient of its own: the release names none.
     """
-    rows = read_table(raw / "train-rle.csv", ("ImageId", "EncodedPixels"))
+    rows = read_text_table(raw / "train-rle.csv", ("ImageId", "EncodedPixels"))
     rle = rows["EncodedPixels"].str.strip()
     drawn = rle != "-1"
     positives = set(rows.loc[drawn, "ImageId"])

@@ -1,4 +1,4 @@
-"""Tables of releases as texts, and numbers in them; what is wrong is said with its line."""
+"""Tables of releases as text, and numbers in them; errors name the line."""
 
 from __future__ import annotations
 
@@ -37,7 +37,9 @@ def first_file(folder: Path, *names: str) -> Path:
     return folder / next(there, names[0])
 
 
-def read_table(path: Path, columns: Sequence[str] = (), next_step: str = PART_OF_RELEASE) -> pd.DataFrame:
+def read_text_table(
+    path: Path, columns: Sequence[str] = (), next_step: str = PART_OF_RELEASE
+) -> pd.DataFrame:
     """A CSV file, or the same with .gz behind its name, as texts.
 
     columns: those to read, all required; none reads every column. next_step: what to do when it is missing.
@@ -52,7 +54,7 @@ def read_table(path: Path, columns: Sequence[str] = (), next_step: str = PART_OF
         if separator := _other_separator(file):
             raise DataError(
                 f"{file} separates its columns by {separator}, as spreadsheets of some languages do: save it "
-                "as CSV with commas between the columns and points in the numbers."
+                "as CSV with commas between the columns and points in the parse_numbers."
             )
         with warnings.catch_warnings():
             warnings.simplefilter("error", pd.errors.ParserWarning)  # a row of more fields than the header
@@ -117,7 +119,7 @@ def _other_separator(file: Path) -> str:
     return names[mark] if header.count(mark) > header.count(",") else ""
 
 
-def numbers(path: Path, column: pd.Series, expected: str) -> pd.Series:
+def parse_numbers(path: Path, column: pd.Series, expected: str) -> pd.Series:
     """A column of texts as floats, blank as NaN; DataError names the line of anything else."""
     texts = column.str.strip().mask(column.map(is_blank), "")
     parsed = pd.to_numeric(texts.replace("", None), errors="coerce")
@@ -138,7 +140,10 @@ def label_columns(path: Path, rows: pd.DataFrame, findings: Sequence[str]) -> pd
     if len(twice := labels.columns[labels.columns.duplicated()].intersection(list(findings))):
         raise DataError(f"{path} has two columns of the finding {twice[0]}: delete one.")
     return pd.DataFrame(
-        {finding: numbers(path, labels[finding], LABEL_VALUES).astype(np.float32) for finding in findings}
+        {
+            finding: parse_numbers(path, labels[finding], LABEL_VALUES).astype(np.float32)
+            for finding in findings
+        }
     )
 
 
@@ -184,4 +189,4 @@ def ages(texts: pd.Series) -> pd.Series:
     """
     plain = texts.str.strip().replace("90+", "90")
     years = plain.str.extract(r"(?ai)^(\d+(?:\.\d+)?)\s*(?:y(?:ears?|rs?)?\.?(?: old)?)?$")[0]
-    return years.astype(float).where(lambda numbers: numbers <= 120)  # ChestX-ray14 has ages such as 411
+    return years.astype(float).where(lambda years: years <= 120)  # ChestX-ray14 has ages such as 411
