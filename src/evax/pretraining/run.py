@@ -65,7 +65,7 @@ def run_pretraining(
     before = earlier_training(config.weights)
     preprocess = preprocess_of(config, stores)
     tokenizer = tokenizer_of(config, preprocess)
-    identity = identity_of(config, stores, len(images), tokenizer)
+    identity = identity_of(config, stores, len(images), tokenizer.identity())
     if is_finished(config, identity):
         return config.out / "encoder"
     model = student_of(config, tokenizer)
