@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from tests.dicoms import write
 
+from evax.data.orientation import LEFT_HALF, SIDE, orientation_issues
 from evax.data.phantom import make_phantom
-from evax.data.pictures import LEFT_HALF, SIDE, orientation_issues, read_image
+from evax.data.pictures import read_image
 
 FALSE_ALARMS = 0.001  # at most, of real films that lie as they should
 

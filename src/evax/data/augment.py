@@ -12,7 +12,6 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
-from timm.data.auto_augment import rand_augment_transform
 
 from evax.config import validated
 from evax.data.preprocess import Preprocess
@@ -153,6 +152,8 @@ class RandAugment:
 
     def __init__(self, fill: int) -> None:
         options = {"img_mean": fill, "interpolation": Image.Resampling.BICUBIC}
+        from timm.data.auto_augment import rand_augment_transform  # loads torch, which options do without
+
         policy = rand_augment_transform(RECIPE, options)
         self.operations: list[Any] = policy.ops
         self.layers: int = policy.num_layers

@@ -15,7 +15,7 @@ from evax.data.dicom.header import (
     text,
 )
 from evax.data.dicom.render import grey, grey_from_colour
-from evax.data.pictures import orientation_issues
+from evax.data.orientation import orientation_issues
 from evax.data.radiograph import Radiograph, refuse_huge
 from evax.data.views import NOT_FRONTAL
 from evax.errors import DataError
