@@ -5,10 +5,11 @@ Shape legend: T thresholds; C cases of a finding on a film: one, or one per box 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import pandas as pd
@@ -17,7 +18,6 @@ from jaxtyping import Bool, Float, Int64
 from evax.data.labelled import in_drawn_order
 from evax.data.preprocess import Preprocess
 from evax.data.store import ImageStore
-from evax.deploy.predictor import Predictor
 from evax.evaluation.intervals import mean_interval
 from evax.evaluation.localization import (
     SCORES,
@@ -34,10 +34,9 @@ from evax.evaluation.localization import (
 )
 from evax.evaluation.published import PUBLISHED_MAPS
 from evax.evaluation.report import plain
-from evax.explain.heatmap import At, spread
+from evax.explain.heatmap import At, Explainable, spread
 from evax.explain.overlay import overlay
 from evax.files import make_folder, replaced_whole
-from evax.runs.progress import progress_bar
 
 Drawn = Literal["boxes", "masks"]
 Truth = Literal["boxes", "masks", "auto"]
@@ -270,37 +269,62 @@ FOLDS = 5
 ENOUGH_TO_CHOOSE = 20  # pairs of film and finding: with fewer one film moves the threshold
 
 
+# title, number of images -> a context whose function is called after each image
+Progress = Callable[[str, int], AbstractContextManager[Callable[[str], None]]]
+
+
+def no_progress(title: str, total: int) -> AbstractContextManager[Callable[[str], None]]:
+    """Shows nothing."""
+    return nullcontext(lambda note: None)
+
+
+class ExplainableClassifier(Explainable, Protocol):
+    """A predictor with maps and probabilities."""
+
+    def predict_inputs(self, inputs: Any) -> Any:
+        """Probabilities (S, K) of a batch that network_input made."""
+        ...
+
+
 @dataclass(frozen=True, eq=False)
 class Maps:
     """How the maps of a store's films are made and judged."""
 
-    predictor: Predictor
+    predictor: ExplainableClassifier
     store: ImageStore
     at: At
     preprocess: Preprocess
     side: int
     """Of the maps in pixels."""
     each_box: bool
-    """Whether each box is a case; else all boxes of a finding of a film are one."""
+    """Whether each box is a case; else all boxes of a finding of an image are one."""
+    progress: Progress
 
     @classmethod
-    def of(cls, predictor: Predictor, store: ImageStore, at: At, protocol: Literal["clean", "paper"]) -> Maps:
+    def of(
+        cls,
+        predictor: ExplainableClassifier,
+        store: ImageStore,
+        at: At,
+        protocol: Literal["clean", "paper"],
+        progress: Progress = no_progress,
+    ) -> Maps:
         """At the store's size; in the paper's protocol at that of the network's input, and of the whole film
         where a central crop is usual.
         """
         preprocess = predictor.card.preprocess
         if protocol == "clean":
-            return cls(predictor, store, at, preprocess, store.size, each_box=False)
+            return cls(predictor, store, at, preprocess, store.size, False, progress)
         whole = replace(preprocess, resize_size=None)
-        return cls(predictor, store, at, whole, whole.input_size, each_box=True)
+        return cls(predictor, store, at, whole, whole.input_size, True, progress)
 
     def pairs(self, films: Regions) -> list[Pair]:
-        """Every finding drawn on these films, one film after the other; only patch grids are kept.
+        """Every finding drawn on these images, one image after the other; only patch grids are kept.
 
         A mask that is empty at the store's size is left out.
         """
         pairs: list[Pair] = []
-        with progress_bar("localising", len(films)) as advance:
+        with self.progress("localising", len(films)) as advance:
             for row, drawn in films.items():
                 pairs += self._of_film(row, drawn)
                 advance("")

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import logging
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from evax.config import job
-from evax.data.public_sets import PUBLIC_SETS, RECORD
+from evax.data.phantom_release import write_phantoms
+from evax.data.public_sets import PUBLIC_SETS, RECORD, PublicSet
+from evax.data.unpack import unpack
+from evax.download import cache_folder, fetch_file
 from evax.errors import ConfigError, DataError
+from evax.files import make_folder, open_csv, read_json, read_text, replaced_whole, write_json
 from evax.options.data import FetchConfig
-
-if TYPE_CHECKING:
-    from evax.data.public_sets import PublicSet
+from evax.runs.progress import progress_bar
 
 FOLDER_VARIABLE = "EVAX_DATA"
 MIRROR_VARIABLE = "EVAX_DATA_MIRROR"
@@ -38,10 +42,6 @@ def fetch(config: FetchConfig) -> Path | str:
 
 def draw_phantoms(config: FetchConfig, out: Path) -> Path:
     """images/, labels.csv, boxes.csv and masks/ of synthetic films; what was interrupted is drawn anew."""
-    from evax.data.phantom_release import write_phantoms
-    from evax.files import read_json
-    from evax.runs.progress import progress_bar
-
     record = out / RECORD
     known = read_json(record) if record.is_file() else None
     begun = isinstance(known, dict) and known.get("name") == "phantoms" and known.get("finished") is False
@@ -59,12 +59,6 @@ def draw_phantoms(config: FetchConfig, out: Path) -> Path:
 
 def fetch_set(name: str, out: Path) -> Path:
     """Archives -> the folder that `evax prepare` wants; an interrupted fetch goes on where it was."""
-    from dataclasses import replace
-
-    from evax.data.unpack import unpack
-    from evax.download import cache_folder, fetch_file
-    from evax.files import make_folder, read_json, write_json
-
     chosen = PUBLIC_SETS[name]
     record = out / RECORD
     known = read_json(record) if record.is_file() else None
@@ -115,11 +109,6 @@ def instructions(chosen: PublicSet, raw: Path) -> str:
 
 def write_hannover_labels(folder: Path) -> None:
     """labels.csv of the repository's data.csv: what `evax prepare` reads of it."""
-    import csv
-    import io
-
-    from evax.files import open_csv, read_text, replaced_whole
-
     rows = list(csv.DictReader(io.StringIO(read_text(folder / "data.csv"))))
     columns = ("patient_id", "projection", "sex", "age")
     if not rows or (missing := [name for name in ("image_id", *columns) if name not in rows[0]]):

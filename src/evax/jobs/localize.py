@@ -29,6 +29,7 @@ from evax.options.results import LocalizeConfig
 from evax.pages.run import write_run_page
 from evax.runs.files import write_report
 from evax.runs.log import run_folder
+from evax.runs.progress import progress_bar
 
 
 @job(LocalizeConfig)
@@ -49,7 +50,7 @@ def localize(config: LocalizeConfig) -> Path:
     if config.split == "test":
         check_test_unseen(config.bundle, store, np.array(list(films), dtype=np.int64))
     with run_folder(config.out, config):
-        maps = Maps.of(predictor, store, config.at, config.protocol)
+        maps = Maps.of(predictor, store, config.at, config.protocol, progress_bar)
         pairs = maps.pairs(films)
         if not pairs:
             raise DataError(f"All masks of {config.split} films of {config.store} are empty at its size.")

@@ -5,17 +5,22 @@ from __future__ import annotations
 import logging
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from evax.config import job
+from evax.data.building import build_store
+from evax.data.manifest import Manifest
+from evax.data.sources import list_source, read_source
+from evax.data.sources.dicom import name_of_key
+from evax.data.sources.disk import check_disk
+from evax.data.split import assign_splits, follow_lists
 from evax.data.views import NOT_FRONTAL
 from evax.errors import DataError
 from evax.files import name_of
 from evax.options.data import PrepareConfig
+from evax.pages.statistics import write_statistics
 from evax.published import MERGED_520K_MEAN, MERGED_520K_STD
-
-if TYPE_CHECKING:
-    from evax.data.manifest import Manifest
+from evax.runs.progress import counting_bar
 
 logger = logging.getLogger("evax")
 
@@ -27,11 +32,6 @@ def prepare(config: PrepareConfig) -> Path:
     Raises DataError for a folder that is not what the source says, that does not pass --verify, or that holds
     no readable film.
     """
-    from evax.data.building import build_store
-    from evax.data.sources import read_source
-    from evax.data.split import assign_splits, follow_lists
-    from evax.runs.progress import counting_bar
-
     if config.verify:
         verify_release(config)
     manifest = frontal_only(read_source(config.source, config.raw, source_options(config)))
@@ -79,8 +79,6 @@ def prepare(config: PrepareConfig) -> Path:
         )  # fmt: skip
     say_issues(store.card.get("issues", {}), config.source)
     if config.statistics:
-        from evax.pages.statistics import write_statistics
-
         write_statistics(config.out / "statistics", [config.out])
         logger.info("What it is made of: %s.", config.out / "statistics" / "statistics.html")
     return config.out
@@ -135,9 +133,6 @@ def frontal_only(manifest: Manifest) -> Manifest:
 
 def verify_release(config: PrepareConfig) -> None:
     """Raises DataError with every difference between tables, published counts and disk."""
-    from evax.data.sources import list_source
-    from evax.data.sources.disk import check_disk
-
     manifest = list_source(config.source, config.raw, source_options(config))
     if faults := check_disk(manifest):
         listing = "\n  ".join(faults)
@@ -156,8 +151,6 @@ def chosen_options(config: PrepareConfig, films: int) -> dict[str, str]:
         folder = getattr(config, name)
         options[name] = folder and name_of(folder.name)
     if config.source == "dicom":
-        from evax.data.sources.dicom import name_of_key
-
         options["the key of the pseudonyms"] = name_of_key(source_options(config)["private"])[:8]
     return {name: "not given" if value is None else str(value) for name, value in options.items()}
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from evax.config import build, changed_options, read_recipe, to_plain
 from evax.data.store import ImageStore, open_store
@@ -13,9 +13,6 @@ from evax.options.pretraining import PretrainConfig
 from evax.options.training import Precision
 from evax.rounding import exact
 from evax.runs.log import read_events
-
-if TYPE_CHECKING:
-    from evax.models.tokenizers import Tokenizer
 
 logger = logging.getLogger("evax")
 MAY_CHANGE = {  # of a resumed run: how fast it is and what is watched; nothing that is learned
@@ -88,16 +85,20 @@ def is_finished(config: PretrainConfig, identity: dict[str, Any]) -> bool:
 
 
 def identity_of(
-    config: PretrainConfig, stores: list[ImageStore], images: int, tokenizer: Tokenizer, weights: str | None
+    config: PretrainConfig,
+    stores: list[ImageStore],
+    images: int,
+    tokenizer: dict[str, Any],
+    weights: str | None,
 ) -> dict[str, Any]:
-    """What a resumed run must share with the one that wrote the checkpoint.
+    """What a resumed run must share with the one that wrote the checkpoint. tokenizer: its identity.
 
     weights: digest of those it started from.
     """
     return {
         "encoder": config.encoder,
         "weights": weights,
-        "tokenizer": tokenizer.identity(),
+        "tokenizer": tokenizer,
         "stores": [store.fingerprint for store in stores],
         "store_shares": list(config.store_shares),
         "steps": math.ceil(exact(config.epochs) * images / config.batch_size),

@@ -66,7 +66,7 @@ def run_pretraining(
     weights = EncoderWeights(config.encoder, config.weights)
     preprocess = preprocess_of(config, stores, weights)
     tokenizer = tokenizer_of(config, preprocess)
-    identity = identity_of(config, stores, len(images), tokenizer, weights.digest())
+    identity = identity_of(config, stores, len(images), tokenizer.identity(), weights.digest())
     if is_finished(config, identity):
         return config.out / "encoder"
     model = student_of(config, tokenizer, weights)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from evax.data.dicom.codes import codes_and_values
+from evax.data.dicom.decode import codes_and_values
 from evax.data.dicom.header import header_numbers, text
 from evax.data.radiograph import to_grey
 
