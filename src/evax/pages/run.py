@@ -74,7 +74,7 @@ def render(
     **sections: list[dict[str, Any]],
 ) -> Path:
     """Writes the page and returns its path. sections: some of SECTIONS; the others are left out."""
-    shown = {name: sections.pop(name, []) for name in SECTIONS}
+    shown: dict[str, list[dict[str, Any]]] = dict.fromkeys(SECTIONS, []) | sections
     return write_page(
         page,
         "report.html.j2",
@@ -84,7 +84,6 @@ def render(
         comparisons=comparisons(shown["runs"]),
         synthetic=any(map(makes_phantoms, steps)) or reads_phantoms(shown["stores"]),
         **shown,
-        **sections,
     )
 
 
