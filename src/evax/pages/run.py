@@ -74,7 +74,7 @@ def render(
     **sections: list[dict[str, Any]],
 ) -> Path:
     """Writes the page and returns its path. sections: some of SECTIONS; the others are left out."""
-    shown: dict[str, list[dict[str, Any]]] = dict.fromkeys(SECTIONS, []) | sections
+    shown: dict[str, list[dict[str, Any]]] = {name: [] for name in SECTIONS} | sections
     return write_page(
         page,
         "report.html.j2",
