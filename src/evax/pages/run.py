@@ -62,32 +62,28 @@ def write_demo_page(run: Path) -> Path:
     )
 
 
+SECTIONS = ("stores", "pretrainings", "runs", "localisations", "segmentations")
+
+
 def render(
     page: Path,
     *,
     title: str,
     steps: list[dict[str, Any]],
     environment: dict[str, Any],
-    stores: list[dict[str, Any]] | None = None,
-    pretrainings: list[dict[str, Any]] | None = None,
-    runs: list[dict[str, Any]] | None = None,
-    localisations: list[dict[str, Any]] | None = None,
-    segmentations: list[dict[str, Any]] | None = None,
+    **sections: list[dict[str, Any]],
 ) -> Path:
-    """Writes the page and returns its path; what is not given has no section."""
+    """Writes the page and returns its path. sections: some of SECTIONS; the others are left out."""
+    shown: dict[str, list[dict[str, Any]]] = {name: [] for name in SECTIONS} | sections
     return write_page(
         page,
         "report.html.j2",
         title=title,
         steps=steps,
         environment=environment,
-        stores=stores or [],
-        pretrainings=pretrainings or [],
-        runs=runs or [],
-        comparisons=comparisons(runs or []),
-        localisations=localisations or [],
-        segmentations=segmentations or [],
-        synthetic=any(makes_phantoms(step) for step in steps) or reads_phantoms(stores or []),
+        comparisons=comparisons(shown["runs"]),
+        synthetic=any(map(makes_phantoms, steps)) or reads_phantoms(shown["stores"]),
+        **shown,
     )
 
 
