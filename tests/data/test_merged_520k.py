@@ -11,7 +11,7 @@ import pytest
 
 import published_tables
 from evax.data.sources import list_source
-from evax.data.sources.merged_520k import OWN_TEST, RELEASES, SAME_PATIENT
+from evax.data.sources.corpora.merged_520k import OWN_TEST, RELEASES, SAME_PATIENT
 from evax.data.split import assign_splits
 from evax.errors import ConfigError, DataError
 from releases import written

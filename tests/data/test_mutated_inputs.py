@@ -24,8 +24,8 @@ from evax.data.masks import read_mask
 from evax.data.pictures import read_image
 from evax.data.preprocess import Preprocess
 from evax.data.sources import list_source
-from evax.data.sources.coco import read_coco
-from evax.data.sources.csv import read_csv
+from evax.data.sources.own.coco import read_coco
+from evax.data.sources.own.csv import read_csv
 from evax.data.split import follow_lists
 from evax.data.workers import FilmFiles, StoredFilm, read_film
 from evax.errors import DataError

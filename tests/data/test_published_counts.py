@@ -9,9 +9,8 @@ import pydicom
 import pytest
 
 import published_tables
-from evax.data.sources import list_source
-from evax.data.sources.counts import PUBLISHED, counted
-from evax.data.sources.disk import check_disk
+from evax.data.sources import list_source, public_set
+from evax.data.sources.disk import check_disk, counted
 from evax.data.split import assign_splits, follow_lists
 from evax.findings import CHESTXRAY14
 from releases import dicom, film, written
@@ -32,7 +31,7 @@ def lists_of(shared, name, folder):
 
 def agrees_with_published(manifest, ignore=()):
     found = counted(manifest)
-    published = PUBLISHED[manifest.source].counts
+    published = public_set(manifest.source).counts
     assert {name: found[name] for name in published if name not in ignore} == {
         name: number for name, number in published.items() if name not in ignore
     }

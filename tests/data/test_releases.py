@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import logging
-from typing import get_args
 
 import numpy as np
 import pytest
 
 from evax.data.masks import decode_rle
-from evax.data.sources import SOURCES, SourceName, list_source, read_source
+from evax.data.sources import list_source, read_source
 from evax.data.split import assign_splits, follow_lists
 from evax.errors import DataError
 from evax.findings import CHEXPERT
@@ -26,10 +25,6 @@ def refused(message):
 
 def label(manifest, row, finding):
     return float(manifest.table[finding].iloc[row])
-
-
-def test_the_command_line_knows_exactly_the_sources_of_the_table():
-    assert get_args(SourceName) == tuple(SOURCES)
 
 
 @pytest.mark.parametrize("name", RELEASES)

@@ -10,7 +10,6 @@ import sys
 import tarfile
 import zipfile
 from pathlib import Path
-from typing import get_args
 
 import numpy as np
 import pytest
@@ -18,12 +17,10 @@ from PIL import Image
 
 import evax
 from evax.cli import run
-from evax.data.public_sets import PUBLIC_SETS
-from evax.data.sources import SOURCES
 from evax.data.unpack import unpack
 from evax.errors import ConfigError, DataError
 from evax.jobs.fetch import fetch
-from evax.options.data import FetchConfig, SetName
+from evax.options.data import FetchConfig
 from loopback import Server, serving
 
 HANNOVER = "covid-19-image-repository-master"
@@ -80,13 +77,6 @@ def stored(source, raw, out):
     options = ["--source", source, "--raw", str(raw), "--out", str(out), "--size", "32", "--workers", "1"]
     assert run(["prepare", *options]) == 0
     return evax.open_store(out)
-
-
-def test_the_command_line_knows_exactly_the_sets_of_the_table():
-    assert get_args(SetName) == ("phantoms", *PUBLIC_SETS)
-    for name, row in PUBLIC_SETS.items():
-        assert row.archives or row.ask, name
-        assert row.prepare.removeprefix("--source ") in SOURCES
 
 
 def test_hannover_is_fetched_and_prepared_with_its_patients(server, tmp_path, capfd, caplog):

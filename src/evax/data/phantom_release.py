@@ -15,7 +15,8 @@ from pydicom.uid import DigitalXRayImageStorageForPresentation, ExplicitVRLittle
 
 from evax.data.phantom import FINDINGS, Phantom, make_phantom
 from evax.data.processes import Processes
-from evax.data.public_sets import PHANTOMS, RECORD
+from evax.data.sources import PHANTOMS
+from evax.data.sources.record import FETCH_RECORD
 from evax.files import make_folder, open_csv, replaced_whole, write_json
 
 DICOM_SHARE = 2 / 3
@@ -40,7 +41,7 @@ def write_phantoms(
     workers: processes that draw. on_progress(done, total). The same films and seed give the same files, byte
     for byte, whatever the workers; more films leave the earlier ones as they are.
     """
-    write_json({"name": PHANTOMS, "finished": False}, make_folder(folder) / RECORD)
+    write_json({"name": PHANTOMS, "finished": False}, make_folder(folder) / FETCH_RECORD)
     for name in ("images", "masks"):
         make_folder(folder / name)
     with (
@@ -57,7 +58,7 @@ def write_phantoms(
             boxes.writerows(box_rows)
             on_progress(done, films)
     # so that pages can say that a store is synthetic
-    write_json({"name": PHANTOMS, "finished": True}, folder / RECORD)
+    write_json({"name": PHANTOMS, "finished": True}, folder / FETCH_RECORD)
 
 
 def _drawn(folder: Path, films: int, seed: int, workers: int) -> Iterable[Row]:

@@ -11,8 +11,8 @@ from evax.config import job
 from evax.data.building import build_store
 from evax.data.manifest import Manifest
 from evax.data.sources import list_source, read_source
-from evax.data.sources.dicom import name_of_key
 from evax.data.sources.disk import check_disk
+from evax.data.sources.own.dicom import name_of_key
 from evax.data.split import assign_splits, follow_lists
 from evax.data.views import NOT_FRONTAL
 from evax.errors import DataError

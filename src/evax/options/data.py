@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Literal
 
 import tyro
 
 from evax.config import validated
-from evax.data.public_sets import PUBLIC_SETS
-from evax.data.sources import SourceName
+from evax.data.sources import PHANTOMS, SetName, SourceName, public_set
 from evax.errors import ConfigError
 
 
@@ -43,11 +41,11 @@ class FetchConfig:
             raise ConfigError(f"seed must be at least 0, got {self.seed}.")
         if self.workers < 0:
             raise ConfigError(f"workers must be at least 0, got {self.workers}.")
-        if self.name != "phantoms":
+        if self.name != PHANTOMS:
             drawn = [field for field in fields(self) if field.name in ("films", "seed", "workers")]
             if stray := [field.name for field in drawn if getattr(self, field.name) != field.default]:
                 raise ConfigError(f"fetch {self.name} does not take {', '.join(stray)}: phantoms do.")
-        if self.out is None and (self.name == "phantoms" or PUBLIC_SETS[self.name].archives):
+        if self.out is None and (self.name == PHANTOMS or public_set(self.name).archives):
             raise ConfigError(f"fetch {self.name} needs --out, the folder to fill.")
 
 
@@ -170,9 +168,3 @@ class DescribeConfig:
     def __post_init__(self) -> None:
         if not self.stores:
             raise ConfigError("describe needs stores: evax describe STORE... --out DIR.")
-
-
-SetName = Literal[
-    "phantoms", "hannover_covid19", "montgomery", "shenzhen", "chestxray14", "lungs", "chexpert", "mimic_cxr",
-    "rsna", "siim", "covidx9a", "covidx_cxr4",
-]  # fmt: skip

@@ -1,4 +1,9 @@
-"""One reader per kind of release: a folder on disk -> Manifest. Its keyword arguments are its options."""
+"""The registry of sources and public data sets, one module each.
+
+A source reads a folder on disk into a Manifest; its keyword arguments are its options. The folder of a module
+says what it is: `own`, `releases`, `corpora` or `downloads` (see their docstrings). `evax prepare` and `evax
+fetch` know it by its file name. Modules are listed here and imported when used: --help needs no pandas.
+"""
 
 from __future__ import annotations
 
@@ -6,69 +11,72 @@ import hashlib
 import importlib
 import inspect
 import os
+import pkgutil
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal
 
+from evax.data.sources.record import FETCH_RECORD, PublicSet
 from evax.errors import ConfigError, DataError, unknown_name
-from evax.files import path_of
+from evax.files import path_of, read_json
+
+FILES_SIZED = 16  # of a folder of own data
+PHANTOMS = "phantoms"  # the set that is drawn, not fetched
+
+
+def _modules(folder: str) -> dict[str, str]:
+    """Name -> full name of the modules of a folder here, in alphabetical order."""
+    listed = pkgutil.iter_modules([str(Path(__file__).parent / folder)])
+    return {module.name: f"{__name__}.{folder}.{module.name}" for module in listed}
+
+
+_PUBLISHED = _modules("releases") | _modules("corpora")
+SOURCES: dict[str, str] = _modules("own") | _PUBLISHED
+"""Sources of `evax prepare` -> module that defines read_<source>."""
+PUBLIC_SETS: dict[str, str] = _modules("downloads") | _modules("releases")
+"""Data sets of `evax fetch`, besides phantoms -> module that defines PUBLIC_SET."""
 
 if TYPE_CHECKING:
     from evax.data.manifest import Manifest
 
-SourceName = Literal[
-    "csv", "folders", "masks", "coco", "dicom",
-    "chestxray14", "chexpert", "mimic_cxr", "covidx9a", "covidx_cxr4", "siim", "rsna", "shenzhen", "lungs",
-    "merged_520k",
-]  # fmt: skip
-
-
-FILES_SIZED = 16  # of a folder of own data
-
-
-class Source(NamedTuple):
-    """What a folder holds, and who reads it."""
-
-    what: str
-    module: str
-    """Module here that defines read_<name of the source>."""
-    published: bool = True
-    """A public release: films it lists and the disk lacks are left out and counted."""
-
-
-SOURCES: dict[str, Source] = {
-    "csv": Source("a table and the images it names, maybe with boxes and masks", "csv", published=False),
-    "folders": Source("one folder of images per class, or images without labels", "folders", published=False),
-    "masks": Source("images/ and masks/ of the same names", "masks", published=False),
-    "coco": Source("a COCO file of boxes and its images", "coco", published=False),
-    "dicom": Source("a tree of DICOM files", "dicom", published=False),
-    "chestxray14": Source("the official ChestX-ray14 release", "chestxray14"),
-    "chexpert": Source("CheXpert-v1.0 or CheXpert-v1.0-small", "chexpert"),
-    "mimic_cxr": Source("MIMIC-CXR-JPG 2", "mimic_cxr"),
-    "covidx9a": Source("COVIDx V9A, the paper's CovidX-CXR-3", "covidx"),
-    "covidx_cxr4": Source("COVIDx CXR-4", "covidx"),
-    "siim": Source("SIIM-ACR pneumothorax, stage 2", "siim"),
-    "rsna": Source("RSNA pneumonia, stage 2", "rsna"),
-    "shenzhen": Source("Shenzhen tuberculosis with the NLM's masks", "shenzhen"),
-    "lungs": Source("lung segmentation as Zhang released it", "lungs"),
-    "merged_520k": Source("ChestX-ray14, CheXpert and MIMIC-CXR-JPG as one corpus", "merged_520k"),
-}
+    SourceName = str
+    SetName = str
+else:
+    SourceName = Literal[tuple(SOURCES)]
+    SetName = Literal[(PHANTOMS, *PUBLIC_SETS)]
 
 
 def is_release(name: str) -> bool:
-    """Whether this source is a public release."""
-    return name in SOURCES and SOURCES[name].published
+    """Whether this source is a public release: listed images that the disk lacks are left out and counted."""
+    return name in _PUBLISHED
 
 
 def is_own(source: str) -> bool:
     """Whether a store of this source holds data of its user: no release, and no set that evax made or fetched
-    (see public_sets.source_name).
+    (see source_name).
     """
     return not is_release(source) and ":" not in source
 
 
+def public_set(name: str) -> PublicSet:
+    """The record of a public data set or release."""
+    record: PublicSet = importlib.import_module((PUBLIC_SETS | _PUBLISHED)[name]).PUBLIC_SET
+    return record if record.source else replace(record, source=name)
+
+
+def source_name(kind: str, raw: Path) -> str:
+    """What a store calls its source: the kind of folder and, after a colon, the set `evax fetch` put into it.
+
+    Never the folder's own name, which may be that of a person or a hospital.
+    """
+    record = raw / FETCH_RECORD
+    content = read_json(record) if record.is_file() else None
+    name = content.get("name") if isinstance(content, dict) else None
+    return f"{kind}:{name}" if name in (PHANTOMS, *PUBLIC_SETS) else kind
+
+
 def read_source(name: str, raw: Path, options: dict[str, Any]) -> Manifest:
-    """The manifest of the films that are there.
+    """The manifest of the images that are there.
 
     options: only those that were set. Raises ConfigError for an option the source does not have, DataError
     for a folder that is not such a release.
@@ -85,8 +93,7 @@ def list_source(name: str, raw: Path, options: dict[str, Any]) -> Manifest:
         raise unknown_name("source", name, SOURCES)
     if not raw.is_dir():
         raise DataError(f"There is no folder {raw}. --raw names the folder that holds the films.")
-    module = importlib.import_module(f"evax.data.sources.{SOURCES[name].module}")
-    reader = getattr(module, f"read_{name}")
+    reader = getattr(importlib.import_module(SOURCES[name]), f"read_{name}")
     known = list(inspect.signature(reader).parameters)[1:]
     if stray := [option for option in options if option not in known]:
         names = ", ".join(known) or "none"

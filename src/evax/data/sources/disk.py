@@ -14,7 +14,7 @@ import pandas as pd
 from evax.data.dicom.header import is_dicom, opened_dicom, read_dataset
 from evax.data.manifest import Manifest
 from evax.data.radiograph import FILM_SUFFIXES
-from evax.data.sources.counts import PUBLISHED, counted
+from evax.data.sources import is_release, public_set
 from evax.errors import DataError
 from evax.files import name_of, path_of
 
@@ -57,10 +57,10 @@ def check_disk(manifest: Manifest) -> list[str]:
     some): a warning counts them.
     """
     faults = []
-    if published := PUBLISHED.get(manifest.source):
-        found = counted(manifest)
+    if is_release(manifest.source):
+        published, found = public_set(manifest.source), counted(manifest)
         faults += [
-            f"{name}: the tables list {found[name]:,}, published are {number:,} ({published.source})"
+            f"{name}: the tables list {found[name]:,}, published are {number:,} ({published.counts_from})"
             for name, number in published.counts.items()
             if found[name] != number
         ]
@@ -85,6 +85,26 @@ def check_disk(manifest: Manifest) -> list[str]:
         if names:
             faults.append(f"{kind}: {_some(names)}")
     return faults
+
+
+def counted(manifest: Manifest) -> dict[str, int]:
+    """Counts of a manifest before its patients are divided, named as in the records of public sets."""
+    table = manifest.table
+    named = table["split"].value_counts()
+    positives = (manifest.labels() == 1).sum(axis=0).tolist()
+    return {
+        "films": len(table),
+        "patients": table["patient"].nunique(),
+        "films left out": len(manifest.left_out),
+        "films listed": len(table) + len(manifest.left_out),
+        "films without a split": int(named.get("", 0)),
+        **{f"{split} films": int(named.get(split, 0)) for split in ("train", "val", "test")},
+        "boxes": len(manifest.boxes),
+        "films with boxes": manifest.boxes["image"].nunique(),
+        "masks": len(manifest.masks),
+        "films with masks": manifest.masks["image"].nunique(),
+        **dict(zip(manifest.findings, positives, strict=True)),
+    }
 
 
 def _some(names: list[str]) -> str:

@@ -18,10 +18,19 @@ import pandas as pd
 
 from evax.data.manifest import COLUMNS, SPLIT_KEY, Manifest
 from evax.data.sources import list_source
+from evax.data.sources.record import PublicSet
 from evax.data.sources.tables import read_text_table
 from evax.data.split import LIST_SUFFIX, film_rows, lines_of, names_in, without_suffix
 from evax.errors import ConfigError, DataError
 from evax.files import name_of, read_json
+
+PUBLIC_SET = PublicSet(
+    what="ChestX-ray14, CheXpert and MIMIC-CXR-JPG as one corpus",
+    terms="those of the three releases",
+    layout="chestxray14/  chexpert/  mimic_cxr/",
+    counts={"films listed": 112120 + 223414 + 234 + 377110},
+    counts_from="the three releases together, whatever is left out",
+)
 
 RELEASES = ("chestxray14", "chexpert", "mimic_cxr")
 # release: why its own test films are in neither composition

@@ -10,11 +10,26 @@ import numpy as np
 import pandas as pd
 
 from evax.data.manifest import MASK_COLUMNS, Manifest, no_masks
-from evax.data.sources.masks import films_of
+from evax.data.sources.own.masks import films_of
+from evax.data.sources.record import PublicSet, archive
 from evax.data.sources.tables import ages
 from evax.errors import DataError
 from evax.files import name_of
 from evax.findings import canonical
+
+PUBLIC_SET = PublicSet(
+    what="662 films, half of them with tuberculosis (Shenzhen, NLM)",
+    terms="public for research; cite Jaeger et al. 2014",
+    page="https://lhncbc.nlm.nih.gov/LHC-downloads/downloads.html#tuberculosis-image-data-sets",
+    archives=(
+        archive("ChinaSet_AllFiles.zip", "https://openi.nlm.nih.gov/imgs/collections/ChinaSet_AllFiles.zip"),
+    ),
+    top="ChinaSet_AllFiles",
+    layout="CXR_png/*.png  ClinicalReadings/*.txt  Annotations/masks/*.png",
+    ask="the masks (Annotations/masks/) are a download of their own on that page",
+    counts={"films": 662, "Tuberculosis": 336},
+    counts_from="Jaeger et al. 2014, the Shenzhen set",
+)
 
 TUBERCULOSIS = "Tuberculosis"
 FILM = re.compile(r"(CHNCXR_\d+)_([01])")

@@ -13,9 +13,9 @@ import pandas as pd
 
 from evax.data.films import films_and_others
 from evax.data.manifest import MASK_COLUMNS, SPLIT_KEY, Manifest
-from evax.data.public_sets import source_name
 from evax.data.radiograph import FILM_SUFFIXES
-from evax.data.sources.folders import patients_of, warn_of_other_files
+from evax.data.sources import source_name
+from evax.data.sources.own.folders import patients_of, warn_of_other_files
 from evax.data.split import file_key, without_suffix
 from evax.errors import DataError
 from evax.files import name_of

@@ -13,9 +13,9 @@ import pandas as pd
 
 from evax.data.films import files_below
 from evax.data.manifest import BOX_COLUMNS, COLUMNS, Manifest, no_boxes, no_masks
-from evax.data.public_sets import source_name
 from evax.data.radiograph import FILM_SUFFIXES
-from evax.data.sources.masks import find_masks
+from evax.data.sources import source_name
+from evax.data.sources.own.masks import find_masks
 from evax.data.sources.tables import (
     ALONE,
     LABEL_VALUES,

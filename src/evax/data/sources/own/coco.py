@@ -11,9 +11,9 @@ import numpy as np
 import pandas as pd
 
 from evax.data.manifest import BOX_COLUMNS, SPLIT_KEY, Manifest
-from evax.data.public_sets import source_name
-from evax.data.sources.csv import existing
-from evax.data.sources.folders import patients_of
+from evax.data.sources import source_name
+from evax.data.sources.own.csv import existing
+from evax.data.sources.own.folders import patients_of
 from evax.data.sources.tables import missing_file
 from evax.errors import DataError
 from evax.files import read_text

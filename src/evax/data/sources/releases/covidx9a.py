@@ -1,47 +1,55 @@
-"""COVIDx V9A and CXR-4: lists of films in train/, val/ and test/ (facts section 3.2)."""
+"""COVIDx V9A, which the paper calls CovidX-CXR-3: lists of images in train/ and test/."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import pandas as pd
 
 from evax.data.manifest import Manifest
+from evax.data.sources.record import PublicSet
 from evax.data.sources.tables import missing_file
 from evax.data.split import all_lines
 from evax.errors import DataError
 from evax.findings import spelling_key
 
-# file of the list, folder of its films and split
-V9A = (("train_COVIDx9A.txt", "train"), ("test_COVIDx9A.txt", "test"))
-CXR4 = (("train.txt", "train"), ("val.txt", "val"), ("test.txt", "test"))
+PUBLIC_SET = PublicSet(
+    what="30,530 films: normal, pneumonia, COVID-19 (COVIDx V9A, the paper's CovidX-CXR-3)",
+    terms="those of the sources it was put together from; read them on the page",
+    page="https://www.kaggle.com/datasets/andyczhao/covidx-cxr2",
+    layout="train_COVIDx9A.txt  test_COVIDx9A.txt  train/  test/",
+    ask="sign in at Kaggle and choose version 5 on that page",
+    counts={"train films": 30130, "test films": 400, "Normal": 8185, "Pneumonia": 5655, "COVID-19": 16690},
+    counts_from="train_COVIDx9A.txt and test_COVIDx9A.txt",
+)
+
+LISTS = (
+    ("train_COVIDx9A.txt", "train"),
+    ("test_COVIDx9A.txt", "test"),
+)  # file; its folder and split
 # class in the lists: finding; in the order of the paper's outputs
-CLASSES_V9A = {"normal": "Normal", "pneumonia": "Pneumonia", "COVID-19": "COVID-19"}
-CLASSES_CXR4 = {"negative": "Negative", "positive": "COVID-19"}
-# V9A as it first came: its films of the source sirm are "positive"; the published counts hold them
-FIRST_V9A = {"positive": "COVID-19"}
+CLASSES = {"normal": "Normal", "pneumonia": "Pneumonia", "COVID-19": "COVID-19"}
+# V9A as it first came: its images of the source sirm are "positive"; the published counts hold them
+FIRST = {"positive": "COVID-19"}
 
 
 def read_covidx9a(raw: Path) -> Manifest:
-    """COVIDx V9A, which the paper calls CovidX-CXR-3: three classes; validation films come out of train."""
-    return _read(raw, "covidx9a", V9A, CLASSES_V9A, FIRST_V9A)
+    """Three classes; validation images come out of train."""
+    return read_lists(raw, "covidx9a", LISTS, CLASSES, FIRST)
 
 
-def read_covidx_cxr4(raw: Path) -> Manifest:
-    """COVIDx CXR-4: with and without COVID-19, in the release's three splits."""
-    return _read(raw, "covidx_cxr4", CXR4, CLASSES_CXR4, {})
-
-
-def _read(
+def read_lists(
     raw: Path,
     source: str,
     lists: tuple[tuple[str, str], ...],
     classes: dict[str, str],
-    also: dict[str, str],
+    also: Mapping[str, str] = MappingProxyType({}),
 ) -> Manifest:
-    """also: classes of other versions of the lists."""
-    known = {spelling_key(word): finding for word, finding in (classes | also).items()}
+    """A release of COVIDx. also: classes of other versions of its lists."""
+    known = {spelling_key(word): finding for word, finding in (classes | dict(also)).items()}
     table = pd.concat([_list(raw / name, split, known) for name, split in lists], ignore_index=True)
     for finding in classes.values():
         table[finding] = (table["class"] == finding).astype(np.float32)

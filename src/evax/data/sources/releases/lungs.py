@@ -7,7 +7,16 @@ from pathlib import Path
 import pandas as pd
 
 from evax.data.manifest import Manifest
-from evax.data.sources.masks import films_of, find_masks
+from evax.data.sources.own.masks import films_of, find_masks
+from evax.data.sources.record import PublicSet
+
+PUBLIC_SET = PublicSet(
+    what="films with lung masks, as Zhang released them",
+    terms="see the page",
+    page="https://doi.org/10.5281/zenodo.7191406",
+    layout="Train/Images/*.png  Train/Masks/*.png  Test/Images/*.png  Test/Masks/*.png",
+    ask="download the record's archive from that page; no account is needed",
+)
 
 
 def read_lungs(raw: Path, *, mask_value: tuple[int, ...] = ()) -> Manifest:

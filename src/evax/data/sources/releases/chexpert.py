@@ -8,9 +8,25 @@ from pathlib import Path
 import pandas as pd
 
 from evax.data.manifest import Manifest
+from evax.data.sources.record import PublicSet
 from evax.data.sources.tables import ages, label_columns, read_text_table, require_columns
 from evax.errors import DataError
 from evax.findings import CHEXPERT
+
+PUBLIC_SET = PublicSet(
+    what="223,648 films with 14 findings (Stanford)",
+    terms="Stanford University research use agreement: research only, no redistribution",
+    page="https://aimi.stanford.edu/datasets/chexpert-chest-x-rays",
+    layout="train.csv  valid.csv  train/patient00001/study1/view1_frontal.jpg ...  valid/...",
+    ask="register on that page and accept the agreement; the address comes by mail",
+    counts={
+        "films": 191027 + 202,
+        "films without a split": 191027,
+        "test films": 202,
+        "films left out": 32419,
+    },
+    counts_from="CheXpert-v1.0, frontal rows of train.csv and valid.csv",
+)
 
 FACTS = ("Path", "Sex", "Age", "Frontal/Lateral", "AP/PA")
 

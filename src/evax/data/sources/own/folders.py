@@ -12,8 +12,8 @@ import pandas as pd
 
 from evax.data.films import counts_of, films_and_others, header_patients, kind_of_other
 from evax.data.manifest import SPLIT_KEY, Manifest
-from evax.data.public_sets import source_name
 from evax.data.radiograph import FILM_SUFFIXES
+from evax.data.sources import source_name
 from evax.data.sources.tables import ALONE, warn_of_doubtful_patients
 from evax.data.split import SPLIT_WORDS, without_suffix
 from evax.errors import ConfigError, DataError

@@ -9,11 +9,40 @@ import numpy as np
 import pandas as pd
 
 from evax.data.manifest import Manifest, no_boxes
+from evax.data.sources.record import PublicSet, archive
 from evax.data.sources.tables import ages, first_file, missing_file, parse_numbers, read_text_table
 from evax.data.split import lines_of
 from evax.errors import DataError
 from evax.files import name_of, path_of
 from evax.findings import CHESTXRAY14, canonical
+
+# ChestX-ray14's archives 1 to 12 on the NIH's file share
+_BOX = (
+    "vfk49d74nhbxq3nqjg0900w5nvkorp5c", "i28rlmbvmfjbl8p2n3ril0pptcmcu9d1",
+    "f1t00wrtdk94satdfb9olcolqx20z2jp", "0aowwzs5lhjrceb3qp67ahp0rd1l1etg",
+    "v5e3goj22zr6h8tzualxfsqlqaygfbsn", "asi7ikud9jwnkrnkj99jnpfkjdes7l6l",
+    "jn1b4mw4n6lnh74ovmcjb8y48h8xj07n", "tvpxmn7qyrgl0w8wfh9kqfjskv6nmm1j",
+    "upyy3ml7qdumlgk2rfcvlb9k6gvqq2pj", "l6nilvfa9cg3s28tqv1qc1olm3gnz54p",
+    "hhq8fkdgvcari67vfhs7ppg2w6ni4jze", "ioqwiy20ihqwyr8pf4c24eazhh281pbu",
+)  # fmt: skip
+# official totals: train + val + test of the released lists (facts section 3.2)
+_CHESTXRAY14_POSITIVES = (
+    11559, 2776, 13317, 19894, 5782, 6331, 1431, 5302, 4667, 2303, 2516, 1686, 3385, 227,
+)  # fmt: skip
+PUBLIC_SET = PublicSet(
+    what="112,120 films with 14 findings (NIH Clinical Center), in twelve archives",
+    terms="unrestricted; acknowledge the NIH Clinical Center, cite Wang et al. 2017",
+    page="https://nihcc.app.box.com/v/ChestXray-NIHCC",
+    archives=tuple(
+        archive(f"images_{number:03d}.tar.gz", f"https://nihcc.box.com/shared/static/{name}.gz")
+        for number, name in enumerate(_BOX, 1)
+    ),
+    layout="images/*.png  Data_Entry_2017.csv  BBox_List_2017.csv  train_val_list.txt  test_list.txt",
+    ask="the two tables and two lists are downloads of their own on that page",
+    counts={"films": 112120, "patients": 30805, "test films": 25596, "boxes": 984, "films with boxes": 880}
+    | dict(zip(CHESTXRAY14, _CHESTXRAY14_POSITIVES, strict=True)),
+    counts_from="NIH Clinical Center, Data_Entry_2017.csv, test_list.txt and BBox_List_2017.csv",
+)
 
 BOX_SIDE = 1024  # boxes are in pixels of the 1024-pixel release, whatever size the files have now
 FLAT_FOLDERS = ("images", "images_*/images")

@@ -1,0 +1,1 @@
+"""Layouts of a user's own folders, one module each: reader read_<module>."""
