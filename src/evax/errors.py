@@ -8,6 +8,8 @@ import shlex
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 
 class EvaxError(Exception):
@@ -64,9 +66,6 @@ def install_command(extra: str) -> str:
     extra: a key of the optional dependencies in pyproject.toml.
     Source: PEP 610, direct_url.json of an installed distribution; without it evax came from a package index.
     """
-    from urllib.parse import urlsplit
-    from urllib.request import url2pathname
-
     what = f"evax[{extra}]"
     origin = _origin()
     if origin is not None:

@@ -29,7 +29,8 @@ from pydicom.uid import (
 )
 from tests.dicoms import SECRET, film, lookup_table, write
 
-from evax.data.dicom import is_dicom, read_dicom, read_header
+from evax.data.dicom import is_dicom, read_header
+from evax.data.dicom.reading import read_dicom
 from evax.data.pictures import read_image
 from evax.errors import DataError
 

@@ -15,7 +15,7 @@ from pydicom.encaps import encapsulate
 from pydicom.uid import HTJ2K, ExplicitVRBigEndian, ExplicitVRLittleEndian, HTJ2KLossless
 from tests.dicoms import film, write
 
-from evax.data.dicom import read_dicom
+from evax.data.dicom.reading import read_dicom
 from evax.errors import DataError
 
 DEPTHS = {  # bits stored, signed

@@ -31,7 +31,8 @@ from pydicom.uid import (
 from tests.data.test_dicom_conformance import by_dcmtk, by_formula, by_gdcm, smooth, window
 from tests.dicoms import lookup_table, write
 
-from evax.data.dicom import read_dicom, read_header
+from evax.data.dicom import read_header
+from evax.data.dicom.reading import read_dicom
 from evax.data.pictures import read_image
 from evax.errors import DataError
 

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.dicoms import film, write
 
-from evax.data.dicom import read_dicom, read_header
+from evax.data.dicom import read_header
+from evax.data.dicom.reading import read_dicom
 from evax.data.sources import read_source
 from evax.data.views import CODES, WORDS, view_of, view_of_directions
 

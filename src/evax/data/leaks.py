@@ -12,6 +12,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 from jaxtyping import Bool
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 from evax.data.duplicates import DuplicatePair, Place
 from evax.data.manifest import SPLITS
@@ -28,9 +30,6 @@ FORMAT = 1
 
 def film_table(stores: Sequence[ImageStore], pairs: Iterable[DuplicatePair]) -> pd.DataFrame:
     """One line per film: store, row, split, patient, and exposure, a number that duplicates share."""
-    from scipy.sparse import coo_array
-    from scipy.sparse.csgraph import connected_components
-
     films = pd.concat(
         [
             store.manifest.table[["split", "patient"]].assign(store=number, row=np.arange(len(store)))

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageFile, ImageOps, TiffImagePlugin, UnidentifiedImageError
 
-from evax.data.dicom import is_dicom, read_dicom
+from evax.data.dicom import is_dicom
 from evax.data.orientation import orientation_issues
 from evax.data.radiograph import Radiograph, opened, refuse_huge, to_grey, usual_depth
 from evax.errors import ConfigError, DataError
@@ -59,6 +59,8 @@ def read_image(path: str | os.PathLike[str], bits: int | None = None) -> Radiogr
             raise ConfigError(f"bits must lie between 1 and 16, got {bits}.")
         bits = int(bits)
     if is_dicom(path):
+        from evax.data.dicom.reading import read_dicom  # pydicom, for DICOM files only
+
         return read_dicom(path)
     picture = read_picture(path)
     values = picture.over_black()

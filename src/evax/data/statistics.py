@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from jaxtyping import Float, Float64, Int64
+from scipy.stats import chi2_contingency, kruskal
 
 from evax.data.manifest import OF_FILM
 from evax.data.store import ImageStore
@@ -126,8 +127,6 @@ def _spread(values: Float[np.ndarray, " n"] | Int64[np.ndarray, " n"]) -> dict[s
 
 def _shares(variable: str, names: Sequence[str], known: Sequence[pd.Series]) -> dict[str, Any] | None:
     """Chi-square over the stores that know the variable; None where there is nothing to compare."""
-    from scipy.stats import chi2_contingency
-
     used = [(name, values) for name, values in zip(names, known, strict=True) if len(values)]
     if len(used) < 2:
         return None
@@ -153,8 +152,6 @@ def _ranks(
     variable: str, names: Sequence[str], known: Sequence[Float64[np.ndarray, " _"]]
 ) -> dict[str, Any] | None:
     """Kruskal-Wallis over the stores that know the variable; None where there is nothing to compare."""
-    from scipy.stats import kruskal
-
     used = [(name, values) for name, values in zip(names, known, strict=True) if len(values)]
     everything = np.concatenate([np.zeros(0), *(values for _, values in used)])
     if len(used) < 2 or len(np.unique(everything)) < 2:

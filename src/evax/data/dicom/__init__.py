@@ -1,6 +1,5 @@
-"""DICOM files -> Radiographs: header, decode and render make what `reading` puts together."""
+"""DICOM files -> Radiographs: `header` reads tags, `reading` puts decode and render together."""
 
 from evax.data.dicom.header import DicomHeader, is_dicom, read_header
-from evax.data.dicom.reading import read_dicom
 
-__all__ = ["DicomHeader", "is_dicom", "read_dicom", "read_header"]
+__all__ = ["DicomHeader", "is_dicom", "read_header"]

@@ -4,18 +4,28 @@ from __future__ import annotations
 
 import os
 from io import BytesIO
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import gdcm
 import numpy as np
 import numpy.typing as npt
+from openjpeg.utils import decode as decode_jpeg_2000
 from PIL import Image
+from pydicom import Dataset
+from pydicom.pixels import convert_color_space, get_decoder, pixel_array
+from pydicom.pixels.utils import get_expected_length
+from pydicom.uid import (
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    JPEG2000TransferSyntaxes,
+    JPEGBaseline8Bit,
+    JPEGExtended12Bit,
+)
 
 from evax.data.dicom.header import Unfit, header_numbers, known_name, text
 from evax.data.dicom.streams import Stream, read_stream
 from evax.errors import DataError
-
-if TYPE_CHECKING:
-    from pydicom import Dataset
 
 Values = npt.NDArray[np.float64]  # one number for each possible stored value
 # how much neighbours differ, as a part of what they differ by in the same pixels shuffled
@@ -116,8 +126,6 @@ NEAR = 0.03  # of the full scale: how far the chroma of a grey film, or its red,
 
 def name_transfer_syntax(dataset: Dataset) -> bool:
     """Give a data set without transfer syntax the one pydicom found its elements in; True if it had none."""
-    from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
-
     if dataset.file_meta.get("TransferSyntaxUID"):
         return False
     implicit, little = dataset.original_encoding
@@ -133,8 +141,6 @@ def decode(dataset: Dataset, path: str | os.PathLike[str]) -> tuple[Array, list[
     stream contradicts the data set, the stream holds: the data set's elements are changed to what it says.
     Raises DataError for any other syntax; Unfit for pixels that are not as their header says.
     """
-    from pydicom.pixels import get_decoder
-
     syntax = dataset.file_meta.TransferSyntaxUID
     try:
         supported = get_decoder(syntax).is_available
@@ -201,9 +207,6 @@ def _drop_tables(dataset: Dataset, most: int) -> None:
 
 def _whole_frame(dataset: Dataset) -> Array:
     """The pixels of an uncompressed or RLE film; colours as they are stored."""
-    from pydicom.pixels import pixel_array
-    from pydicom.pixels.utils import get_expected_length
-
     bits, allocated = int(dataset.BitsStored), int(dataset.BitsAllocated)
     if not 1 <= bits <= allocated:
         limit = f"more than Bits Allocated {allocated}" if bits > allocated else "less than 1"
@@ -223,10 +226,6 @@ def _whole_frame(dataset: Dataset) -> Array:
 
 def _decoded(stream: Stream, dataset: Dataset) -> Array:
     """The pixels of a code stream; colours as they are stored, those of JPEG 2000 after its own transform."""
-    from openjpeg.utils import decode as decode_jpeg_2000
-    from pydicom.pixels import pixel_array
-    from pydicom.uid import JPEG2000TransferSyntaxes, JPEGBaseline8Bit, JPEGExtended12Bit
-
     syntax = dataset.file_meta.TransferSyntaxUID
     if syntax in JPEG2000TransferSyntaxes:
         return decode_jpeg_2000(stream.content, j2k_format=0)
@@ -244,8 +243,6 @@ def _decoded(stream: Stream, dataset: Dataset) -> Array:
 
 def _decode_12_bits(stream: Stream, dataset: Dataset) -> npt.NDArray[np.uint16]:
     """A film of JPEG Extended with 12 bits; gdcm reads it, but pydicom does not hand it over."""
-    import gdcm
-
     if dataset.PixelRepresentation == 1 or stream.samples != 1:
         raise Unfit("12-bit JPEG holds grey values without sign, its header says otherwise")
     fragment, fragments = gdcm.Fragment(), gdcm.SequenceOfFragments.New()
@@ -337,9 +334,6 @@ def _red_green_blue(stored: Array, told: str, dataset: Dataset) -> tuple[Array, 
 
     told: what the code stream says of its colours, or "". The picture comes first: a film is grey.
     """
-    from pydicom.pixels import convert_color_space
-    from pydicom.uid import JPEG2000TransferSyntaxes
-
     photometric = text(dataset, "PhotometricInterpretation")
     announced = "YBR" if photometric.startswith(("YBR_FULL", "YBR_PARTIAL")) else "RGB"
     dataset.PhotometricInterpretation = "RGB"

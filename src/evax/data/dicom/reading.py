@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+
+from pydicom import Dataset
+from pydicom.datadict import dictionary_description
+from pydicom.tag import Tag
 
 from evax.data.dicom.decode import decode, name_transfer_syntax
 from evax.data.dicom.header import (
@@ -19,9 +22,6 @@ from evax.data.orientation import orientation_issues
 from evax.data.radiograph import Radiograph, refuse_huge
 from evax.data.views import NOT_FRONTAL
 from evax.errors import DataError
-
-if TYPE_CHECKING:
-    from pydicom import Dataset
 
 # what decoding cannot do without; High Bit follows from Bits Stored (PS3.3 C.7.6.3.1)
 REQUIRED = (
@@ -95,8 +95,6 @@ def _refuse_unsuitable(header: Dataset, path: str | os.PathLike[str]) -> None:
 
 
 def _check_present(dataset: Dataset, path: str | os.PathLike[str], keywords: tuple[str, ...]) -> None:
-    from pydicom.datadict import dictionary_description
-    from pydicom.tag import Tag
 
     for keyword in keywords:
         if dataset.get(keyword) in (None, ""):

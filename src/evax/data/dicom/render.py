@@ -8,17 +8,16 @@ from __future__ import annotations
 
 import copy
 from itertools import zip_longest
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from pydicom import Dataset
+from pydicom.pixels import apply_color_lut
 
 from evax.data.dicom.decode import codes_and_values
 from evax.data.dicom.header import header_numbers, text
 from evax.data.radiograph import to_grey
-
-if TYPE_CHECKING:
-    from pydicom import Dataset
 
 Values = npt.NDArray[np.float64]  # one number for each possible stored value
 Mask = npt.NDArray[np.bool_]
@@ -187,8 +186,6 @@ def grey_from_colour(stored: npt.NDArray[Any], dataset: Dataset) -> tuple[npt.ND
 
     stored: (H, W, 3) red, green and blue, or (H, W) indices of a palette.
     """
-    from pydicom.pixels import apply_color_lut
-
     bits = int(dataset.BitsStored)
     if text(dataset, "PhotometricInterpretation") == "PALETTE COLOR":
         stored = apply_color_lut(stored, _with_little_endian_palette(dataset))

@@ -5,12 +5,12 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+
+from pydicom import Dataset
+from pydicom.encaps import generate_frames
+from pydicom.uid import JPEG2000TransferSyntaxes, RLELossless
 
 from evax.data.dicom.header import Unfit
-
-if TYPE_CHECKING:
-    from pydicom import Dataset
 
 START_OF_FRAME = {0xF7, *range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}  # JPEG-LS and JPEG: a picture's size
 START_OF_SCAN, APP0, APP14 = 0xDA, 0xE0, 0xEE  # the last two: JFIF, Adobe
@@ -43,9 +43,6 @@ def read_stream(dataset: Dataset) -> Stream | None:
     Raises Unfit unless it has the size that the data set says, 1 or 3 samples of at most 16 bits, and parts
     in a number that fits its size: a decoder reserves memory by what the stream says.
     """
-    from pydicom.encaps import generate_frames
-    from pydicom.uid import JPEG2000TransferSyntaxes, RLELossless
-
     syntax = dataset.file_meta.TransferSyntaxUID
     frame = next(generate_frames(dataset.PixelData, number_of_frames=1))
     try:
