@@ -246,7 +246,7 @@ Hidden: Any = tyro.conf.Suppress
 class DemoConfig:
     """All steps from images to a report: stores -> encoder without labels -> classifier -> test -> Grad-CAM.
 
-    Default: synthetic images. A recipe lists the steps. Each entry holds the options of one command; RUN at
+    Without --recipe: synthetic images. A recipe lists the steps. Each entry holds the options of one command; RUN at
     the start of a path is the run folder.
     """
 
