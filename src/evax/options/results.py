@@ -246,8 +246,8 @@ Hidden: Any = tyro.conf.Suppress
 class DemoConfig:
     """All steps from images to a report: stores -> encoder without labels -> classifier -> test -> Grad-CAM.
 
-    Without --recipe: synthetic images. A recipe lists the steps. Each entry holds the options of one command; RUN at
-    the start of a path is the run folder.
+    Without --recipe: synthetic images. A recipe lists the steps; each entry holds the options of one command.
+    RUN at the start of a path is the run folder.
     """
 
     default_recipe: ClassVar[str] = "demo"
