@@ -211,7 +211,7 @@ def fit_linear_probe(
     check_cases(np.zeros(train_labels.shape), train_labels)
     if not learned_findings(validation_labels).any():
         raise DataError(
-            "No finding has both present and absent films in the validation split: use more data."
+            "No finding has both present and absent images in the validation split: use more data."
         )
     findings = train_labels.shape[1]
     choosing = only_learned(validation_labels, learned_findings(train_labels))
