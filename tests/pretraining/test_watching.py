@@ -47,7 +47,7 @@ def test_the_terminal_shows_the_latest_step_and_probe_in_a_frame_under_the_bar(l
     assert "2/3" in shown[1]
     assert shown[2:-1] == [
         "cosine 0.500, spread 0.80, gradient norm 1, lr 1.0e-03",
-        "250 films/s, 25% of the speed of a plain matrix product",
+        "250 images/s, 25% of the speed of a plain matrix product",
         "after step 0: kNN AUC 0.625, linear probe 0.500, RankMe 9.0",
     ]
 
