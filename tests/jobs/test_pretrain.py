@@ -242,7 +242,9 @@ def test_a_batch_larger_than_the_store_is_said_with_the_steps_it_leaves(tiny, ca
     pretrain(replace(tiny, batch_size=100, epochs=5.0))
     films = events(tiny.out, "start")[0]["films"]
     steps = len(events(tiny.out, "step"))
-    assert f"--batch-size 100 is more than the {films} films of an epoch: 5 epochs are {steps}" in caplog.text
+    assert (
+        f"--batch-size 100 is more than the {films} images of an epoch: 5 epochs are {steps}" in caplog.text
+    )
 
 
 def test_films_of_the_test_split_are_never_trained_on(phantom_store):

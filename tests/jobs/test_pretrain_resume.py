@@ -105,7 +105,8 @@ def test_a_run_goes_on_with_the_probe_store_it_was_probed_on_wherever_that_lies(
     films = replace(evax.open_store(phantom_store).manifest, root=phantoms)
     other, moved = build_store(films, tmp_path / "other", size=64).path, tmp_path / "moved"
     before = (config.out / "log.jsonl").read_text()
-    with pytest.raises(ConfigError, match=r"run was probed on another store than .*other .*Give the same --probe-store"):
+    said = r"run was probed on another store than .*other .*Give the same --probe-store"
+    with pytest.raises(ConfigError, match=said):
         pretrain(replace(config, resume=True, probe_store=other))
     assert (config.out / "log.jsonl").read_text() == before
     (config.out / "report.json").unlink()
