@@ -1,4 +1,7 @@
-"""People, not films, are split: a pure function of patient and seed, so adding data moves nobody."""
+"""Patients, not images, are split: a pure function of patient, seed and shares, so new images move nobody.
+
+Unless they are the first that name a test or val split: the share of that split is then 0.
+"""
 
 from __future__ import annotations
 

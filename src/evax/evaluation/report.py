@@ -52,7 +52,7 @@ class FindingReport:
     patients_with: int
     patients_without: int
     few_patients: bool
-    """On one of the two sides, see `learned.has_few`."""
+    """On one of the two sides, see `classification.has_few`."""
     auroc: float
     auroc_interval: Interval
     average_precision: float

@@ -1,4 +1,4 @@
-"""The pre-training objective, the classification losses and that of segmentation."""
+"""The pre-training objective (paper, Eq. 6-7), and how varied predictions are."""
 
 from __future__ import annotations
 
