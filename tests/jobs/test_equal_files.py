@@ -95,3 +95,27 @@ def test_probes_go_on_to_the_end_however_short_their_distance(stores, tmp_path, 
     config = tiny_run(stores[0], tmp_path / "run", epochs=0.5, probe_every=every, probe_store=stores[0])
     pretrain(config)
     assert probed == wanted
+
+
+@pytest.mark.parametrize(
+    ("job", "later"),
+    [(finetune, "evax.adaptation.classify.examine"), (segment, "evax.adaptation.segment.draw_masks")],
+)
+def test_a_trained_network_is_kept_when_a_later_part_of_the_report_fails(
+    job, later, stores, tmp_path, monkeypatch
+):
+    def fail(*arguments, **options):
+        raise RuntimeError("later")
+
+    monkeypatch.setattr(later, fail)
+    kind = {finetune: FinetuneConfig, segment: SegmentConfig}[job]
+    config = kind(
+        store=stores[0], out=tmp_path / "run", image_size=64, steps=2, batch_size=4,
+        validate_every=1, resamples=20, workers=1, precision="fp32", compile="off",
+    )  # fmt: skip
+    with pytest.raises(RuntimeError, match="later"):
+        job(config)
+    assert sorted(files_of(config.out / "bundle")) == [
+        "card.json", "films.u64", "model.safetensors", "patients.u64",
+    ]  # fmt: skip
+    assert not (config.out / "report.json").exists()

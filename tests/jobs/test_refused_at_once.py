@@ -1,12 +1,14 @@
 """What is wrong with a call is said within seconds: before torch is imported."""
 
 import json
+import re
 import subprocess
 import sys
 from dataclasses import replace
 
 import pytest
 
+from evax.cli import INTERRUPTED, run
 from evax.config import write_recipe
 from evax.errors import DataError
 from evax.files import FolderLock
@@ -83,3 +85,34 @@ def test_a_mistake_in_the_call_is_said_before_torch_is_imported(phantom_store, u
     assert loaded == []
     assert not (tmp_path / "out").exists()
     assert not (tmp_path / "weights").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "late", "sentence"),
+    [
+        ("compare absent other --out OUT", {"torch", "timm"}, "absent does not exist"),
+        ("prepare --raw absent --out OUT", {"torch", "timm", "matplotlib"}, "There is no folder absent"),
+        ("demo --out USED", {"torch", "timm", "matplotlib"}, "The run folder .* exists"),
+    ],
+)
+def test_commands_of_results_and_stores_refuse_before_slow_imports(words, late, sentence, used, tmp_path):
+    call = [{"OUT": str(tmp_path / "out"), "USED": used}.get(word, word) for word in words.split()]
+    program = PROGRAM.replace('{"torch", "timm", "matplotlib"}', repr(late))
+    done = subprocess.run(
+        [sys.executable, "-c", program, json.dumps([call])], capture_output=True, text=True, check=True
+    )
+    assert json.loads(done.stdout) == [[1], []]
+    assert re.search(sentence, done.stderr)
+
+
+@pytest.mark.parametrize("command", ["finetune", "fewshot"])
+def test_a_study_that_is_stopped_while_its_weights_are_fetched_leaves_no_folder(
+    command, phantom_store, tmp_path, monkeypatch
+):
+    def stop(encoder, weights):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("evax.weights.encoders.digest_of_weights", stop)
+    call = [command, str(phantom_store), "--out", str(tmp_path / "out"), "--seeds", "0", "1"]
+    assert run([*call, "--precision", "fp32"]) == INTERRUPTED
+    assert not (tmp_path / "out").exists()

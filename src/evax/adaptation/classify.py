@@ -29,7 +29,8 @@ from evax.adaptation.spine import (
     Learner,
     Selection,
     fit,
-    save_run,
+    save_report,
+    save_trained,
     start_learner,
     training_facts,
     training_run,
@@ -96,6 +97,7 @@ def train_and_test(config: FinetuneConfig, data: LabelledData, checked_images: i
             training=without_places(facts),
             metrics=metrics,
         )
+        bundle = save_trained(learner, config, data, card)
         mark = None if config.protocol == "clean" else config.protocol
         for name, part in (("val", validation), ("test", test)):
             path = config.out / f"predictions-{name}.csv"
@@ -112,7 +114,8 @@ def train_and_test(config: FinetuneConfig, data: LabelledData, checked_images: i
                 data.store, data.train, validation, test, data.labels, (rows, features), config.out
             ),
         }
-        return save_run(learner, config, data, card, content, start)
+        save_report(learner, config, card, content, start)
+        return bundle
 
 
 def fit_classifier(

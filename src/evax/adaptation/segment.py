@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,8 @@ from evax.adaptation.spine import (
     Learner,
     Selection,
     fit,
-    save_run,
+    save_report,
+    save_trained,
     start_learner,
     training_facts,
     training_run,
@@ -48,9 +48,8 @@ from evax.weights.encoders import create_encoder
 BATCH = 8
 
 
-def train_and_test_segmenter(config: SegmentConfig, data: MaskedData) -> Path:
-    """One training and its one test; returns the bundle."""
-    start = time.perf_counter()
+def train_and_test_segmenter(config: SegmentConfig, data: MaskedData, start: float) -> Path:
+    """One training and its one test; returns the bundle. start: of the run, by time.perf_counter."""
 
     def build() -> Segmenter:
         encoder = create_encoder(
@@ -85,6 +84,7 @@ def train_and_test_segmenter(config: SegmentConfig, data: MaskedData) -> Path:
             training=without_places(facts),
             metrics=metrics,
         )
+        bundle = save_trained(learner, config, data, card)
         write_dice_table(config.out / "dice-test.csv", data.store, data.test, data.findings, chosen)
         pictures = draw_masks(
             config.out / "pictures", data, chosen, config.pictures,
@@ -97,7 +97,8 @@ def train_and_test_segmenter(config: SegmentConfig, data: MaskedData) -> Path:
             "validation_dice_by_threshold": {name: plain(row) for name, row in curve},
             "pictures": pictures,
         }
-        return save_run(learner, config, data, card, content, start)
+        save_report(learner, config, card, content, start)
+        return bundle
 
 
 def fit_segmenter(learner: Learner[Segmenter], config: SegmentConfig, data: MaskedData, log: RunLog) -> int:

@@ -190,17 +190,24 @@ def training_facts(learner: Learner[M], config: Options, data: Data, best_step: 
     }
 
 
-def save_run(
-    learner: Learner[M], config: Options, data: Data, card: Card, content: dict[str, Any], start: float
-) -> Path:
-    """Writes bundle, report.json and report.html, and returns the folder of the bundle.
+def save_trained(learner: Learner[M], config: Options, data: Data, card: Card) -> Path:
+    """Writes the bundle and returns its folder.
 
-    The bundle has digests of the images that it was trained on or chosen by, and of those its weights began
-    from. content: entries of report.json. start: of the run, by time.perf_counter.
+    It has digests of the images that it was trained on or chosen by, and of those its weights began from.
     """
-    kind, bundle = COMMANDS[card.kind], config.out / "bundle"
+    bundle = config.out / "bundle"
     save_bundle(bundle, card, learner.model)
     save_seen(bundle, seen_in(data.store, data.train, data.validation).also(read_seen(config.weights)))
+    return bundle
+
+
+def save_report(
+    learner: Learner[M], config: Options, card: Card, content: dict[str, Any], start: float
+) -> None:
+    """Writes report.json and report.html. content: entries of report.json. start: of the run, by
+    time.perf_counter.
+    """
+    kind = COMMANDS[card.kind]
     report = {
         "kind": kind,
         **content,
@@ -210,4 +217,3 @@ def save_run(
     }
     write_report(report, config.out / "report.json")  # last: a run folder that has one is finished
     write_run_page(config.out)
-    return bundle

@@ -92,11 +92,10 @@ def run_config(kind: type[C], study: LabelledConfig, **own: Any) -> C:
     return kind(**({item.name: getattr(study, item.name) for item in fields(kind)} | own))
 
 
-def check_finished_runs(runs: Sequence[C], store: ImageStore, bundle: bool = False) -> None:
+def check_finished_runs(
+    runs: Sequence[C], store: ImageStore, weights: str | None, bundle: bool = False
+) -> None:
     """Before anything is trained: raises ConfigError as check_finished_run does, for any of the runs."""
-    from evax.weights.encoders import digest_of_weights
-
-    weights = digest_of_weights(runs[0].encoder, runs[0].weights)
     for run in runs:
         check_finished_run(run, data_fingerprint(store, run.split), weights, bundle)
 

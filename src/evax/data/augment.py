@@ -105,8 +105,8 @@ def distorted(film: UInt8[np.ndarray, "s s"], chance: np.random.Generator) -> UI
     """Another brightness in half of the films (up to 32 of 255 levels), another contrast in half of them
     (factor 0.5 to 1.5).
 
-    Source: what mmsegmentation's PhotoMetricDistortion does to a grey film (facts 5.5); saturation and hue
-    change nothing on one.
+    Source: what mmsegmentation's PhotoMetricDistortion does to a grey image (paper-facts.md 5.5); saturation
+    and hue change nothing on one.
     """
     is_brighter, shift, is_contrasted, factor = chance.random(4)
     values = film.astype(np.float32)

@@ -95,7 +95,7 @@ def jaccard_of(dice_value: float) -> float:
 
 
 def global_dice(overlaps: Overlaps) -> Float[np.ndarray, "K T"]:
-    """Dice of all films' pixels together, as mmsegmentation's mDice of the foreground (facts 5.3)."""
+    """Dice of the pixels of all images together: as mmsegmentation (paper-facts.md 5.3)."""
     return dice(overlaps.both.sum(axis=0), overlaps.called.sum(axis=0), overlaps.inside.sum(axis=0)[:, None])
 
 

@@ -1,6 +1,7 @@
-"""What evax localize leaves: scores with their protocol, a line per case, and pictures.
+"""Heat maps of a classifier against drawn boxes or masks: cases, threshold, scores, table and pictures.
 
-Shape legend: T thresholds; C cases of a finding on a film: one, or one per box in the paper's protocol.
+Shape legend: S cases; H W pixels of a map; T thresholds; C cases of a finding on an image: one, or one per
+box in the paper's protocol.
 """
 
 from __future__ import annotations

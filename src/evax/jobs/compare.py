@@ -41,7 +41,6 @@ from evax.errors import ConfigError, DataError, unknown_name
 from evax.evaluation.networks import Ground, score_network
 from evax.evaluation.published import published_beside
 from evax.files import write_json
-from evax.models.cost import Head, Kind, milliseconds_per_film, size_of
 from evax.options.results import CompareConfig
 from evax.runs.environment import environment
 from evax.runs.files import agreed, read_log
@@ -228,6 +227,8 @@ def costs_of(runs: Runs, repeats: int, threads: int) -> list[dict[str, Any]]:
     that of the linear probe on the same encoder, which two clocks would set apart for no reason.
     The time is None with no repeats.
     """
+    from evax.models.cost import Head, Kind, milliseconds_per_film, size_of  # torch, after all refusals
+
     heads: dict[str | None, Head] = {None: "norm, linear", "linear": "linear", "knn": "none"}
     kinds = [
         Kind(

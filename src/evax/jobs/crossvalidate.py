@@ -146,7 +146,9 @@ def fold_runs(study: CrossvalidateConfig, store: ImageStore, folds: list[Fold]) 
 
     Raises ConfigError if a table there is of another fold, or a finished run was made with other options.
     """
-    runs = []
+    from evax.weights.encoders import digest_of_weights
+
+    runs, weights = [], digest_of_weights(study.encoder, study.weights)
     for number, fold in enumerate(folds):
         name = f"fold-{number}"
         if study.by not in (PATIENT, FILM):
@@ -161,7 +163,7 @@ def fold_runs(study: CrossvalidateConfig, store: ImageStore, folds: list[Fold]) 
             **SINGLE,
         )  # fmt: skip
         runs.append(run)
-    check_finished_runs(runs, store, study.bundles)
+    check_finished_runs(runs, store, weights, study.bundles)
     return runs
 
 

@@ -21,7 +21,6 @@ from evax.jobs.pretrain import pretrain
 from evax.options.data import PrepareConfig
 from evax.options.pretraining import PretrainConfig
 from evax.options.results import DemoConfig, PredictConfig
-from evax.pages.run import write_demo_page
 from evax.runs.environment import environment
 
 RUN_FOLDER = "RUN"  # first part of a path in a recipe that stands for --out
@@ -75,6 +74,8 @@ def run_steps(config: DemoConfig) -> Path:
         )
         write_json(run, journal)
     write_json(run, journal)  # also when every step was finished before: the title may be another
+    from evax.pages.run import write_demo_page  # matplotlib
+
     return write_demo_page(config.out)
 
 

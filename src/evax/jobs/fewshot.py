@@ -41,6 +41,7 @@ def fewshot(config: FewshotConfig) -> Path:
     log_other_size(config.weights, config.image_size)
 
     from evax.adaptation.classify import finetune_in_study  # torch from here on
+    from evax.weights.encoders import digest_of_weights
 
     study = continue_study(config, grows=("fractions", "counts", "seeds"))
     if not study.fractions and not study.counts:
@@ -48,8 +49,9 @@ def fewshot(config: FewshotConfig) -> Path:
     points = label_points(study, study.fractions, study.counts)
     lrs = study.lrs or (study.optimizer.lr,)
     possible = [run_at(study, *each) for each in product(points, study.seeds, lrs)]
+    weights = digest_of_weights(study.encoder, study.weights)
     with study_folder(study) as log:
-        check_finished_runs(possible, data.store, study.bundles)
+        check_finished_runs(possible, data.store, weights, study.bundles)
         report_of = partial(make_once, make=finetune_in_study, keep_bundle=study.bundles)
         making = StudyRuns(study, possible, report_of, len(points) * (len(study.seeds) + len(lrs) - 1))
 

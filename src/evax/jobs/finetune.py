@@ -45,11 +45,13 @@ def finetune(config: FinetuneConfig) -> Path:
 def finetune_over_seeds(config: FinetuneConfig, data: LabelledData) -> Path:
     """One run per seed, whose classifiers are kept; returns the path of seeds.json."""
     from evax.adaptation.classify import finetune_in_study  # torch from here on
+    from evax.weights.encoders import digest_of_weights
 
+    weights = digest_of_weights(config.encoder, config.weights)
     return run_seeds(
         continue_study(config, grows=("seeds",)),
         config.precision,
-        check=partial(check_finished_runs, store=data.store),
+        check=partial(check_finished_runs, store=data.store, weights=weights),
         report_of=partial(make_once, make=finetune_in_study),
         row_of=row_of,
     )

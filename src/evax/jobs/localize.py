@@ -26,7 +26,6 @@ from evax.explain.localization import (
 )
 from evax.findings import as_spelled
 from evax.options.results import LocalizeConfig
-from evax.pages.run import write_run_page
 from evax.runs.files import write_report
 from evax.runs.log import run_folder
 from evax.runs.progress import progress_bar
@@ -72,6 +71,8 @@ def localize(config: LocalizeConfig) -> Path:
             "seconds": round(time.perf_counter() - start, 1),
         }
         write_report(report, config.out / "report.json")
+        from evax.pages.run import write_run_page  # matplotlib
+
         write_run_page(config.out)
     return config.out / "report.json"
 

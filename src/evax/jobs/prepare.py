@@ -18,7 +18,6 @@ from evax.data.views import NOT_FRONTAL
 from evax.errors import DataError
 from evax.files import name_of
 from evax.options.data import PrepareConfig
-from evax.pages.statistics import write_statistics
 from evax.published import MERGED_520K_MEAN, MERGED_520K_STD
 from evax.runs.progress import counting_bar
 
@@ -79,6 +78,8 @@ def prepare(config: PrepareConfig) -> Path:
         )  # fmt: skip
     say_issues(store.card.get("issues", {}), config.source)
     if config.statistics:
+        from evax.pages.statistics import write_statistics  # matplotlib
+
         write_statistics(config.out / "statistics", [config.out])
         logger.info("What it is made of: %s.", config.out / "statistics" / "statistics.html")
     return config.out

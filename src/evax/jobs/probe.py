@@ -85,8 +85,8 @@ def sweep(config: ProbeConfig, data: ProbeData) -> Path:
 
     study = continue_study(config, ("fractions", "counts", "seeds"))
     study = replace(study, seeds=study.seeds or SEEDS)
-    digest = digest_of_weights(study.encoder, study.weights)
     points = label_points(study, study.fractions, study.counts)
+    digest = digest_of_weights(study.encoder, study.weights)
     runs = {point: runs_at(study, point) for point in points}
     every = list(chain.from_iterable(runs.values()))
     with study_folder(study) as log:
@@ -100,7 +100,7 @@ def sweep(config: ProbeConfig, data: ProbeData) -> Path:
                 probe_and_test(run, data, encoded.only(data.draw(run)), digest, start)
             return run.out
 
-        check_finished_runs(every, data.store)
+        check_finished_runs(every, data.store, digest)
         check_same_choice(every, strength_chosen_on(data.store.manifest.exclusive))
         making = StudyRuns(study, every, partial(make_once, make=make))
         reports = {

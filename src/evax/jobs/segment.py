@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 from evax.adaptation.data import check_weights, load_masked
@@ -17,6 +18,7 @@ def segment(config: SegmentConfig) -> Path:
 
     Raises DataError for a store without masks or an empty split, WeightsError for weights that do not fit.
     """
+    start = time.perf_counter()
     refuse_used_folder(config.out, config, None)
     data = load_masked(config)
     check_weights(config)
@@ -25,6 +27,6 @@ def segment(config: SegmentConfig) -> Path:
     from evax.adaptation.segment import train_and_test_segmenter  # torch from here on
     from evax.pages.result_line import log_dice
 
-    bundle = train_and_test_segmenter(config, data)
+    bundle = train_and_test_segmenter(config, data, start)
     log_dice(config.out / "report.json")
     return bundle

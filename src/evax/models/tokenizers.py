@@ -1,4 +1,4 @@
-"""What frozen networks of several libraries say about each place of a film, asked in one way."""
+"""Frozen tokenizers: networks of several libraries whose patch features are the target of pre-training."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ STEPS = 500  # where neither steps nor epochs are given
 Subset = Literal["fixed", "redrawn"]
 
 
-PAPER_THRESHOLD = 0.3  # mmsegmentation's, where nobody chooses one (facts 5.3)
+PAPER_THRESHOLD = 0.3  # mmsegmentation's, where nobody chooses one (paper-facts.md 5.3)
 
 
 @dataclass(frozen=True, kw_only=True)

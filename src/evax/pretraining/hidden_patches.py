@@ -11,7 +11,7 @@ from evax.data.augment import MASK, film_chance
 from evax.options.pretraining import hidden_count
 from evax.options.training import MaskPattern
 
-SMALLEST_BLOCK, WIDEST = 16, 1 / 0.3  # patches; width : height, and its inverse; facts 2.1
+SMALLEST_BLOCK, WIDEST = 16, 1 / 0.3  # patches; width : height, and its inverse; paper-facts.md 2.1
 
 
 def hidden_positions(
@@ -26,7 +26,7 @@ def hidden_positions(
     """Random positions per film, without repetition, the same count in each.
 
     patches: of a square grid. ratio: share of patches hidden, in (0, 1). Source: "randomly select a
-    proportion r" (uniform) and the EVA-02 code (block); facts 2.1.
+    proportion r" (uniform) and the EVA-02 code (block); paper-facts.md 2.1.
     """
     count = hidden_count(patches, ratio)
     return np.stack(

@@ -13,7 +13,10 @@ from torch import Tensor, nn
 from evax.errors import DataError
 from evax.options.training import OptimizerConfig
 
-NOT_DECAYED = ("pos_embed", "cls_token")  # besides every 1-D parameter; mask_token is decayed (facts 2.1)
+NOT_DECAYED = (
+    "pos_embed",
+    "cls_token",
+)  # besides every 1-D parameter; mask_token is decayed (paper-facts.md 2.1)
 
 
 def lr_at_step(step: int, steps: int, config: OptimizerConfig) -> float:
@@ -32,9 +35,10 @@ def lr_at_step(step: int, steps: int, config: OptimizerConfig) -> float:
 
 
 def layer_of(name: str, depth: int) -> int:
-    """0 for the embeddings, i + 1 for block i, depth + 1 for final norm, decoder and head (facts 4.1, 5.4).
+    """0 for the embeddings, i + 1 for block i, depth + 1 for final norm, decoder and head.
 
     depth: blocks of the encoder; 0 for a CNN, all of whose layers learn at the head's rate.
+    Source: paper-facts.md 4.1, 5.4.
     """
     if depth == 0:
         return 1

@@ -1,4 +1,4 @@
-"""Progress where no terminal shows a bar (nohup, CI): a line now and then."""
+"""Progress: bars in a terminal; where there is none (nohup, CI), a line now and then."""
 
 from __future__ import annotations
 

@@ -258,7 +258,7 @@ def _resample_patches(weight: Tensor) -> Tensor:
 def imagenet_state(name: str) -> dict[str, Tensor]:
     """ImageNet weights of a CNN, its 1000-class head included, under timm's names.
 
-    name: one of names.PACKAGED. Raises WeightsError when the package is missing or another one.
+    name: one of resolve.PACKAGED. Raises WeightsError when the package is missing or another one.
     """
     with torch.device("meta"):  # names and shapes only
         wanted = timm.create_model(CNNS[name].network, num_classes=1000).state_dict()
