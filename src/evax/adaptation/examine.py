@@ -37,7 +37,6 @@ from evax.evaluation.classification import (
     Floats,
     Integers,
     Reals,
-    ThresholdRule,
     aurocs,
     choose_thresholds,
     known_cases,
@@ -47,6 +46,7 @@ from evax.evaluation.classification import (
 from evax.evaluation.report import ERRORS_PER_FINDING, plain
 from evax.evaluation.subgroups import compare_groups
 from evax.evaluation.suspicion import clear_ends, held_out_probabilities, suspicion
+from evax.evaluation.thresholds import ThresholdRule
 from evax.files import replaced_whole
 
 logger = logging.getLogger("evax")

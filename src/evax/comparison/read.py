@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from evax.errors import ConfigError, DataError
-from evax.evaluation.report import TOP1
+from evax.evaluation.metrics import TOP1
 from evax.evaluation.study_rows import RUNS, WAYS
 from evax.files import name_of, read_text
 from evax.runs.files import NO_THRESHOLDS, Facts, of_way, read_facts, read_predictions

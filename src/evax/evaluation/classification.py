@@ -7,67 +7,18 @@ out for that finding alone); uncertain labels (-1) are resolved before, when the
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from sklearn import metrics
+from sklearn.exceptions import UndefinedMetricWarning
 
-from evax.errors import ConfigError, DataError
-
-SIDES = ("sensitivity", "specificity")
-RULES = "youden, f1, sensitivity:0.95 or specificity:0.9"
-
-
-@dataclass(frozen=True)
-class ThresholdRule:
-    """A name of RULES, and the value that sensitivity or specificity must reach."""
-
-    name: str
-    target: float = math.nan
-
-    @classmethod
-    def of(cls, text: str) -> ThresholdRule:
-        """The rule as a recipe writes it. Raises ConfigError for anything that is not one of RULES."""
-        name, colon, value = text.partition(":")
-        if text in ("youden", "f1"):
-            return cls(text)
-        try:
-            target = float(value) if colon and name in SIDES else math.nan
-        except ValueError:
-            target = math.nan
-        if not 0 < target <= 1:
-            raise ConfigError(f"'{text}' chooses no threshold; give {RULES} (a value in (0, 1]).")
-        return cls(name, target)
-
-    def in_words(self) -> str:
-        """For reports: what validation was asked for."""
-        names = {"youden": "Youden", "f1": "largest F1"}
-        return names.get(self.name) or f"{self.name} of at least {self.target:g}"
-
-    def place(self, above: NDArray[np.int64], false_above: NDArray[np.int64]) -> int:
-        """Which distinct score is the lowest that is called positive; -1 when none may be.
-
-        above, false_above: (T,), positives and negatives at or above each score; both groups are not empty.
-        Of several equally good ones it is the highest, which calls the fewest films positive, except for a
-        specificity, where the lowest keeps the most sensitivity.
-        """
-        n_positive, n_negative = int(above[-1]), int(false_above[-1])
-        gain: NDArray[Any]
-        if self.name == "sensitivity":
-            return int(np.argmax(above / n_positive >= self.target))
-        if self.name == "specificity":
-            return int(np.sum((n_negative - false_above) / n_negative >= self.target)) - 1
-        if self.name == "f1":
-            gain = 2 * above / (above + false_above + n_positive)
-        else:
-            gain = above * n_negative - false_above * n_positive  # whole numbers: equal is equal
-        return int(np.argmax(gain))
-
-
-YOUDEN = ThresholdRule("youden")
-
+from evax.errors import DataError
+from evax.evaluation.thresholds import YOUDEN, ThresholdRule
 
 Reals = NDArray[np.floating[Any]]
 Floats = NDArray[np.float64]
@@ -118,16 +69,12 @@ def auroc(scores: Reals, positives: Flags) -> float:
 
     scores: (S,), any real number, higher means more suspicious. Only the order matters. positives: (S,).
     Returns a value in [0, 1], or NaN when one of the two groups is empty.
-    Source: area under TPR(FPR) of EVA-X Eq. (8), computed from counts (Mann and Whitney 1947).
+    Source: area under TPR(FPR) of EVA-X Eq. (8).
     """
-    _, above, false_above = _cumulative_counts(scores, positives)
-    n_positive, n_negative = _totals(positives)
-    if n_positive == 0 or n_negative == 0:
-        return math.nan
-    gained, lost = np.diff(above, prepend=0), np.diff(false_above, prepend=0)
-    # whole numbers up to the last division: the result does not depend on the order of summation
-    twice_pairs_won = int(np.sum(gained * (2 * (n_negative - false_above) + lost)))
-    return twice_pairs_won / (2 * n_positive * n_negative)
+    _check_ranking(scores, positives)
+    return (
+        float(metrics.roc_auc_score(positives, scores)) if 0 < positives.sum() < len(positives) else math.nan
+    )
 
 
 def mean_auroc(scores: Reals, labels: Reals) -> Macro:
@@ -160,33 +107,22 @@ def average_precision(scores: Reals, positives: Flags) -> float:
     Returns a value in (0, 1], or NaN when one of the two groups is empty: without negatives it would be 1
     whatever the scores, and its mean would be over other findings than the AUROC's. Chance is the prevalence.
     """
-    _, above, false_above = _cumulative_counts(scores, positives)
-    n_positive, n_negative = _totals(positives)
-    if n_positive == 0 or n_negative == 0:
-        return math.nan
-    precision = above / (above + false_above)
-    return float(np.sum(np.diff(above, prepend=0) * precision) / n_positive)
+    _check_ranking(scores, positives)
+    both = 0 < positives.sum() < len(positives)
+    return float(metrics.average_precision_score(positives, scores)) if both else math.nan
 
 
 def roc_curve(scores: Reals, positives: Flags) -> tuple[Floats, Floats, Floats]:
     """The corners of the ROC curve: false positive rate, true positive rate, threshold (score >= it).
 
     scores: (S,), higher means more suspicious. positives: (S,).
-    Returns three arrays (T,) from (0, 0) at threshold infinity to (1, 1); points on a straight line between
-    their neighbours are left out. A rate is NaN throughout when its group is empty.
+    Returns three arrays (T,) from (0, 0) at threshold infinity to (1, 1). A rate is NaN throughout when its
+    group is empty.
     """
-    thresholds, above, false_above = _cumulative_counts(scores, positives)
-    thresholds = np.concatenate([[math.inf], thresholds])
-    above, false_above = np.concatenate([[0], above]), np.concatenate([[0], false_above])
-    rise, run = np.diff(above), np.diff(false_above)
-    corner = np.ones(len(thresholds), dtype=bool)
-    corner[1:-1] = rise[1:] * run[:-1] != rise[:-1] * run[1:]  # the slope changes here
-    n_positive, n_negative = _totals(positives)
-    return (
-        false_above[corner] / (n_negative or math.nan),
-        above[corner] / (n_positive or math.nan),
-        thresholds[corner],
-    )
+    _check_ranking(scores, positives)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UndefinedMetricWarning)  # an empty group is NaN, as documented
+        return metrics.roc_curve(positives, scores)
 
 
 def operating_point(scores: Reals, positives: Flags, threshold: float) -> OperatingPoint:

@@ -13,7 +13,7 @@ from evax.config import validated
 from evax.data.augment import Augmentation, CropConfig
 from evax.data.labels import Blank, SplitBy, TrainingUncertain, Uncertain
 from evax.errors import ConfigError
-from evax.evaluation.classification import ThresholdRule
+from evax.evaluation.thresholds import ThresholdRule
 from evax.options.training import Compile, OptimizerConfig, Precision
 from evax.rounding import exact
 

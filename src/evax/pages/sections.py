@@ -20,8 +20,9 @@ from evax.errors import DataError
 from evax.evaluation.calibration import reliability_curve, with_temperatures
 from evax.evaluation.classification import roc_curve
 from evax.evaluation.localization import THRESHOLDS
+from evax.evaluation.metrics import TOP1, metrics_in
 from evax.evaluation.published import MARK
-from evax.evaluation.report import TOP1, marked
+from evax.evaluation.report import marked
 from evax.evaluation.study_rows import WAYS
 from evax.pages import figures
 from evax.pages.drawing import data_uri, film_picture, jpeg
@@ -125,6 +126,9 @@ def probing(folder: Path) -> list[dict[str, Any]]:
     return views
 
 
+COLUMNS_OF_TABLES = ("auroc", "average_precision", "accuracy", "sensitivity")  # which templates place
+
+
 def tested(name: str, report: Facts, predictions_file: Path) -> dict[str, Any]:
     """What every classifier has: its scores on the test films, without curves of a training."""
     metrics = report["test_metrics"]
@@ -140,6 +144,8 @@ def tested(name: str, report: Facts, predictions_file: Path) -> dict[str, Any]:
         "report": report,
         "weights": start_of(report["weights"], predictions_file.parent),
         "metrics": metrics,
+        "means": metrics_in(metrics),
+        "further": [metric for metric in metrics_in(metrics) if metric.column not in COLUMNS_OF_TABLES],
         "curves": [],
         "forest": forest(name, defined) if defined else None,
         "protocol_name": report["protocol"]["name"],
