@@ -63,7 +63,7 @@ def test_published_weights_bring_their_normalisation(phantom_store):
     assert starting_preprocess(TINY, Path("weights/mine.pt"), store, 64).mean == store.mean
 
 
-def test_a_film_and_its_path_give_the_same_answer(bundle, film):
+def test_an_image_and_its_path_give_the_same_answer(bundle, film):
     predictor = open_bundle(bundle[0])
     assert predictor(film) == predictor(evax.read_image(film))
 
@@ -97,7 +97,7 @@ def test_inputs_of_another_shape_or_type_or_with_nan_are_refused(bundle, film):
 
 @pytest.fixture
 def many(tmp_path):
-    """More films than are scored at a time, as files and in memory, of different shapes."""
+    """More images than are scored at a time, as files and in memory, of different shapes."""
     films = []
     for number in range(BATCH + 3):
         pixels = np.random.default_rng(number).integers(0, 256, (60 + number, 90), dtype=np.uint8)
@@ -106,7 +106,7 @@ def many(tmp_path):
     return films
 
 
-def test_several_films_are_answered_one_by_one_in_their_order(bundle, many):
+def test_several_images_are_answered_one_by_one_in_their_order(bundle, many):
     predictor = open_bundle(bundle[0])
     answers = predictor(many)
     assert len(answers) == len(many)
@@ -118,7 +118,7 @@ def test_several_films_are_answered_one_by_one_in_their_order(bundle, many):
     assert predictor([]) == []
 
 
-def test_of_many_films_a_few_are_in_memory_at_a_time(bundle, many):
+def test_of_many_images_a_few_are_in_memory_at_a_time(bundle, many):
     predictor, read, ahead = open_bundle(bundle[0]), [], []
     forward = predictor.forward
 
@@ -136,13 +136,13 @@ def test_of_many_films_a_few_are_in_memory_at_a_time(bundle, many):
     assert ahead == [BATCH, len(many)]
 
 
-def test_a_film_of_several_that_cannot_be_read_is_named(bundle, many, tmp_path):
+def test_an_image_of_several_that_cannot_be_read_is_named(bundle, many, tmp_path):
     (tmp_path / "broken.png").write_bytes(b"no film")
     with pytest.raises(DataError, match=r"broken.png is not a readable"):
         open_bundle(bundle[0])([*many, tmp_path / "broken.png"])
 
 
-def test_an_encoder_gives_a_vector_and_a_segmenter_masks_for_each_of_several_films(tmp_path, many):
+def test_an_encoder_gives_a_vector_and_a_segmenter_masks_for_each_of_several_images(tmp_path, many):
     findings = ("Lung", "Heart")
     for kind in ("encoder", "segmenter"):
         encoder = build_encoder(TINY, img_size=64)

@@ -14,7 +14,7 @@ from evax.models.segmenter import Segmenter
 from evax.runs.device import start_fabric
 
 TINY = "eva_x_tiny_patch16_224"
-META = torch.device("meta")  # stands for a GPU: another device than that of the films
+META = torch.device("meta")  # stands for a GPU: another device than that of the images
 
 
 @pytest.fixture(params=["encoder", "classifier", "segmenter"])
@@ -43,7 +43,7 @@ def test_training_and_prediction_choose_the_same_device(monkeypatch):
     assert best_device().type == "mps"
 
 
-def test_network_and_films_are_on_the_device_that_is_chosen(bundle, monkeypatch):
+def test_network_and_images_are_on_the_device_that_is_chosen(bundle, monkeypatch):
     monkeypatch.setattr("evax.models.encoders.best_device", lambda: META)
     predictor = evax.open_bundle(bundle)
     assert {tensor.device.type for tensor in predictor.network.state_dict().values()} == {"meta"}

@@ -19,7 +19,7 @@ FINDINGS = ("Effusion", "Mass", "Hernia")
 
 
 def films(seed: int = 0, cases: int = 120):
-    """Three findings; nobody has the third, and the second is unknown on some films."""
+    """Three findings; nobody has the third, and the second is unknown on some images."""
     rng = np.random.default_rng(seed)
     labels = (rng.random((cases, 3)) < [0.4, 0.2, 0.0]).astype(np.float32)
     probabilities = 1 / (1 + np.exp(-rng.standard_normal((cases, 3)) - 2 * labels))
@@ -52,7 +52,7 @@ def test_unknown_labels_are_left_out_of_their_finding_alone(report):
     assert report.findings[0].positives + report.findings[0].negatives == report.n == 120
 
 
-def test_films_and_patients_are_counted(report):
+def test_images_and_patients_are_counted(report):
     assert (report.n, report.patients) == (120, 40)
 
 

@@ -59,7 +59,7 @@ def boxes_of(store, split, finding):
     return dict(sorted(found.items()))
 
 
-def test_hits_are_counted_on_the_films_that_have_a_box(config):
+def test_hits_are_counted_on_the_images_that_have_a_box(config):
     report = json.loads(localize(config).read_text())
     store, predictor = evax.open_store(config.store), evax.open_bundle(config.bundle)
     for row in report["pointing"]:
@@ -74,7 +74,7 @@ def test_hits_are_counted_on_the_films_that_have_a_box(config):
         assert row["rate"] == pytest.approx(np.mean(by_hand))
 
 
-def test_a_picture_per_finding_shows_film_and_map_side_by_side(config):
+def test_a_picture_per_finding_shows_image_and_map_side_by_side(config):
     report = json.loads(localize(config).read_text())
     pictures = sorted((config.out / "overlays").iterdir())
     assert [picture.name for picture in pictures] == [shown["picture"] for shown in report["overlays"]]
@@ -102,17 +102,17 @@ def test_a_finding_that_one_patient_has_is_scored_without_an_interval(config, ph
     assert "none" in (config.out / "report.html").read_text()
 
 
-def test_test_films_that_taught_the_classifier_are_refused_and_others_are_not(config, tmp_path):
+def test_test_images_that_taught_the_classifier_are_refused_and_others_are_not(config, tmp_path):
     store = evax.open_store(config.store)
     save_seen(config.bundle, seen_in(store, store.rows("train", "val")))
     localize(config)
     save_seen(config.bundle, seen_in(store, np.arange(len(store))))
-    with pytest.raises(DataError, match=r"has learned from \d+ of the \d+ test films"):
+    with pytest.raises(DataError, match=r"has learned from \d+ of the \d+ test images"):
         localize(replace(config, out=tmp_path / "again"))
     localize(replace(config, out=tmp_path / "train", split="train"))  # asked for by name
 
 
-def test_a_store_of_films_at_another_size_is_refused(config, phantoms, tmp_path):
+def test_a_store_of_images_at_another_size_is_refused(config, phantoms, tmp_path):
     from evax.data.building import build_store
 
     manifest = replace(evax.open_store(config.store).manifest, root=phantoms)
@@ -136,7 +136,7 @@ def test_a_store_without_boxes_and_an_encoder_bundle_are_refused(config, phantom
         table=manifest.table, findings=manifest.findings, exclusive=False, source="x", root=phantoms
     )
     build_store(without, tmp_path / "boxless", size=96)
-    with pytest.raises(DataError, match="No test film of .* has a box of"):
+    with pytest.raises(DataError, match="No test image of .* has a box of"):
         localize(replace(config, store=tmp_path / "boxless"))
     card = Card(kind="encoder", encoder=TINY, preprocess=Preprocess(store_size=96, input_size=64))
     encoder = save_bundle(tmp_path / "encoder", card, build_encoder(TINY, img_size=64))
@@ -145,7 +145,7 @@ def test_a_store_without_boxes_and_an_encoder_bundle_are_refused(config, phantom
 
 
 def overlap_by_hand(config, store, film, finding, truth):
-    """(T,): of one film, by way of what the predictor itself offers. truth: a mask at the size of the map."""
+    """(T,): of one image, by way of what the predictor itself offers. truth: a mask at the size of the map."""
     predictor = evax.open_bundle(config.bundle)
     seen = predictor.card.preprocess.to_input(store.pixels(film))
     grid = predictor.maps(seen.reshape(1, 1, *seen.shape), config.at)[0][
@@ -166,7 +166,7 @@ def overlaps_of_split(config, store, split, truths_of):
     )
 
 
-def test_the_threshold_is_chosen_on_validation_films_where_enough_was_drawn_there(config, monkeypatch):
+def test_the_threshold_is_chosen_on_validation_images_where_enough_was_drawn_there(config, monkeypatch):
     monkeypatch.setattr(localized, "ENOUGH_TO_CHOOSE", 3)
     report = json.loads(localize(config).read_text())
     store = evax.open_store(config.store)
@@ -177,7 +177,7 @@ def test_the_threshold_is_chosen_on_validation_films_where_enough_was_drawn_ther
     )
     assert report["protocol"]["name"] == "clean"
     assert report["protocol"]["threshold_chosen_on"].startswith(f"{len(validation)} cases on ")
-    assert "val films" in report["protocol"]["threshold_chosen_on"]
+    assert "val images" in report["protocol"]["threshold_chosen_on"]
     place = best_threshold(validation)
     overall = report["localization"]["overall"]
     assert overall["thresholds"] == [THRESHOLDS[place]]
@@ -188,7 +188,7 @@ def test_the_threshold_is_chosen_on_validation_films_where_enough_was_drawn_ther
     assert curve["miou"] == pytest.approx(test.mean(axis=0))
 
 
-def test_without_enough_on_other_films_no_patient_takes_part_in_choosing_their_own_threshold(
+def test_without_enough_on_other_images_no_patient_takes_part_in_choosing_their_own_threshold(
     config, monkeypatch
 ):
     monkeypatch.setattr(localized, "ENOUGH_TO_CHOOSE", 10**6)
@@ -218,16 +218,16 @@ def test_without_enough_on_other_films_no_patient_takes_part_in_choosing_their_o
 
 
 @pytest.mark.parametrize(("split", "choosers"), [("test", ["val", "train"]), ("val", ["train"])])
-def test_test_films_choose_no_threshold_for_others(split, choosers):
+def test_test_images_choose_no_threshold_for_others(split, choosers):
     assert localized.choosing_splits(split) == choosers
 
 
-def test_nobody_who_is_scored_chooses_with_another_of_their_films(config):
+def test_nobody_who_is_scored_chooses_with_another_of_their_images(config):
     store = evax.open_store(config.store)
     kinds = dict.fromkeys(store.manifest.findings, "boxes")
-    films = localized.choosing_films(store, "train", kinds, set())
+    films = localized.choosing_images(store, "train", kinds, set())
     someone = store.manifest.table.at[min(films), "patient"]
-    left = localized.choosing_films(store, "train", kinds, {someone})
+    left = localized.choosing_images(store, "train", kinds, {someone})
     owners = store.manifest.table["patient"]
     assert set(left) == {row for row in films if owners[row] != someone} != set(films)
 
@@ -307,7 +307,7 @@ def test_a_published_number_stands_beside_official_boxes_only(config):
     assert json.loads(localize(config).read_text())["published"] == []
 
 
-def test_the_paper_s_protocol_shows_the_whole_film_where_a_central_crop_is_usual(config):
+def test_the_paper_s_protocol_shows_the_whole_image_where_a_central_crop_is_usual(config):
     predictor, store = evax.open_bundle(config.bundle), evax.open_store(config.store)
     cropped = replace(predictor.card.preprocess, resize_size=80)
     predictor.card = replace(predictor.card, preprocess=cropped)

@@ -1,4 +1,4 @@
-"""A bundle and films give a table; what cannot be read is a line of it."""
+"""A bundle and images give a table; what cannot be read is a line of it."""
 
 from __future__ import annotations
 
@@ -71,15 +71,15 @@ def with_thresholds(bundle, tmp_path):
 
 @pytest.fixture
 def config(bundle, tmp_path):
-    """Seven films in two folders, two of them of the same name, and between them one that is damaged."""
+    """Seven images in two folders, two of them of the same name, and between them one that is damaged."""
     films = tmp_path / "films"
     for number, name in enumerate(
         ["a/1.png", "a/2.jpg", "a/4.png", "b/1.png", "b/1.tif", "b/deep/x.PNG", "z.png"]
     ):
         draw(films / name, number)
     (films / "a" / "3.png").write_bytes((films / "a" / "1.png").read_bytes()[:200])
-    (films / "a" / "readme.txt").write_text("not a film")
-    (films / "a" / ".hidden.png").write_text("not a film")
+    (films / "a" / "readme.txt").write_text("not an image")
+    (films / "a" / ".hidden.png").write_text("not an image")
     return PredictConfig(bundle=bundle, films=(films,), out=tmp_path / "scores.csv", batch_size=3)
 
 
@@ -93,7 +93,7 @@ READABLE = [name for name in NAMES if name != "a/3.png"]
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 100])
-def test_the_table_holds_what_the_predictor_says_of_each_film(config, batch_size):
+def test_the_table_holds_what_the_predictor_says_of_each_image(config, batch_size):
     table, predictor = table_of(replace(config, batch_size=batch_size)), evax.open_bundle(config.bundle)
     assert list(table) == NAMES
     for name in READABLE:
@@ -103,14 +103,14 @@ def test_the_table_holds_what_the_predictor_says_of_each_film(config, batch_size
     assert len({table[name]["Effusion"] for name in READABLE}) == len(READABLE)
 
 
-def test_a_film_that_cannot_be_read_is_a_line_with_its_reason(config):
+def test_an_image_that_cannot_be_read_is_a_line_with_its_reason(config):
     row = table_of(config)["a/3.png"]
     assert row.pop("file") in row["error"]
     assert "is damaged or of an unsupported kind" in row.pop("error")
     assert set(row.values()) == {""}
 
 
-def test_the_notes_are_the_issues_of_the_film(config):
+def test_the_notes_are_the_issues_of_the_image(config):
     Image.new("RGB", (50, 50), (255, 0, 0)).save(config.films[0] / "a" / "4.png")
     table = table_of(config)
     assert table["a/4.png"]["notes"] == "colour blank"
@@ -137,7 +137,7 @@ def test_a_finding_without_a_threshold_is_neither_present_nor_absent(config):
     assert (row["Nodule/Mass:present"], row["Edema:present"]) == ("", "")
 
 
-def test_every_film_keeps_its_own_maps_although_names_repeat(config, with_thresholds, tmp_path):
+def test_every_image_keeps_its_own_maps_although_names_repeat(config, with_thresholds, tmp_path):
     maps = tmp_path / "maps"
     folder = with_thresholds(**{"Effusion": EVERYTHING, "Nodule/Mass": EVERYTHING, "Edema": NOTHING})
     config = replace(config, bundle=folder, heatmaps=maps)
@@ -176,7 +176,7 @@ def test_a_folder_s_dicom_files_are_found_whatever_they_are_called(config, phant
     folder.mkdir()
     for name in ("1.2.840.113619.0", "IM0001", "DICOMDIR"):
         (folder / name).write_bytes(film.read_bytes())
-    (folder / "notes.txt").write_text("a long note about the films, and no film by itself")
+    (folder / "notes.txt").write_text("a long note about the images, and no image by itself")
     predict(replace(config, films=(folder,)))
     assert [row.split(",")[0] for row in config.out.read_text().splitlines()[1:]] == [
         str(folder / "1.2.840.113619.0"), str(folder / "IM0001"),
@@ -186,16 +186,16 @@ def test_a_folder_s_dicom_files_are_found_whatever_they_are_called(config, phant
 # --- refusals ---------------------------------------------------------------------------------------
 
 
-def test_a_place_that_does_not_exist_or_holds_no_film_is_named(config, tmp_path):
+def test_a_place_that_does_not_exist_or_holds_no_image_is_named(config, tmp_path):
     with pytest.raises(DataError, match="There is no file or folder .*lost.png"):
         predict(replace(config, films=(config.films[0], tmp_path / "lost.png")))
     (tmp_path / "none").mkdir()
-    with pytest.raises(DataError, match=r"No film found in .*none \(looked for .png, .jpg"):
+    with pytest.raises(DataError, match=r"No image found in .*none \(looked for .png, .jpg"):
         predict(replace(config, films=(tmp_path / "none",)))
     assert not config.out.exists()
 
 
-def test_when_no_film_can_be_read_the_first_reason_is_said_and_nothing_remains(config):
+def test_when_no_image_can_be_read_the_first_reason_is_said_and_nothing_remains(config):
     for number, name in enumerate(NAMES):
         (config.films[0] / name).write_bytes(b"" if number == 0 else b"no film at all")
     with pytest.raises(
@@ -212,14 +212,14 @@ def test_a_table_that_is_there_is_not_written_over(config):
     assert config.out.read_text() == "older"
 
 
-def test_films_that_could_not_be_read_are_counted_at_the_end(config, caplog):
+def test_images_that_could_not_be_read_are_counted_at_the_end(config, caplog):
     predict(config)
-    assert "1 of 8 films could not be read: the column error of" in caplog.text
+    assert "1 of 8 images could not be read: the column error of" in caplog.text
 
 
 @pytest.fixture
 def killed_at(config, monkeypatch):
-    """Runs predict until it is killed while it reads a film of this name; returns the table it kept."""
+    """Runs predict until it is killed while it reads an image of this name; returns the table it kept."""
 
     def kill(name, **options):
         def reader(path, bits):
@@ -237,7 +237,7 @@ def killed_at(config, monkeypatch):
     return kill
 
 
-def test_a_killed_run_goes_on_after_the_films_it_had_scored(config, killed_at, monkeypatch, caplog):
+def test_a_killed_run_goes_on_after_the_images_it_had_scored(config, killed_at, monkeypatch, caplog):
     caplog.set_level(logging.INFO, "evax")
     whole = predict(replace(config, out=config.out.with_name("whole.csv"))).read_text()
     kept = killed_at("1.tif")  # in the second batch
@@ -250,7 +250,7 @@ def test_a_killed_run_goes_on_after_the_films_it_had_scored(config, killed_at, m
     )
     assert predict(replace(config, resume=True)).read_text() == whole
     assert read == ["4.png", "1.png", "1.tif", "x.PNG", "z.png"]
-    assert "Going on after 3 films that have been scored" in caplog.text
+    assert "Going on after 3 images that have been scored" in caplog.text
     assert not list(config.out.parent.glob(".*"))
 
 
@@ -279,7 +279,7 @@ def test_a_demo_that_was_killed_while_it_predicted_is_resumed(config, monkeypatc
     assert [entry["command"] for entry in again["steps"]] == [entry["command"] for entry in journal["steps"]]
 
 
-def test_a_film_that_vanished_or_came_between_changes_no_other_film_s_line(config, killed_at):
+def test_an_image_that_vanished_or_came_between_changes_no_other_image_s_line(config, killed_at):
     killed_at("z.png")
     (config.films[0] / "a" / "2.jpg").unlink()
     draw(config.films[0] / "b" / "0.png", 7)

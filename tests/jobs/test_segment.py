@@ -79,7 +79,7 @@ def log_of(config, event):
     return [line for line in lines if line["event"] == event]
 
 
-def test_the_report_the_table_and_the_bundle_say_the_same_of_the_test_films(tiny):
+def test_the_report_the_table_and_the_bundle_say_the_same_of_the_test_images(tiny):
     bundle, store = segment(tiny), open_store(tiny.store)
     report, table = report_of(tiny), pd.read_csv(tiny.out / "dice-test.csv", dtype={"patient": str})
     predictor = evax.open_bundle(bundle)
@@ -115,7 +115,7 @@ def test_validation_chooses_checkpoint_and_threshold(tiny):
         assert read_card(tiny.out / "bundle").thresholds[row["name"]] == row["threshold"]
 
 
-def test_a_film_s_masks_lie_on_its_own_pixels(tiny, phantoms, tmp_path):
+def test_an_image_s_masks_lie_on_its_own_pixels(tiny, phantoms, tmp_path):
     predictor = evax.open_bundle(segment(tiny))
     film = evax.read_image(sorted((phantoms / "images").glob("*.dcm"))[0])
     masks = predictor(film)
@@ -123,7 +123,7 @@ def test_a_film_s_masks_lie_on_its_own_pixels(tiny, phantoms, tmp_path):
     assert all(mask.shape == film.pixels.shape and mask.dtype == bool for mask in masks.values())
 
 
-def test_predict_writes_areas_and_masks_of_the_films_own_size(tiny, phantoms, tmp_path):
+def test_predict_writes_areas_and_masks_of_the_images_own_size(tiny, phantoms, tmp_path):
     bundle = segment(tiny)
     films = [sorted((phantoms / "images").glob(kind))[0] for kind in ("*.dcm", "*.png")]
     out, masks = tmp_path / "areas.csv", tmp_path / "masks"
@@ -145,7 +145,7 @@ def test_predict_writes_areas_and_masks_of_the_films_own_size(tiny, phantoms, tm
         assert edges.size == film.pixels.shape[::-1]
     assert evax.read_image(films[0]).spacing_mm  # the DICOM has one, the picture has none
     inside = phantoms / "images" / "masks"
-    with pytest.raises(ConfigError, match="would be taken for films"):
+    with pytest.raises(ConfigError, match="would be taken for images"):
         predict(
             PredictConfig(bundle=bundle, films=(phantoms / "images",), out=tmp_path / "b.csv", masks=inside)
         )
@@ -165,7 +165,7 @@ def test_the_paper_s_protocol_keeps_the_last_checkpoint_at_its_threshold_and_say
     assert "not clean" in (paper.out / "report.html").read_text()
 
 
-def test_runs_on_the_same_films_are_compared_patient_by_patient(tiny, tmp_path, caplog):
+def test_runs_on_the_same_images_are_compared_patient_by_patient(tiny, tmp_path, caplog):
     other = replace(tiny, out=tmp_path / "other", steps=2)
     for config in (tiny, other):
         segment(config)
@@ -240,7 +240,7 @@ def test_a_finding_that_the_drawn_patients_cannot_teach_is_left_out(tiny, caplog
 
 
 def test_no_draw_of_patients_leaves_a_finding_that_none_of_them_teaches(tiny, phantom_store):
-    store = open_store(phantom_store)  # cardiomegaly, which no test film has, goes first
+    store = open_store(phantom_store)  # cardiomegaly, which no test image has, goes first
     for seed in range(40):
         for fraction in (0.1, 0.15, 0.2, 0.3, 0.5):
             drawn = replace(
@@ -256,7 +256,7 @@ def test_no_draw_of_patients_leaves_a_finding_that_none_of_them_teaches(tiny, ph
             )
 
 
-def test_weights_that_saw_a_central_crop_draw_masks_of_whole_films(tiny, masked_store, tmp_path):
+def test_weights_that_saw_a_central_crop_draw_masks_of_whole_images(tiny, masked_store, tmp_path):
     cropped = finetune(
         FinetuneConfig(
             store=masked_store, out=tmp_path / "ft", image_size=64, resize_size=80, steps=2, batch_size=8,
@@ -267,7 +267,7 @@ def test_weights_that_saw_a_central_crop_draw_masks_of_whole_films(tiny, masked_
     assert read_card(segment(replace(tiny, weights=cropped))).preprocess.resize_size is None
 
 
-def test_weights_that_learned_from_the_test_films_are_refused_whatever_taught_them(tiny, tmp_path):
+def test_weights_that_learned_from_the_test_images_are_refused_whatever_taught_them(tiny, tmp_path):
     bundle = segment(tiny)  # a segmenter's encoder is a beginning, too
     again = replace(tiny, weights=bundle, out=tmp_path / "again")
     assert report_of_run(segment(again))["best_step"] > 0
@@ -275,7 +275,7 @@ def test_weights_that_learned_from_the_test_films_are_refused_whatever_taught_th
     table = store.manifest.table[["image", "split"]].copy()
     table["split"] = table["split"].map({"train": "test", "test": "train", "val": "val"})
     table.to_csv(tmp_path / "swapped.csv", index=False)
-    with pytest.raises(DataError, match=r"has learned from \d+ of the \d+ test films"):
+    with pytest.raises(DataError, match=r"has learned from \d+ of the \d+ test images"):
         segment(replace(again, split=tmp_path / "swapped.csv", out=tmp_path / "swapped"))
 
 
@@ -319,7 +319,7 @@ def test_a_segmenter_is_no_classifier_and_commands_for_those_say_so(tiny, tmp_pa
     assert "holds a segmenter" in capsys.readouterr().err
 
 
-def test_the_page_has_the_scores_and_pictures_without_names_of_films(tiny):
+def test_the_page_has_the_scores_and_pictures_without_names_of_images(tiny):
     segment(tiny)
     page, report = (tiny.out / "report.html").read_text(), report_of(tiny)
     assert page.count("data:image/jpeg") >= len(report["pictures"]) > 0

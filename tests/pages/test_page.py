@@ -27,13 +27,13 @@ from evax.explain.overlay import overlay
 from evax.files import read_json, write_json
 from evax.pages.run import write_demo_page
 
-FINDINGS = ("Effusion", "Mass", "Hernia")  # no test film has a hernia
+FINDINGS = ("Effusion", "Mass", "Hernia")  # no test image has a hernia
 SECTIONS = {"store": "data", "pretrain": "pretraining", "finetune": "finetuning", "localize": "localisation"}
 
 
 @pytest.fixture(scope="session")
 def films(tmp_path_factory) -> Path:
-    """A store of 40 small films of 20 patients, with a box, unknown labels and one file that was lost."""
+    """A store of 40 small images of 20 patients, with a box, unknown labels and one file that was lost."""
     raw, rng = tmp_path_factory.mktemp("raw"), np.random.default_rng(0)
     names = [f"{number:03}.png" for number in range(40)]
     for name in names:
@@ -157,7 +157,7 @@ def write_localization(folder: Path, protocol: str = "clean") -> None:
     }
     report = {
         "kind": "localize", "at": "norm1", "split": "test", "data_fingerprint": "feed",
-        "protocol": protocol_entries(protocol, "34 cases on 30 val films", side=32, resamples=2000),
+        "protocol": protocol_entries(protocol, "34 cases on 30 val images", side=32, resamples=2000),
         "pointing": pointing, "localization": localization,
         "published": [asdict(PUBLISHED_MAPS[0])],
         "overlays": [
@@ -172,7 +172,7 @@ def write_journal(run: Path, kinds: list[str], title: str = "evax trial", names:
     """One step per kind, its folder named after it."""
     steps = [
         {"kind": kind.split("-")[0], "name": (names or {}).get(kind, kind), "seconds": 12.3, "folder": kind,
-         "command": f"evax {kind} films --out {kind}"}
+         "command": f"evax {kind} images --out {kind}"}
         for kind in kinds
     ]  # fmt: skip
     environment = {
@@ -190,7 +190,7 @@ KINDS = ["store", "pretrain", "finetune", "finetune-random", "localize"]
 
 @pytest.fixture(scope="session")
 def whole(tmp_path_factory, films) -> Path:
-    """A run with its page: store, pre-training, two classifiers tested on the same films, localisation."""
+    """A run with its page: store, pre-training, two classifiers tested on the same images, localisation."""
     run = tmp_path_factory.mktemp("whole")
     shutil.copytree(films, run / "store")
     write_pretraining(run / "pretrain")
@@ -218,7 +218,7 @@ def run(whole, tmp_path) -> Path:
 def test_a_run_of_protocol_paper_is_marked_with_its_warning_and_its_looks(run):
     folder = run / "finetune"
     report = read_json(folder / "report.json")
-    marks = {"name": "paper", "warning": "the test films chose", "quirk_selection_on_test": "the best look"}
+    marks = {"name": "paper", "warning": "the test images chose", "quirk_selection_on_test": "the best look"}
     looks = {"looks": 3, "mauc": {"value": 0.7, "step": 4}, "top1_macc": {"value": 0.8765, "step": 8}}
     report |= {"protocol": report["protocol"] | marks, "paper_protocol": looks}
     write_json(report, folder / "report.json")
@@ -228,9 +228,9 @@ def test_a_run_of_protocol_paper_is_marked_with_its_warning_and_its_looks(run):
     text = Reader((run / "report.html").read_text(encoding="utf-8")).text
     assert text.lower().count("protocol paper") >= 3  # at the number, at the run, at the warning
     assert text.count("Protocol paper, not clean.") == 1
-    for words in ("the test films chose", "selection on test", "0.876", "test mAUC, which chose"):
+    for words in ("the test images chose", "selection on test", "0.876", "test mAUC, which chose"):
         assert words in text
-    assert "Comparison on the same test films" not in text  # the other run is clean
+    assert "Comparison on the same test images" not in text  # the other run is clean
 
 
 class Reader(HTMLParser):
@@ -292,13 +292,13 @@ def test_the_step_of_a_folder_that_is_gone_says_so_and_has_no_section(run):
     assert "localisation" not in page.ids
 
 
-def test_every_number_of_a_test_is_on_the_page_with_its_interval_and_its_films(whole, reader):
+def test_every_number_of_a_test_is_on_the_page_with_its_interval_and_its_images(whole, reader):
     metrics = read_json(whole / "finetune" / "report.json")["test_metrics"]
     for mean in (metrics["mauc"], metrics["map"], metrics["macc"]):
         low, high = mean["interval"]
         assert f"{mean['value']:.3f} [{low:.3f}, {high:.3f}]" in reader.text
     assert metrics["mauc"]["findings_entered"] == 2
-    films = f"2 of 3 findings, {metrics['n']} test films of {metrics['patients']} patients. Protocol clean"
+    films = f"2 of 3 findings, {metrics['n']} test images of {metrics['patients']} patients. Protocol clean"
     assert films in reader.text
     for finding in metrics["findings"][:2]:
         low, high = finding["auroc_interval"]
@@ -311,7 +311,7 @@ def test_every_number_of_a_test_is_on_the_page_with_its_interval_and_its_films(w
         assert f"{found} found , {finding['positives'] - found} missed" in reader.text
 
 
-def test_a_finding_without_positive_films_is_not_defined_and_counted(reader):
+def test_a_finding_without_positive_images_is_not_defined_and_counted(reader):
     assert "Hernia † 0 / 16 not defined 0 present, 16 absent not defined" in reader.text
     assert "† fewer than 5 patients with the finding, or without it" in reader.text
     assert "Hernia AUC" not in reader.text
@@ -325,17 +325,17 @@ def test_protocol_and_origin_of_the_weights_stand_beside_the_numbers(whole, read
     assert str(whole) not in reader.page  # a path inside the run is given from there
 
 
-def test_the_data_sheet_counts_films_patients_and_labels(whole, reader):
+def test_the_data_sheet_counts_images_patients_and_labels(whole, reader):
     store = open_store(whole / "store")
     assert "40 of 20 patients" in reader.text
     assert store.fingerprint in reader.text
     assert f"{store.mean:.4f} ± {store.std:.4f}" in reader.text
     assert "rejected files 1" in reader.text
-    assert "test 16 films 8 patients" in reader.text
+    assert "test 16 images 8 patients" in reader.text
     assert "Effusion 50.0 % 9 of 18 50.0 % 3 of 6 50.0 % 8 of 16 0" in reader.text
-    unknown = 10  # the last number: films on which it is not known
+    unknown = 10  # the last number: images on which it is not known
     assert f"Mass 38.5 % 5 of 13 20.0 % 1 of 5 33.3 % 4 of 12 {unknown}" in reader.text
-    assert "known for 39 films" in reader.text
+    assert "known for 39 images" in reader.text
     assert "forty squares" in reader.text
 
 
@@ -372,14 +372,14 @@ def test_the_log_of_an_interrupted_run_counts_each_step_once(run):
     assert read_again(run, ["pretrain"]).page == before
 
 
-def test_runs_tested_on_the_same_films_are_compared(reader):
+def test_runs_tested_on_the_same_images_are_compared(reader):
     assert "comparison" in reader.ids
-    assert "mean AUC on the same 16 test films" in reader.text
-    assert "Same test films, same labels, protocol clean" in reader.text
+    assert "mean AUC on the same 16 test images" in reader.text
+    assert "Same test images, same labels, protocol clean" in reader.text
 
 
 @pytest.mark.parametrize("difference", ["films", "labels", "protocol"])
-def test_runs_that_differ_in_films_labels_or_protocol_are_never_compared(run, difference):
+def test_runs_that_differ_in_images_labels_or_protocol_are_never_compared(run, difference):
     folder = run / "finetune-random"
     if difference == "protocol":
         report = read_json(folder / "report.json")
@@ -412,7 +412,7 @@ def test_exclusive_findings_have_a_table_of_true_against_most_probable(reader, r
     assert f"true \\ predicted Effusion Mass Hernia Effusion {counts}" in page.text
 
 
-def test_localisation_shows_hits_of_films_and_the_pictures_with_the_right_finding(reader):
+def test_localisation_shows_hits_of_images_and_the_pictures_with_the_right_finding(reader):
     assert "Pleural-Mass (5 of 8)" in reader.text
     assert "0.625 [0.300, 0.900]" in reader.text
     assert "1.000 [not defined]" in reader.text
@@ -424,7 +424,7 @@ def test_localisation_shows_the_overlap_of_each_finding_and_of_all_with_the_thre
     assert "Pleural-Mass boxes 8 / 8 / 8 0.625 [0.300, 0.900] 0.125 0.375" in reader.text
     assert "all 9 / 8 / 9 0.667 [0.400, 0.900] 0.125 0.333" in reader.text
     assert "0.25 to 0.30" in reader.text
-    assert "threshold chosen on 34 cases on 30 val films" in reader.text
+    assert "threshold chosen on 34 cases on 30 val images" in reader.text
     assert "2 of 9 maps are 0 everywhere" in reader.text
     assert "Published, not re-run" in reader.text
     assert "EVA-X-S 14.74 2.95 8.84 9.18" in reader.text
@@ -447,7 +447,7 @@ def test_a_localisation_in_the_paper_s_protocol_says_so_wherever_its_numbers_are
     text = read_again(run, ["localize"]).text
     assert "Protocol paper, not clean. localize: the cases that are reported chose the threshold" in text
     assert "localize · protocol paper" in text
-    assert "Protocol paper. Test films; 95 % intervals" in text
+    assert "Protocol paper. Test images; 95 % intervals" in text
     assert "the curve chose them" in text
 
 
@@ -471,8 +471,8 @@ def test_names_cannot_put_code_on_the_page(run):
     assert attack in reader.text
 
 
-def test_synthetic_films_are_announced_before_the_first_number(reader, run):
-    assert "Synthetic films." not in reader.text
+def test_synthetic_images_are_announced_before_the_first_number(reader, run):
+    assert "Synthetic images." not in reader.text
     assert "Research software, not a medical device." in reader.text
     journal = read_json(run / "run.json")
     step = {
@@ -484,7 +484,7 @@ def test_synthetic_films_are_announced_before_the_first_number(reader, run):
     }
     write_json(journal | {"steps": [step, journal["steps"][2]]}, run / "run.json")
     text = read_again(run).text
-    assert text.index("Synthetic films.") < text.index("Mean AUC on test")
+    assert text.index("Synthetic images.") < text.index("Mean AUC on test")
 
 
 @pytest.mark.parametrize(
@@ -528,7 +528,7 @@ def test_a_broken_line_of_a_log_is_named_with_its_number_unless_it_is_the_last(r
 def test_predictions_of_another_run_are_refused(run):
     path = run / "finetune" / "predictions-test.csv"
     path.write_text("\n".join(path.read_text().splitlines()[:-1]) + "\n")
-    with pytest.raises(DataError, match=r"predictions-test\.csv has 15 films, its report 16"):
+    with pytest.raises(DataError, match=r"predictions-test\.csv has 15 images, its report 16"):
         write_demo_page(run)
 
 

@@ -1,4 +1,4 @@
-"""All numbers of a classifier on one set of films, ready for `report.json`."""
+"""All numbers of a classifier on one set of images, ready for `report.json`."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ ERRORS_PER_FINDING = 3  # false alarms, or misses, that a report lists
 
 @dataclass(frozen=True)
 class FindingReport:
-    """One finding, over the films on which it is known; NaN where a number is undefined."""
+    """One finding, over the images on which it is known; NaN where a number is undefined."""
 
     name: str
     learned: bool
-    """Whether training films had it and others lacked it; else all numbers of its scores are NaN."""
+    """Whether training images had it and others lacked it; else all numbers of its scores are NaN."""
     positives: int
     negatives: int
     patients_with: int
@@ -271,7 +271,7 @@ def unlearned(findings: Sequence[Mapping[str, Any]]) -> list[str]:
     return [finding["name"] for finding in findings if not finding.get("learned", True)]
 
 
-def resting(undefined: int | None, partial: int | None) -> str:
+def resamples_in_words(undefined: int | None, partial: int | None) -> str:
     """Which resamples the interval of a mean rests on otherwise than on the rest; "" where on all alike."""
     said = [f"{partial:,} resamples over fewer findings"] if partial else []
     return ", ".join(said + ([f"{undefined:,} left out"] if undefined else []))

@@ -45,7 +45,7 @@ class ThresholdRule:
         """Which distinct score is the lowest that is called positive; -1 when none may be.
 
         above, false_above: (T,), positives and negatives at or above each score; both groups are not empty.
-        Of several equally good ones it is the highest, which calls the fewest films positive, except for a
+        Of several equally good ones it is the highest, which calls the fewest images positive, except for a
         specificity, where the lowest keeps the most sensitivity.
         """
         n_positive, n_negative = int(above[-1]), int(false_above[-1])
