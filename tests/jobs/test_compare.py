@@ -375,7 +375,7 @@ def test_other_test_images_or_labels_are_refused(runs, tmp_path):
     table = pd.read_csv(other / "predictions-test.csv")
     table.loc[3, "image"] = "else.png"
     table.to_csv(other / "predictions-test.csv", index=False)
-    with pytest.raises(DataError, match="not tested on the same films: 2 images are in one test split only"):
+    with pytest.raises(DataError, match="not tested on the same images: 2 images are in one test split only"):
         done([runs[0], other], tmp_path / "out")
     table.loc[3, "image"] = "test3.png"
     table.loc[3, "label:Mass"] = 1 - table.loc[3, "label:Mass"]

@@ -40,7 +40,7 @@ def test_the_table_the_page_and_the_figures_are_there(described):
     assert [test["p_holm"] for test in tests] == pytest.approx(holm([test["p"] for test in tests]))
     for name in (
         "age",
-        "width-of-a-film",
+        "width-of-an-image",
         "spacing-of-a-film-s-pixels",
         "share-of-films-with-a-finding",
         "mean-of-a-film-s-pixels",

@@ -147,7 +147,7 @@ def run_checks(
     calibrated = with_temperatures(
         validation.probabilities, fitted_temperatures(validation, exclusive), exclusive
     )
-    # no test film: labels mended where this classifier contradicts them would make its own test easier
+    # no test image: labels mended where this classifier contradicts them would make its own test easier
     judged = {"train": (rows, held_out), "validation": (validation.rows, calibrated)}
     write_suspicious(out / "suspicious.csv", findings, labels, judged, exclusive)
     checks = quick_checks(store, train, validation, test, labels)

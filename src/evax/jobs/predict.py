@@ -91,7 +91,7 @@ def read_answering_card(config: PredictConfig) -> Card:
     pictures = config.heatmaps or config.masks
     if pictures and (inside := [place for place in config.films if is_within(pictures, place)]):
         raise ConfigError(
-            f"{pictures} lies in {inside[0]}, where its pictures would be taken for films: choose another."
+            f"{pictures} lies in {inside[0]}, where its pictures would be taken for images: choose another."
         )
     protocol = card.training.get("protocol", {})
     if reason := protocol.get("warning") or protocol.get("leak"):

@@ -42,6 +42,13 @@ def read_facts(path: Path) -> Facts:
         raise DataError(
             f"{path} has format {content['format']}, this evax reads format {FORMAT}: update evax."
         )
+    if isinstance(
+        protocol := content.get("protocol"), dict
+    ):  # entries are compared; earlier versions said films
+        today = {
+            key: value.replace("films", "images") for key, value in protocol.items() if isinstance(value, str)
+        }
+        content["protocol"] = protocol | today
     facts: Facts = _as_facts(content, path)
     return facts
 

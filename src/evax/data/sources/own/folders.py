@@ -77,16 +77,16 @@ def read_folders(raw: Path, *, patient_pattern: str = "") -> Manifest:
 
 
 def check_no_empty_class(raw: Path, films: Sequence[Path], others: Sequence[Path], depth: int) -> None:
-    """DataError for a class folder, `depth` below raw, whose files are no films: a class would be missing."""
+    """DataError for a class folder, `depth` below raw, whose files are no images: a class would be missing."""
     full = {film.parts[:depth] for film in films}
     if empty := sorted({other.parts[:depth] for other in others if len(other.parts) > depth} - full):
         raise DataError(
-            f"{raw.joinpath(*empty[0])} holds files, but no film (looked for {', '.join(FILM_SUFFIXES)}, and "
+            f"{raw.joinpath(*empty[0])} holds files, but no image (looked for {', '.join(FILM_SUFFIXES)}, and "
             "for DICOM files of any name): convert its images, or move the folder away."
         )
 
 
-def warn_if_other_files(raw: Path, others: Sequence[Path], wanted: str = "films") -> None:
+def warn_if_other_files(raw: Path, others: Sequence[Path], wanted: str = "images") -> None:
     """Says how many files of which kind are passed over. wanted: what they are not."""
     if not others:
         return
@@ -115,13 +115,13 @@ def patients_of(raw: Path, images: Sequence[str], pattern: str) -> tuple[list[st
     ids = [in_headers.get(film, "") for film in films]
     if not any(ids):
         logger.warning(
-            "%s names no patients: every film counts as a patient of its own, and films of one person may be "
+            "%s names no patients: every image counts as a patient of its own, and images of one person may be "
             "divided between training and test. --patient-pattern finds them in the file names.",
             raw,
         )
         return patients, patients
     logger.info(
-        "%s: the headers of %d of %d films name a patient, %d patients in all; each is called after the "
+        "%s: the headers of %d of %d images name a patient, %d patients in all; each is called after the "
         "first film.", raw, sum(map(bool, ids)), len(films), len(set(ids) - {""}),
     )  # fmt: skip
     warn_if_patients_doubtful(raw, pd.Series(ids), ALONE)
