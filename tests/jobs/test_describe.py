@@ -41,9 +41,9 @@ def test_the_table_the_page_and_the_figures_are_there(described):
     for name in (
         "age",
         "width-of-an-image",
-        "spacing-of-a-film-s-pixels",
-        "share-of-films-with-a-finding",
-        "mean-of-a-film-s-pixels",
+        "spacing-of-an-image-s-pixels",
+        "share-of-images-with-a-finding",
+        "mean-of-an-image-s-pixels",
     ):
         assert Image.open(described / "figures" / f"{name}.png").width > 300
         assert "<svg" in (described / "figures" / f"{name}.svg").read_text()

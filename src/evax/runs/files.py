@@ -42,13 +42,10 @@ def read_facts(path: Path) -> Facts:
         raise DataError(
             f"{path} has format {content['format']}, this evax reads format {FORMAT}: update evax."
         )
-    if isinstance(
-        protocol := content.get("protocol"), dict
-    ):  # entries are compared; earlier versions said films
-        today = {
-            key: value.replace("films", "images") for key, value in protocol.items() if isinstance(value, str)
-        }
-        content["protocol"] = protocol | today
+    protocol = content.get("protocol")
+    if isinstance(protocol, dict):  # compared entry by entry, and earlier versions said films
+        texts = {key: value for key, value in protocol.items() if isinstance(value, str)}
+        content["protocol"] = protocol | {key: text.replace("films", "images") for key, text in texts.items()}
     facts: Facts = _as_facts(content, path)
     return facts
 
