@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from evax.boxed import located
 from evax.config import job
 from evax.data.films import batches_of, count_images, find_images, read_or_reason
 from evax.data.radiograph import Radiograph
@@ -74,7 +75,7 @@ def read_answering_card(config: PredictConfig) -> Card:
 
     Raises ConfigError for an encoder, and for pictures that it cannot draw.
     """
-    bundle = config.bundle
+    bundle = located(config.bundle)
     if bundle.is_dir():
         card = read_card(bundle)
     else:

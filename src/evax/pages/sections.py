@@ -13,6 +13,7 @@ import pandas as pd
 from PIL import Image
 from sklearn.metrics import precision_recall_curve
 
+from evax.boxed import located
 from evax.data.leaks import unnamed_patients
 from evax.data.manifest import SPLITS
 from evax.data.store import ImageStore
@@ -169,6 +170,8 @@ def start_of(weights: str | None, run: Path) -> str:
     if weights is None:
         return "random weights"
     path = Path(weights)
+    if located(path) != path:
+        return f"{weights}, which comes with evax"
     return f"weights of {path.relative_to(run) if path.is_relative_to(run) else path}"
 
 
