@@ -28,6 +28,7 @@ from evax.adaptation.protocol import (
 from evax.adaptation.spine import (
     Learner,
     Selection,
+    Task,
     fit,
     save_report,
     save_trained,
@@ -65,9 +66,7 @@ def train_and_test(config: FinetuneConfig, data: LabelledData, checked_images: i
     nothing is found, as nothing can contradict a single patient.
     """
     start = time.perf_counter()
-    learner = start_learner(
-        config, data, lambda: Classifier(starting_encoder(config), len(data.findings)), config.resize_size
-    )
+    learner = classifier_learner(config, data)
     with training_run(config) as log:
         if config.head == "probe":
             log.write("head", validation_mauc=start_from_probe(learner, data))
@@ -118,10 +117,24 @@ def train_and_test(config: FinetuneConfig, data: LabelledData, checked_images: i
         return bundle
 
 
+def classifier_learner(config: FinetuneConfig, data: LabelledData) -> Learner[Classifier]:
+    """The classifier before its first step."""
+
+    def build() -> Classifier:
+        return Classifier(starting_encoder(config), len(data.findings))
+
+    return start_learner(config, data, build, config.resize_size)
+
+
 def fit_classifier(
     learner: Learner[Classifier], config: FinetuneConfig, data: LabelledData, log: RunLog
 ) -> int:
     """Trains with the objective of the labels; keeps the checkpoint with the best mAUC, see fit."""
+    return fit(learner, config, data, classification_task(learner, config, data), log)
+
+
+def classification_task(learner: Learner[Classifier], config: FinetuneConfig, data: LabelledData) -> Task:
+    """The objective of the labels; the checkpoint with the best mAUC is kept."""
     exclusive, as_paper = data.exclusive, config.protocol == "paper"
     train_labels = torch.from_numpy(data.train_labels[data.train]).float()
     truth = data.labels[data.choosing]
@@ -141,7 +154,7 @@ def fit_classifier(
     view = training_view(config.augmentation, config.crop, learner.preprocess, config.seed)
     description = f"mAUC of {len(data.choosing)} {split} images"
     selection = Selection(evaluate, config.validate_every, split, description)
-    return fit(learner, config, data, log, view=view, loss=loss, selection=selection)
+    return Task(view, loss, selection)
 
 
 def classification_loss(

@@ -16,6 +16,7 @@ from evax.adaptation.protocol import protocol_card, without_places
 from evax.adaptation.spine import (
     Learner,
     Selection,
+    Task,
     fit,
     save_report,
     save_trained,
@@ -126,7 +127,7 @@ def fit_segmenter(learner: Learner[Segmenter], config: SegmentConfig, data: Mask
         f"Dice of {len(data.choosing)} validation images",
     )
     view = masked_view(data, config.image_size, config.crop, config.distort, config.seed)
-    return fit(learner, config, data, log, view=view, loss=loss, selection=selection)
+    return fit(learner, config, data, Task(view, loss, selection), log)
 
 
 def segmentation_loss(logits: Float[Tensor, "B K h w"], truth: UInt8[Tensor, "B K h w"]) -> Float[Tensor, ""]:

@@ -47,6 +47,7 @@ Data = LabelledData | MaskedData
 COMMANDS = {"classifier": "finetune", "segmenter": "segment"}  # kind of a bundle: who makes it
 # network, images (B, C, S, S) as bytes on its device, batch -> loss
 Loss = Callable[[Any, Tensor, Batch], Tensor]
+Step = Callable[[Batch], dict[str, float]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,6 +75,15 @@ class Selection(NamedTuple):
     """The score and its images, for the progress bar."""
 
 
+class Task(NamedTuple):
+    """What is learned and how it is chosen."""
+
+    view: TrainingView
+    """What training sees of an image."""
+    loss: Loss
+    selection: Selection
+
+
 def start_learner(config: Options, data: Data, build: Callable[[], M], resize_size: int | None) -> Learner[M]:
     """The network with its starting weights, its preprocessing and its device. build: makes the network."""
     chain = starting_preprocess(config.encoder, config.weights, data.store, config.image_size)
@@ -98,31 +108,37 @@ def fit(
     learner: Learner[M],
     config: Options,
     data: Data,
+    task: Task,
     log: RunLog,
-    *,
-    view: TrainingView,
-    loss: Loss,
-    selection: Selection,
 ) -> int:
-    """Trains; leaves the weights with the best validation score in the model and returns their step.
+    """Trains; leaves the weights with the best validation score in the model and returns their step."""
+    steps, _ = config.in_steps(len(data.pool))
+    batches = batches_of(config, data, task.view, range(steps))
+    step = training_step(learner, config, data, task.loss)
+    return fit_and_select(learner.model, batches, steps, step, task.selection, config.seed, log)
 
-    view: what training sees of an image. loss: see Loss.
-    """
-    model, fabric = learner.model, learner.fabric
-    steps, schedule = config.in_steps(len(data.pool))
-    optimizer: Any = create_optimizer(model, schedule, model.encoder.depth, config.layer_decay)
-    tokens = steps * config.batch_size * (config.image_size // model.encoder.stride) ** 2
-    network, optimizer = fabric.setup(maybe_compile(model, config.compile, tokens, fabric.device), optimizer)
-    batches = training_batches(
+
+def batches_of(config: Options, data: Data, view: TrainingView, steps: range) -> Iterator[Batch]:
+    """Training images of these steps, as the view shows them."""
+    return training_batches(
         Films([(data.store, data.train)]),
         batch_size=config.batch_size,
         size=config.image_size,
         crop=view,
         seed=config.seed,
-        steps=range(steps),
+        steps=steps,
         workers=config.workers,
         **input_of(config, data),
     )
+
+
+def training_step(learner: Learner[M], config: Options, data: Data, loss: Loss) -> Step:
+    """One optimizer step of the network on its device, compiled if that pays. loss: see Loss."""
+    model, fabric = learner.model, learner.fabric
+    steps, schedule = config.in_steps(len(data.pool))
+    optimizer: Any = create_optimizer(model, schedule, model.encoder.depth, config.layer_decay)
+    tokens = steps * config.batch_size * (config.image_size // model.encoder.stride) ** 2
+    network, optimizer = fabric.setup(maybe_compile(model, config.compile, tokens, fabric.device), optimizer)
 
     def step(batch: Batch) -> dict[str, float]:
         start = time.perf_counter()
@@ -133,7 +149,7 @@ def fit(
         )
         return measured | {"images_per_s": len(images) / (time.perf_counter() - start)}
 
-    return fit_and_select(model, batches, steps, step, selection, config.seed, log)
+    return step
 
 
 def input_of(config: Options, data: Data) -> dict[str, Any]:
@@ -147,7 +163,7 @@ def fit_and_select(
     model: Classifier | Segmenter,
     batches: Iterator[Batch],
     steps: int,
-    step: Callable[[Batch], dict[str, float]],
+    step: Step,
     selection: Selection,
     seed: int,
     log: RunLog,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from functools import partial
 from pathlib import Path
 
@@ -17,11 +18,14 @@ from evax.options.adaptation import FinetuneConfig
 
 
 @job(FinetuneConfig)
-def finetune(config: FinetuneConfig) -> Path:
+def finetune(config: FinetuneConfig) -> Path | str:
     """Runs the fine-tuning and the one test; returns the folder of the classifier bundle, or seeds.json.
+
+    With dry_run it returns the table of what several sizes would cost, and writes nothing.
 
     Raises DataError for a store without labels or an empty split, WeightsError for weights that do not fit.
     """
+    start = time.perf_counter()
     if config.resume and not config.seeds:
         raise ConfigError("Only runs over seeds are continued: give --seeds, or leave --resume out.")
     check_call(config, config.resume if config.seeds else None)
@@ -29,6 +33,13 @@ def finetune(config: FinetuneConfig) -> Path:
     rows = data.pool if config.seeds else data.train
     warn_if_constant(data.findings, data.train_labels[rows], "training images")
     log_other_size(config.weights, config.image_size)
+    if config.dry_run or config.minutes is not None:
+        from evax.adaptation.plan import choose_steps, compare_sizes  # torch from here on
+
+        if config.dry_run:
+            return compare_sizes(config, data)
+        config = choose_steps(config, data, start)
+        data = load_labelled(config)  # redrawn labels depend on the steps
     if config.seeds:
         return finetune_over_seeds(config, data)
 

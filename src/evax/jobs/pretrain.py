@@ -9,13 +9,15 @@ from evax.config import job
 from evax.data.leaks import require_audit, warn_if_patients_tested
 from evax.data.store import ImageStore, open_store
 from evax.options.pretraining import PretrainConfig
-from evax.pretraining.resume import check_same_probe_store, original_config
-from evax.runs.log import check_unused_folder
+from evax.pretraining.resume import check_same_probe_store, original_config, with_original_length
+from evax.runs.log import refuse_used_folder
 
 
 @job(PretrainConfig)
-def pretrain(config: PretrainConfig) -> Path:
+def pretrain(config: PretrainConfig) -> Path | str:
     """Runs the pre-training; returns the folder of the encoder bundle. A finished run is left as it is.
+
+    With dry_run it returns the table of what several sizes would cost, and writes nothing.
 
     Under torchrun all processes share the work, and the first one writes.
     Raises ConfigError for a run folder that exists, DataError for stores that cannot be used and for a run
@@ -25,12 +27,17 @@ def pretrain(config: PretrainConfig) -> Path:
     start = time.perf_counter()
     check_unused_folder(config.out, config, config.resume)
     begun = original_config(config)
+    config = with_original_length(config, begun)
     stores = open_stores(config)
     check_same_probe_store(config)
 
-    from evax.pretraining.run import run_pretraining  # torch from here on
+    from evax.pretraining.plan import choose_epochs, compare_sizes  # torch from here on
+    from evax.pretraining.run import run_pretraining
 
-    return run_pretraining(config, begun, stores, start)
+    if config.dry_run:
+        return compare_sizes(config, stores)
+    config = choose_epochs(config, stores, start)
+    return run_pretraining(config, begun if config.resume else config, stores, start)
 
 
 def open_stores(config: PretrainConfig) -> list[ImageStore]:

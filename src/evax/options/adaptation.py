@@ -221,6 +221,10 @@ class FinetuneConfig(SupervisedConfig):
     """One run per seed, as 0-4, in OUT/runs, and mean, sd and interval over them in OUT/seeds.json."""
     resume: bool = False
     """Continue the runs of seeds in OUT: finished ones are not repeated."""
+    minutes: float | None = None
+    """Train as long as fits into this time, instead of steps and epochs; config.yaml gets the steps."""
+    dry_run: bool = False
+    """Print speed, time and memory for several image sizes and encoders, and stop. Nothing is written."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -230,6 +234,15 @@ class FinetuneConfig(SupervisedConfig):
             raise ConfigError(
                 f"resize_size must be at least image_size, {self.image_size}, got {self.resize_size}."
             )
+        if self.minutes is not None and self.minutes <= 0:
+            raise ConfigError(f"minutes must be above 0, got {self.minutes}.")
+        if self.minutes is not None and (self.steps is not None or self.epochs is not None):
+            raise ConfigError(
+                f"Give minutes, {self.minutes:g}, or the length in steps or epochs, not both (--steps None "
+                "--epochs None --warmup-epochs None where a recipe sets them)."
+            )
+        if self.minutes is not None and self.seeds:
+            raise ConfigError("minutes are for a single run: give steps or epochs with seeds.")
         if len(set(self.seeds)) < len(self.seeds):
             raise ConfigError(f"seeds must be different values, got {self.seeds}.")
         if self.seeds and self.seed != 0:

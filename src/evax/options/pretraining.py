@@ -4,9 +4,11 @@ anything.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import math
+from dataclasses import dataclass, field, replace
+from fractions import Fraction
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
 import tyro
 
@@ -14,6 +16,9 @@ from evax.config import validated
 from evax.data.augment import CropConfig
 from evax.errors import ConfigError
 from evax.options.training import Compile, MaskPattern, OptimizerConfig, Precision, Tracker
+from evax.rounding import exact
+
+EPOCHS = 10.0  # where neither epochs nor hours are given
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,8 +31,8 @@ class MaskedImageConfig:
     """Share of patches hidden from the encoder, in (0, 1)."""
     mask: MaskPattern = "uniform"
     """uniform: single patches; block: rectangles, as in BEiT."""
-    epochs: float = 10.0
-    """Passes over the images; fractions are allowed."""
+    epochs: float | None = None
+    """Passes over the films; fractions are allowed; 10 without epochs and hours."""
     batch_size: int = 128
     """Crops per step, of all processes together."""
     accumulate: int = 1
@@ -67,8 +72,24 @@ class MaskedImageConfig:
         if self.seed < 0:
             raise ConfigError(f"seed must be at least 0, got {self.seed}.")
         for name in ("epochs", "batch_size", "probe_every", "checkpoint_every", "workers", "accumulate"):
-            if getattr(self, name) <= 0:
-                raise ConfigError(f"{name} must be above 0, got {getattr(self, name)}.")
+            if (value := getattr(self, name)) is not None and value <= 0:
+                raise ConfigError(f"{name} must be above 0, got {value}.")
+
+    def steps(self, images: int) -> int:
+        """Optimizer steps of the run. images: of an epoch."""
+        return math.ceil(exact(self.epochs or EPOCHS) * images / self.batch_size)
+
+    def with_steps(self, steps: int, images: int) -> Self:
+        """The options with so many steps, as the shortest number of epochs that gives them.
+
+        images: of an epoch.
+        """
+        epochs, digits = Fraction(steps * self.batch_size, images), 0
+        while True:
+            shown = math.floor(epochs * 10**digits) / 10**digits
+            if shown and (config := replace(self, epochs=shown)).steps(images) == steps:
+                return config
+            digits += 1
 
     @property
     def patches(self) -> int:
@@ -116,6 +137,10 @@ class PretrainConfig(MaskedImageConfig):
     """audit.json of `evax audit`: stores that it does not know or that failed it are refused."""
     resume: bool = False
     """Continue the run in OUT from its newest checkpoint."""
+    hours: float | None = None
+    """Train as long as fits into this time, instead of epochs; config.yaml gets the epochs."""
+    dry_run: bool = False
+    """Print speed, time and memory for several image sizes and encoders, and stop. Nothing is written."""
 
     def __post_init__(self) -> None:
         if not self.stores:
@@ -128,6 +153,13 @@ class PretrainConfig(MaskedImageConfig):
         if self.tokenizer_view is not None and not 32 <= self.tokenizer_view <= 2048:
             raise ConfigError(
                 f"tokenizer_view must lie between 32 and 2048 pixels, got {self.tokenizer_view}."
+            )
+        if self.hours is not None and self.hours <= 0:
+            raise ConfigError(f"hours must be above 0, got {self.hours}.")
+        if self.hours is not None and self.epochs is not None:
+            raise ConfigError(
+                f"Give hours, {self.hours:g}, or epochs, {self.epochs:g}, not both (--epochs None where a "
+                "recipe sets them)."
             )
         super().__post_init__()
 

@@ -56,12 +56,17 @@ class FewshotConfig(FinetuneConfig):
     """Set by seeds."""
     protocol: Annotated[Literal["clean", "paper"], tyro.conf.Suppress] = "clean"
     """Of every run; validation chooses the learning rate."""
+    minutes: Annotated[float | None, tyro.conf.Suppress] = None
+    """Of single runs only: all runs of a study have the same length."""
+    dry_run: Annotated[bool, tyro.conf.Suppress] = False
+    """Of evax finetune."""
 
     def __post_init__(self) -> None:
         if self.label_fraction != 1 or self.label_count is not None or self.seed != 0:
             raise ConfigError(
                 "fewshot sets label_fraction, label_count and seed itself: give fractions, counts and seeds."
             )
+        refuse_time_limits(self, "fewshot")
         super().__post_init__()
         if self.protocol != "clean":
             raise ConfigError("fewshot has the clean protocol only: leave protocol out.")
@@ -106,12 +111,17 @@ class CrossvalidateConfig(FinetuneConfig):
     """Of every fold; its validation images choose the checkpoint."""
     split_by: Annotated[SplitBy, tyro.conf.Suppress] = PATIENT
     """Set by `by`."""
+    minutes: Annotated[float | None, tyro.conf.Suppress] = None
+    """Of single runs only: all runs of a study have the same length."""
+    dry_run: Annotated[bool, tyro.conf.Suppress] = False
+    """Of evax finetune."""
     seeds: tuple[int, ...] = ()
     """The study once per seed, as 0-4: each draws folds, heads, orders and crops of its own, as seed does."""
 
     def __post_init__(self) -> None:
         if self.split is not None or self.split_by != PATIENT:
             raise ConfigError("crossvalidate makes its own splits: give folds or by.")
+        refuse_time_limits(self, "crossvalidate")
         super().__post_init__()
         if self.protocol != "clean":
             raise ConfigError(
@@ -169,6 +179,15 @@ class ProbeConfig(LabelledConfig):
                 "seeds and name are those of a sweep: give fractions or counts, too (--fractions 1 for all "
                 "labels), or seed for one probe."
             )
+
+
+def refuse_time_limits(config: FinetuneConfig, command: str) -> None:
+    """Raises ConfigError for options of a single run."""
+    if config.minutes is not None or config.dry_run:
+        raise ConfigError(
+            f"minutes and dry_run are options of evax finetune: all runs of {command} have the same steps or "
+            "epochs."
+        )
 
 
 def check_draws(fractions: Sequence[float], counts: Sequence[int], seeds: Sequence[int]) -> None:

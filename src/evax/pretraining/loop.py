@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from lightning_fabric import Fabric
 
-from evax.data.loader import Films, ImageOrder, training_batches
+from evax.data.loader import Batch, FilmOrder, Films, training_batches
 from evax.data.preprocess import Preprocess
 from evax.errors import DataError, Interrupted
 from evax.models.masked import MaskedImageModel
@@ -87,20 +87,8 @@ def learn(run: Pretraining, first: int, probe: Callable[[], ProbeResult] | None)
     # a step is probed at most once, however short the distance
     distance = max(config.probe_every * len(run.images), batch_size)
     probe_steps = {math.ceil(k * distance / batch_size) for k in range(steps)}
-    batches = training_batches(
-        run.images,
-        batch_size=batch_size,
-        size=max(config.image_size, run.tokenizer.view),  # the crop must have what the tokenizer sees
-        crop=config.crop,
-        seed=config.seed,
-        steps=range(first, steps),
-        workers=config.workers,
-        order=ImageOrder(run.images.counts(), config.seed, config.store_shares),
-        rank=fabric.global_rank,
-        processes=fabric.world_size,
-    )
     with live_panel("pre-training", steps, first, shown=here) as advance, stop_requests() as stop:
-        for batch in batches:
+        for batch in batches_of(run, range(first, steps)):
             if batch.step in probe_steps:
                 probe_at(batch.step)
             with seeded(config.seed, batch.step):
@@ -122,6 +110,23 @@ def learn(run: Pretraining, first: int, probe: Callable[[], ProbeResult] | None)
                 )
             advance(watch.news())
     probe_at(steps)
+
+
+def batches_of(run: Pretraining, steps: range) -> Iterator[Batch]:
+    """The crops of these steps, this process's share of them."""
+    config = run.config
+    return training_batches(
+        run.images,
+        batch_size=config.batch_size,
+        size=max(config.image_size, run.tokenizer.view),  # the crop must have what the tokenizer sees
+        crop=config.crop,
+        seed=config.seed,
+        steps=steps,
+        workers=config.workers,
+        order=FilmOrder(run.images.counts(), config.seed, config.store_shares),
+        rank=run.fabric.global_rank,
+        processes=run.fabric.world_size,
+    )
 
 
 def set_up(run: Pretraining) -> MaskedImageLearner:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-import math
+from dataclasses import replace
 from typing import Any
 
 from evax.config import build, changed_options, read_recipe, to_plain
@@ -11,7 +11,6 @@ from evax.data.store import ImageStore, open_store
 from evax.errors import ConfigError
 from evax.options.pretraining import PretrainConfig
 from evax.options.training import Precision
-from evax.rounding import exact
 from evax.runs.log import read_events
 
 logger = logging.getLogger("evax")
@@ -28,6 +27,18 @@ def original_config(config: PretrainConfig) -> PretrainConfig:
         return config
     path = config.out / "config.yaml"
     return build(PretrainConfig, read_recipe(path, PretrainConfig), str(path))
+
+
+def with_original_length(config: PretrainConfig, begun: PretrainConfig) -> PretrainConfig:
+    """A run that is resumed with --hours keeps the length, precision and compilation that were chosen at its
+    start.
+    """
+    if not config.resume or config.hours is None:
+        return config
+    kept: dict[str, Any] = {
+        name: getattr(begun, name) for name in ("precision", "compile") if getattr(config, name) == "auto"
+    }
+    return replace(config, hours=None, epochs=begun.epochs, **kept)
 
 
 def check_same_options(config: PretrainConfig, begun: PretrainConfig) -> None:
@@ -101,7 +112,7 @@ def identity_of(
         "tokenizer": tokenizer,
         "stores": [store.fingerprint for store in stores],
         "store_shares": list(config.store_shares),
-        "steps": math.ceil(exact(config.epochs) * images / config.batch_size),
+        "steps": config.steps(images),
         "batch_size": config.batch_size,
         "image_size": config.image_size,
         "mask_ratio": config.mask_ratio,

@@ -32,7 +32,7 @@ from evax.deploy.tokenizer import open_tokenizer
 from evax.errors import ConfigError
 from evax.models.masked import MaskedImageModel
 from evax.models.tokenizers import Tokenizer
-from evax.options.pretraining import PretrainConfig
+from evax.options.pretraining import EPOCHS, PretrainConfig
 from evax.pages.drawing import save_figure
 from evax.pages.figures import run_curves
 from evax.pages.run import write_run_page
@@ -150,7 +150,8 @@ def warn_if_few_steps(config: PretrainConfig, images: int, steps: int) -> None:
     if config.batch_size > images:
         logger.warning(
             "--batch-size %d is more than the %d images of an epoch: %g epochs are %d optimizer steps in "
-            "all. A smaller batch makes more of them.", config.batch_size, images, config.epochs, steps,
+            "all. A smaller batch makes more of them.", config.batch_size, images, config.epochs or EPOCHS,
+            steps,
         )  # fmt: skip
 
 

@@ -107,9 +107,14 @@ def measure_speed(
 
     image_size: side of a crop in pixels. hidden: patches per crop.
     """
+    rate = fabric.world_size * matmul_rate(precision_of(fabric), fabric.device)
+    return step_operations(model, image_size, hidden), rate
+
+
+def step_operations(model: MaskedImageModel, image_size: int, hidden: int) -> float:
+    """The first of measure_speed."""
     image, positions = torch.zeros(1, 1, image_size, image_size), torch.arange(hidden)[None]
-    operations = 3 * forward_operations(model, image, positions)  # backward: twice the forward pass
-    return operations, fabric.world_size * matmul_rate(precision_of(fabric), fabric.device)
+    return 3 * forward_operations(model, image, positions)  # backward: twice the forward pass
 
 
 def training_summary(log: RunLog) -> dict[str, Any]:

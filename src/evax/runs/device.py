@@ -120,10 +120,13 @@ def bf16_is_faster() -> bool:
     return matmul_seconds(torch.float32) > 1.5 * matmul_seconds(torch.bfloat16)
 
 
-def matmul_rate(precision: Precision, device: torch.device) -> float:
-    """Floating-point operations per second of this process's device in a plain matrix product."""
+def matmul_rate(precision: Precision, device: torch.device, size: int | None = None) -> float:
+    """Floating-point operations per second of this process's device in a plain matrix product.
+
+    size: side of the matrices; without it one that suits the device.
+    """
     dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision, torch.float32)
-    size = 1024 if device.type == "cpu" else 8192
+    size = size or (1024 if device.type == "cpu" else 8192)
     return 2 * size**3 / matmul_seconds(dtype, size, device=device)
 
 
@@ -162,16 +165,21 @@ def _wait_for(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
+def decided_compile(choice: Compile, tokens: int) -> Compile:
+    """The choice itself, or for "auto" whether compiling is possible and earned back. tokens: of the run."""
+    if choice != "auto":
+        return choice
+    has_compiler = shutil.which(os.environ.get("CXX", "g++")) is not None
+    return "on" if has_compiler and tokens >= TOKENS_THAT_PAY_FOR_COMPILING else "off"
+
+
 def maybe_compile(module: M, choice: Compile, tokens: int, device: torch.device) -> M:
     """The module itself, or compiled for training on `device`: block by block where its blocks are alike.
 
     tokens: how many the student will see in this run; with "auto" it decides whether compiling is earned
     back.
     """
-    if choice == "auto":
-        has_compiler = shutil.which(os.environ.get("CXX", "g++")) is not None
-        choice = "on" if has_compiler and tokens >= TOKENS_THAT_PAY_FOR_COMPILING else "off"
-    if choice == "off":
+    if decided_compile(choice, tokens) == "off":
         return module
     if device.type == "cpu":
         # Torch's fused CPU attention has a slow backward; the plain products, fused by the compiler, train
