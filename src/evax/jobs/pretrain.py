@@ -10,7 +10,7 @@ from evax.data.leaks import require_audit, warn_if_patients_tested
 from evax.data.store import ImageStore, open_store
 from evax.options.pretraining import PretrainConfig
 from evax.pretraining.resume import check_same_probe_store, original_config, with_original_length
-from evax.runs.log import refuse_used_folder
+from evax.runs.log import check_unused_folder
 
 
 @job(PretrainConfig)

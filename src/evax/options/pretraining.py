@@ -32,7 +32,7 @@ class MaskedImageConfig:
     mask: MaskPattern = "uniform"
     """uniform: single patches; block: rectangles, as in BEiT."""
     epochs: float | None = None
-    """Passes over the films; fractions are allowed; 10 without epochs and hours."""
+    """Passes over the images; fractions are allowed; 10 without epochs and hours."""
     batch_size: int = 128
     """Crops per step, of all processes together."""
     accumulate: int = 1

@@ -66,7 +66,7 @@ class FewshotConfig(FinetuneConfig):
             raise ConfigError(
                 "fewshot sets label_fraction, label_count and seed itself: give fractions, counts and seeds."
             )
-        refuse_time_limits(self, "fewshot")
+        check_no_time_limits(self, "fewshot")
         super().__post_init__()
         if self.protocol != "clean":
             raise ConfigError("fewshot has the clean protocol only: leave protocol out.")
@@ -121,7 +121,7 @@ class CrossvalidateConfig(FinetuneConfig):
     def __post_init__(self) -> None:
         if self.split is not None or self.split_by != PATIENT:
             raise ConfigError("crossvalidate makes its own splits: give folds or by.")
-        refuse_time_limits(self, "crossvalidate")
+        check_no_time_limits(self, "crossvalidate")
         super().__post_init__()
         if self.protocol != "clean":
             raise ConfigError(
@@ -181,7 +181,7 @@ class ProbeConfig(LabelledConfig):
             )
 
 
-def refuse_time_limits(config: FinetuneConfig, command: str) -> None:
+def check_no_time_limits(config: FinetuneConfig, command: str) -> None:
     """Raises ConfigError for options of a single run."""
     if config.minutes is not None or config.dry_run:
         raise ConfigError(

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from lightning_fabric import Fabric
 
-from evax.data.loader import Batch, FilmOrder, Films, training_batches
+from evax.data.loader import Batch, Films, ImageOrder, training_batches
 from evax.data.preprocess import Preprocess
 from evax.errors import DataError, Interrupted
 from evax.models.masked import MaskedImageModel
@@ -123,7 +123,7 @@ def batches_of(run: Pretraining, steps: range) -> Iterator[Batch]:
         seed=config.seed,
         steps=steps,
         workers=config.workers,
-        order=FilmOrder(run.images.counts(), config.seed, config.store_shares),
+        order=ImageOrder(run.images.counts(), config.seed, config.store_shares),
         rank=run.fabric.global_rank,
         processes=run.fabric.world_size,
     )
