@@ -67,7 +67,7 @@ def test_the_recipe_of_a_timed_pretraining_has_its_length_and_repeats_it(timed, 
 
 @pytest.mark.parametrize("steps_before", [0, 3])
 def test_a_timed_run_that_was_killed_goes_on_with_its_length(timed, tmp_path, monkeypatch, steps_before):
-    timed = replace(timed, precision="fp32")  # the measurement behind auto may differ between two runs
+    timed = replace(timed, precision="fp32", probe_store=None)  # two measurements of auto may differ
     whole = pretrain(replace(timed, out=tmp_path / "whole"))
     from evax.pretraining import loop
 

@@ -55,7 +55,7 @@ def choose_steps(config: FinetuneConfig, data: LabelledData, start: float) -> Fi
     step = training_step(learner, config, data, task.loss)
     learner.model.train()
     seconds = seconds_per_step(step, batches_of(config, data, task.view, range(MANY_STEPS)), learner.fabric)
-    some = data.test[:BATCH]
+    some = data.choosing[:BATCH]
     scoring = seconds_of(lambda: score_rows(learner, data.store, some, data.exclusive)) / len(some)
     looked_at = len(data.choosing) * scoring
     scored = len(data.validation) + len(data.test) + min(CHECKED_IMAGES, len(data.train))
