@@ -207,16 +207,7 @@ def test_films_of_which_none_can_be_read_are_an_error_that_says_why(config, film
     assert rows_of(replace(config, films=(films / "2-damaged.png",)))["2-damaged.png"]["error"] == ""
 
 
-def test_values_that_make_no_sense_are_refused(config, phantom_store, films):
-    for change, message in (
-        ({"films": ()}, "embed needs images"),
-        ({"encoder": TINY}, "Give either bundle"),
-        ({"bundle": None, "encoder": TINY}, "Give either bundle"),
-        ({"image_size": 50}, "multiple of 16"),
-        ({"batch_size": 0}, "batch_size must be above 0"),
-    ):
-        with pytest.raises(ConfigError, match=message):
-            replace(config, **change)
+def test_a_store_among_films_is_refused(config, phantom_store, films):
     with pytest.raises(ConfigError, match="Give one store, or films and folders"):
         embed(replace(config, films=(phantom_store, films)))
 

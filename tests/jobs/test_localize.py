@@ -298,11 +298,6 @@ def test_a_layer_that_a_cnn_has_not_is_refused_before_anything_is_written(config
     assert not config.out.exists()
 
 
-def test_the_paper_s_protocol_knows_boxes_only(config):
-    with pytest.raises(ConfigError, match="scores boxes one by one, got truth masks: leave --truth out"):
-        replace(config, protocol="paper", truth="masks")
-
-
 def test_a_published_number_stands_beside_official_boxes_only(config):
     assert json.loads(localize(config).read_text())["published"] == []
 

@@ -360,15 +360,6 @@ def test_an_encoder_bundle_is_refused(config, tmp_path):
         predict(replace(config, bundle=encoder))
 
 
-def test_options_that_make_no_sense_are_refused(config):
-    with pytest.raises(
-        ConfigError, match=r"predict needs images: evax predict BUNDLE FILES\|FOLDER --out x.csv"
-    ):
-        replace(config, films=())
-    with pytest.raises(ConfigError, match="batch_size must be above 0, got 0"):
-        replace(config, batch_size=0)
-
-
 @pytest.mark.parametrize(
     "thresholds",
     [

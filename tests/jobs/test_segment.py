@@ -300,8 +300,6 @@ def test_without_a_score_the_latest_weights_are_kept(tiny):
 def test_what_cannot_be_learned_is_refused_before_a_folder_is_made(tiny, tmp_path):
     with pytest.raises(ConfigError, match="Known: .*Pneumothorax"):
         segment(replace(tiny, findings=("Hernia",)))
-    with pytest.raises(ConfigError, match="batch_size must be at least 2"):
-        replace(tiny, batch_size=1)
     Image.new("L", (40, 40)).save(tmp_path / "a.png")
     plain = prepare(PrepareConfig(raw=tmp_path, source="folders", out=tmp_path / "plain", size=32, workers=1))
     with pytest.raises(DataError, match="has no masks"):
