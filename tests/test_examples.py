@@ -10,34 +10,22 @@ from pathlib import Path
 import nbformat
 import numpy as np
 import pytest
-import torch
 from nbclient import NotebookClient
 
+from bundles import random_bundle
 from evax.cli import COMMANDS
 from evax.config import parse_command_line
-from evax.data.preprocess import Preprocess
-from evax.deploy.bundle import Card, save_bundle
-from evax.models.classifier import Classifier
-from evax.models.encoders import build_encoder
 
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = sorted((ROOT / "docs" / "notebooks").glob("*.ipynb"))
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs" / "how-to").rglob("*.md"))]
-TINY = "eva_x_tiny_patch16_224"
 
 
 @pytest.fixture
 def project(phantoms, phantom_store, tmp_path):
     """A working directory as the README leaves it: a store, an encoder, a classifier and an image."""
-    preprocess = Preprocess(store_size=96, input_size=224)
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        encoder = build_encoder(TINY)
-    save_bundle(
-        tmp_path / "runs/pretrain/encoder", Card(kind="encoder", encoder=TINY, preprocess=preprocess), encoder
-    )
-    card = Card(kind="classifier", encoder=TINY, preprocess=preprocess, findings=("Effusion", "Mass"))
-    save_bundle(tmp_path / "runs/finetune/bundle", card, Classifier(encoder, 2))
+    random_bundle(tmp_path / "runs/pretrain/encoder", size=224)
+    random_bundle(tmp_path / "runs/finetune/bundle", ("Effusion", "Mass"), size=224, std=1e-3)
     (tmp_path / "stores").mkdir()
     (tmp_path / "stores/mine").symlink_to(phantom_store)
     film = next(path for path in sorted(phantoms.rglob("*.dcm")))

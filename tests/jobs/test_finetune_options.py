@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch.nn.functional import interpolate
 
-from evax.data.preprocess import Preprocess
-from evax.deploy.bundle import Card, save_bundle
+from bundles import TINY, random_card, random_network
+from evax.deploy.bundle import save_bundle
 from evax.errors import ConfigError
 from evax.jobs.finetune import FinetuneConfig
 from evax.models.classifier import Classifier
@@ -17,8 +17,6 @@ from evax.options.training import OptimizerConfig
 from evax.runs.optimizer import create_optimizer, lr_at_step
 from evax.weights.encoders import starting_encoder
 
-TINY = "eva_x_tiny_patch16_224"
-
 
 def config_of(**options):
     return FinetuneConfig(store=Path("s"), out=Path("o"), **({"image_size": 32, "drop_path": 0.0} | options))
@@ -26,10 +24,9 @@ def config_of(**options):
 
 def bundle_of(folder, name):
     """An encoder of 32-pixel films whose final norm is told from a new one."""
-    encoder = build_encoder(name, img_size=32)
+    encoder = random_network(encoder=name, size=32)
     torch.nn.init.constant_(encoder.fc_norm.weight, 3.0)
-    card = Card(kind="encoder", encoder=name, preprocess=Preprocess(48, 32))
-    return save_bundle(folder / "encoder", card, encoder)
+    return save_bundle(folder / "encoder", random_card(encoder=name, size=32, store_size=48), encoder)
 
 
 @pytest.fixture(scope="module")
