@@ -63,14 +63,9 @@ def config(tmp_path):
     for number in range(12):
         draw(tmp_path / "raw" / f"p{number}.png", number)
     return PrepareConfig(
-        raw=tmp_path / "raw",
-        out=tmp_path / "store",
-        source="folders",
-        size=16,
-        validation=0.3,
-        test=0.3,
+        raw=tmp_path / "raw", out=tmp_path / "store", source="folders", size=16, validation=0.3, test=0.3,
         workers=1,
-    )
+    )  # fmt: skip
 
 
 def write_bad_films(film, folder):
@@ -128,41 +123,21 @@ def test_a_tree_of_dicoms_with_the_same_files_ends_well_too(tmp_path, dicom_film
 
 
 IDENTIFYING = {  # each value can be found by itself; dates are searched for as they are
-    "PatientName": "LOVELACE^AUGUSTA",
-    "PatientID": "PATIENT4711",
-    "PatientBirthDate": "18151210",
-    "PatientBirthName": "GORDONBYRON",
-    "PatientMotherBirthName": "MILBANKE",
-    "PatientAddress": "PORLOCKWEIR 7",
-    "PatientTelephoneNumbers": "5550199",
-    "OtherPatientIDs": "OTHERID42",
-    "PatientComments": "COUNTESSCOMMENT",
-    "AdditionalPatientHistory": "HISTORYNOTE",
-    "EthnicGroup": "ETHNICNOTE",
-    "Occupation": "MATHEMATICIAN",
-    "AccessionNumber": "ACC998877",
-    "StudyID": "STUDY6655",
-    "StudyDate": "18430923",
-    "SeriesDate": "18430924",
-    "AcquisitionDate": "18430925",
-    "ContentDate": "18430926",
-    "StudyTime": "231559",
-    "StudyDescription": "DESCRIBEDSTUDY",
-    "SeriesDescription": "DESCRIBEDSERIES",
-    "ReferringPhysicianName": "BABBAGE^CHARLES",
-    "PerformingPhysicianName": "DEMORGAN^AUGUSTUS",
-    "OperatorsName": "SOMERVILLE^FAIRFAX",
-    "InstitutionName": "ANALYTICHOSPITAL",
-    "InstitutionAddress": "ENGINEROAD",
-    "StationName": "STATION31",
-    "DeviceSerialNumber": "SERIAL8899",
-    "ProtocolName": "PROTOCOLWORDS",
-    "ImageComments": "COMMENTWORDS",
-    "StudyInstanceUID": "1.2.3.4711",
-    "SeriesInstanceUID": "1.2.3.4712",
-    "SOPInstanceUID": "1.2.3.4713",
+    "PatientName": "LOVELACE^AUGUSTA", "PatientID": "PATIENT4711", "PatientBirthDate": "18151210",
+    "PatientBirthName": "GORDONBYRON", "PatientMotherBirthName": "MILBANKE",
+    "PatientAddress": "PORLOCKWEIR 7", "PatientTelephoneNumbers": "5550199",
+    "OtherPatientIDs": "OTHERID42", "PatientComments": "COUNTESSCOMMENT",
+    "AdditionalPatientHistory": "HISTORYNOTE", "EthnicGroup": "ETHNICNOTE", "Occupation": "MATHEMATICIAN",
+    "AccessionNumber": "ACC998877", "StudyID": "STUDY6655", "StudyDate": "18430923",
+    "SeriesDate": "18430924", "AcquisitionDate": "18430925", "ContentDate": "18430926",
+    "StudyTime": "231559", "StudyDescription": "DESCRIBEDSTUDY", "SeriesDescription": "DESCRIBEDSERIES",
+    "ReferringPhysicianName": "BABBAGE^CHARLES", "PerformingPhysicianName": "DEMORGAN^AUGUSTUS",
+    "OperatorsName": "SOMERVILLE^FAIRFAX", "InstitutionName": "ANALYTICHOSPITAL",
+    "InstitutionAddress": "ENGINEROAD", "StationName": "STATION31", "DeviceSerialNumber": "SERIAL8899",
+    "ProtocolName": "PROTOCOLWORDS", "ImageComments": "COMMENTWORDS", "StudyInstanceUID": "1.2.3.4711",
+    "SeriesInstanceUID": "1.2.3.4712", "SOPInstanceUID": "1.2.3.4713",
     "FrameOfReferenceUID": "1.2.3.4714",
-}
+}  # fmt: skip
 BURNED = {"BurnedInAnnotation": "YES", "PatientName": "BURNEDNAME"}
 
 
@@ -347,15 +322,10 @@ def test_the_same_seed_gives_the_same_store_and_another_seed_another_split(confi
     one = evax.open_store(prepare(config))
     same = evax.open_store(prepare(replace(config, out=tmp_path / "same")))
     other = evax.open_store(prepare(replace(config, out=tmp_path / "other", seed=1)))
-    assert same.fingerprint == one.fingerprint
-    assert other.fingerprint != one.fingerprint
+    assert same.fingerprint == one.fingerprint != other.fingerprint
     assert list(other.manifest.table["split"]) != list(one.manifest.table["split"])
-
-
-def test_prepare_run_twice_keeps_what_is_there(config):
-    prepare(config)
     before = files_of(config.out)
-    assert prepare(config) == config.out
+    assert prepare(config) == config.out  # run twice, it keeps what is there
     assert files_of(config.out) == before
 
 
@@ -398,21 +368,18 @@ def test_a_mistake_is_one_line_on_the_terminal_and_exit_status_1(config, tmp_pat
 def test_an_out_that_holds_other_films_is_left_alone(config):
     prepare(config)
     before = files_of(config.out)
-    with pytest.raises(
-        DataError, match="else: size was 16, is 20; seed was 0, is 5. Choose another --out or"
-    ):
-        prepare(replace(config, seed=5, size=20))
-    with pytest.raises(DataError, match=r"else: patient_pattern was not given, is \(p\\d\). Choose"):
-        prepare(replace(config, patient_pattern=r"(p\d)"))
+
+    def refused(message, **changes):
+        with pytest.raises(DataError, match=message):
+            prepare(replace(config, **changes))
+
+    refused("else: size was 16, is 20; seed was 0, is 5. Choose another --out or", seed=5, size=20)
+    refused(r"else: patient_pattern was not given, is \(p\\d\). Choose", patient_pattern=r"(p\d)")
     draw(config.raw / "p12.png")
-    with pytest.raises(
-        DataError, match="else: number of films was 12, is 13. Choose another --out or delete"
-    ):
-        prepare(config)
+    refused("else: number of films was 12, is 13. Choose another --out or delete")
     (config.raw / "p12.png").rename(config.raw / "p0.png")
     (config.raw / "p1.png").rename(config.raw / "p99.png")
-    with pytest.raises(DataError, match="the films, the tables or their splits are others. Choose"):
-        prepare(config)
+    refused("the films, the tables or their splits are others. Choose")
     assert files_of(config.out) == before
 
 
