@@ -1,4 +1,4 @@
-"""Question: of the films that two stores share by file name, how many pairs does `evax audit` find, and what
+"""Question: of the images that two stores share by file name, how many pairs does `evax audit` find, and what
 are the pairs that the names do not list?
 
 Run `evax audit FIRST SECOND --out AUDIT` first. The sheet shows every pair that no name lists, for a person
@@ -48,7 +48,7 @@ def main():
     audit = read_json(options.audit / "audit.json")
     keep(
         options.name,
-        "of the films that two stores share by name, how many pairs does evax audit find?",
+        "of the images that two stores share by name, how many pairs does evax audit find?",
         {
             "films": [len(store) for store in stores.values()],
             "named pairs": len(named),

@@ -1,4 +1,4 @@
-"""Question: how long do 2 000 patient-clustered resamples of 14 findings on 25 596 films take?
+"""Question: how long do 2 000 patient-clustered resamples of 14 findings on 25 596 images take?
 
 The shape of ChestX-ray14's official test split: 2 797 patients, the published prevalences (facts 3.2), scores
 as distinct as a network's. Each resample gives AUROC and average precision of every finding, which is one
@@ -27,7 +27,7 @@ def problem() -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     labels = np.stack([rng.permutation(np.arange(FILMS) < count) for count in POSITIVES], axis=1)
     noise = rng.standard_normal((2, *labels.shape))
     first, second = 1 / (1 + np.exp(-noise - labels))
-    share = rng.dirichlet(np.ones(PATIENTS))  # some patients have many films, as there
+    share = rng.dirichlet(np.ones(PATIENTS))  # some patients have many images, as there
     patients = rng.choice(PATIENTS, size=FILMS, p=share).astype(str)
     return first.astype(np.float32), second.astype(np.float32), labels.astype(np.float32), patients
 

@@ -1,6 +1,6 @@
-"""Question: how fast does a network score a film in torch, ONNX Runtime and OpenVINO?
+"""Question: how fast does a network score an image in torch, ONNX Runtime and OpenVINO?
 
-EVA-X-Ti, S and B with random weights and 14 findings at 224 pixels, one film and eight at once, on one core,
+EVA-X-Ti, S and B with random weights and 14 findings at 224 pixels, one image and eight at once, on one core,
 median of several rounds in which the runtimes take turns, in processor time: other work may run beside.
 Reading a film: see read_images.py. Start it with OMP_NUM_THREADS=1.
 """

@@ -1,6 +1,6 @@
-"""Question: which sketch of a film finds its changed copies, and which correlation tells copies from others?
+"""Question: which sketch of an image finds its changed copies, and which correlation tells copies from others?
 
-Here the thresholds of data/duplicates.py were fixed; no other films may move them. Copies are cut by up to
+Here the thresholds of data/duplicates.py were fixed; no other images may move them. Copies are cut by up to
 CROP at each edge, resized to 160 to 512 pixels at another aspect, darkened or brightened, half of them
 inverted, stored as JPEG of quality 30 to 95 and brought back to the store's size.
 """
@@ -41,14 +41,14 @@ def copy_of(film, crop, chance):
 
 
 def perceptual_hash(film):
-    """64 signs of the low cosine frequencies of the film at 32 x 32, as +1 and -1: pHash."""
+    """64 signs of the low cosine frequencies of the image at 32 x 32, as +1 and -1: pHash."""
     small = np.asarray(Image.fromarray(film).resize((32, 32), Image.Resampling.BOX), np.float32)
     low = dctn(small, norm="ortho")[:8, :8].ravel()
     return np.where(low > np.median(low[1:]), 1.0, -1.0) / 8
 
 
 def found_among_neighbours(originals, copies):
-    """Share of copies whose original is among the 1 and 8 films with the largest absolute product."""
+    """Share of copies whose original is among the 1 and 8 images with the largest absolute product."""
     products = np.abs(copies @ originals.T)
     rank = (products > np.diag(products)[:, None]).sum(axis=1)
     return {"first": float((rank == 0).mean()), "of 8": float((rank < 8).mean())}
@@ -89,16 +89,16 @@ def measure(films, crop):
         "lowest correlation of a copy": float(np.nanmin(values[is_copy])),
         "1st percentile of copies": float(np.nanquantile(values[is_copy], 0.01)),
         "copies given up before the fine details": int(np.isnan(values[is_copy]).sum()),
-        "highest correlation of different films": float(np.nanmax(values[~same_origin], initial=0.0)),
+        "highest correlation of different images": float(np.nanmax(values[~same_origin], initial=0.0)),
         "recall": float((values[is_copy] >= duplicates.SAME).sum() / n),
         "wrong pairs": int((values[~same_origin] >= duplicates.SAME).sum()),
-        "processor seconds per 10 000 films": round(seconds / (2 * n) * 10_000, 1),
+        "processor seconds per 10 000 images": round(seconds / (2 * n) * 10_000, 1),
     }
 
 
 def main():
     parser = argparse.ArgumentParser()
-    parser.add_argument("--store", type=Path, help="films to copy; phantoms without it")
+    parser.add_argument("--store", type=Path, help="images to copy; phantoms without it")
     parser.add_argument("--films", type=int, default=60)
     parser.add_argument("--name", default="duplicates-phantoms")
     options = parser.parse_args()

@@ -1,7 +1,7 @@
 """Question: how long does it take to index a whole release, from its tables to a manifest?
 
 ChestX-ray14 and CheXpert with their complete tables, MIMIC-CXR with one of the published size (its tables are
-for credentialed users only), as tests/published_tables.py lays them out. No film is there or read. One
+for credentialed users only), as tests/published_tables.py lays them out. No image is there or read. One
 thread. EVAX_SHARED names the folder with the released lists.
 """
 

@@ -1,7 +1,7 @@
 """Question: how many random 224-pixel crops per second and core come from a store, against PNG files?
 
-Store: memory-mapped 8-bit film of 336 x 336 -> crop of random area and aspect, bicubic with antialias to
-224 x 224 (Pillow) -> maybe mirrored -> stacked into a batch of 8-bit arrays. PNG: the same films as files,
+Store: memory-mapped 8-bit image of 336 x 336 -> crop of random area and aspect, bicubic with antialias to
+224 x 224 (Pillow) -> maybe mirrored -> stacked into a batch of 8-bit arrays. PNG: the same images as files,
 read with Pillow, then torchvision's RandomResizedCrop (bicubic, antialias) and RandomHorizontalFlip. One
 thread each, timed in turn.
 """

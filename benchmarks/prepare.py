@@ -1,10 +1,10 @@
-"""Question: how many films does `evax prepare` read per second and core, and does its memory grow with them?
+"""Question: how many images does `evax prepare` read per second and core, and does its memory grow with them?
 
-The command itself is run, with two reading processes. Rate: films per second of processor time of all its
-processes, from the difference of a short and a long run, so that their start is not in it; films of the kinds
+The command itself is run, with two reading processes. Rate: images per second of processor time of all its
+processes, from the difference of a short and a long run, so that their start is not in it; images of the kinds
 of read_images.py. Memory: the largest sum of anonymous memory (RssAnon) of all its processes, looked at every
-20 ms, on small PNGs (64 x 64, stored at 336 x 336 as always): what one film needs does not tell whether the
-number of films matters. The files of a run are hard links to a few pictures; each is read by itself.
+20 ms, on small PNGs (64 x 64, stored at 336 x 336 as always): what one image needs does not tell whether the
+number of images matters. The files of a run are hard links to a few pictures; each is read by itself.
 """
 
 from __future__ import annotations

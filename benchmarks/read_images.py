@@ -1,10 +1,10 @@
 """Question: how much faster do training crops come from a store than from the release's own files?
 
-Per core, 224-pixel crops of films that lie as 1024 x 1024 PNG (as ChestX-ray14 is released) and as 12-bit
+Per core, 224-pixel crops of images that lie as 1024 x 1024 PNG (as ChestX-ray14 is released) and as 12-bit
 DICOM of 2500 x 2048 (plain, and JPEG 2000 lossless): from our store; with Pillow (or pydicom) and
 torchvision's RandomResizedCrop; and, for PNG, with the chain of torchxrayvision's data sets (imageio, its
 normalisation, centre crop and resizer; it cuts no random crops). What a store costs once, a read of every
-film by `prepare`'s own chain, is measured too. One thread each, in turn, in processor time: so other work on
+image by `prepare`'s own chain, is measured too. One thread each, in turn, in processor time: so other work on
 the machine is not in it, and neither is waiting for a disk.
 """
 
@@ -50,7 +50,7 @@ XRV_CROP = v2.Compose([xrv.datasets.XRayCenterCrop(), xrv.datasets.XRayResizer(2
 
 
 def write_dicom(path: Path, stored: np.ndarray, compressed: bool) -> None:
-    """A 12-bit film as a digital detector would send it."""
+    """A 12-bit image as a digital detector would send it."""
     film = Dataset()
     film.file_meta = FileMetaDataset()
     film.file_meta.TransferSyntaxUID = JPEG2000Lossless if compressed else ExplicitVRLittleEndian
@@ -67,7 +67,7 @@ def write_dicom(path: Path, stored: np.ndarray, compressed: bool) -> None:
 
 
 def write_films(folder: Path) -> None:
-    """The same films in three kinds of files; fine noise, so that they compress as films do."""
+    """The same images in three kinds of files; fine noise, so that they compress as images do."""
     rng = np.random.default_rng(0)
     for kind in KINDS:
         (folder / kind).mkdir()

@@ -1,6 +1,6 @@
-"""Question: does the memory of `evax pretrain` and `evax embed` grow with the films of a store?
+"""Question: does the memory of `evax pretrain` and `evax embed` grow with the images of a store?
 
-The same commands on stores of 1,024 and 8,192 films of 336 pixels, each in a process of its own. Counted is
+The same commands on stores of 1,024 and 8,192 images of 336 pixels, each in a process of its own. Counted is
 the largest anonymous memory, which the system cannot drop; pages of the store's files are not in it: they are
 read when needed and dropped when something else needs the room.
 """
@@ -28,7 +28,7 @@ ENCODER = "eva_x_tiny_patch16_224"
 
 
 def grown_store(small: Path, out: Path, shards: int) -> Path:
-    """The films of a small store again and again, with one bit noise, under names of their own."""
+    """The images of a small store again and again, with one bit noise, under names of their own."""
     table = pa.ipc.open_file(pa.memory_map(str(small / "shard-00000.arrow"))).read_all()
     films = np.stack([np.frombuffer(film.as_buffer(), np.uint8) for film in table["pixels"].chunk(0)])
     chance = np.random.default_rng(0)

@@ -31,7 +31,7 @@ def is_sweep(run: Path) -> bool:
 
 
 def sweep_rows(content: dict[str, Any]) -> list[list[str]]:
-    """Per network and share: films, seeds' mean and sd, both intervals, accuracy."""
+    """Per network and share: images, seeds' mean and sd, both intervals, accuracy."""
     rows = []
     for row in content["rows"]:
         spread = (row["spread_over_seeds"] or {}).get("mauc") or {}
@@ -109,9 +109,9 @@ def fold_lines(content: dict[str, Any], command: str, name: str) -> list[str]:
         "",
         f"`{command}`",
         "",
-        f"{len(folds)} folds of patients, {pooled['n']} films of {pooled['patients']} patients tested once each; the "
-        "patients of whom the encoder saw films train in every fold and are tested in none. The t-interval over folds "
-        "is too short, because folds share training films (see [how](../how-to/crossvalidate.md)).",
+        f"{len(folds)} folds of patients, {pooled['n']} images of {pooled['patients']} patients tested once each; the "
+        "patients of whom the encoder saw images train in every fold and are tested in none. The t-interval over folds "
+        "is too short, because folds share training images (see [how](../how-to/crossvalidate.md)).",
         *table(
             "score|mean|sd:|mean [t-interval over folds]",
             [
@@ -121,7 +121,7 @@ def fold_lines(content: dict[str, Any], command: str, name: str) -> list[str]:
             ],
         ),
         "",
-        f"All tested films together: mAUC {ends(pooled['mauc'])}, interval over patients.",
+        f"All tested images together: mAUC {ends(pooled['mauc'])}, interval over patients.",
         "",
         f"![a box per finding and one for the mean, every fold a dot]({name}-folds.svg)",
         "",
@@ -157,7 +157,7 @@ def page(title: str, kept: dict[str, Any], name: str, probe_runs: list[Path], no
         "",
         "## Few labels",
         "",
-        f"Test: {content['test']['films']} films of {content['test']['patients']} patients, the same for all; "
+        f"Test: {content['test']['films']} images of {content['test']['patients']} patients, the same for all; "
         f"{content['statistics']['interval']}. mAUC and mAcc are means over the seeds, their intervals are over "
         "patients; sd and t-interval are over seeds.",
         *table(

@@ -107,9 +107,9 @@ def finetune_lines(step: dict[str, Any]) -> list[str]:
     entered = f"{mean['findings_entered']} of {mean['findings_total']}"
     accuracy = metrics["macc"]
     return [
-        f"From {report['weights'] or 'random weights'}; labels of {train['films']} training films of "
+        f"From {report['weights'] or 'random weights'}; labels of {train['films']} training images of "
         f"{train['patients']} patients; seed {protocol['seed']}. Checkpoint (step {report['best_step']}) "
-        f"chosen on {protocol['checkpoint_chosen_on']}. Test: {metrics['n']} films of {metrics['patients']} "
+        f"chosen on {protocol['checkpoint_chosen_on']}. Test: {metrics['n']} images of {metrics['patients']} "
         f"patients, scored {protocol['test_scored']}. Intervals: {protocol['interval']}.",
         *table(
             "finding|positives:|AUROC|average precision",
@@ -146,7 +146,7 @@ def localize_lines(step: dict[str, Any]) -> list[str]:
     ]
     chosen = ", ".join(f"{threshold:.2f}" for threshold in scores["overall"]["thresholds"]) or "none"
     return [
-        f"Protocol {protocol['name']}. Grad-CAM at `{report['at']}`, {report['split']} films. A case is "
+        f"Protocol {protocol['name']}. Grad-CAM at `{report['at']}`, {report['split']} images. A case is "
         f"{protocol['case']}. Threshold {chosen}, chosen on {protocol['threshold_chosen_on']}.",
         *table("finding|cases:|patients:|peak inside|by chance:|AP25|AP50|mAP|mIoU", rows),
     ]

@@ -1,4 +1,4 @@
-"""Fixtures shared by all tests: shape checking switched on, real films, small stores of phantoms."""
+"""Fixtures shared by all tests: shape checking switched on, real images, small stores of phantoms."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
-    """The folder of real films (EVAX_SHARED, default ../shared); tests that need it say so where it is
+    """The folder of real images (EVAX_SHARED, default ../shared); tests that need it say so where it is
     absent.
     """
     data = Path(os.environ.get("EVAX_SHARED", REPOSITORY.parent / "shared")) / "data"
     if not data.is_dir():
         if os.environ.get("CI"):
-            pytest.fail(f"CI has the real films, but {data} does not exist; set EVAX_SHARED.")
-        pytest.skip(f"real films not present at {data}; set EVAX_SHARED to run this test")
+            pytest.fail(f"CI has the real images, but {data} does not exist; set EVAX_SHARED.")
+        pytest.skip(f"real images not present at {data}; set EVAX_SHARED to run this test")
     return data
 
 
@@ -45,7 +45,7 @@ def phantoms(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def phantom_store(phantoms, tmp_path_factory) -> Path:
-    """The phantoms as a store of 96-pixel films with all three splits."""
+    """The phantoms as a store of 96-pixel images with all three splits."""
     from evax.data.building import build_store
     from evax.data.sources import read_source
     from evax.data.split import assign_splits

@@ -1,4 +1,4 @@
-"""DICOM films of given stored values, for the tests of the grey-scale chain and of the codecs."""
+"""DICOM images of given stored values, for the tests of the grey-scale chain and of the codecs."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SECRET = "SECRET77"
 
 
 def write(path, stored, syntax=ExplicitVRLittleEndian, *, remove=(), **tags):
-    """A DICOM film with these stored values; `tags` by keyword, `remove` by keyword."""
+    """A DICOM image with these stored values; `tags` by keyword, `remove` by keyword."""
     dataset = Dataset()
     dataset.file_meta = FileMetaDataset()
     little = syntax != ExplicitVRBigEndian

@@ -33,7 +33,7 @@ def write_run(
 ) -> Path:
     """skill: how far the scores of positives lie above the others. changes: of the report.
 
-    The films and labels depend on their number and the findings alone; no test film has a hernia.
+    The images and labels depend on their number and the findings alone; no test image has a hernia.
     """
     folder.mkdir(parents=True)
     answers = {}

@@ -43,9 +43,9 @@ def chexpert(raw):
 
 
 def mimic_cxr(raw, tested):
-    """Its tables are for credentialed users only: made here, with the published number of films of each view.
+    """Its tables are for credentialed users only: made here, with the published number of images of each view.
 
-    tested: so many AP films are in the test split.
+    tested: so many AP images are in the test split.
     """
     view = np.repeat(list(MIMIC_VIEWS), list(MIMIC_VIEWS.values()))
     number = np.arange(len(view))

@@ -1,4 +1,4 @@
-"""Small releases in the official layouts: drawn films, the real formats of tables, names and masks."""
+"""Small releases in the official layouts: drawn images, the real formats of tables, names and masks."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def dicom(path, seed=0):
 
 
 def chestxray14(raw):
-    """Two archives; the third listed film is not there."""
+    """Two archives; the third listed image is not there."""
     film(raw / "images_001" / "images" / "00000001_000.png")
     film(raw / "images_002" / "images" / "00000002_000.png", 1)
     header = (
@@ -71,7 +71,7 @@ def chestxray14(raw):
 
 
 def chexpert(raw):
-    """Three train films of two patients, one of them said to be LL; a lateral one; a valid film."""
+    """Three train images of two patients, one of them said to be LL; a lateral one; a valid image."""
     rows = {
         "train": [
             ("patient00001/study1/view1_frontal.jpg", "Female,68,Frontal,AP", "1.0,,,,,,,,,0.0,,,,1.0"),
@@ -137,7 +137,7 @@ def covidx(raw, lists):
 
 
 def covidx9a(raw):
-    """A name with a blank, and a patient with films of two sources."""
+    """A name with a blank, and a patient with images of two sources."""
     train = [
         "3 a b.jpeg pneumonia cohen",
         "3 c.png COVID-19 rsna",
@@ -158,7 +158,7 @@ def covidx_cxr4(raw):
 
 
 def siim(raw):
-    """Two pieces of mask on one film, one on another, none on two; ids hold dots."""
+    """Two pieces of mask on one image, one on another, none on two; ids hold dots."""
     ids = [f"1.2.276.0.7230010.3.1.4.8323329.{number}.1517875201.8508{number}" for number in range(4)]
     for number, name in enumerate(ids):
         dicom(raw / "dicom-images-train" / f"1.2.{number}" / f"1.3.{number}" / f"{name}.dcm", number)
@@ -174,7 +174,7 @@ def siim(raw):
 
 
 def rsna(raw):
-    """Two boxes on one film, one on another, none on two."""
+    """Two boxes on one image, one on another, none on two."""
     names = [f"0004cfab-14fd-4e49-80ba-63a80b6bddd{number}" for number in range(4)]
     for number, name in enumerate(names):
         dicom(raw / "stage_2_train_images" / f"{name}.dcm", number)
@@ -185,7 +185,7 @@ def rsna(raw):
 
 
 def shenzhen(raw):
-    """Two films with tuberculosis, of which one has two regions of one abnormality and one of another."""
+    """Two images with tuberculosis, of which one has two regions of one abnormality and one of another."""
     for number, tuberculosis in ((1, 0), (2, 0), (327, 1), (330, 1)):
         stem = f"CHNCXR_{number:04}_{tuberculosis}"
         film(raw / "CXR_png" / f"{stem}.png", number)
@@ -201,7 +201,7 @@ def shenzhen(raw):
 
 
 def lungs(raw):
-    """Masks of 0 and 1, some named as their film and some with _mask."""
+    """Masks of 0 and 1, some named as their image and some with _mask."""
     for folder, numbers in (("Train", range(5)), ("Test", range(5, 7))):
         for number in numbers:
             film(raw / folder / "Images" / f"film_{number}.png", number)
@@ -210,7 +210,7 @@ def lungs(raw):
 
 
 def masks(raw):
-    """A mask named as its film, one that adds its finding, one in its finding's folder, a film without."""
+    """A mask named as its image, one that adds its finding, one in its finding's folder, an image without."""
     for number in range(3):
         film(raw / "images" / f"p{number}_1.png", number)
     mask(raw / "masks" / "p0_1.png", (0, 0, 24, 24))
@@ -219,7 +219,7 @@ def masks(raw):
 
 
 def coco(raw):
-    """Two boxes of one category on one film, one of another; a box half a pixel over the border."""
+    """Two boxes of one category on one image, one of another; a box half a pixel over the border."""
     for number in range(3):
         film(raw / "images" / f"p{number}_1.png", number)
     content = {

@@ -73,7 +73,7 @@ def test_importing_evax_is_quick_and_needs_no_torch():
     assert any(seconds("import evax") < 0.3 for _ in range(3))
 
 
-def test_reading_a_film_needs_neither_torch_nor_pandas():
+def test_reading_an_image_needs_neither_torch_nor_pandas():
     loaded = modules_after("import evax; evax.read_image")
     assert not loaded & {"torch", "pandas", "matplotlib", "timm"}
 

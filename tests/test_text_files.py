@@ -121,7 +121,7 @@ def test_a_recipe_that_is_no_utf_8_is_refused(tmp_path):
 @pytest.mark.parametrize("encoding", ["ascii", "iso-8859-1"])
 def test_a_terminal_that_lacks_letters_is_shown_their_escapes(monkeypatch, encoding):
     shown = io.BytesIO()
-    monkeypatch.setattr("evax.jobs.recipes.recipes", lambda config: "films of 肺 ┏━┓")
+    monkeypatch.setattr("evax.jobs.recipes.recipes", lambda config: "images of 肺 ┏━┓")
     monkeypatch.setattr(sys, "argv", ["evax", "recipes"])
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(shown, encoding, write_through=True))
     with pytest.raises(SystemExit) as stop:
@@ -135,7 +135,7 @@ def test_a_terminal_that_lacks_letters_is_shown_their_escapes(monkeypatch, encod
 
 @pytest.fixture(scope="module")
 def raw(tmp_path_factory):
-    """Class folders and films with names of several scripts; one name is no UTF-8, one film is damaged."""
+    """Class folders and images with names of several scripts; one name is no UTF-8, one image is damaged."""
     folder = tmp_path_factory.mktemp("raw") / "Köln 肺"
     for number in range(6):
         film(folder / "Größe" / f"é{number} 肺.png", number)
@@ -175,7 +175,7 @@ def other_locale(request, tmp_path):
     return environment
 
 
-def test_a_recipe_and_films_give_the_same_store_in_every_locale(raw, utf_8_store, other_locale, tmp_path):
+def test_a_recipe_and_images_give_the_same_store_in_every_locale(raw, utf_8_store, other_locale, tmp_path):
     lists = raw.with_name("Listen é")
     recipe = {"raw": str(raw), "out": str(tmp_path / "肺"), "source": "folders", "lists": str(lists)}
     recipe |= {"size": 16, "workers": 1}

@@ -22,9 +22,9 @@ predictor = evax.open_bundle(sys.argv[1])
 encoder = evax.create_encoder("eva_x_tiny_patch16_224", img_size=64, depth=1)
 cnn = evax.create_encoder("densenet121")
 picture = Image.new("L", (8, 8))
-film = evax.Radiograph(np.zeros((64, 64), np.float32))
+image = evax.Radiograph(np.zeros((64, 64), np.float32))
 no_paths = [None, 3, b"film.png", np.zeros((8, 8)), picture, torch.zeros(8, 8), ["film.png"], "a\\0b"]
-no_films = [*no_paths[:6], "a\\0b", {"film.png"}, {"film.png": 1}]  # a list of films is one
+no_films = [*no_paths[:6], "a\\0b", {"film.png"}, {"film.png": 1}]  # a list of images is one
 no_images = [
     None, "film.png", np.zeros((1, 1, 64, 64), np.float32), torch.zeros(64, 64), torch.zeros(1, 2, 64, 64),
     torch.zeros(1, 1, 64, 64, dtype=torch.uint8), torch.zeros(1, 1, 64, 64, dtype=torch.float64),
@@ -37,15 +37,15 @@ calls = [
     *((evax.open_store, value) for value in no_paths),
     *((evax.open_bundle, value) for value in no_paths),
     *((predictor, value) for value in no_films),
-    *((predictor, [film, value]) for value in no_films),
+    *((predictor, [image, value]) for value in no_films),
     *((predictor.predict, value) for value in [*no_films, []]),
     *((evax.grad_cam, predictor, value, "Mass") for value in no_films),
-    *((evax.grad_cam, value, film, "Mass") for value in no_paths),
-    *((evax.grad_cam, predictor, film, value) for value in (None, 0, [])),
+    *((evax.grad_cam, value, image, "Mass") for value in no_paths),
+    *((evax.grad_cam, predictor, image, value) for value in (None, 0, [])),
     *((predictor.predict_inputs, value) for value in ([[1]], np.zeros((0, 1, 64, 64), np.float32))),
     *((lambda bits: evax.read_image("deep.png", bits), bits) for bits in ("12", True, 17, 12.5)),
-    *((lambda mm: evax.Radiograph(film.pixels, mm), mm) for mm in (0.14, ("a", "b"), (0.1,))),
-    (evax.grad_cam, predictor, film, "Mass", "norm2"),
+    *((lambda mm: evax.Radiograph(image.pixels, mm), mm) for mm in (0.14, ("a", "b"), (0.1,))),
+    (evax.grad_cam, predictor, image, "Mass", "norm2"),
     (evax.open_bundle, sys.argv[1], 3), (evax.open_bundle, sys.argv[1], []),
     *((evax.create_encoder, value) for value in (None, 3, [], "resnet51")),
     *((evax.create_encoder, "eva_x_tiny_patch16_224", value) for value in [*no_paths[1:], {}]),
@@ -85,7 +85,7 @@ def test_wrong_inputs_of_every_public_function_end_in_a_sentence_of_evax(refusal
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        ("[None]", "a film by its path (str or pathlib.Path), not by NoneType"),
+        ("[None]", "an image by its path (str or pathlib.Path), not by NoneType"),
         ("[[Radiograph(", "evax.Radiograph(pixels)"),
         ("torch.uint8)]", "normalise them, as (pixels / 255 - mean) / std"),
         ("torch.float64)]", "The images are torch.float64 and the encoder torch.float32"),

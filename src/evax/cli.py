@@ -16,22 +16,22 @@ from evax.errors import EvaxError, Interrupted, install_command, unknown_name, w
 from evax.options import config_class
 
 COMMANDS = {  # name: what it does; module, function and config class (evax.options) share the name
-    "demo": "the whole journey on synthetic films, or on the films of a recipe, with a report",
-    "fetch": "public films or synthetic ones, or how to ask for them",
-    "prepare": "films -> store",
-    "audit": "stores -> patients and duplicate films across splits and stores; what leaks",
+    "demo": "the whole journey on synthetic images, or on the images of a recipe, with a report",
+    "fetch": "public images or synthetic ones, or how to ask for them",
+    "prepare": "images -> store",
+    "audit": "stores -> patients and duplicate images across splits and stores; what leaks",
     "describe": "stores -> what they are made of, side by side, and whether they differ",
     "pretrain": "unlabelled stores -> encoder",
     "finetune": "labelled store + encoder -> classifier, tested once",
-    "embed": "encoder + films or store -> table of features",
+    "embed": "encoder + images or store -> table of features",
     "probe": "labelled store + encoder as it is -> linear probe and nearest neighbours, tested once",
     "fewshot": "finetune on shares of the labels, with several seeds: how many labels are needed?",
-    "compare": "runs tested on the same films -> table, figures and page with paired differences",
+    "compare": "runs tested on the same images -> table, figures and page with paired differences",
     "crossvalidate": "finetune on folds of the patients, or with each hospital left out",
     "segment": "store with masks + encoder -> segmenter, tested once",
     "localize": "does Grad-CAM find the boxes or masks of a store?",
     "export": "bundle -> ONNX for machines without torch, compared with torch first",
-    "predict": "classifier + films -> table",
+    "predict": "classifier + images -> table",
     "zoo": "published weights: list, fetch, convert",
     "recipes": "the paper's experiments: list, show",
 }
@@ -70,7 +70,7 @@ def run(arguments: list[str]) -> int:
     except EvaxError as error:
         _write_error(f"evax {name}: {error}\n")
         return 1
-    except ModuleNotFoundError as error:  # the base installation reads and scores films, no more
+    except ModuleNotFoundError as error:  # the base installation reads and scores images, no more
         if str(error.name).startswith("evax"):
             raise
         _write_error(f"evax {name}: this needs the package {error.name}: {install_command('train')}\n")

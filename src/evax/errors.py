@@ -17,7 +17,7 @@ class EvaxError(Exception):
 
 
 class DataError(EvaxError):
-    """A film, table, store or run folder is not what it should be."""
+    """An image, table, store or run folder is not what it should be."""
 
 
 class WeightsError(EvaxError):

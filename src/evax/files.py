@@ -106,7 +106,7 @@ def checked_path(path: Any, by: str) -> Path:
     return Path(text)
 
 
-def refuse_existing(path: Path) -> None:
+def check_absent(path: Path) -> None:
     """Nothing is written over. Raises DataError for a file that is there."""
     if path.exists():
         raise DataError(f"{path} exists. Choose another --out.")
@@ -121,7 +121,7 @@ def make_folder(path: Path, mode: int = 0o777) -> Path:
     return path
 
 
-def refuse_second_writer(file: IO[Any], out: Path) -> None:
+def check_single_writer(file: IO[Any], out: Path) -> None:
     """Locks a file until it is closed or its process dies; there are no such locks on Windows.
 
     out: what is being written. Raises DataError when another run holds the lock.
@@ -152,7 +152,7 @@ class FolderLock:
         except OSError as error:
             raise DataError(f"{folder} cannot be written into: {error.strerror}. Choose another.") from error
         try:
-            refuse_second_writer(file, folder)
+            check_single_writer(file, folder)
             if not _is_at(file, path):  # the run before took its file away between our two steps
                 raise DataError(f"Another run was writing {folder} a moment ago: try again.")
         except DataError:

@@ -19,7 +19,7 @@ from evax.data.depth import common_bits
 from evax.data.preprocess import Preprocess
 from evax.data.sources import read_source
 from evax.data.unlabelled import common_preprocess
-from evax.data.workers import FilmReaders
+from evax.data.workers import ImageReaders
 from evax.deploy.bundle import starting_preprocess
 from evax.errors import ConfigError, DataError
 from evax.jobs.prepare import prepare
@@ -47,7 +47,7 @@ def stored(raw, out, **options):
     return build_store(read_source("folders", raw, {}), out, size=SIDE, **options)
 
 
-class Here(FilmReaders):
+class Here(ImageReaders):
     """Reads in this process, for speed."""
 
     def __init__(self):
@@ -138,7 +138,7 @@ def test_at_most_so_many_pictures_are_decoded_evenly_over_all(tmp_path, monkeypa
     assert looked == ["000.png", "003.png", "006.png"]
 
 
-def test_a_mixed_store_reads_8_bit_and_dicom_films_as_ever(tmp_path):
+def test_a_mixed_store_reads_8_bit_and_dicom_images_as_ever(tmp_path):
     raw = tmp_path / "raw"
     deep(raw / "a.png", 4095)
     eight = np.random.default_rng(0).integers(0, 256, (SIDE, SIDE), dtype=np.uint8)
@@ -158,7 +158,7 @@ def test_bits_that_are_given_go_before_what_the_pictures_say(tmp_path, caplog):
     store = evax.open_store(prepare(config))
     assert (store.bits, store.card["bits"]) == (14, 14)
     np.testing.assert_array_equal(store.pixels(0), np.rint(pixels / (2**14 - 1) * 255))
-    assert "1 films hold values above the depth of the store (--bits) and show them white" in caplog.text
+    assert "1 images hold values above the depth of the store (--bits) and show them white" in caplog.text
 
 
 def test_a_picture_far_below_the_depth_that_is_named_says_so(tmp_path):

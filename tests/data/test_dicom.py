@@ -126,7 +126,7 @@ def test_windows_are_in_units_after_the_rescale(tmp_path):
     np.testing.assert_allclose(read_dicom(path).pixels, expected, atol=1e-6)
 
 
-def test_a_negative_slope_turns_the_film_over(tmp_path):
+def test_a_negative_slope_turns_the_image_over(tmp_path):
     stored = film(12)
     path = write(tmp_path / "a.dcm", stored, BitsStored=12, RescaleSlope=-1, RescaleIntercept=4095)
     upright = write(tmp_path / "b.dcm", 4095 - stored, BitsStored=12)
@@ -170,7 +170,7 @@ def test_a_lookup_table_that_understates_its_bits_is_not_clipped(tmp_path):
     np.testing.assert_allclose(read_dicom(path).pixels, film(8) / 255, atol=1e-6)
 
 
-def test_lookup_table_of_a_rescaled_film_may_start_below_zero(tmp_path):
+def test_lookup_table_of_a_rescaled_image_may_start_below_zero(tmp_path):
     stored = np.arange(100, dtype="u2")[None]
     table = lookup_table(
         np.arange(101) * 40, 65536 - 50, 12
@@ -211,7 +211,7 @@ def test_a_high_bit_at_the_top_shifts_the_values_down(tmp_path):
     np.testing.assert_array_equal(shifted.pixels, clean.pixels)
 
 
-def test_too_few_bits_stored_do_not_wrap_a_compressed_film_around(tmp_path):
+def test_too_few_bits_stored_do_not_wrap_a_compressed_image_around(tmp_path):
     ramp = np.linspace(0, 60000, 1600).astype("u2").reshape(40, 40)
     path = tmp_path / "a.dcm"
     write(path, ramp, JPEG2000Lossless, WindowCenter=30000, WindowWidth=60000)
@@ -232,7 +232,7 @@ def test_eight_bits_in_sixteen_keep_their_full_scale_without_a_window(tmp_path, 
     np.testing.assert_allclose(read_dicom(path).pixels, expected, atol=1e-6)
 
 
-def test_one_bit_films_are_black_and_white(tmp_path):
+def test_one_bit_images_are_black_and_white(tmp_path):
     stored = np.array([[0, 1, 1, 0, 1, 0, 0, 1]], dtype="u1")
     path = write(tmp_path / "a.dcm", stored, BitsAllocated=1, BitsStored=1, PixelData=b"\x96\0")
     np.testing.assert_array_equal(read_dicom(path).pixels, stored)
@@ -352,14 +352,14 @@ def test_photometric_interpretation_decides_the_polarity(tmp_path, photometric, 
     assert radiograph.issues == issues
 
 
-def test_the_rare_values_of_a_nearly_empty_film_are_shown(tmp_path):
+def test_the_rare_values_of_a_nearly_empty_image_are_shown(tmp_path):
     stored = np.full((100, 100), 900, "u2")
     stored[50, 50:52] = 400, 1400
     pixels = read_dicom(write(tmp_path / "a.dcm", stored, BitsStored=12)).pixels
     np.testing.assert_allclose(pixels[50, 49:53], [0.5, 0, 1, 0.5], atol=1e-6)
 
 
-def test_a_film_of_one_value_is_blank(tmp_path):
+def test_an_image_of_one_value_is_blank(tmp_path):
     path = write(tmp_path / "a.dcm", np.full((4, 4), 900, "u2"), BitsStored=12)
     assert set(read_dicom(path).issues) == {"no_window", "blank"}
 
@@ -367,7 +367,7 @@ def test_a_film_of_one_value_is_blank(tmp_path):
 # --- colour -----------------------------------------------------------------------------------------
 
 
-def test_an_rgb_capture_of_a_grey_film_is_grey(tmp_path):
+def test_an_rgb_capture_of_a_grey_image_is_grey(tmp_path):
     grey = film(8)
     radiograph = read_dicom(write(tmp_path / "a.dcm", np.repeat(grey[..., None], 3, axis=2)))
     np.testing.assert_allclose(radiograph.pixels, grey / 255, atol=1e-6)
@@ -494,7 +494,7 @@ BITS_ABOVE = r"Bits Stored \(0028,0101\) is 20, more than Bits Allocated 16"
         (lambda p: p.mkdir(), "folder"),
     ],
 )
-def test_what_is_no_single_film_is_refused_with_name_and_reason(tmp_path, make, reason, caplog, recwarn):
+def test_what_is_no_single_image_is_refused_with_name_and_reason(tmp_path, make, reason, caplog, recwarn):
     path = tmp_path / "film.dcm"
     make(path)
     with pytest.raises(DataError, match=reason) as refusal:
@@ -550,7 +550,7 @@ def test_a_damaged_jpeg_frame_does_not_end_the_process(tmp_path, whole, broken):
         read_dicom(path)
 
 
-def test_a_compressed_film_without_transfer_syntax_is_refused(tmp_path):
+def test_a_compressed_image_without_transfer_syntax_is_refused(tmp_path):
     path = write(tmp_path / "a.dcm", film(8), JPEG2000Lossless)
     path.write_bytes(bare(path))
     with pytest.raises(DataError, match="does not name its transfer syntax"):
@@ -563,7 +563,9 @@ def test_a_compressed_film_without_transfer_syntax_is_refused(tmp_path):
     tail=st.binary(max_size=20),
     keep=st.integers(0, 4000),
 )
-def test_damaged_bytes_end_in_a_film_or_a_data_error_without_the_patient(tmp_path_factory, flips, tail, keep):
+def test_damaged_bytes_end_in_an_image_or_a_data_error_without_the_patient(
+    tmp_path_factory, flips, tail, keep
+):
     path = tmp_path_factory.getbasetemp() / "damaged.dcm"
     write(path, film(8), WindowCenter=100, WindowWidth=100, VOILUTSequence=[lookup_table(range(256), 0, 8)])
     content = bytearray(path.read_bytes()[: max(keep, 400)] + tail)
@@ -721,7 +723,7 @@ def view_code(value):
         ({"PresentationIntentType": "FOR PROCESSING"}, "PA", ("for_processing",)),
     ],
 )
-def test_view_and_kind_of_film_are_reported(tmp_path, tags, view, issues):
+def test_view_and_kind_of_image_are_reported(tmp_path, tags, view, issues):
     path = write(tmp_path / "a.dcm", film(8), **tags)
     radiograph = read_dicom(path)
     assert (radiograph.view, radiograph.issues) == (view, issues)
@@ -754,7 +756,7 @@ def test_age_is_in_whole_years_of_infants_in_whole_months_at_most_90_or_unknown(
     assert header.age == pytest.approx(age, abs=1e-9, nan_ok=True)
 
 
-def test_the_header_describes_the_film_and_does_not_show_the_patient(tmp_path):
+def test_the_header_describes_the_image_and_does_not_show_the_patient(tmp_path):
     path = write(tmp_path / "a.dcm", film(8), BodyPartExamined="CHEST", NumberOfFrames=1)
     header = read_header(path)
     assert header.patient_id == SECRET
@@ -783,7 +785,7 @@ def test_values_against_the_standard_are_not_quoted_in_warnings(tmp_path, recwar
     assert not [warning for warning in recwarn if SECRET in str(warning.message)]
 
 
-# --- real films -------------------------------------------------------------------------------------
+# --- real images -------------------------------------------------------------------------------------
 
 
 def real_film(name):
@@ -793,7 +795,7 @@ def real_film(name):
     return path
 
 
-def test_a_real_film_is_the_same_in_three_transfer_syntaxes():
+def test_a_real_image_is_the_same_in_three_transfer_syntaxes():
     plain, lossless, lossy = (read_dicom(real_film(f"RG1_{kind}.dcm")) for kind in ("UNCR", "J2KR", "J2KI"))
     np.testing.assert_array_equal(lossless.pixels, plain.pixels)
     assert np.abs(lossy.pixels - plain.pixels).mean() < 0.003
@@ -803,7 +805,7 @@ def test_a_real_film_is_the_same_in_three_transfer_syntaxes():
     assert spine > lung + 0.2  # bright = dense
 
 
-def test_a_real_film_agrees_with_pydicoms_own_window():
+def test_a_real_image_agrees_with_pydicoms_own_window():
     path = real_film("RG1_UNCR.dcm")
     dataset = pydicom.dcmread(path)
     oracle = pydicom.pixels.apply_voi_lut(
@@ -851,7 +853,7 @@ def test_no_refusal_and_no_warning_quotes_a_text_of_the_header(tmp_path, capfd, 
     assert not [warning for warning in recwarn if SECRET in str(warning.message)]
 
 
-def test_a_compressed_film_whose_end_is_cut_off_is_called_so(tmp_path):
+def test_a_compressed_image_whose_end_is_cut_off_is_called_so(tmp_path):
     path = write(tmp_path / "a.dcm", film(), JPEG2000Lossless)
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(DataError, match="lacks its pixel data, or their end"):

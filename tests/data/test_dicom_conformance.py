@@ -86,7 +86,7 @@ def by_dcmtk(source, target, *command):
 @pytest.mark.parametrize("syntax", GDCM_LOSSLESS)
 def test_what_gdcm_writes_without_loss_is_read_as_the_formulas_say(tmp_path, syntax, depth, photometric):
     bits, signed = DEPTHS[depth]
-    # without a window 8 bits keep their full scale; a deeper film has an estimated range, see test_dicom.py
+    # without a window 8 bits keep their full scale; a deeper image has an estimated range, see test_dicom.py
     stored, tags = film(bits, signed), window(bits, signed) if bits > 8 else {}
     plain = write(tmp_path / "a.dcm", stored, BitsStored=bits, PhotometricInterpretation=photometric, **tags)
     radiograph = read_dicom(by_gdcm(plain, tmp_path / "b.dcm", syntax))
@@ -212,7 +212,7 @@ def test_too_few_bits_stored_are_reported_and_every_value_is_shown(tmp_path, syn
 
 
 def overlay(stored, position):
-    """A rectangle in one unused bit of a film's pixels."""
+    """A rectangle in one unused bit of an image's pixels."""
     drawn = stored.copy()
     drawn[5:20, 8:30] |= stored.dtype.type(1 << position)
     return drawn
@@ -285,7 +285,7 @@ def test_a_palette_is_read_in_the_order_of_its_bytes(tmp_path, syntax, scale):
     )
 
 
-def test_a_real_palette_film_is_the_same_in_both_orders_of_bytes():
+def test_a_real_palette_image_is_the_same_in_both_orders_of_bytes():
     little, big = (get_testdata_file(f"OBXXXX1A{end}.dcm", download=False) for end in ("", "_expb"))
     if little is None:
         pytest.skip("the package pydicom-data is not installed")

@@ -1,4 +1,4 @@
-"""Compressed films and their headers: pictures as uncompressed, contradictions named, bounds kept."""
+"""Compressed images and their headers: pictures as uncompressed, contradictions named, bounds kept."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ GREY = smooth(8)
 
 
 def compressed(path, stored, frame, syntax=JPEG2000Lossless, **tags):
-    """A film whose header is of `stored` and of `tags`, and whose frame says what it says."""
+    """An image whose header is of `stored` and of `tags`, and whose frame says what it says."""
     return write(path, stored, syntax, PixelData=encapsulate([frame]), **tags)
 
 
@@ -71,7 +71,7 @@ def jpeg(pixels, quality=98, **options):
     at_the_top=st.booleans(),
     encoding=st.sampled_from(["RLE", "cells", "signed cells", "values"]),
 )
-def test_a_compressed_film_is_read_as_its_uncompressed_twin(
+def test_a_compressed_image_is_read_as_its_uncompressed_twin(
     tmp_path_factory, bits, signed, at_the_top, encoding
 ):
     """Whatever Bits Stored, High Bit and sign, and whether the stream holds whole cells or the values."""
@@ -131,7 +131,7 @@ def test_a_stream_shallower_than_its_header_is_shown_at_its_own_depth(tmp_path, 
     assert radiograph.issues == ("bits_conflict", "bad_window")
 
 
-def test_an_eight_bit_jpeg_under_a_deeper_header_is_an_eight_bit_film(tmp_path):
+def test_an_eight_bit_jpeg_under_a_deeper_header_is_an_eight_bit_image(tmp_path):
     for name, syntax in (("a", JPEGBaseline8Bit), ("b", JPEGExtended12Bit)):
         tags = {"BitsStored": 12, "WindowCenter": 2048, "WindowWidth": 4096}
         radiograph = read_dicom(compressed(tmp_path / name, GREY.astype("u2"), jpeg(GREY), syntax, **tags))
@@ -180,7 +180,7 @@ def test_where_stream_and_header_differ_in_sign_the_picture_without_jumps_is_sho
 @pytest.mark.parametrize("signed", [False, True])
 @pytest.mark.parametrize("slope", [1, 2])
 def test_a_window_in_the_units_of_the_sign_that_the_stream_has_not_is_passed_over(tmp_path, signed, slope):
-    """The film then has the contrast of its uncompressed twin without a window."""
+    """The image then has the contrast of its uncompressed twin without a window."""
     values = smooth(12, signed)
     tags = {"BitsStored": 12, "RescaleSlope": slope, "RescaleIntercept": 5}
     twin = read_dicom(write(tmp_path / "a.dcm", values, **tags))
@@ -219,7 +219,7 @@ def test_values_of_a_stream_beyond_bits_stored_are_not_cut_however_noisy(tmp_pat
 
 @pytest.mark.parametrize("syntax", ["native", "cells"])
 @pytest.mark.parametrize("noise", [0.005, 0.02, 0.05])
-def test_a_film_whose_noise_alone_exceeds_bits_stored_keeps_all_its_bits(tmp_path, syntax, noise):
+def test_an_image_whose_noise_alone_exceeds_bits_stored_keeps_all_its_bits(tmp_path, syntax, noise):
     grain = np.random.default_rng(0).normal(0, noise, (80, 72))
     values = (np.clip(smooth(16, shape=(80, 72)) / 65535 + grain, 0, 1) * 65535).astype("u2")
     whole = read_dicom(write(tmp_path / "a.dcm", values, **window(16, False)))
@@ -303,7 +303,7 @@ JPEGS = {  # frame, what it is
 
 @settings(max_examples=len(JPEGS) * len(PHOTOMETRIC), deadline=None, derandomize=True)
 @given(kind=st.sampled_from(list(JPEGS)), photometric=st.sampled_from(PHOTOMETRIC))
-def test_a_grey_film_saved_as_colour_jpeg_is_read_whatever_its_header_calls_it(
+def test_a_grey_image_saved_as_colour_jpeg_is_read_whatever_its_header_calls_it(
     tmp_path_factory, kind, photometric
 ):
     make, truth = JPEGS[kind]
@@ -337,7 +337,7 @@ def test_of_a_coloured_capture_the_markers_of_the_stream_say_what_its_components
 @pytest.mark.parametrize(
     "syntax", ["native", "RLELossless", "JPEGLSLossless", "JPEGLosslessProcess14_1", "J2K"]
 )
-def test_a_grey_film_in_colours_that_its_header_misnames_is_grey_in_every_syntax(tmp_path, syntax, wrong):
+def test_a_grey_image_in_colours_that_its_header_misnames_is_grey_in_every_syntax(tmp_path, syntax, wrong):
     stored = RGB if wrong == "YBR_FULL" else convert_color_space(RGB, "RGB", "YBR_FULL")
     path = write(tmp_path / "a.dcm", stored, PhotometricInterpretation=wrong)
     if syntax == "J2K":
@@ -500,7 +500,7 @@ def test_precincts_in_the_header_of_a_tile_count_too(tmp_path):
         read_image(path)
 
 
-def test_a_jpeg_2000_film_in_boxes_is_read_as_without(tmp_path):
+def test_a_jpeg_2000_image_in_boxes_is_read_as_without(tmp_path):
     frame = encode_array(smooth(12), bits_stored=12)
     bare = read_dicom(j2k_film(tmp_path / "a.dcm", smooth(12), frame, BitsStored=12))
     inside = read_dicom(j2k_film(tmp_path / "b.dcm", smooth(12), boxed(frame), BitsStored=12))
@@ -572,7 +572,7 @@ def test_pixels_of_several_frames_under_a_header_of_one_are_refused(tmp_path):
 
 
 def deflated_bomb(path, megabytes):
-    """A film in some kilobytes, whose private element inflates to so many megabytes."""
+    """An image in some kilobytes, whose private element inflates to so many megabytes."""
     write(path, GREY, DeflatedExplicitVRLittleEndian)
     content = path.read_bytes()
     start = 144 + int.from_bytes(content[140:144], "little")
@@ -611,7 +611,7 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
 """
 
 
-def test_a_film_of_a_few_kilobytes_takes_no_more_memory_than_its_header_announces(tmp_path):
+def test_an_image_of_a_few_kilobytes_takes_no_more_memory_than_its_header_announces(tmp_path):
     shape, whole = (1955, 1841), tmp_path / "whole.dcm"
     stored = np.zeros(shape, "u2")
     j2k_film(whole, stored, j2k(lambda *_: None, shape), BitsStored=12)
@@ -624,4 +624,4 @@ def test_a_film_of_a_few_kilobytes_takes_no_more_memory_than_its_header_announce
     found = subprocess.run(
         [sys.executable, "-c", PEAK, whole, *bombs], capture_output=True, text=True, check=True
     )
-    assert int(found.stdout) < 64  # MB above what one whole film takes; 7,100 by the first bomb alone
+    assert int(found.stdout) < 64  # MB above what one whole image takes; 7,100 by the first bomb alone

@@ -1,4 +1,4 @@
-"""Copies of a film are found whatever was done to them; different films are not taken for copies."""
+"""Copies of an image are found whatever was done to them; different images are not taken for copies."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from evax.data.building import build_store
-from evax.data.duplicates import aligned_correlations, compare_films
+from evax.data.duplicates import aligned_correlations, compare_images
 from evax.data.manifest import Manifest
 from evax.data.sources import read_source
 from evax.data.split import assign_splits
@@ -58,7 +58,7 @@ CHANGES = [resized, encoded_again, inverted, cropped, darker, all_at_once]
 
 @pytest.fixture(scope="module")
 def copies(store, tmp_path_factory):
-    """A store whose films are changed copies of the first films: film 10 k + n is film n after change k."""
+    """A store whose images are changed copies of the first films: image 10 k + n is image n after change k."""
     folder = tmp_path_factory.mktemp("copies")
     names = [f"{number}.png" for number in range(FILMS * len(CHANGES))]
     table = pd.DataFrame(
@@ -75,7 +75,7 @@ def copies(store, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def compared(store, copies):
-    return compare_films([store, copies])
+    return compare_images([store, copies])
 
 
 @pytest.mark.parametrize("number", range(len(CHANGES)), ids=[change.__name__ for change in CHANGES])
@@ -86,14 +86,14 @@ def test_every_changed_copy_is_found(compared, number):
         joined = groups.get(pair.first, {pair.first}) | groups.get(pair.second, {pair.second})
         groups |= dict.fromkeys(joined, joined)
     for row in range(FILMS):
-        assert (1, number * FILMS + row) in groups[0, row], f"the copy of film {row}"
+        assert (1, number * FILMS + row) in groups[0, row], f"the copy of image {row}"
 
 
 def test_only_copies_are_found(compared):
     assert compared.pairs
     for pair in compared.pairs:
         films = {place.row % FILMS if place.store else place.row for place in (pair.first, pair.second)}
-        assert len(films) == 1, f"{pair} are different films"
+        assert len(films) == 1, f"{pair} are different images"
 
 
 def test_a_negative_is_told_apart_from_a_copy(compared):
@@ -104,27 +104,27 @@ def test_a_negative_is_told_apart_from_a_copy(compared):
 
 
 def test_the_very_same_pixels_are_exact_duplicates_and_named_once(store):
-    found = compare_films([store, store])
+    found = compare_images([store, store])
     exact = [(first.row, second.row) for first, second, kind, *_ in found.pairs if kind == "exact"]
     assert exact == [(row, row) for row in range(len(store))]
     assert [pair for pair in found.pairs if pair.kind == "near"] == []
 
 
-def test_a_film_without_any_detail_resembles_nothing():
+def test_an_image_without_any_detail_resembles_nothing():
     flat, film = np.full((96, 96), 90, np.uint8), np.arange(96 * 96, dtype=np.uint8).reshape(96, 96)
     values = aligned_correlations([flat, flat], [film, flat], np.zeros(2, np.float32))
     assert np.isnan(values).all()
 
 
-def test_a_store_of_tiny_films_is_refused_with_the_size_that_is_needed(store):
+def test_a_store_of_tiny_images_is_refused_with_the_size_that_is_needed(store):
     small = ImageStore(store.path, store.card | {"size": 64}, store.manifest, [])
-    with pytest.raises(DataError, match="phantoms keeps films at 64 pixels.*--size 96"):
-        compare_films([store, small])
+    with pytest.raises(DataError, match="phantoms keeps images at 64 pixels.*--size 96"):
+        compare_images([store, small])
 
 
 @pytest.mark.real
-def test_real_films_of_different_exposures_are_not_paired(shared, tmp_path):
+def test_real_images_of_different_exposures_are_not_paired(shared, tmp_path):
     manifest = read_source("csv", shared / "hannover-covid19", {})
-    few = manifest.select(np.arange(len(manifest.table)) < 60)  # 17 patients with several films each
+    few = manifest.select(np.arange(len(manifest.table)) < 60)  # 17 patients with several images each
     build_store(few, tmp_path / "store", size=224)
-    assert compare_films([open_store(tmp_path / "store")]).pairs == []
+    assert compare_images([open_store(tmp_path / "store")]).pairs == []

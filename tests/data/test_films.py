@@ -8,7 +8,7 @@ import pytest
 from pydicom.uid import BasicTextSRStorage
 from tests.dicoms import SECRET, film, write
 
-from evax.data.films import count_films, files_below, find_films, kind_of_other
+from evax.data.films import count_images, files_below, find_images, kind_of_other
 from evax.errors import DataError
 
 
@@ -26,7 +26,7 @@ def test_linked_folders_are_read_and_none_of_them_twice_or_for_ever(tmp_path):
 
 @pytest.fixture
 def mixed(tmp_path):
-    """A film, and files of many kinds whose names are a person's."""
+    """An image, and files of many kinds whose names are a person's."""
     write(tmp_path / "film", film(8))
     write(tmp_path / "DICOMDIR", film(8))
     for name, content in {
@@ -38,24 +38,24 @@ def mixed(tmp_path):
     return tmp_path
 
 
-def test_what_is_no_film_is_counted_by_kind_in_one_warning_without_a_name(mixed, caplog):
-    assert count_films((mixed,)) == 1
-    assert [path.name for path in find_films((mixed,))] == ["film"]
+def test_what_is_no_image_is_counted_by_kind_in_one_warning_without_a_name(mixed, caplog):
+    assert count_images((mixed,)) == 1
+    assert [path.name for path in find_images((mixed,))] == ["film"]
     (warning,) = [record.getMessage() for record in caplog.records]
-    assert warning.startswith(f"{mixed}: 8 files are no films and are passed over: 2 PDF, ")
+    assert warning.startswith(f"{mixed}: 8 files are no images and are passed over: 2 PDF, ")
     assert set(warning.split(": ", 2)[2].rstrip(".").split(", ")) == {
         "2 PDF", "1 .csv", "1 .jp2", "1 .webp", "1 DICOMDIR", "1 no suffix", "1 unknown",
     }  # fmt: skip
     assert SECRET not in warning
 
 
-def test_a_folder_of_films_alone_needs_no_warning_and_one_without_films_tells_its_kinds(mixed, caplog):
-    count_films((mixed / "film",))
+def test_a_folder_of_images_alone_needs_no_warning_and_one_without_images_tells_its_kinds(mixed, caplog):
+    count_images((mixed / "film",))
     assert not caplog.text
     (mixed / "film").unlink()
-    with pytest.raises(DataError, match="No film found"):
-        count_films((mixed,))
-    assert "8 files are no films" in caplog.text
+    with pytest.raises(DataError, match="No image found"):
+        count_images((mixed,))
+    assert "8 files are no images" in caplog.text
 
 
 def test_a_file_that_may_not_be_read_is_counted_like_any_other(mixed, monkeypatch):
@@ -69,7 +69,7 @@ def test_a_file_that_may_not_be_read_is_counted_like_any_other(mixed, monkeypatc
 
     monkeypatch.setattr(Path, "open", denied)
     assert kind_of_other(mixed / "report.PDF") == ".pdf"
-    assert count_films((mixed,)) == 1
+    assert count_images((mixed,)) == 1
 
 
 def test_a_dicom_without_pixels_is_called_by_its_class(tmp_path):

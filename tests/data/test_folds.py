@@ -1,4 +1,4 @@
-"""Folds divide people, give every fold its share of each finding, and test every film once."""
+"""Folds divide people, give every fold its share of each finding, and test every image once."""
 
 from collections import Counter
 
@@ -14,7 +14,7 @@ from evax.errors import DataError
 
 
 def cohort(seed, patients=40):
-    """Patients with one to four films each, and three findings from common to rare, in any combination."""
+    """Patients with one to four images each, and three findings from common to rare, in any combination."""
     rng = np.random.default_rng(seed)
     units = np.repeat([f"p{number}" for number in range(patients)], rng.integers(1, 5, patients))
     return units, (rng.random((len(units), 3)) < (0.5, 0.2, 0.05)).astype(float)
@@ -26,7 +26,7 @@ def divider(units, labels, seed=0, only_train=(), validation=0.25):
 
 @settings(max_examples=30, deadline=None)
 @given(st.integers(0, 10_000), st.integers(2, 6), st.booleans())
-def test_every_film_is_tested_once_and_no_patient_is_on_two_sides(seed, folds, some_only_train):
+def test_every_image_is_tested_once_and_no_patient_is_on_two_sides(seed, folds, some_only_train):
     units, labels = cohort(seed)
     only_train = {"p1", "p2"} if some_only_train else set()
     made = divider(units, labels, seed, only_train).equal_folds(folds)
@@ -52,7 +52,7 @@ def test_folds_are_of_one_size_and_hold_their_share_of_the_rarest_findings_to_wi
     assert np.ptp([sum(count.values()) for count in counts]) <= 1
 
 
-def test_a_film_with_several_findings_counts_for_the_rarest_of_them():
+def test_an_image_with_several_findings_counts_for_the_rarest_of_them():
     labels = np.array([[1, 0, 0], [1, 0, 1], [1, 1, 0], [1, 1, 1], [0, np.nan, 0.0], [1, 1, 0]])
     assert strata_of(labels).tolist() == [2, 0, 1, 0, 3, 1]  # the third is the rarest, then the second
 
@@ -69,11 +69,11 @@ def test_a_hospital_is_left_out_with_all_patients_who_were_ever_there():
     north, south, west = divider(units, np.zeros((8, 1))).folds_by_value(site, "site")
     assert [north.name, south.name, west.name] == ["north", "south", "west"]
     assert north.test.tolist() == [0, 2]
-    assert 1 not in [*north.train, *north.validation]  # a's film of the south: a is tested in the north
+    assert 1 not in [*north.train, *north.validation]  # a's image of the south: a is tested in the north
     assert sorted([*north.train, *north.validation]) == [3, 4, 5, 6, 7]
 
 
-def test_films_that_only_train_do_so_but_for_the_hospital_that_is_tested():
+def test_images_that_only_train_do_so_but_for_the_hospital_that_is_tested():
     units = np.array(["a", "b", "c", "d", "e", "f"])
     site = ["north", "north", "north", "south", "south", "south"]
     north, south = divider(units, np.zeros((6, 1)), only_train={"a", "f"}).folds_by_value(site, "site")
@@ -82,7 +82,7 @@ def test_films_that_only_train_do_so_but_for_the_hospital_that_is_tested():
     assert (0 in south.train, 5 in south.train) == (True, False)
 
 
-def test_films_as_units_are_divided_by_chance_and_leak_patients():
+def test_images_as_units_are_divided_by_chance_and_leak_patients():
     units, _ = cohort(3)
     films = np.array([f"film{number}" for number in range(len(units))])
     made = Divider(films, None, np.ones(len(films), bool), 0.25, seed=0).equal_folds(5)

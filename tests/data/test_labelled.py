@@ -1,4 +1,4 @@
-"""Which films train, choose and are tested, whose labels are used, and of which findings."""
+"""Which images train, choose and are tested, whose labels are used, and of which findings."""
 
 import numpy as np
 import pandas as pd
@@ -56,7 +56,7 @@ def test_a_table_takes_the_place_of_the_store_s_split_and_what_it_does_not_name_
     assert data_fingerprint(store, path) != data_fingerprint(store, written(table, tmp_path / "other.csv"))
 
 
-def test_a_table_may_name_patients_instead_of_films(store, table, tmp_path):
+def test_a_table_may_name_patients_instead_of_images(store, table, tmp_path):
     path = written(table[["patient", "split"]].drop_duplicates(), tmp_path / "split.csv")
     assert column_of(store, path, "split") == table["split"].tolist()
 
@@ -100,13 +100,13 @@ def test_a_table_that_does_not_fit_says_what_is_wrong(store, table, tmp_path):
         split_rows(store, tmp_path / "missing.csv")
 
 
-def test_a_table_that_splits_patients_is_refused_unless_films_were_to_be_split(store, table, tmp_path):
+def test_a_table_that_splits_patients_is_refused_unless_images_were_to_be_split(store, table, tmp_path):
     several = table["patient"].value_counts().index[0]
     films = table.index[table["patient"] == several]
     assert len(films) > 1
     table.loc[films, "split"] = ["train", *["test"] * (len(films) - 1)]
     path = written(table, tmp_path / "split.csv")
-    with pytest.raises(DataError, match="puts films of 1 patients into more than one split"):
+    with pytest.raises(DataError, match="puts images of 1 patients into more than one split"):
         split_rows(store, path)
     assert set(films) <= {*split_rows(store, path, "film")[0], *split_rows(store, path, "film")[2]}
 
@@ -186,11 +186,11 @@ def test_soft_labels_of_a_store_depend_on_the_seed_alone(doubtful):
     assert np.isnan(known_labels(doubtful, "ignore", None)[:6, column]).all()
 
 
-def test_only_who_chooses_on_validation_films_needs_them(doubtful):
+def test_only_who_chooses_on_validation_images_needs_them(doubtful):
     doubtful.manifest.table["split"] = doubtful.manifest.table["split"].replace("val", "train")
     train, val, test = split_rows(doubtful, needs_validation=False)
     assert (len(val), len(train) + len(test)) == (0, len(doubtful))
-    with pytest.raises(DataError, match="has no val films"):
+    with pytest.raises(DataError, match="has no val images"):
         split_rows(doubtful)
 
 

@@ -13,7 +13,7 @@ from evax.data.duplicates import DuplicatePair, Place
 from evax.data.leaks import (
     describe_store,
     duplicate_counts,
-    film_table,
+    image_table,
     leaking_exposures,
     leaks,
     linked_leaks,
@@ -46,8 +46,8 @@ def near(a, b):
     return DuplicatePair(Place(*a), Place(*b), "near", 0.9, False)
 
 
-def test_a_test_film_that_is_trained_on_in_another_store_is_a_leak_of_that_store():
-    films = film_table([Store("test/a", "train/b"), Store("train/x", "train/y")], [near((0, 0), (1, 1))])
+def test_a_test_image_that_is_trained_on_in_another_store_is_a_leak_of_that_store():
+    films = image_table([Store("test/a", "train/b"), Store("train/x", "train/y")], [near((0, 0), (1, 1))])
     where = {"tested": 0, "trained": 1, "test_films": 1}
     assert leaks(films, same_patients=True) == [
         where | {"films_by_exposure": 1, "films_by_patient": 0, "patients": 0}
@@ -57,15 +57,15 @@ def test_a_test_film_that_is_trained_on_in_another_store_is_a_leak_of_that_store
 
 def test_duplicates_of_duplicates_belong_together():
     stores = [Store("test/a", "/b"), Store("val/c")]
-    films = film_table(stores, [near((0, 0), (0, 1)), near((0, 1), (1, 0))])
+    films = image_table(stores, [near((0, 0), (0, 1)), near((0, 1), (1, 0))])
     assert films["exposure"].nunique() == 1
     assert leaks(films, same_patients=False)[0]["films_by_exposure"] == 1
 
 
-def test_a_leak_that_no_pair_shows_names_the_films_it_goes_through():
+def test_a_leak_that_no_pair_shows_names_the_images_it_goes_through():
     stores = [Store("test/a", "test/b"), Store("train/c", "val/d"), Store("/e", "train/f")]
     pairs = [near((0, 0), (2, 0)), near((1, 0), (2, 0)), near((0, 1), (1, 1)), near((1, 1), (2, 1))]
-    films = film_table(stores, pairs)
+    films = image_table(stores, pairs)
     links = linked_leaks(films, pairs)
     assert links == [
         (Place(0, 0), Place(1, 0), (Place(2, 0),)),
@@ -77,20 +77,20 @@ def test_a_leak_that_no_pair_shows_names_the_films_it_goes_through():
 
 def test_duplicates_within_test_or_within_train_leak_nothing():
     stores = [Store("test/a", "train/b"), Store("test/c", "train/d")]
-    films = film_table(stores, [near((0, 0), (1, 0)), near((0, 1), (1, 1))])
+    films = image_table(stores, [near((0, 0), (1, 0)), near((0, 1), (1, 1))])
     assert leaks(films, same_patients=True) == []
     assert leaking_exposures(films) == set()
 
 
 def test_a_patient_name_leaks_between_stores_only_if_it_means_the_same_person():
-    films = film_table([Store("test/7", "test/8"), Store("train/7", "val/7")], [])
+    films = image_table([Store("test/7", "test/8"), Store("train/7", "val/7")], [])
     (leak,) = leaks(films, same_patients=True)
     assert (leak["films_by_patient"], leak["patients"], leak["test_films"]) == (1, 1, 2)
     assert leaks(films, same_patients=False) == []
 
 
 def test_a_patient_in_test_and_train_of_one_store_always_leaks_and_no_name_never_does():
-    films = film_table([Store("test/7", "train/7", "test/", "train/")], [])
+    films = image_table([Store("test/7", "train/7", "test/", "train/")], [])
     (leak,) = leaks(films, same_patients=False)
     assert leak["films_by_patient"] == 1
     assert patients_in_both(films) == [{"first": [0, "train"], "second": [0, "test"], "patients": 1}]
@@ -103,7 +103,7 @@ def test_pairs_are_counted_per_split_and_kind():
         near((0, 0), (1, 1)),
         DuplicatePair(Place(0, 1), Place(1, 0), "exact", 1.0, False),
     ]
-    assert duplicate_counts(film_table(stores, pairs), pairs) == [
+    assert duplicate_counts(image_table(stores, pairs), pairs) == [
         {"first": [0, "test"], "second": [1, "train"], "exact": 0, "near": 2},
         {"first": [0, "train"], "second": [1, "train"], "exact": 1, "near": 0},
     ]
@@ -124,8 +124,8 @@ def test_a_run_may_use_only_stores_that_an_audit_knows_and_passed(tmp_path):
         require_audit(path, [good])
 
 
-def test_films_without_a_named_patient_are_counted_and_a_run_on_them_is_warned(tmp_path, caplog):
-    # Store names its films 0, 1, 2, ..: the first patient is its film
+def test_images_without_a_named_patient_are_counted_and_a_run_on_them_is_warned(tmp_path, caplog):
+    # Store names its images 0, 1, 2, ..: the first patient is its image
     store = Store("train/0", "train/", "train/a", "test/a", fingerprint="half")
     card = describe_store("half", store, 0, [])
     assert (card["films"], card["patients"], card["films_of_unknown_patients"]) == (4, 1, 2)

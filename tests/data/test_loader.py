@@ -1,4 +1,4 @@
-"""Crops and batches: chance is keyed by (seed, epoch, film), so a run can stop, go on and use any threads."""
+"""Crops and batches: chance is keyed by (seed, epoch, image), so a run can stop, go on and use any threads."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from evax.data.augment import CROP, MASK, CropConfig, film_chance, random_crop, training_view
+from evax.data.augment import CROP, MASK, CropConfig, image_chance, random_crop, training_view
 from evax.data.building import build_store
-from evax.data.loader import FilmOrder, Films, training_batches, whole_batches
+from evax.data.loader import Films, ImageOrder, training_batches, whole_batches
 from evax.data.manifest import Manifest
 from evax.data.preprocess import Preprocess
 from evax.data.store import open_store
@@ -26,7 +26,7 @@ SEEDS = st.integers(0, 2**31)
 
 
 def chance(seed=0, epoch=0, film=0, purpose=CROP):
-    return film_chance(seed, epoch, film, purpose)
+    return image_chance(seed, epoch, film, purpose)
 
 
 def cut(config, seed):
@@ -57,14 +57,14 @@ def test_a_crop_keeps_to_its_area_and_aspect(seed, area, aspect):
     assert max(left + width, top + height) <= SIDE + 1
 
 
-def test_a_scaled_film_is_cut_at_the_input_s_size():
+def test_a_scaled_image_is_cut_at_the_input_s_size():
     config = CropConfig(scale=(0.4, 1.6), flip=0.0)
     crops = np.array([cut(config, seed) for seed in range(60)])
     widths, heights = crops[:, 2], crops[:, 3]
     np.testing.assert_allclose(widths, heights, atol=2)
     assert widths.min() == pytest.approx(
         64 / 1.6, abs=4
-    )  # the film of 256 pixels at 409, the crop 64 of them
+    )  # the image of 256 pixels at 409, the crop 64 of them
     assert widths.max() == pytest.approx(64 / 0.4, abs=8)
     assert np.median(64 / widths) == pytest.approx(1.0, abs=0.15)
     assert cut(CropConfig(scale=(0.1, 0.1), flip=0.0), seed=1)[2] == pytest.approx(
@@ -73,7 +73,7 @@ def test_a_scaled_film_is_cut_at_the_input_s_size():
 
 
 @pytest.mark.parametrize(("aspect", "longer"), [(2.0, 0), (0.5, 1)])
-def test_a_crop_that_would_not_fit_is_narrowed_to_the_film(aspect, longer):
+def test_a_crop_that_would_not_fit_is_narrowed_to_the_image(aspect, longer):
     sides = cut(CropConfig(area=(1.0, 1.0), aspect=(aspect, aspect), flip=0.0), seed=3)[2:]
     assert sides[longer] == pytest.approx(SIDE, abs=2)
     assert sides[1 - longer] == pytest.approx(SIDE / np.sqrt(2), abs=2)
@@ -102,13 +102,13 @@ def test_the_share_of_mirrored_crops_is_the_one_asked_for():
     assert np.mean([crop[0, 0] > crop[0, -1] for crop in crops]) == pytest.approx(0.25, abs=0.07)
 
 
-def test_a_crop_of_the_whole_film_at_its_own_size_is_the_film():
+def test_a_crop_of_the_whole_image_at_its_own_size_is_the_image():
     film = np.random.default_rng(0).integers(0, 256, (48, 48), dtype=np.uint8)
     whole = CropConfig(area=(1.0, 1.0), aspect=(1.0, 1.0), flip=0.0)
     np.testing.assert_array_equal(random_crop(film, 48, whole, chance()), film)
 
 
-def test_seed_epoch_film_and_purpose_each_change_the_numbers():
+def test_seed_epoch_image_and_purpose_each_change_the_numbers():
     draws = [
         chance(*key).random(4).tolist() for key in [(), (1,), (0, 1), (0, 0, 1), (0, 0, 0, MASK), (0, 1, 1)]
     ]
@@ -137,7 +137,7 @@ def test_ranges_that_make_no_sense_are_refused(option, value, message):
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory):
-    """Ten films, each of one grey: 0, 20, ... 180."""
+    """Ten images, each of one grey: 0, 20, ... 180."""
     folder = tmp_path_factory.mktemp("greys")
     names = [f"{grey:03}.png" for grey in range(0, 200, 20)]
     for name in names:
@@ -158,13 +158,13 @@ def greys(images):
     return images[:, 0, 0, 0].tolist()
 
 
-def test_a_list_of_films_joins_the_chosen_rows_of_its_stores(store):
+def test_a_list_of_images_joins_the_chosen_rows_of_its_stores(store):
     films = Films([(store, np.array([8, 2])), (store, store.rows("val"))])
     assert [int(films.pixels(film)[0, 0]) for film in range(len(films))] == [160, 40, 140, 160, 180]
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 10, 25])
-def test_every_epoch_shows_every_film_once_in_an_order_of_its_own(store, batch_size):
+def test_every_epoch_shows_every_image_once_in_an_order_of_its_own(store, batch_size):
     films = Films([(store, np.arange(10))])
     found = batches(films, range(-(-50 // batch_size)), batch_size=batch_size)
     seen = [pair for batch in found for pair in zip(batch.epochs.tolist(), batch.films.tolist(), strict=True)]
@@ -174,7 +174,7 @@ def test_every_epoch_shows_every_film_once_in_an_order_of_its_own(store, batch_s
     assert len({tuple(order) for order in orders}) == 5
 
 
-def test_the_images_are_those_of_the_films_a_batch_names(store):
+def test_the_images_are_those_of_the_images_a_batch_names(store):
     films = Films([(store, store.rows("train"))])
     for batch in batches(films):
         assert batch.images.shape == (4, 1, 16, 16)
@@ -182,24 +182,26 @@ def test_the_images_are_those_of_the_films_a_batch_names(store):
     assert [batch.step for batch in batches(films)] == list(range(6))
 
 
-def test_a_film_gets_another_crop_in_every_epoch(phantom_store):
+def test_an_image_gets_another_crop_in_every_epoch(phantom_store):
     films = Films([(open_store(phantom_store), np.array([0]))])
     crops = [batch.images for batch in batches(films, batch_size=1)]
     assert all((one != other).any() for one, other in pairwise(crops))
 
 
-def test_stores_with_shares_are_shown_so_often_and_none_of_their_films_twice_before_all_others():
-    order = FilmOrder([30, 10], seed=4, shares=(1, 3))  # 10 and 30 of the 40 films of an epoch
+def test_stores_with_shares_are_shown_so_often_and_none_of_their_images_twice_before_all_others():
+    order = ImageOrder([30, 10], seed=4, shares=(1, 3))  # 10 and 30 of the 40 images of an epoch
     places = [order.place(position) for position in range(120)]
     for epoch in range(3):
         films = [film for _, film in places[40 * epoch : 40 * (epoch + 1)]]
         assert sum(film < 30 for film in films) == 10
-    assert len(set(places)) == 120  # every visit of a film has a number of its own, and with it crop and mask
+    assert (
+        len(set(places)) == 120
+    )  # every visit of an image has a number of its own, and with it crop and mask
     assert sorted(film for _, film in places if film < 30) == list(range(30))
     assert sorted(film for visit, film in places if visit == 2 and film >= 30) == list(range(30, 40))
-    again = FilmOrder([30, 10], seed=4, shares=(1, 3))
+    again = ImageOrder([30, 10], seed=4, shares=(1, 3))
     assert [again.place(position) for position in range(80, 120)] == places[80:]
-    assert [FilmOrder([30, 10], seed=5, shares=(1, 3)).place(p) for p in range(40)] != places[:40]
+    assert [ImageOrder([30, 10], seed=5, shares=(1, 3)).place(p) for p in range(40)] != places[:40]
 
 
 def test_the_slices_of_all_processes_are_the_batch_of_one(store):
@@ -254,14 +256,14 @@ def test_a_loop_that_is_left_early_ends_its_threads(store):
     assert threading.active_count() == before
 
 
-def test_whole_films_come_in_order_and_the_last_batch_is_smaller(store):
+def test_whole_images_come_in_order_and_the_last_batch_is_smaller(store):
     found = list(whole_batches(store.pixels, np.array([9, 0, 4, 1, 7]), batch_size=2, preprocess=SMALL))
     assert [len(batch) for batch in found] == [2, 2, 1]
     assert [grey for batch in found for grey in greys(batch)] == [180, 0, 80, 20, 140]
     assert found[0].shape == (2, 1, 16, 16)
 
 
-def test_training_can_see_films_as_evaluation_does(phantom_store):
+def test_training_can_see_images_as_evaluation_does(phantom_store):
     store = open_store(phantom_store)
     films = Films([(store, np.arange(4))])
     chain = Preprocess(store_size=96, input_size=16, resize_size=24)

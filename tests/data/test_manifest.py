@@ -39,7 +39,7 @@ def test_a_table_without_findings_has_labels_of_width_0():
     assert manifest(table(4)).labels().shape == (4, 0)
 
 
-def test_an_exclusive_table_with_one_finding_per_film_is_accepted():
+def test_an_exclusive_table_with_one_finding_per_image_is_accepted():
     ours = manifest(table(2, A=[1.0, 0.0], B=[0.0, 1.0]), ("A", "B"), exclusive=True)
     assert ours.labels().sum() == 2
 
@@ -55,19 +55,19 @@ def test_an_exclusive_table_with_one_finding_per_film_is_accepted():
         ({"A": [0.0, 0, 1]}, ("A", "A"), "the finding A has two columns, maybe in two spellings: keep one"),
     ],
 )
-def test_a_table_that_breaks_a_rule_is_refused_with_film_and_value(columns, findings, message):
+def test_a_table_that_breaks_a_rule_is_refused_with_image_and_value(columns, findings, message):
     with pytest.raises(DataError, match=message):
         manifest(table(**columns), findings)
 
 
 def test_an_empty_table_is_refused():
-    with pytest.raises(DataError, match="mine: the table has no films"):
+    with pytest.raises(DataError, match="mine: the table has no images"):
         manifest(table(0))
 
 
 @pytest.mark.parametrize(("second", "count"), [([0.0, 1.0, 1.0], 2), ([0.0, 0.0, 1.0], 0)])
-def test_an_exclusive_table_with_none_or_two_findings_on_a_film_is_refused(second, count):
-    message = f"mine: 1.png has {count} findings; a single-label table has exactly one per film"
+def test_an_exclusive_table_with_none_or_two_findings_on_an_image_is_refused(second, count):
+    message = f"mine: 1.png has {count} findings; a single-label table has exactly one per image"
     columns = {"A": [1.0, float(count == 2), 0.0], "B": second}
     with pytest.raises(DataError, match=message):
         manifest(table(**columns), ("A", "B"), exclusive=True)
@@ -102,7 +102,7 @@ def test_a_box_outside_its_image_or_in_pixels_or_empty_is_refused(box, message):
         manifest(table(), boxes=[("0.png", "A", 0.1, 0.1, 0.5, 0.5), ("1.png", "A", *box)])
 
 
-def test_a_box_of_a_film_that_is_not_in_the_table_is_refused():
+def test_a_box_of_an_image_that_is_not_in_the_table_is_refused():
     with pytest.raises(DataError, match="there is a box for 7.png, which is not in the table"):
         manifest(table(), boxes=[("7.png", "A", 0.1, 0.1, 0.5, 0.5)])
 

@@ -1,11 +1,11 @@
-"""Films and their masks: what is known of whom, and that a crop cuts both alike."""
+"""Images and their masks: what is known of whom, and that a crop cuts both alike."""
 
 import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
 
-from evax.data.augment import CropConfig, distorted, film_chance
+from evax.data.augment import CropConfig, distorted, image_chance
 from evax.data.building import build_store
 from evax.data.masked import (
     UNKNOWN,
@@ -25,7 +25,7 @@ SIZE = 64
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory):
-    """Six films, bright where their mask is: 0 to 2 have A, 3 is labelled without it, 4 not labelled; 2 and 5
+    """Six images, bright where their mask is: 0 to 2 have A, 3 is labelled without it, 4 not labelled; 2 and 5
     have B.
     """
     raw = tmp_path_factory.mktemp("raw")
@@ -58,7 +58,7 @@ def films_of(store, findings=(), with_absent=True):
     return MaskedData(store, names, known, rows, rows, rows, rows, rows)
 
 
-def test_a_film_labelled_without_the_finding_lies_outside_and_an_unlabelled_one_is_unknown(store):
+def test_an_image_labelled_without_the_finding_lies_outside_and_an_unlabelled_one_is_unknown(store):
     films = films_of(store)
     assert films.findings == ("A", "B")
     assert films.known.tolist() == [[True, True]] * 4 + [[False, True]] + [[True, True]]
@@ -67,7 +67,7 @@ def test_a_film_labelled_without_the_finding_lies_outside_and_an_unlabelled_one_
     assert (films.truth(4)[1] == 0).all()
 
 
-def test_as_in_the_paper_only_films_with_a_mask_are_known(store):
+def test_as_in_the_paper_only_images_with_a_mask_are_known(store):
     films = films_of(store, with_absent=False)
     assert films.known.tolist() == [[True, False]] * 2 + [[True, True]] + [[False, False]] * 2 + [
         [False, True]
@@ -97,7 +97,7 @@ def test_a_store_without_masks_is_refused_with_what_would_have_some(tmp_path):
 
 
 @pytest.mark.parametrize("epoch", range(6))
-def test_a_crop_shows_film_and_mask_at_the_same_place(store, epoch):
+def test_a_crop_shows_image_and_mask_at_the_same_place(store, epoch):
     films = films_of(store, ("A",), with_absent=False)
     view = masked_view(films, 32, CropConfig(area=(0.3, 1.0)), distort=False, seed=1)
     for number in (0, 1):
@@ -106,7 +106,7 @@ def test_a_crop_shows_film_and_mask_at_the_same_place(store, epoch):
         assert np.mean((seen[0] > 125) == (seen[1] == 1)) > 0.96  # but for the smoothed edge
 
 
-def test_whole_films_are_what_the_paper_trains_on_but_for_mirroring(store):
+def test_whole_images_are_what_the_paper_trains_on_but_for_mirroring(store):
     films = films_of(store, ("A",), with_absent=False)
     view = masked_view(films, SIZE, CropConfig(area=(1, 1), aspect=(1, 1)), distort=False, seed=0)
     film, mask = store.pixels(0), films.truth(0)[0]
@@ -118,7 +118,7 @@ def test_whole_films_are_what_the_paper_trains_on_but_for_mirroring(store):
 
 def test_brightness_and_contrast_move_within_the_published_range_and_leave_the_mask(store):
     film = np.full((8, 8), 100, np.uint8)
-    means = np.array([distorted(film, film_chance(0, epoch, 0, 3)).mean() for epoch in range(400)])
+    means = np.array([distorted(film, image_chance(0, epoch, 0, 3)).mean() for epoch in range(400)])
     assert 0.2 < np.mean(means == 100) < 0.3  # neither of two halves
     assert means.min() >= 0.5 * 68 - 1
     assert means.max() <= 1.5 * 132 + 1

@@ -340,10 +340,10 @@ def test_pieces_of_one_finding_are_united_and_kept_at_the_store_s_size(tmp_path)
     assert edema.sum() == 64
 
 
-def test_a_mask_of_another_aspect_than_its_film_is_refused(tmp_path):
+def test_a_mask_of_another_aspect_than_its_image_is_refused(tmp_path):
     mask(tmp_path / "a.png", (0, 0, 24, 24))
     with refused(
-        "The mask a.png of Mass has 48 x 48 pixels and its film 40 x 60: it belongs to another film"
+        "The mask a.png of Mass has 48 x 48 pixels and its image 40 x 60: it belongs to another image"
     ):
         stored_masks([("Mass", "a.png", "")], tmp_path, (60, 40), 16)
 
@@ -353,7 +353,7 @@ def test_a_mask_of_another_aspect_than_its_film_is_refused(tmp_path):
 
 @pytest.fixture
 def films(tmp_path):
-    """Three films; the first with two findings, the second with a mask that cannot be read."""
+    """Three images; the first with two findings, the second with a mask that cannot be read."""
     for number in range(3):
         film(tmp_path / f"{number}.png", number)
     mask(tmp_path / "m.png", (0, 0, 24, 48))
@@ -375,7 +375,7 @@ def changed(films, row, column, value):
     )
 
 
-def test_a_mask_of_no_film_or_of_no_piece_is_refused(films):
+def test_a_mask_of_no_image_or_of_no_piece_is_refused(films):
     with refused(f"{films.root.name}: there is a mask for 7.png, which is not in the table"):
         changed(films, 0, "image", "7.png")
     with refused(
@@ -389,7 +389,7 @@ def test_a_mask_of_no_film_or_of_no_piece_is_refused(films):
         )  # fmt: skip
 
 
-def test_a_store_keeps_the_masks_and_rejects_a_film_whose_mask_cannot_be_read(films, tmp_path):
+def test_a_store_keeps_the_masks_and_rejects_an_image_whose_mask_cannot_be_read(films, tmp_path):
     store = build_store(films, tmp_path / "store", size=16)
     assert list(store.manifest.table["image"]) == ["0.png", "2.png"]
     assert (store.path / "rejected.csv").read_text().splitlines()[1].startswith("1.png,bad.png is empty")
@@ -407,13 +407,13 @@ def test_a_store_keeps_the_masks_and_rejects_a_film_whose_mask_cannot_be_read(fi
 
 
 @pytest.mark.parametrize("index", [-1, 2, 10**6, np.int64(-3)])
-def test_a_number_that_no_film_has_is_refused_with_those_that_there_are(films, tmp_path, index, monkeypatch):
+def test_a_number_that_no_image_has_is_refused_with_those_that_there_are(films, tmp_path, index, monkeypatch):
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # as where no test checks the types
     without_masks = replace(films, masks=no_masks())
     for name, manifest in (("masked", films), ("plain", without_masks)):
         store = build_store(manifest.select(np.array([True, False, True])), tmp_path / name, size=16)
         for ask in (store.pixels, store.masks):
-            with pytest.raises(IndexError, match=f"has the films 0 to 1, and no film {index}"):
+            with pytest.raises(IndexError, match=f"has the images 0 to 1, and no image {index}"):
                 ask(index)
             for wrong in (1.5, "a", None, np.float32(1)):
                 with pytest.raises(TypeError, match="is given by its number, a whole one, not by"):

@@ -1,4 +1,4 @@
-"""Merged-520k: which films the paper likely took, and which of them would leak into a test."""
+"""Merged-520k: which images the paper likely took, and which of them would leak into a test."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ def raw(tmp_path):
 
 @pytest.fixture
 def lists(tmp_path):
-    """RSNA tests on a ChestX-ray14 film under another name, COVIDx on the same and on one nobody knows, a
-    third list on a CheXpert train film and a lateral one.
+    """RSNA tests on a ChestX-ray14 image under another name, COVIDx on the same and on one nobody knows, a
+    third list on a CheXpert train image and a lateral one.
     """
     folder = tmp_path / "lists"
     (folder / "rsna").mkdir(parents=True)
@@ -54,7 +54,7 @@ def lists(tmp_path):
     return folder
 
 
-def test_the_paper_s_composition_is_every_frontal_film_but_its_two_official_tests(raw, caplog):
+def test_the_paper_s_composition_is_every_frontal_image_but_its_two_official_tests(raw, caplog):
     with caplog.at_level(logging.INFO):
         manifest = list_source("merged_520k", raw, {})
     table = manifest.table
@@ -71,10 +71,10 @@ def test_the_paper_s_composition_is_every_frontal_film_but_its_two_official_test
         "chestxray14/images_002/images/00000002_000.png": "official test list of ChestX-ray14",
         "chexpert/valid/patient64541/study1/view1_frontal.jpg": "valid.csv of CheXpert",
     }
-    assert "Films that RSNA, SIIM-ACR and COVIDx test on are in it" in caplog.text
+    assert "Images that RSNA, SIIM-ACR and COVIDx test on are in it" in caplog.text
 
 
-def test_tested_films_are_left_out_under_whatever_name_with_their_patients(raw, lists, caplog):
+def test_tested_images_are_left_out_under_whatever_name_with_their_patients(raw, lists, caplog):
     with caplog.at_level(logging.INFO):
         manifest = list_source("merged_520k", raw, {"tested": lists})
     why = manifest.left_out
@@ -91,10 +91,10 @@ def test_tested_films_are_left_out_under_whatever_name_with_their_patients(raw, 
     assert ["mimic_cxr", "6", "4", "3"] in said
     assert ["together", "14", "9", "5"] in said
     warned = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
-    assert warned.pop(0).endswith("not read, because no list of tested films (*test*.txt): rsna/train.txt.")
+    assert warned.pop(0).endswith("not read, because no list of tested images (*test*.txt): rsna/train.txt.")
     unknown = warned
-    assert len(unknown) == 1, "what a list says of films that are left out anyway is known"
-    assert unknown[0].startswith("test_COVIDx9A.txt.gz: 1 of its names are no film of the three releases")
+    assert len(unknown) == 1, "what a list says of images that are left out anyway is known"
+    assert unknown[0].startswith("test_COVIDx9A.txt.gz: 1 of its names are no image of the three releases")
 
 
 def listing(raw, folder, content):
@@ -103,7 +103,7 @@ def listing(raw, folder, content):
     return list_source("merged_520k", raw, {"tested": folder})
 
 
-def test_a_patient_whose_lateral_film_alone_is_tested_is_left_out(raw, tmp_path):
+def test_a_patient_whose_lateral_image_alone_is_tested_is_left_out(raw, tmp_path):
     lines = "train/patient00002/study1/view2_lateral.jpg\nfiles/p10/p10000032/s50414267/d2.jpg\n"
     why = listing(raw, tmp_path / "lists", lines).left_out
     assert [why[image] for image in (PAPER[3], PAPER[4], PAPER[5])] == [SAME_PATIENT] * 3
@@ -118,7 +118,7 @@ def test_lists_are_found_in_any_case_and_other_files_are_named(raw, tmp_path, ca
     (lists / "RSNA_Test.TXT").write_text("00000003_000.png\n")
     why = list_source("merged_520k", raw, {"tested": lists}).left_out
     assert why[PAPER[1]] == "tested by RSNA_Test.TXT"
-    assert "not read, because no list of tested films (*test*.txt): more/val.txt, readme.md." in caplog.text
+    assert "not read, because no list of tested images (*test*.txt): more/val.txt, readme.md." in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -132,13 +132,13 @@ def test_lists_are_found_in_any_case_and_other_files_are_named(raw, tmp_path, ca
         ("view2_lateral.jpg", False),
     ],
 )
-def test_a_path_is_never_cut_down_to_another_patient_s_film(line, found, raw, tmp_path, caplog):
+def test_a_path_is_never_cut_down_to_another_patient_s_image(line, found, raw, tmp_path, caplog):
     why = listing(raw, tmp_path / "lists", f"{line}\n").left_out
     assert (PAPER[3] in why) == found, "of the same patient"
-    assert ("test.txt: 1 of its names are no film" in caplog.text) != found
+    assert ("test.txt: 1 of its names are no image" in caplog.text) != found
 
 
-def test_a_list_with_the_patient_first_names_its_films(raw, tmp_path):
+def test_a_list_with_the_patient_first_names_its_images(raw, tmp_path):
     why = listing(raw, tmp_path / "lists", "7 00000003_000.png normal rsna\n").left_out
     assert why[PAPER[1]] == "tested by test.txt"
 
@@ -165,7 +165,7 @@ def test_what_is_missing_or_no_list_is_said(raw, lists, tmp_path):
             list_source("merged_520k", raw, {"tested": folder})
 
     (lists / "found.csv").write_text("a,b\n")
-    refused("found.csv lacks the columns film, other")
+    refused("found.csv lacks the columns image, other")
     (lists / "mapping.json").write_text('{"img_id": "x"}')
     refused("mapping.json is not RSNA's mapping: a list of entries with img_id and subset_img_id")
     (tmp_path / "empty").mkdir()

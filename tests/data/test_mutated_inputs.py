@@ -1,4 +1,4 @@
-"""5 000 damaged films, masks, boxes, lists and tables: prepare ends, keeps what is readable and says why it
+"""5 000 damaged images, masks, boxes, lists and tables: prepare ends, keeps what is readable and says why it
 refused the rest.
 """
 
@@ -27,7 +27,7 @@ from evax.data.sources import list_source
 from evax.data.sources.own.coco import read_coco
 from evax.data.sources.own.csv import read_csv
 from evax.data.split import follow_lists
-from evax.data.workers import FilmFiles, StoredFilm, read_film
+from evax.data.workers import ImageFiles, StoredImage, read_one_image
 from evax.errors import DataError
 from evax.jobs.prepare import prepare
 from evax.options.data import PrepareConfig
@@ -197,7 +197,7 @@ def test_mutated_pictures_are_stored_or_rejected_with_a_reason(tmp_path):
 
 
 @pytest.mark.long
-def test_films_with_mutated_masks_are_stored_or_rejected_with_a_reason(tmp_path):
+def test_images_with_mutated_masks_are_stored_or_rejected_with_a_reason(tmp_path):
     rng, originals = np.random.default_rng(5), masks()
     raw = tmp_path / "raw"
     for folder in ("images", "masks"):
@@ -211,14 +211,14 @@ def test_films_with_mutated_masks_are_stored_or_rejected_with_a_reason(tmp_path)
 
 
 def check_boxes(manifest):
-    """Boxes lie in their images, and every film is read or rejected with a sentence."""
+    """Boxes lie in their images, and every image is read or rejected with a sentence."""
     corners = manifest.boxes[["x", "y", "width", "height"]].to_numpy(dtype=float)
     assert (corners >= 0).all()
     assert (corners[:, :2] + corners[:, 2:] <= 1 + 1e-6).all()
     for image in manifest.table["image"]:
-        film = FilmFiles(manifest.root / image, manifest.root, drawn_on=manifest.drawn_on.get(image))
-        answer = read_film(film, Preprocess(store_size=32))
-        assert isinstance(answer, StoredFilm) or 20 < len(answer) < 700
+        film = ImageFiles(manifest.root / image, manifest.root, drawn_on=manifest.drawn_on.get(image))
+        answer = read_one_image(film, Preprocess(store_size=32))
+        assert isinstance(answer, StoredImage) or 20 < len(answer) < 700
 
 
 @pytest.mark.long
@@ -287,7 +287,7 @@ def test_mutated_dicoms_are_stored_or_rejected_with_a_reason(tmp_path):
 
 
 @pytest.mark.long
-def test_no_mutated_film_takes_long_to_read_or_has_its_values_quoted(tmp_path, recwarn):
+def test_no_mutated_image_takes_long_to_read_or_has_its_values_quoted(tmp_path, recwarn):
     rng, originals = np.random.default_rng(2), [*pictures(tmp_path), *dicoms(tmp_path)]
     path = tmp_path / "film"
     for i in range(1000):

@@ -22,7 +22,7 @@ from evax.data.split import assign_splits, follow_lists
 from evax.data.store import open_store
 from evax.errors import DataError
 from evax.findings import as_spelled, canonical, is_blank, one_spelling, spelling_key
-from evax.jobs.localize import refuse_other_spellings
+from evax.jobs.localize import check_spellings
 from releases import chestxray14, chexpert, dicom, film, mask
 
 BOM = b"\xef\xbb\xbf"
@@ -101,14 +101,14 @@ def test_classes_of_a_table_that_differ_only_in_spelling_are_one_and_the_spellin
 @pytest.mark.parametrize("word", ["nan", "NaN", "NA", "n/a", "<NA>", "NULL", "#N/A", " "])
 def test_a_word_for_blank_is_no_class(tmp_path, word):
     assert is_blank(word)
-    with refused(r"column 'label', line 3 is blank.*Fill it in or leave the film out \(1 in all\)"):
+    with refused(r"column 'label', line 3 is blank.*Fill it in or leave the image out \(1 in all\)"):
         table_of(tmp_path, f"image,patient,label\na,1,sick\nb,2,{word}\n")
 
 
 def test_none_is_a_class_and_is_pointed_at(tmp_path, caplog):
     manifest = table_of(tmp_path, "image,patient,label\na,1,Mild\nb,2,None\n")
     assert manifest.findings == ("Mild", "None")
-    assert "1 films are of a class called None, and it is kept" in caplog.text
+    assert "1 images are of a class called None, and it is kept" in caplog.text
 
 
 def test_class_folders_that_differ_only_in_spelling_are_one_class(tmp_path, caplog):
@@ -181,7 +181,7 @@ def test_patients_that_differ_only_in_spelling_are_warned_of_by_line_and_never_b
     text = "image,patient,Mass\na,Ada,0\nb,ADA,1\nc,0042,0\nd,42.0,1\ne,nan,0\nf,None,1\n"
     table = table_of(tmp_path, text).table
     assert list(table["patient"]) == ["Ada", "ADA", "0042", "42.0", "images/e.png", "images/f.png"]
-    assert "2 of 6 films name no patient" in caplog.text
+    assert "2 of 6 images name no patient" in caplog.text
     assert (
         "4 patient IDs differ from another one only in case, Unicode form, blanks, '-' or '_' between words, "
         "leading zeros or a final '.0'"
@@ -210,7 +210,7 @@ def test_patients_of_headers_that_differ_only_in_spelling_are_counted_and_never_
     options = {"private": tmp_path / "private"} if source == "dicom" else {}
     table = read_source(source, tmp_path / "raw", options).table
     assert table["patient"].nunique() == 5
-    assert "2 of 5 films name no patient" in caplog.text
+    assert "2 of 5 images name no patient" in caplog.text
     assert "2 patient IDs differ from another one only in case" in caplog.text
     assert not any(name in caplog.text for name in ("ada", "ADA", "Bob"))
 
@@ -225,14 +225,14 @@ def test_patients_of_file_names_that_differ_only_in_zeros_are_warned_of(tmp_path
 # --- files ------------------------------------------------------------------------------------------
 
 
-def test_a_listed_film_is_found_though_its_file_name_has_another_unicode_form_or_case(tmp_path, caplog):
+def test_a_listed_image_is_found_though_its_file_name_has_another_unicode_form_or_case(tmp_path, caplog):
     text = f"image,patient,Mass\nb{NFC}bé.png,1,0\nIMG_1.PNG,2,1\nimages/x,3,0\n"
     table = table_of(tmp_path, text, names=(f"b{NFD}be\N{COMBINING ACUTE ACCENT}", "img_1", "x")).table
     assert all((tmp_path / image).is_file() for image in table["image"])
     assert "the names of 2 files differ from the listed ones in case or Unicode form" in caplog.text
 
 
-def test_a_film_is_not_taken_for_another_one_that_is_listed_itself_or_has_a_rival(tmp_path):
+def test_an_image_is_not_taken_for_another_one_that_is_listed_itself_or_has_a_rival(tmp_path):
     text = "image,patient,Mass\na,1,0\nA,2,1\nB_1,3,0\n"
     table = table_of(tmp_path, text, names=("a", "b_1", "b_1 ")).table
     (tmp_path / "images" / "B_1.PNG").write_bytes((tmp_path / "images" / "a.png").read_bytes())
@@ -241,7 +241,7 @@ def test_a_film_is_not_taken_for_another_one_that_is_listed_itself_or_has_a_riva
 
 
 @pytest.mark.parametrize("form", [NFC, NFD])
-def test_lists_and_split_tables_name_films_in_either_unicode_form(tmp_path, form, caplog):
+def test_lists_and_split_tables_name_images_in_either_unicode_form(tmp_path, form, caplog):
     caplog.set_level(logging.INFO, "evax")
     manifest = table_of(tmp_path, f"image,patient\n{NFD}1,1\n{NFD}2,2\n", names=(f"{NFD}1", f"{NFD}2"))
     lists = tmp_path / "lists"
@@ -249,13 +249,13 @@ def test_lists_and_split_tables_name_films_in_either_unicode_form(tmp_path, form
     (lists / "train.txt").write_bytes(BOM + f"{form}1.png\r\n".encode())
     (lists / "test.txt").write_bytes(BOM + f"IMAGES/{form.upper()}2.png 0 1\n".encode())
     assert list(follow_lists(manifest, lists).table["split"]) == ["train", "test"]
-    assert "2 of 2 listed films found" in caplog.text
+    assert "2 of 2 listed images found" in caplog.text
     store = build_store(assign_splits(manifest, 0, 0, 0), tmp_path / "store", size=16)
     (tmp_path / "split.csv").write_bytes(BOM + f"image,split\nimages/{form}1.png,val\n".encode())
     assert column_of(store, tmp_path / "split.csv", "split") == ["val", ""]
 
 
-def test_films_whose_names_differ_only_in_case_stay_two_films(tmp_path):
+def test_images_whose_names_differ_only_in_case_stay_two_images(tmp_path):
     manifest = table_of(tmp_path, "image,patient\na,1\nA,2\n", names=("a", "A"))
     lists = tmp_path / "lists"
     lists.mkdir()
@@ -273,16 +273,16 @@ def test_films_whose_names_differ_only_in_case_stay_two_films(tmp_path):
     ]  # fmt: skip
 
 
-def test_listed_films_that_are_missing_are_a_warning(tmp_path, caplog):
+def test_listed_images_that_are_missing_are_a_warning(tmp_path, caplog):
     caplog.set_level(logging.WARNING, "evax")
     manifest = table_of(tmp_path, "image,patient\na,1\n")
     (tmp_path / "lists").mkdir()
     (tmp_path / "lists" / "test.txt").write_text("a.png\nb.png\n")
     follow_lists(manifest, tmp_path / "lists")
-    assert "1 of 2 listed films found" in caplog.text
+    assert "1 of 2 listed images found" in caplog.text
 
 
-def test_a_mask_is_that_of_its_film_in_either_unicode_form(tmp_path):
+def test_a_mask_is_that_of_its_image_in_either_unicode_form(tmp_path):
     film(tmp_path / "images" / f"{NFC}_1.png")
     mask(tmp_path / "masks" / f"{NFD}_1_Mass.png", (0, 0, 9, 9))
     manifest = read_source("masks", tmp_path, {})
@@ -300,7 +300,7 @@ def latin(folder, name, source):
     return path
 
 
-def test_films_and_masks_whose_names_are_no_utf_8_are_kept_under_names_with_escapes(tmp_path):
+def test_images_and_masks_whose_names_are_no_utf_8_are_kept_under_names_with_escapes(tmp_path):
     film(tmp_path / "images" / "a.png")
     mask(tmp_path / "masks" / "a_Mass.png", (0, 0, 9, 9))
     latin(tmp_path / "images", b"b\xf6r_1.png", tmp_path / "images" / "a.png")
@@ -325,7 +325,7 @@ def test_a_dicom_tree_and_its_crosswalk_hold_names_that_are_no_utf_8(tmp_path):
     assert len(build_store(assign_splits(manifest, 0, 0, 0), tmp_path / "store", size=16)) == 1
 
 
-def test_a_coco_file_may_name_a_film_by_half_a_letter(tmp_path):
+def test_a_coco_file_may_name_an_image_by_half_a_letter(tmp_path):
     film(tmp_path / "a.png")
     latin(tmp_path, b"\xe9.png", tmp_path / "a.png")
     images = [
@@ -421,9 +421,9 @@ def test_boxes_under_another_spelling_than_the_bundle_s_are_refused(tmp_path):
     (tmp_path / "boxes.csv").write_text("image,finding,x,y,width,height\na,Rib fracture,0,0,1,1\n")
     manifest = table_of(tmp_path, "image,patient,Rib fracture\na,1,1\n")
     store = build_store(assign_splits(manifest, 0, 0, 0), tmp_path / "store", size=16)
-    refuse_other_spellings(store, ("Rib fracture", "Mass"))
+    check_spellings(store, ("Rib fracture", "Mass"))
     with refused("has boxes or masks of 'Rib fracture', which the bundle calls 'rib_fracture': prepare the"):
-        refuse_other_spellings(store, ("rib_fracture", "Mass"))
+        check_spellings(store, ("rib_fracture", "Mass"))
 
 
 @pytest.mark.parametrize("written", ["./f3.png", "images//f3.png", "./images/./f3", r".\images\f3.png"])

@@ -1,4 +1,4 @@
-"""Films that are inverted or turned are told from those that are not, on phantoms and on real films."""
+"""Images that are inverted or turned are told from those that are not, on phantoms and on real images."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from evax.data.orientation import LEFT_HALF, SIDE, orientation_issues
 from evax.data.phantom import make_phantom
 from evax.data.pictures import read_image
 
-FALSE_ALARMS = 0.001  # at most, of real films that lie as they should
+FALSE_ALARMS = 0.001  # at most, of real images that lie as they should
 
 
 @pytest.fixture(scope="module")
@@ -51,13 +51,13 @@ def test_the_mean_chest_is_that_of_the_phantoms(chests):
     assert np.corrcoef(np.mean(small, 0).ravel(), np.hstack([left, left[:, ::-1]]).ravel())[0, 1] > 0.9
 
 
-def test_a_film_whose_tag_contradicts_its_pixels_is_named_and_shown_as_its_tag_says(chests, tmp_path):
+def test_an_image_whose_tag_contradicts_its_pixels_is_named_and_shown_as_its_tag_says(chests, tmp_path):
     stored, path = np.rint(chests[0] * 255).astype(np.uint8), tmp_path / "a.dcm"
     right = read_image(write(path, stored))
     wrong = read_image(write(path, stored, PhotometricInterpretation="MONOCHROME1"))
     assert (right.issues, wrong.issues) == ((), ("looks_inverted",))
     np.testing.assert_allclose(wrong.pixels, 1 - right.pixels, atol=1e-6)
-    # of a hand, or of a film from the side, nobody knows how it should look
+    # of a hand, or of an image from the side, nobody knows how it should look
     for other in ({"BodyPartExamined": "HAND"}, {"ViewPosition": "LL"}):
         tags = other | {"PhotometricInterpretation": "MONOCHROME1"}
         assert "looks_inverted" not in read_image(write(path, stored, **tags)).issues
@@ -65,7 +65,7 @@ def test_a_film_whose_tag_contradicts_its_pixels_is_named_and_shown_as_its_tag_s
 
 @pytest.mark.real
 @pytest.mark.long
-def test_real_films_raise_at_most_one_alarm_in_a_thousand(shared):
+def test_real_images_raise_at_most_one_alarm_in_a_thousand(shared):
     alarms, inverted, films = Counter(), Counter(), 0
     for name in ("chestxray14-sample", "kermany-pneumonia", "hannover-covid19"):
         for path in sorted((shared / name / "images").iterdir()):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from evax.data.phantom import FINDINGS, PREVALENCE, film_owner, make_phantom
+from evax.data.phantom import FINDINGS, PREVALENCE, image_owner, make_phantom
 from evax.data.phantom_release import write_phantoms
 from evax.data.pictures import read_image
 from evax.errors import ConfigError
@@ -24,7 +24,7 @@ def owner(film):
     return film.patient
 
 
-def test_the_same_seed_and_index_give_the_same_film(films):
+def test_the_same_seed_and_index_give_the_same_image(films):
     for index in (0, 7):
         again = make_phantom(11, index)
         np.testing.assert_array_equal(again.pixels, films[index].pixels)
@@ -32,7 +32,7 @@ def test_the_same_seed_and_index_give_the_same_film(films):
         assert all((again.masks[finding] == films[index].masks[finding]).all() for finding in FINDINGS)
 
 
-def test_another_seed_or_index_gives_another_film(films):
+def test_another_seed_or_index_gives_another_image(films):
     others = [make_phantom(12, 0), films[1]]
     for other in others:
         assert other.pixels.shape != films[0].pixels.shape or (other.pixels != films[0].pixels).any()
@@ -71,7 +71,7 @@ def test_boxes_enclose_their_masks_tightly(films):
         assert all(not (film.masks[finding] & ~covered[finding]).any() for finding in FINDINGS)
 
 
-def test_films_of_a_patient_share_the_heart_and_follow_each_other(films):
+def test_images_of_a_patient_share_the_heart_and_follow_each_other(films):
     shared = 0
     for _, group in groupby(films, owner):
         of_patient = list(group)
@@ -80,10 +80,10 @@ def test_films_of_a_patient_share_the_heart_and_follow_each_other(films):
         assert len(facts) == 1
         shared += len(of_patient) > 1
     assert shared > 5
-    assert len({film.patient for film in films}) == 30  # twelve consecutive films are of six patients
+    assert len({film.patient for film in films}) == 30  # twelve consecutive images are of six patients
 
 
-def test_films_of_a_patient_differ_in_more_than_their_number(films):
+def test_images_of_a_patient_differ_in_more_than_their_number(films):
     pairs = [(a, b) for a, b in pairwise(films) if a.patient == b.patient]
     assert all(
         a.pixels.shape != b.pixels.shape or np.abs(a.pixels - b.pixels).mean() > 0.01 for a, b in pairs
@@ -103,7 +103,7 @@ def test_every_finding_is_about_as_frequent_as_prevalence_says(films):
 
 
 def test_a_finding_changes_the_pixels_where_its_mask_lies(films):
-    """Fluid, consolidation, nodules and a large heart are denser than the lungs of films without them."""
+    """Fluid, consolidation, nodules and a large heart are denser than the lungs of images without them."""
     lung = np.mean(
         [np.median(film.pixels[tuple(slice(s // 3, s // 2) for s in film.pixels.shape)]) for film in films]
     )
@@ -121,7 +121,7 @@ def test_views_sexes_ages_and_spacings_are_those_of_people(films):
 @pytest.mark.parametrize("arguments", [(-1, 0), (0, -1)])
 def test_negative_seeds_and_indices_are_refused(arguments):
     with pytest.raises(ConfigError, match="seed and index of a phantom must be at least 0"):
-        film_owner(*arguments)
+        image_owner(*arguments)
 
 
 # --- as files ---------------------------------------------------------------------------------------
@@ -140,7 +140,7 @@ def test_a_release_is_the_same_byte_for_byte_whatever_the_processes_and_grows_at
     assert all(more[path].startswith(content) for path, content in one.items() if path.suffix == ".csv")
 
 
-def test_the_files_of_a_release_show_the_film_and_tell_the_truth_about_it(phantoms):
+def test_the_files_of_a_release_show_the_image_and_tell_the_truth_about_it(phantoms):
     with (phantoms / "labels.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert {row["image"][-4:] for row in rows} == {".dcm", ".png"}

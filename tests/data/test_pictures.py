@@ -31,7 +31,7 @@ def save(path, pixels, mode=None, **options):
 
 @pytest.mark.parametrize("suffix", ["png", "tiff"])
 @pytest.mark.parametrize("mode", ["L", "RGB", "RGBA", "P", "LA"])
-def test_eight_bit_films_are_divided_by_255_in_every_mode(tmp_path, suffix, mode):
+def test_eight_bit_images_are_divided_by_255_in_every_mode(tmp_path, suffix, mode):
     radiograph = read_image(save(tmp_path / f"film.{suffix}", GREY, mode))
     assert radiograph.pixels.dtype == np.float32
     np.testing.assert_allclose(radiograph.pixels, GREY / 255, atol=1e-6)
@@ -39,7 +39,7 @@ def test_eight_bit_films_are_divided_by_255_in_every_mode(tmp_path, suffix, mode
 
 
 @pytest.mark.parametrize("suffix", ["png", "tiff"])
-def test_sixteen_bit_films_are_divided_by_65535(tmp_path, suffix):
+def test_sixteen_bit_images_are_divided_by_65535(tmp_path, suffix):
     np.testing.assert_allclose(
         read_image(save(tmp_path / f"a.{suffix}", DEEP)).pixels, DEEP / 65535, atol=1e-6
     )
@@ -51,7 +51,7 @@ def test_big_endian_tiff_is_read(tmp_path):
     np.testing.assert_allclose(read_image(path).pixels, DEEP / 65535, atol=1e-6)
 
 
-def test_one_bit_films_are_black_and_white(tmp_path):
+def test_one_bit_images_are_black_and_white(tmp_path):
     path = save(tmp_path / "a.png", Image.fromarray(GREY > 127))
     np.testing.assert_array_equal(read_image(path).pixels, GREY > 127)
 
@@ -66,7 +66,7 @@ def test_one_bit_films_are_black_and_white(tmp_path):
         (40000, 65535, ()),
     ],
 )
-def test_a_detector_depth_in_a_16_bit_file_is_scaled_up_and_a_dark_film_is_not(
+def test_a_detector_depth_in_a_16_bit_file_is_scaled_up_and_a_dark_image_is_not(
     tmp_path, highest, scale, issues
 ):
     stored = np.linspace(0, highest, 120).astype(np.uint16).reshape(12, 10)
@@ -458,7 +458,7 @@ def test_pillows_own_limit_stays_on():
     tail=st.binary(max_size=20),
     keep=st.integers(0, 2000),
 )
-def test_damaged_bytes_end_in_a_film_or_a_data_error(tmp_path_factory, kind, flips, tail, keep):
+def test_damaged_bytes_end_in_an_image_or_a_data_error(tmp_path_factory, kind, flips, tail, keep):
     path = tmp_path_factory.getbasetemp() / "damaged"
     save(path, GREY, format=kind)
     content = bytearray(path.read_bytes()[: keep + 8] + tail)
@@ -487,7 +487,7 @@ def test_reading_a_png_loads_no_heavy_library(tmp_path):
 @pytest.mark.parametrize(
     "folder", ["chestxray14-sample", "kermany-pneumonia", "kermany-lungs", "hannover-covid19"]
 )
-def test_real_films_are_read_without_an_issue(shared, folder):
+def test_real_images_are_read_without_an_issue(shared, folder):
     for path in sorted((shared / folder / "images").iterdir())[:5]:
         radiograph = read_image(path)
         assert radiograph.issues == ()

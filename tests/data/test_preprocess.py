@@ -1,4 +1,4 @@
-"""Film -> store -> network input."""
+"""Image -> store -> network input."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def ramp(height, width):
     return np.tile(np.linspace(0, 1, width, dtype=np.float32), (height, 1))
 
 
-def test_store_pixels_are_eight_bit_squares_of_the_whole_film():
+def test_store_pixels_are_eight_bit_squares_of_the_whole_image():
     stored = SMALL.to_store(ramp(100, 300))
     assert (stored.shape, stored.dtype) == ((48, 48), np.uint8)
     centers = (np.arange(48) + 0.5) / 48  # aspect is not kept: the ramp spans the square
@@ -36,12 +36,12 @@ def test_shrinking_is_smoothed():
     assert abs(float(stored.mean()) - 127.5) < 2
 
 
-def test_a_film_of_store_size_is_only_rounded():
+def test_an_image_of_store_size_is_only_rounded():
     film = np.random.default_rng(0).random((48, 48), dtype=np.float32)
     np.testing.assert_array_equal(SMALL.to_store(film), np.rint(film * 255).astype(np.uint8))
 
 
-def test_eight_bit_films_survive_the_store_unchanged():
+def test_eight_bit_images_survive_the_store_unchanged():
     film = np.arange(48 * 48, dtype=np.uint16).reshape(48, 48).astype(np.uint8)
     np.testing.assert_array_equal(SMALL.to_store(np.divide(film, 255, dtype=np.float32)), film)
 
@@ -66,7 +66,7 @@ def test_training_and_deployment_see_the_same_pixels():
     np.testing.assert_allclose(deployed, (SMALL.view(stored) / 255 - 0.4) / 0.2, atol=1e-5)
 
 
-def test_a_whole_film_of_the_right_size_is_itself():
+def test_a_whole_image_of_the_right_size_is_itself():
     film = np.random.default_rng(0).integers(0, 256, (48, 48), dtype=np.uint8)
     np.testing.assert_array_equal(Preprocess(48, 48).view(film), film)
     assert SMALL.view(film).shape == (32, 32)
@@ -85,7 +85,7 @@ def test_a_central_crop_is_torchvision_s_resize_and_center_crop(store, resized, 
     )
 
 
-def test_the_seen_part_of_a_film_is_given_in_fractions():
+def test_the_seen_part_of_an_image_is_given_in_fractions():
     assert Preprocess().seen == (0.0, 1.0)
     assert Preprocess(336, 224, resize_size=256).seen == (16 / 256, 240 / 256)
 
@@ -102,7 +102,7 @@ def test_a_central_crop_belongs_to_its_input_size():
     assert cropped.at(48) == replace(SMALL, input_size=48)
 
 
-def test_three_means_make_three_channels_of_one_grey_film_alike_for_arrays_and_tensors():
+def test_three_means_make_three_channels_of_one_grey_image_alike_for_arrays_and_tensors():
     colour = Preprocess(64, 32, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
     film = np.random.default_rng(0).integers(0, 256, (32, 32), dtype=np.uint8)
     network_input = colour.to_input(film)

@@ -47,15 +47,15 @@ def chestxray14(shared, tmp_path_factory):
 @pytest.mark.real
 def test_chestxray14_has_its_published_counts(chestxray14):
     agrees_with_published(chestxray14)
-    assert counted(chestxray14)["films without a split"] == 86524
+    assert counted(chestxray14)["images without a split"] == 86524
     tested = set(chestxray14.table.loc[chestxray14.table["split"] == "test", "image"])
-    assert set(chestxray14.boxes["image"]) <= tested, "all 984 boxes are on films of the official test list"
+    assert set(chestxray14.boxes["image"]) <= tested, "all 984 boxes are on images of the official test list"
     split = assign_splits(chestxray14, 0.1, 0.2, 0).table
     assert split.groupby("patient")["split"].nunique().max() == 1
 
 
 @pytest.mark.real
-def test_the_paper_s_lists_of_chestxray14_have_their_films_patients_and_positives(
+def test_the_paper_s_lists_of_chestxray14_have_their_images_patients_and_positives(
     chestxray14, shared, tmp_path
 ):
     manifest = follow_lists(chestxray14, lists_of(shared, "cxr14", tmp_path / "lists"))
@@ -85,7 +85,7 @@ def chexpert(tmp_path_factory):
     return list_source("chexpert", raw, {})
 
 
-def test_chexpert_s_train_table_has_191_027_frontal_films(chexpert):
+def test_chexpert_s_train_table_has_191_027_frontal_images(chexpert):
     assert len(chexpert.table) == 191027
     assert len(chexpert.left_out) == 223414 - 191027
     assert chexpert.table["patient"].nunique() == 64534
@@ -147,10 +147,10 @@ def test_covidx9a_has_its_published_counts_and_shares_no_patient(shared, tmp_pat
 # --- the disk ---------------------------------------------------------------------------------------
 
 
-def test_extra_films_are_warned_of_and_no_fault(tmp_path, caplog):
+def test_extra_images_are_warned_of_and_no_fault(tmp_path, caplog):
     written("lungs", tmp_path)
     film(tmp_path / "Train" / "more" / "film_9.png")
-    assert faults_of("lungs", tmp_path) == [], "COVIDx V9A and CheXpert have films that their tables lack"
+    assert faults_of("lungs", tmp_path) == [], "COVIDx V9A and CheXpert have images that their tables lack"
     assert "1 files: Train/more/film_9.png that no table of lungs names; they are not used" in caplog.text
 
 
@@ -163,7 +163,7 @@ def test_extra_films_are_warned_of_and_no_fault(tmp_path, caplog):
         bytes(500),
     ],
 )
-def test_a_file_that_begins_as_no_film_is_a_fault(content, tmp_path):
+def test_a_file_that_begins_as_no_image_is_a_fault(content, tmp_path):
     written("lungs", tmp_path)
     (tmp_path / "Train" / "Images" / "film_0.png").write_bytes(content)
     assert faults_of("lungs", tmp_path) == [
@@ -206,7 +206,7 @@ def test_a_small_release_is_told_from_the_complete_one_by_every_count(tmp_path):
         "films: the tables list 4, published are 26,684 (RSNA 2018, stage_2_train_labels.csv)",
         "Pneumonia: the tables list 2, published are 6,012 (RSNA 2018, stage_2_train_labels.csv)",
         "boxes: the tables list 3, published are 9,555 (RSNA 2018, stage_2_train_labels.csv)",
-        "films with boxes: the tables list 2, published are 6,012 (RSNA 2018, stage_2_train_labels.csv)",
+        "images with boxes: the tables list 2, published are 6,012 (RSNA 2018, stage_2_train_labels.csv)",
     ]
 
 
@@ -221,7 +221,7 @@ def test_what_is_missing_or_cut_off_is_named_without_decoding(tmp_path):
     ]
 
 
-def test_films_that_a_release_leaves_out_are_not_extra_and_a_few_of_many_are_named(tmp_path, caplog):
+def test_images_that_a_release_leaves_out_are_not_extra_and_a_few_of_many_are_named(tmp_path, caplog):
     written("mimic_cxr", tmp_path)
     on_disk = [fault for fault in faults_of("mimic_cxr", tmp_path) if "published" not in fault]
     assert on_disk == [], "laterals lie there and are not used"
@@ -240,7 +240,7 @@ def test_a_damaged_jpeg_is_found_by_its_end(tmp_path):
     assert f"unreadable: 1 files: {path.relative_to(tmp_path)} (cut off)" in faults_of("chexpert", tmp_path)
 
 
-def test_a_film_with_a_pseudonym_is_named_by_it(phantoms, tmp_path):
+def test_an_image_with_a_pseudonym_is_named_by_it(phantoms, tmp_path):
     raw = tmp_path / "raw" / "LOVELACE_ADA"
     raw.mkdir(parents=True)
     shutil.copy(next(phantoms.glob("images/*.dcm")), raw / "1.dcm")

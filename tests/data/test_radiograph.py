@@ -87,9 +87,9 @@ def test_an_array_is_accepted_exactly_when_every_value_lies_in_0_to_1(pixels, ot
         assert stored.max() <= np.ceil(min(1, pixels.max()) * 255)
 
 
-def test_a_stored_film_that_is_not_8_bit_and_square_in_shape_is_refused():
+def test_a_stored_image_that_is_not_8_bit_and_square_in_shape_is_refused():
     for wrong in (FILM, np.zeros((3, 16, 16), np.uint8), np.zeros((16, 16), np.uint16)):
-        with pytest.raises(DataError, match="A stored film has shape .side, side. and type uint8, got"):
+        with pytest.raises(DataError, match="A stored image has shape .side, side. and type uint8, got"):
             CHAIN.to_input(wrong)
 
 
@@ -102,6 +102,6 @@ def test_a_picture_of_values_outside_0_to_1_is_not_drawn():
         outlined(FILM * 255, [])
 
 
-def test_a_map_of_another_film_is_not_drawn():
-    with pytest.raises(DataError, match=r"The map has shape \(16, 20\) and the film \(20, 16\)"):
+def test_a_map_of_another_image_is_not_drawn():
+    with pytest.raises(DataError, match=r"The map has shape \(16, 20\) and the image \(20, 16\)"):
         overlay(FILM, np.zeros((16, 20), np.float32))

@@ -47,7 +47,7 @@ def test_operations_and_their_settings_are_those_of_the_paper_s_recipe(augment):
 @pytest.mark.parametrize("name", OPERATIONS)
 @pytest.mark.parametrize("sign", [1.0, -1.0])
 def test_an_operation_does_what_timm_s_does_at_the_same_draws(augment, crop, name, sign):
-    """Theirs on a colour copy of the grey film, as the released code opens films."""
+    """Theirs on a colour copy of the grey image, as the released code opens images."""
     ours = next(operation for operation in augment.operations if operation.name == name)
     theirs = AugmentOp(
         name, prob=1.0, magnitude=6,
@@ -99,7 +99,7 @@ def test_two_operations_are_drawn_and_each_is_left_out_half_the_time(augment, cr
     assert all(count / draws == pytest.approx(1 / 15, abs=0.03) for count in counts.values())
 
 
-def test_the_same_seed_epoch_and_film_give_the_same_picture_and_global_chance_is_left_alone(crop):
+def test_the_same_seed_epoch_and_image_give_the_same_picture_and_global_chance_is_left_alone(crop):
     chain = Preprocess(store_size=48, input_size=32)
     random.seed(1)
     before = random.getstate(), np.random.get_state()[1].tolist()

@@ -1,4 +1,4 @@
-"""Boxes and masks: which films have some, and that they were drawn on these very films."""
+"""Boxes and masks: which images have some, and that they were drawn on these very images."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from evax.data.building import build_store
 from evax.data.masks import check_aspect
 from evax.data.sources import read_source
 from evax.errors import DataError
-from evax.explain.localization import films_with_regions, kinds_of_truth
+from evax.explain.localization import images_with_regions, kinds_of_truth
 
 
 @pytest.fixture(scope="module")
@@ -24,9 +24,9 @@ def store(phantom_store):
     return evax.open_store(phantom_store)
 
 
-def test_every_box_of_the_wanted_films_and_findings_is_found_once(store):
+def test_every_box_of_the_wanted_images_and_findings_is_found_once(store):
     rows, finding = store.rows("test"), store.manifest.boxes["finding"].iloc[0]
-    films = films_with_regions(store, rows, {finding: "boxes"})
+    films = images_with_regions(store, rows, {finding: "boxes"})
     images = set(store.manifest.table["image"].iloc[rows])
     boxes = store.manifest.boxes
     wanted = boxes[boxes["image"].isin(images) & (boxes["finding"] == finding)]
@@ -35,14 +35,14 @@ def test_every_box_of_the_wanted_films_and_findings_is_found_once(store):
     assert list(films) == sorted(films)
 
 
-def test_a_film_with_a_mask_is_found_without_reading_the_mask(store):
+def test_an_image_with_a_mask_is_found_without_reading_the_mask(store):
     finding = next(name for name in store.manifest.findings if len(store.masked_rows(name)))
-    films = films_with_regions(store, np.arange(len(store)), {finding: "masks"})
+    films = images_with_regions(store, np.arange(len(store)), {finding: "masks"})
     assert list(films) == store.masked_rows(finding).tolist()
     assert all(drawn == {finding: ()} for drawn in films.values())
 
 
-def test_auto_looks_at_the_films_that_are_scored(store):
+def test_auto_looks_at_the_images_that_are_scored(store):
     finding = next(name for name in store.manifest.findings if len(store.masked_rows(name)))
     rows = store.masked_rows(finding)
     others = np.setdiff1d(np.arange(len(store)), rows)
@@ -51,13 +51,13 @@ def test_auto_looks_at_the_films_that_are_scored(store):
     assert kinds_of_truth(store, rows, (finding,), "boxes") == {finding: "boxes"}
 
 
-# --- boxes are held against the pixels of their film ------------------------------------------------
+# --- boxes are held against the pixels of their image ------------------------------------------------
 
 WIDE = np.add.outer(np.arange(40), np.arange(60)).astype(np.uint8) * 2  # 60 x 40, width x height
 
 
 def coco(raw, stated, pixels=WIDE, bbox=(30, 10, 12, 4), **saved):
-    """A COCO folder of one film with a box, whose file states this width and height."""
+    """A COCO folder of one image with a box, whose file states this width and height."""
     raw.mkdir(exist_ok=True)
     Image.fromarray(pixels).save(raw / "a.jpg", **saved)
     content = {
@@ -70,14 +70,14 @@ def coco(raw, stated, pixels=WIDE, bbox=(30, 10, 12, 4), **saved):
 
 
 def reason_of(manifest, out):
-    """Why the first film was rejected."""
+    """Why the first image was rejected."""
     with pytest.raises(DataError, match="None of the"):
         build_store(manifest, out, size=16)
     return (out / "rejected.csv").read_text()
 
 
 @pytest.mark.parametrize("stated", [(60, 40), (600, 400), (30.0, 20.0), (61, 40)])
-def test_boxes_of_a_film_or_of_a_resized_copy_lie_where_they_were_drawn(tmp_path, stated):
+def test_boxes_of_an_image_or_of_a_resized_copy_lie_where_they_were_drawn(tmp_path, stated):
     width, height = stated
     bbox = (width / 2, height / 4, width / 5, height / 10)
     store = build_store(coco(tmp_path / "raw", stated, bbox=bbox), tmp_path / "store", size=16)
@@ -85,13 +85,13 @@ def test_boxes_of_a_film_or_of_a_resized_copy_lie_where_they_were_drawn(tmp_path
     np.testing.assert_allclose(box, [[0.5, 0.25, 0.2, 0.1]])
 
 
-def test_boxes_on_exchanged_sides_reject_the_film_with_both_sizes(tmp_path):
+def test_boxes_on_exchanged_sides_reject_the_image_with_both_sizes(tmp_path):
     reason = reason_of(coco(tmp_path / "raw", (40, 60), bbox=(10, 30, 4, 12)), tmp_path / "store")
-    assert "drawn on 40 x 60 pixels and its film 60 x 40: width and height are exchanged" in reason
+    assert "drawn on 40 x 60 pixels and its image 60 x 40: width and height are exchanged" in reason
 
 
 @pytest.mark.parametrize(("stated", "fits"), [((40, 60), True), ((60, 40), False)])
-def test_the_size_of_a_film_is_that_after_its_exif_orientation(tmp_path, stated, fits):
+def test_the_size_of_an_image_is_that_after_its_exif_orientation(tmp_path, stated, fits):
     exif = Image.Exif()
     exif[274] = 6  # shown turned by a quarter: 40 wide, 60 high
     manifest = coco(tmp_path / "raw", stated, bbox=(10, 10, 4, 4), exif=exif)
@@ -101,12 +101,12 @@ def test_the_size_of_a_film_is_that_after_its_exif_orientation(tmp_path, stated,
         assert "or one of them was turned (EXIF" in reason_of(manifest, tmp_path / "store")
 
 
-def test_boxes_on_a_letterboxed_copy_reject_the_film(tmp_path):
+def test_boxes_on_a_letterboxed_copy_reject_the_image(tmp_path):
     reason = reason_of(coco(tmp_path / "raw", (640, 640), bbox=(320, 280, 64, 64)), tmp_path / "store")
-    assert "drawn on 640 x 640 pixels and its film 60 x 40: it belongs to another film, or one of" in reason
+    assert "drawn on 640 x 640 pixels and its image 60 x 40: it belongs to another image, or one of" in reason
 
 
-def test_a_film_without_boxes_is_kept_whatever_size_is_stated(tmp_path):
+def test_an_image_without_boxes_is_kept_whatever_size_is_stated(tmp_path):
     manifest = coco(tmp_path / "raw", (40, 60), bbox=(10, 30, 4, 12))
     content = json.loads((tmp_path / "raw" / "annotations.json").read_text())
     (tmp_path / "raw" / "annotations.json").write_text(json.dumps(content | {"annotations": []}))
@@ -141,11 +141,11 @@ def test_a_bbox_that_is_none_is_named_with_its_annotation(tmp_path, bbox):
 def test_findings_that_a_store_does_not_know_have_no_places_in_it(store):
     kinds = kinds_of_truth(store, np.arange(len(store)), ("Unheard",), "auto")
     assert kinds == {"Unheard": "boxes"}
-    assert films_with_regions(store, np.arange(len(store)), {"Unheard": "masks"}) == {}
+    assert images_with_regions(store, np.arange(len(store)), {"Unheard": "masks"}) == {}
 
 
 @pytest.mark.parametrize("release", ["chestxray14", "rsna"])
-def test_boxes_of_a_release_of_square_films_reject_a_film_that_is_not(tmp_path, release):
+def test_boxes_of_a_release_of_square_images_reject_an_image_that_is_not(tmp_path, release):
     raw = written(release, tmp_path / "raw")
     manifest = read_source(release, raw, {})
     boxed = manifest.boxes["image"].iloc[0]
@@ -153,7 +153,7 @@ def test_boxes_of_a_release_of_square_films_reject_a_film_that_is_not(tmp_path, 
     assert boxed in set(whole.manifest.table["image"])
     Image.fromarray(WIDE).save(raw / boxed, "PNG")
     cut = build_store(manifest, tmp_path / "cut", size=16)
-    assert "drawn on 1024 x 1024 pixels and its film 60 x 40" in (cut.path / "rejected.csv").read_text()
+    assert "drawn on 1024 x 1024 pixels and its image 60 x 40" in (cut.path / "rejected.csv").read_text()
     assert len(cut) == len(whole) - 1
 
 
@@ -162,7 +162,7 @@ def test_boxes_of_a_release_of_square_films_reject_a_film_that_is_not(tmp_path, 
     st.integers(30, 4000),
     st.floats(0.1, 10),
 )
-def test_any_resized_copy_has_the_aspect_of_its_film_and_a_turned_one_only_where_it_is_square(
+def test_any_resized_copy_has_the_aspect_of_its_image_and_a_turned_one_only_where_it_is_square(
     width, height, factor
 ):
     film, copy = (width, height), (width * factor, height * factor)

@@ -28,7 +28,7 @@ def label(manifest, row, finding):
 
 
 @pytest.mark.parametrize("name", RELEASES)
-def test_every_film_of_a_release_is_found_and_no_patient_is_in_two_splits(name, tmp_path):
+def test_every_image_of_a_release_is_found_and_no_patient_is_in_two_splits(name, tmp_path):
     manifest = read(name, tmp_path)
     assert manifest.root == tmp_path
     assert all((tmp_path / image).is_file() for image in manifest.table["image"])
@@ -39,7 +39,7 @@ def test_every_film_of_a_release_is_found_and_no_patient_is_in_two_splits(name, 
 # --- CheXpert ---------------------------------------------------------------------------------------
 
 
-def test_chexpert_s_frontal_films_are_those_of_its_own_column(tmp_path):
+def test_chexpert_s_frontal_images_are_those_of_its_own_column(tmp_path):
     manifest = read("chexpert", tmp_path)
     assert manifest.findings == CHEXPERT
     table = manifest.table
@@ -89,7 +89,7 @@ def test_a_broken_chexpert_table_is_named(tmp_path):
 # --- MIMIC-CXR-JPG ----------------------------------------------------------------------------------
 
 
-def test_mimic_s_ap_and_pa_films_get_the_labels_of_their_study_and_the_release_s_split(tmp_path):
+def test_mimic_s_ap_and_pa_images_get_the_labels_of_their_study_and_the_release_s_split(tmp_path):
     manifest = read("mimic_cxr", tmp_path)
     table = manifest.table
     assert table["image"][0] == "files/p10/p10000032/s50414267/d1.jpg"
@@ -111,7 +111,7 @@ def test_the_three_splits_of_a_release_are_kept(tmp_path):
     assert list(manifest.table["split"]) == ["train", "train", "val", "test"]
 
 
-def test_a_mimic_film_without_a_split_is_named(tmp_path):
+def test_a_mimic_image_without_a_split_is_named(tmp_path):
     written("mimic_cxr", tmp_path)
     (tmp_path / "mimic-cxr-2.0.0-split.csv").write_text(
         "dicom_id,split\nd1,train\nd2,train\nd3,development\n"
@@ -141,7 +141,7 @@ def test_covidx9a_has_three_classes_and_names_with_blanks(tmp_path):
     assert manifest.table["split"].value_counts().to_dict() == {"train": 4, "test": 2}
 
 
-def test_where_a_release_names_no_validation_films_they_come_out_of_its_train_films(tmp_path):
+def test_where_a_release_names_no_validation_images_they_come_out_of_its_train_images(tmp_path):
     manifest = assign_splits(read("covidx9a", tmp_path), validation=1.0, test=0.0, seed=0)
     assert list(manifest.table["split"]) == ["val"] * 4 + ["test"] * 2
 
@@ -198,7 +198,7 @@ def test_a_folder_of_lists_that_is_not_there_is_named(tmp_path):
         follow_lists(read("siim", tmp_path / "raw"), tmp_path / "none")
 
 
-def test_all_run_lengths_of_a_siim_film_are_kept(tmp_path):
+def test_all_run_lengths_of_a_siim_image_are_kept(tmp_path):
     manifest = read("siim", tmp_path)
     table = manifest.table
     assert len(table) == 4
@@ -214,7 +214,7 @@ def test_all_run_lengths_of_a_siim_film_are_kept(tmp_path):
     assert corner.sum() == 1
 
 
-def test_all_boxes_of_an_rsna_film_are_kept_and_are_its_mask(tmp_path):
+def test_all_boxes_of_an_rsna_image_are_kept_and_are_its_mask(tmp_path):
     manifest = read("rsna", tmp_path)
     np.testing.assert_array_equal(manifest.table["Pneumonia"], [0, 1, 1, 0])
     assert manifest.boxes.iloc[:, 2:].to_numpy().tolist() == [
@@ -229,7 +229,7 @@ def test_all_boxes_of_an_rsna_film_are_kept_and_are_its_mask(tmp_path):
     assert united(manifest, manifest.table["image"][2])[:, 512:].all()
 
 
-def test_an_rsna_film_with_pneumonia_and_without_its_box_is_named(tmp_path):
+def test_an_rsna_image_with_pneumonia_and_without_its_box_is_named(tmp_path):
     written("rsna", tmp_path)
     table = tmp_path / "stage_2_train_labels.csv"
     table.write_text(table.read_text().replace("256.0,512.0,128.0,256.0,1", "256.0,512.0,,256.0,1"))
@@ -237,7 +237,7 @@ def test_an_rsna_film_with_pneumonia_and_without_its_box_is_named(tmp_path):
         read_source("rsna", tmp_path, {})
 
 
-# --- Shenzhen, lungs, masks beside films ------------------------------------------------------------
+# --- Shenzhen, lungs, masks beside images ------------------------------------------------------------
 
 
 def test_shenzhen_s_regions_are_kept_by_abnormality_and_as_tuberculosis(tmp_path):
@@ -246,7 +246,7 @@ def test_shenzhen_s_regions_are_kept_by_abnormality_and_as_tuberculosis(tmp_path
     assert list(manifest.table["patient"][:2]) == ["CHNCXR_0001", "CHNCXR_0002"]
     assert list(manifest.table["sex"][:2]) == ["M", "F"]
     assert list(manifest.table["age"][:2]) == [45, 39]
-    assert set(manifest.masks["image"]) == {"CXR_png/CHNCXR_0327_1.png"}, "0999 is no film of the release"
+    assert set(manifest.masks["image"]) == {"CXR_png/CHNCXR_0327_1.png"}, "0999 is no image of the release"
     assert manifest.masks["finding"].value_counts().to_dict() == {
         "Tuberculosis": 3,
         "Small Infiltrate (non-linear)": 2,
@@ -254,7 +254,7 @@ def test_shenzhen_s_regions_are_kept_by_abnormality_and_as_tuberculosis(tmp_path
     }
 
 
-def test_zhang_s_lungs_keep_their_test_films(tmp_path):
+def test_zhang_s_lungs_keep_their_test_images(tmp_path):
     manifest = read("lungs", tmp_path)
     assert list(manifest.table["split"]) == [""] * 5 + ["test"] * 2
     assert len(manifest.masks) == 7
@@ -274,7 +274,7 @@ def test_the_inside_of_mask_files_can_be_named_wherever_there_are_some(tmp_path,
     assert manifest.select(np.ones(len(manifest.table), bool)).mask_value == (255, 0, 0)
 
 
-def test_masks_beside_films_are_found_by_name_and_by_folder(tmp_path):
+def test_masks_beside_images_are_found_by_name_and_by_folder(tmp_path):
     manifest = read("masks", tmp_path, region="Heart", patient_pattern=r"(p\d)")
     assert list(manifest.table["patient"]) == ["p0", "p1", "p2"]
     assert manifest.masks.to_numpy().tolist() == [
@@ -288,28 +288,28 @@ def test_the_folder_of_masks_may_be_capitalised_and_must_be_there(tmp_path, capl
     written("masks", tmp_path)
     (tmp_path / "masks").rename(tmp_path / "Masks")
     assert len(read_source("masks", tmp_path, {}).masks) == 3
-    assert "names no patients: every film counts as a patient of its own" in caplog.text
+    assert "names no patients: every image counts as a patient of its own" in caplog.text
     (tmp_path / "Masks").rename(tmp_path / "labels")
-    with refused("There is no folder .*/masks: it holds the masks of the films in images/"):
+    with refused("There is no folder .*/masks: it holds the masks of the images in images/"):
         read_source("masks", tmp_path, {})
 
 
-def test_masks_of_other_films_are_left_out_and_counted(tmp_path, caplog):
+def test_masks_of_other_images_are_left_out_and_counted(tmp_path, caplog):
     caplog.set_level(logging.INFO, "evax")
     written("masks", tmp_path)
     mask(tmp_path / "masks" / "p9_1_Mass.png", (0, 0, 9, 9))
     assert len(read_source("masks", tmp_path, {}).masks) == 3
-    assert "1 masks belong to no listed film" in caplog.text
+    assert "1 masks belong to no listed image" in caplog.text
     for path in (tmp_path / "images").iterdir():
         path.rename(path.with_name("x" + path.name))
-    with refused("belongs to no film, and no other does: a mask is named as its film, maybe"):
+    with refused("belongs to no image, and no other does: a mask is named as its image, maybe"):
         read_source("masks", tmp_path, {})
 
 
-def test_a_mask_of_two_films_of_one_name_is_refused(tmp_path):
+def test_a_mask_of_two_images_of_one_name_is_refused(tmp_path):
     written("masks", tmp_path)
     film(tmp_path / "images" / "more" / "p2_1.jpg")
-    assert len(read_source("masks", tmp_path, {}).masks) == 3, "the films of one name have no masks"
+    assert len(read_source("masks", tmp_path, {}).masks) == 3, "the images of one name have no masks"
     film(tmp_path / "images" / "more" / "p0_1.jpg")
     with refused("images/more/p0_1.jpg and images/p0_1.png have one name: of which of them is the mask"):
         read_source("masks", tmp_path, {})
@@ -371,7 +371,7 @@ def test_a_coco_file_that_contradicts_itself_is_refused(tmp_path, old, new, mess
 # --- lists of an experiment -------------------------------------------------------------------------
 
 
-def test_the_lists_of_an_experiment_choose_films_and_splits(tmp_path):
+def test_the_lists_of_an_experiment_choose_images_and_splits(tmp_path):
     manifest = read("siim", tmp_path / "raw")
     lists = tmp_path / "lists"
     lists.mkdir()
@@ -388,7 +388,7 @@ def test_the_lists_of_an_experiment_choose_films_and_splits(tmp_path):
         follow_lists(manifest, lists)
 
 
-def test_lists_name_films_of_equal_names_by_their_paths(tmp_path):
+def test_lists_name_images_of_equal_names_by_their_paths(tmp_path):
     manifest = read("chexpert", tmp_path / "raw")
     lists = tmp_path / "lists"
     lists.mkdir()
@@ -398,7 +398,7 @@ def test_lists_name_films_of_equal_names_by_their_paths(tmp_path):
     assert list(chosen["split"]) == ["test"]
 
 
-def test_lists_name_films_with_blanks_and_with_the_patient_first(tmp_path):
+def test_lists_name_images_with_blanks_and_with_the_patient_first(tmp_path):
     manifest = read("covidx9a", tmp_path / "raw")
     lists = tmp_path / "lists"
     lists.mkdir()
@@ -412,7 +412,7 @@ def test_lists_name_films_with_blanks_and_with_the_patient_first(tmp_path):
     assert list(follow_lists(manifest, lists).table["image"]) == ["train/a b.jpeg", "test/z.png"]
 
 
-def test_a_label_in_a_line_is_no_film(tmp_path):
+def test_a_label_in_a_line_is_no_image(tmp_path):
     for name in ("1.png", "b.png"):
         film(tmp_path / "raw" / name)
     manifest = read_source("folders", tmp_path / "raw", {})
@@ -421,10 +421,10 @@ def test_a_label_in_a_line_is_no_film(tmp_path):
     assert list(follow_lists(manifest, tmp_path / "lists").table["image"]) == ["b.png"]
 
 
-def test_a_list_of_train_and_validation_films_is_divided(tmp_path):
+def test_a_list_of_train_and_validation_images_is_divided(tmp_path):
     manifest = read("chestxray14", tmp_path / "raw")
     chosen = follow_lists(manifest, tmp_path / "raw").table
-    assert list(chosen["split"]) == ["train", "test"], "validation films are drawn from the first"
+    assert list(chosen["split"]) == ["train", "test"], "validation images are drawn from the first"
     lists = tmp_path / "lists"
     lists.mkdir()
     (lists / "train_val_list.txt").write_text("00000001_000.png\n00000002_000.png\n")
@@ -444,10 +444,10 @@ def test_lists_that_name_nothing_are_refused(tmp_path):
     with refused("holds no lists of films: train.*.txt, val.*.txt or test.*.txt"):
         follow_lists(manifest, tmp_path / "lists")
     (tmp_path / "lists" / "train.txt").write_text("1.2.3\n")
-    with refused("None of the 4 films of .*raw is in the lists of"):
+    with refused("None of the 4 images of .*raw is in the lists of"):
         follow_lists(manifest, tmp_path / "lists")
 
 
-def test_everything_a_release_lists_can_be_seen_without_its_films(tmp_path):
+def test_everything_a_release_lists_can_be_seen_without_its_images(tmp_path):
     assert len(list_source("chestxray14", written("chestxray14", tmp_path), {}).table) == 3
     assert len(read_source("chestxray14", tmp_path, {}).table) == 2

@@ -26,7 +26,7 @@ def draw(*paths):
 
 @pytest.fixture
 def raw(tmp_path):
-    """Films images/a.png, images/b.png, images/c.jpg; tables are written by the tests."""
+    """Images images/a.png, images/b.png, images/c.jpg; tables are written by the tests."""
     draw(tmp_path / "images" / "a.png", tmp_path / "images" / "b.png", tmp_path / "images" / "c.jpg")
     return tmp_path
 
@@ -46,7 +46,7 @@ def refused(message, error=DataError):
 
 
 def test_a_folder_that_does_not_exist_is_named(tmp_path):
-    with refused("There is no folder .*none. --raw names the folder that holds the films"):
+    with refused("There is no folder .*none. --raw names the folder that holds the images"):
         read_source("csv", tmp_path / "none", {})
 
 
@@ -58,7 +58,7 @@ def test_an_unknown_source_and_a_foreign_option_are_refused(tmp_path):
 
 
 def test_a_source_is_called_by_its_kind_and_public_set_and_never_by_the_folder_s_name(tmp_path):
-    raw = tmp_path / "Saint Mary, films of Ada Lovelace"
+    raw = tmp_path / "Saint Mary, images of Ada Lovelace"
     draw(raw / "a.png")
     assert read_source("folders", raw, {}).source == "folders"
     for content, source in [
@@ -72,11 +72,11 @@ def test_a_source_is_called_by_its_kind_and_public_set_and_never_by_the_folder_s
         assert read_source("folders", raw, {}).source == source
 
 
-# --- csv: the films ---------------------------------------------------------------------------------
+# --- csv: the images ---------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("written", ["images/a.png", "a.png", "a", "images/a", r"images\a.png"])
-def test_a_film_is_found_as_written_in_images_and_by_its_stem(raw, written):
+def test_an_image_is_found_as_written_in_images_and_by_its_stem(raw, written):
     assert list(from_csv(raw, f"image\n{written}\n").table["image"]) == ["images/a.png"]
 
 
@@ -85,17 +85,17 @@ def test_splits_of_a_table_are_the_words_that_folders_may_have_in_any_case(raw):
     assert list(from_csv(raw, text).table["split"]) == ["train", "test", "val", "val", ""]
 
 
-def test_every_film_is_looked_for_by_itself(raw):
+def test_every_image_is_looked_for_by_itself(raw):
     table = from_csv(raw, "image\nlost\na\nc\nimages/b.png\n").table
     assert list(table["image"]) == ["lost", "images/a.png", "images/c.jpg", "images/b.png"]
 
 
 @pytest.mark.parametrize("header", ["image", "Image_ID", "file", " filename", "PATH"])
-def test_the_column_of_films_may_have_other_names(raw, header):
+def test_the_column_of_images_may_have_other_names(raw, header):
     assert list(from_csv(raw, f"{header},Mass\na,1\n").table["image"]) == ["images/a.png"]
 
 
-def test_facts_about_films_and_patients_are_taken_over(raw):
+def test_facts_about_images_and_patients_are_taken_over(raw):
     text = (
         "image_id,patient_id,study_id,gender,age,projection,split\na,7,s,male,51.5,pa,test\nb, 7 ,,f,,AP,\n"
     )
@@ -136,13 +136,15 @@ def test_sexes_are_understood_as_words_and_what_is_not_understood_is_counted_onc
 
 def test_a_table_without_patients_is_warned_of(raw, caplog):
     from_csv(raw, "image,Mass\na,1\n")
-    assert "has no column 'patient': every film counts as a patient of its own" in caplog.text
+    assert "has no column 'patient': every image counts as a patient of its own" in caplog.text
 
 
 def test_columns_that_may_name_the_patient_are_named_and_how_to_say_so(raw, caplog):
     from_csv(raw, "image_id,MRN,case_id,StudyID,side,Mass\na,1,2,3,left,1\n")
     (warning,) = [record.getMessage() for record in caplog.records]
-    assert "Maybe it is MRN or case_id or StudyID: rename the column that is the same in all films" in warning
+    assert (
+        "Maybe it is MRN or case_id or StudyID: rename the column that is the same in all images" in warning
+    )
 
 
 def test_ages_in_dicom_s_form_are_read_and_others_are_counted(raw, caplog):
@@ -196,23 +198,23 @@ def test_some_words_among_the_labels_of_an_unknown_finding_are_refused_and_not_l
         from_csv(raw, "image,Rib_Fracture\na,1\nb,0\nc,yes\n")
 
 
-def test_a_film_without_a_patient_is_a_patient_of_its_own_and_counted(raw, caplog):
+def test_an_image_without_a_patient_is_a_patient_of_its_own_and_counted(raw, caplog):
     table = from_csv(raw, "image,patient\na,\nb,\nc,p\n").table
     assert list(table["patient"]) == ["images/a.png", "images/b.png", "p"]
-    assert "2 of 3 films name no patient: each counts as a patient of its own" in caplog.text
+    assert "2 of 3 images name no patient: each counts as a patient of its own" in caplog.text
 
 
 @pytest.mark.parametrize(("films", "warned"), [(11, True), (10, False)])
-def test_one_patient_of_a_table_with_most_of_the_films_is_warned_of(raw, caplog, films, warned):
+def test_one_patient_of_a_table_with_most_of_the_images_is_warned_of(raw, caplog, films, warned):
     names = ["unknown" if number < films else f"p{number}" for number in range(20)]
     from_csv(raw, "image,patient\n" + "".join(f"{number},{name}\n" for number, name in enumerate(names)))
-    assert ("one Patient ID holds 11 of 20 films" in caplog.text) == warned
+    assert ("one Patient ID holds 11 of 20 images" in caplog.text) == warned
     assert "unknown" not in caplog.text
 
 
-def test_a_table_without_a_column_of_films_says_what_it_has_and_what_is_accepted(raw):
+def test_a_table_without_a_column_of_images_says_what_it_has_and_what_is_accepted(raw):
     message = (
-        r"labels.csv has no column 'image' that names the films; it has picture, Mass. Rename one of them"
+        r"labels.csv has no column 'image' that names the images; it has picture, Mass. Rename one of them"
     )
     with refused(message + r" \(also accepted: image_id, image_index, file"):
         from_csv(raw, "picture,Mass\na,1\n")
@@ -236,7 +238,7 @@ def test_a_table_without_a_column_of_films_says_what_it_has_and_what_is_accepted
             "line 3 has more columns than the header, or a quote that does",
         ),
         (b'image,Mass\na,"1\n', "a line has more columns than the header, or a quote that does not end"),
-        (b"image,Mass\n", "the table has no films"),
+        (b"image,Mass\n", "the table has no images"),
         (b"image\na\nb\na\n", "the image images/a.png is listed twice"),
         (b"image,split\na,fold3\n", "the split 'fold3' is unknown; known: train, val, test or blank"),
     ],
@@ -302,15 +304,15 @@ def test_two_columns_of_one_finding_are_refused(raw):
 
 
 @pytest.mark.parametrize(("header", "options"), [("label", {}), ("kind", {"label_column": "kind"})])
-def test_a_column_of_class_names_gives_exactly_one_finding_per_film(raw, header, options):
+def test_a_column_of_class_names_gives_exactly_one_finding_per_image(raw, header, options):
     manifest = from_csv(raw, f"image,{header},Mass\na,normal,1\nb,PNEUMONIA,1\nc,normal,0\n", **options)
     assert manifest.findings == ("Pneumonia", "normal")
     assert manifest.exclusive
     np.testing.assert_array_equal(manifest.labels(), [[0, 1], [1, 0], [0, 1]])
 
 
-def test_a_film_without_its_class_is_refused_with_its_line(raw):
-    with refused("labels.csv: column 'label', line 3 is blank; .* Fill it in or leave the film out"):
+def test_an_image_without_its_class_is_refused_with_its_line(raw):
+    with refused("labels.csv: column 'label', line 3 is blank; .* Fill it in or leave the image out"):
         from_csv(raw, "image,label\na,normal\nb, \n")
     with refused("labels.csv has no column 'klass'; it has image, label"):
         from_csv(raw, "image,label\na,normal\n", label_column="klass")
@@ -319,7 +321,7 @@ def test_a_film_without_its_class_is_refused_with_its_line(raw):
 # --- csv: the boxes ---------------------------------------------------------------------------------
 
 
-def test_boxes_find_their_films_however_the_table_names_them(raw, caplog):
+def test_boxes_find_their_images_however_the_table_names_them(raw, caplog):
     caplog.set_level(logging.INFO, "evax")
     boxes = "a,pleural effusion,0.1,0.2,0.3,0.4\nimages/b.png,Mass,0,0,1,1\nz,Mass,0,0,1,1\n"
     found = from_csv(raw, "image,Effusion,Mass\na,1,0\nb,0,1\n", boxes).boxes
@@ -327,10 +329,10 @@ def test_boxes_find_their_films_however_the_table_names_them(raw, caplog):
         ["images/a.png", "Effusion", 0.1, 0.2, 0.3, 0.4],
         ["images/b.png", "Mass", 0.0, 0.0, 1.0, 1.0],
     ]
-    assert "1 of 3 boxes are of films that are not listed" in caplog.text
+    assert "1 of 3 boxes are of images that are not listed" in caplog.text
 
 
-def test_a_name_that_is_too_long_for_a_file_is_that_of_a_missing_film(raw):
+def test_a_name_that_is_too_long_for_a_file_is_that_of_a_missing_image(raw):
     name = "x" * 300
     assert from_csv(raw, f"image,Mass\n{name},1\n", "").table["image"].tolist() == [name]
 
@@ -349,13 +351,13 @@ def test_boxes_that_cannot_be_read_are_refused(raw):
 # --- folders ----------------------------------------------------------------------------------------
 
 
-def test_the_folder_of_a_film_is_its_class(tmp_path):
+def test_the_folder_of_an_image_is_its_class(tmp_path):
     draw(
         tmp_path / "normal" / "p1_a.png",
         tmp_path / "pneumonia" / "p1_b.png",
         tmp_path / "pneumonia" / "x" / "p2.png",
     )
-    (tmp_path / "pneumonia" / "notes.txt").write_text("no film")
+    (tmp_path / "pneumonia" / "notes.txt").write_text("no image")
     manifest = read_source("folders", tmp_path, {})
     assert manifest.findings == ("Pneumonia", "normal")
     assert manifest.exclusive
@@ -382,7 +384,7 @@ def test_folders_without_a_pattern_of_patients_are_warned_of(tmp_path, caplog):
     read_source("folders", tmp_path, {"patient_pattern": "(a)"})
     assert "names no patients" not in caplog.text
     read_source("folders", tmp_path, {})
-    assert "names no patients: every film counts as a patient of its own" in caplog.text
+    assert "names no patients: every image counts as a patient of its own" in caplog.text
 
 
 def test_images_without_folders_are_unlabelled(tmp_path):
@@ -392,7 +394,7 @@ def test_images_without_folders_are_unlabelled(tmp_path):
     assert manifest.labels().shape == (2, 0)
 
 
-def test_dicoms_of_any_name_are_films_and_what_is_none_is_counted(tmp_path, dicom_film, caplog):
+def test_dicoms_of_any_name_are_images_and_what_is_none_is_counted(tmp_path, dicom_film, caplog):
     (tmp_path / "sick").mkdir()
     for name in ("1.2.840.10", "1.2.840.11"):  # a UID: its last number is no suffix
         dicom_film.save_as(tmp_path / "sick" / name)
@@ -402,7 +404,7 @@ def test_dicoms_of_any_name_are_films_and_what_is_none_is_counted(tmp_path, dico
     table = read_source("folders", tmp_path, {}).table
     assert list(table["image"]) == ["normal/a.png", "sick/1.2.840.10", "sick/1.2.840.11"]
     assert list(table["patient"]) == ["normal/a", "sick/1.2.840.10", "sick/1.2.840.10"]  # as headers say
-    assert "3 files are no films and are passed over: 2 .webp, 1 no suffix" in caplog.text
+    assert "3 files are no images and are passed over: 2 .webp, 1 no suffix" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -424,8 +426,8 @@ def test_dicoms_of_one_patient_id_are_one_patient_whose_id_is_kept_nowhere(
     patients = dict(zip(table["image"].str[-5:].str.strip("/"), table["patient"], strict=True))
     assert patients["d.dcm"] == patients["a.dcm"] == f"{places[0]}/a"
     assert table["patient"].nunique() == 4
-    assert "the headers of 3 of 5 films name a patient, 2 patients in all" in caplog.text
-    assert "2 of 5 films name no patient: each counts as a patient of its own" in caplog.text
+    assert "the headers of 3 of 5 images name a patient, 2 patients in all" in caplog.text
+    assert "2 of 5 images name no patient: each counts as a patient of its own" in caplog.text
     assert caplog.text.count("a store keeps the names of files as they are") == 1
     stored = table.drop(columns="split_key")  # which decides the split and gets into no store
     assert not any(name in stored.to_csv() + caplog.text for name in ("ADA1", "BOB2"))
@@ -444,11 +446,11 @@ def test_a_pattern_of_patients_goes_before_headers_and_a_broken_header_names_nob
 
 
 @pytest.mark.parametrize("split", ["", "train"])
-def test_a_class_whose_films_cannot_be_read_is_refused_instead_of_forgotten(tmp_path, split):
+def test_a_class_whose_images_cannot_be_read_is_refused_instead_of_forgotten(tmp_path, split):
     draw(tmp_path / split / "normal" / "a.png")
     (tmp_path / split / "sick").mkdir()
     (tmp_path / split / "sick" / "b.bmp").write_bytes(b"BM")
-    with refused(r"sick holds files, but no film .*: convert its images, or move the folder away"):
+    with refused(r"sick holds files, but no image .*: convert its images, or move the folder away"):
         read_source("folders", tmp_path, {})
 
 
@@ -472,7 +474,7 @@ def test_the_patient_is_read_from_the_file_name(tmp_path):
         (r"p\d", DataError, "finds no patient at the start of p1.png; it needs one group"),
     ],
 )
-def test_a_pattern_that_finds_no_patient_is_refused_with_the_film(tmp_path, pattern, error, message):
+def test_a_pattern_that_finds_no_patient_is_refused_with_the_image(tmp_path, pattern, error, message):
     draw(tmp_path / "p1.png")
     with refused(message, error):
         read_source("folders", tmp_path, {"patient_pattern": pattern})
@@ -506,7 +508,7 @@ def write_dicom(film, path, **tags):
 
 @pytest.fixture
 def tree(dicom_film, tmp_path):
-    """Two films of Ada, one of Bob, a lateral film, a file without a patient; a note and an empty file."""
+    """Two images of Ada, one of Bob, a lateral image, a file without a patient; a note and an empty file."""
     raw = tmp_path / "raw"
     ada, bob = {"PatientID": "ADA1", "StudyInstanceUID": "1.2.3"}, {"PatientID": "BOB2", "PatientAge": "070Y"}
     write_dicom(
@@ -516,7 +518,7 @@ def tree(dicom_film, tmp_path):
     write_dicom(dicom_film, raw / "BOB2" / "1.dcm", **bob)
     write_dicom(dicom_film, raw / "BOB2" / "2.dcm", **bob, ViewPosition="LL")
     write_dicom(dicom_film, raw / "nobody" / "1.dcm", PatientID="", StudyInstanceUID="1.2.5")
-    (raw / "nobody" / "note.txt").write_text("a long note about the films, and no film by itself")
+    (raw / "nobody" / "note.txt").write_text("a long note about the images, and no image by itself")
     (raw / "DICOMDIR").write_bytes((raw / "BOB2" / "1.dcm").read_bytes())
     return raw
 
@@ -525,13 +527,13 @@ def from_dicom(tree, private="private"):
     return read_source("dicom", tree, {"private": tree.parent / private})
 
 
-def test_a_tree_of_dicoms_gives_its_frontal_films_by_pseudonym(tree, caplog):
+def test_a_tree_of_dicoms_gives_its_frontal_images_by_pseudonym(tree, caplog):
     caplog.set_level(logging.INFO, "evax")
     manifest = from_dicom(tree)
     table = manifest.table.set_index("file")
     assert list(table.index) == ["ADA1/1.dcm", "ADA1/2", "BOB2/1.dcm", "nobody/1.dcm"]
-    assert "4 films; left out: 1 lateral films, 2 other files." in caplog.text
-    assert "2 files are no chest films and are left out: 1 DICOMDIR, 1 .txt." in caplog.text
+    assert "4 images; left out: 1 lateral images, 2 other files." in caplog.text
+    assert "2 files are no chest images and are left out: 1 DICOMDIR, 1 .txt." in caplog.text
     assert table["patient"].nunique() == 3
     assert table.at["ADA1/1.dcm", "patient"] == table.at["ADA1/2", "patient"]
     assert table.at["ADA1/1.dcm", "study"] == table.at["ADA1/2", "study"] != ""
@@ -599,7 +601,7 @@ def test_an_unreadable_file_in_the_tree_does_not_stop_the_others(tree):
 
 
 @pytest.mark.parametrize("modality", ["SR", "RTPLAN", "DX"])  # documents have the modality of their study
-def test_an_object_without_pictures_is_another_file_and_a_film_without_its_pixels_is_a_damaged_film(
+def test_an_object_without_pictures_is_another_file_and_an_image_without_its_pixels_is_a_damaged_image(
     tree, caplog, modality
 ):
     caplog.set_level(logging.INFO, "evax")
@@ -614,9 +616,9 @@ def test_an_object_without_pictures_is_another_file_and_a_film_without_its_pixel
     }[modality]  # fmt: skip
     film.save_as(tree / "BOB2" / "document.dcm")
     manifest = from_dicom(tree)
-    assert "6 films; left out: 1 lateral films, 3 other files." in caplog.text
+    assert "6 images; left out: 1 lateral images, 3 other files." in caplog.text
     name = {"SR": "Basic Text SR Storage", "RTPLAN": "RT Plan Storage", "DX": "Encapsulated PDF Storage"}
-    assert f"no chest films and are left out: 1 {name[modality]}, 1 DICOMDIR, 1 .txt." in caplog.text
+    assert f"no chest images and are left out: 1 {name[modality]}, 1 DICOMDIR, 1 .txt." in caplog.text
     files = manifest.table.set_index("image")["file"]
     assert "BOB2/document.dcm" not in set(files)
     (fault,) = check_disk(manifest)
@@ -625,10 +627,10 @@ def test_an_object_without_pictures_is_another_file_and_a_film_without_its_pixel
     assert fault.startswith("unreadable: 2 files: ")
 
 
-def test_a_tree_without_frontal_films_says_what_it_found(tree):
+def test_a_tree_without_frontal_images_says_what_it_found(tree):
     for path in [*tree.rglob("1.dcm"), tree / "ADA1" / "2"]:
         path.unlink()
-    with refused(r"There is no frontal DICOM film in .*raw \(1 lateral films, 2 other files\)"):
+    with refused(r"There is no frontal DICOM image in .*raw \(1 lateral images, 2 other files\)"):
         from_dicom(tree)
 
 
@@ -644,7 +646,7 @@ def test_of_dates_only_the_days_since_the_first_study_are_kept(dicom_film, tmp_p
     assert "2024" not in table.drop(columns=["image", "patient", "study"]).to_csv()
 
 
-def test_films_of_one_study_stay_together_when_they_name_no_patient(dicom_film, tmp_path, caplog):
+def test_images_of_one_study_stay_together_when_they_name_no_patient(dicom_film, tmp_path, caplog):
     tags = {
         "a": {"PatientID": "", "StudyInstanceUID": "1.2.3"},
         "b": {"PatientID": "", "StudyInstanceUID": "1.2.3"},
@@ -659,17 +661,17 @@ def test_films_of_one_study_stay_together_when_they_name_no_patient(dicom_film, 
     assert patient["a.dcm"] == patient["b.dcm"] == table.at["a.dcm", "study"]
     assert patient["c.dcm"] == table.at["c.dcm", "image"]
     assert patient["d.dcm"] == patient["e.dcm"] != table.at["e.dcm", "study"]
-    assert "4 of 5 films name no patient: films of one study are kept together" in caplog.text
+    assert "4 of 5 images name no patient: images of one study are kept together" in caplog.text
 
 
-def test_one_patient_with_most_of_the_films_is_warned_of(dicom_film, tmp_path, caplog):
+def test_one_patient_with_most_of_the_images_is_warned_of(dicom_film, tmp_path, caplog):
     dicom_film = copy.deepcopy(dicom_film)
     del dicom_film.PixelData
     for number in range(20):
         name = "ANONYMOUS" if number < 11 else f"P{number}"
         write_dicom(dicom_film, tmp_path / "raw" / f"{number}.dcm", PatientID=name)
     from_dicom(tmp_path / "raw")
-    assert "one Patient ID holds 11 of 20 films" in caplog.text
+    assert "one Patient ID holds 11 of 20 images" in caplog.text
     assert "ANONYMOUS" not in caplog.text
     caplog.clear()
     write_dicom(dicom_film, tmp_path / "raw" / "0.dcm", PatientID="P0")
@@ -680,12 +682,12 @@ def test_one_patient_with_most_of_the_films_is_warned_of(dicom_film, tmp_path, c
 @pytest.mark.parametrize(
     ("tags", "what"),
     [
-        ({"BodyPartExamined": "HAND"}, "1 films of other body parts"),
-        ({"BodyPartExamined": "HAND"}, "1 files are no chest films and are left out: 1 body_part_HAND."),
+        ({"BodyPartExamined": "HAND"}, "1 images of other body parts"),
+        ({"BodyPartExamined": "HAND"}, "1 files are no chest images and are left out: 1 body_part_HAND."),
         ({"Modality": "CT"}, "1 pictures of other modalities"),
-        ({"Modality": "CT"}, "1 files are no chest films and are left out: 1 modality_CT."),
-        ({"Modality": "ADA LOVELACE"}, "no chest films and are left out: 1 modality_unknown."),
-        ({"BurnedInAnnotation": "YES"}, "1 films with burned-in names"),
+        ({"Modality": "CT"}, "1 files are no chest images and are left out: 1 modality_CT."),
+        ({"Modality": "ADA LOVELACE"}, "no chest images and are left out: 1 modality_unknown."),
+        ({"BurnedInAnnotation": "YES"}, "1 images with burned-in names"),
     ],
 )
 def test_what_its_header_calls_something_else_is_left_out_and_counted(
@@ -698,7 +700,7 @@ def test_what_its_header_calls_something_else_is_left_out_and_counted(
     assert what in caplog.text
 
 
-def test_films_with_burned_in_names_are_kept_when_asked_for(dicom_film, tmp_path):
+def test_images_with_burned_in_names_are_kept_when_asked_for(dicom_film, tmp_path):
     write_dicom(dicom_film, tmp_path / "raw" / "1.dcm", BurnedInAnnotation="YES")
     options = {"private": tmp_path / "private", "keep_burned_in": True}
     assert len(read_source("dicom", tmp_path / "raw", options).table) == 1
@@ -740,7 +742,7 @@ def test_the_official_release_is_read_in_all_its_parts(release, caplog):
     assert manifest.boxes.to_numpy().tolist() == [
         ["images_001/images/1_0.png", "Infiltration", 0.25, 0.5, 0.125, 0.0625]
     ]
-    assert "1 of 3 listed films are not in" in caplog.text
+    assert "1 of 3 listed images are not in" in caplog.text
 
 
 def test_what_the_release_lacks_is_named(release):
@@ -762,11 +764,11 @@ def test_what_the_release_lacks_is_named(release):
         read_source("chestxray14", release, {})
 
 
-def test_a_release_of_which_no_film_is_there_is_refused_with_an_example(release):
+def test_a_release_of_which_no_image_is_there_is_refused_with_an_example(release):
     for path in release.glob("*/images/*.png"):
         path.unlink()
     with refused(
-        "None of the 3 films that chestxray14 lists is in .*: there is no images/1_0.png, for example"
+        "None of the 3 images that chestxray14 lists is in .*: there is no images/1_0.png, for example"
     ):
         read_source("chestxray14", release, {})
 
@@ -792,7 +794,7 @@ def test_the_sample_of_chestxray14_has_the_counts_of_its_description(shared):
 
 
 @pytest.mark.real
-def test_hannover_s_films_are_unlabelled_because_their_modality_is_no_finding(shared):
+def test_hannover_s_images_are_unlabelled_because_their_modality_is_no_finding(shared):
     manifest = read_source("csv", shared / "hannover-covid19", {})
     assert manifest.findings == ()
     assert (len(manifest.table), manifest.table["patient"].nunique()) == (243, 71)
@@ -837,7 +839,7 @@ def test_stores_of_one_table_know_that_their_names_of_patients_are_the_same(tmp_
     assert namespace("image,patient,split,Edema", "b.png,q,test,1", "a.png,p,,0") == first
     others = {namespace("image,patient", "a.png,p"), namespace("image,patient", "a.png,p", "b.png,p")}
     others.add(namespace(source="folders"))
-    Image.new("L", (31, 20)).save(tmp_path / "a.png")  # the same names of other films
+    Image.new("L", (31, 20)).save(tmp_path / "a.png")  # the same names of other images
     others.add(namespace("image,patient", "a.png,p", "b.png,q"))
     assert len(others - {first}) == 4
 

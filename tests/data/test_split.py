@@ -22,7 +22,7 @@ SEEDS = st.integers(0, 2**31)
 
 
 def films_of(patients, splits=None):
-    """A manifest with one film for each entry."""
+    """A manifest with one image for each entry."""
     table = pd.DataFrame({"image": [f"{i}.png" for i in range(len(patients))], "patient": patients})
     table = table.assign(study="", view="", sex="", age=np.nan, split=splits or "")
     return Manifest(table=table, findings=(), exclusive=False, source="mine", root=Path())
@@ -44,7 +44,7 @@ def test_no_patient_is_in_two_parts(patients, seed):
 
 @settings(deadline=None)
 @given(PATIENTS, PATIENTS, SEEDS)
-def test_more_films_move_nobody(patients, others, seed):
+def test_more_images_move_nobody(patients, others, seed):
     few, many = (places(films_of(people), seed=seed) for people in (patients, [*patients, *others]))
     assert few == {film: many[film] for film in few}
 
@@ -77,7 +77,7 @@ def test_another_seed_divides_otherwise():
 
 @settings(deadline=None)
 @given(st.lists(st.tuples(st.text(max_size=3), st.booleans()), min_size=1, max_size=40), SEEDS)
-def test_test_films_of_a_release_stay_and_their_patients_are_never_trained_on(films, seed):
+def test_test_images_of_a_release_stay_and_their_patients_are_never_trained_on(films, seed):
     patients, tested = zip(*films, strict=True)
     given_splits = ["test" if is_test else "" for is_test in tested]
     split = places(films_of(patients, given_splits), seed=seed)
@@ -140,9 +140,9 @@ def test_shares_that_make_no_sense_are_refused(validation, test):
         assign_splits(films_of(["a"]), validation=validation, test=test, seed=0)
 
 
-def test_films_whose_named_split_is_overturned_are_counted(caplog):
+def test_images_whose_named_split_is_overturned_are_counted(caplog):
     places(films_of(["a", "a", "b", "c"], ["train", "test", "train", "val"]))
-    assert "1 films were moved so that nobody is in two" in caplog.text
+    assert "1 images were moved so that nobody is in two" in caplog.text
     caplog.clear()
     places(films_of(["a", "b"], ["train", "test"]), validation=1.0, test=0.0)
     assert not caplog.text
@@ -158,7 +158,7 @@ def test_pseudonyms_move_nobody_whatever_the_key_that_made_them(patients, seed, 
 
 
 def dicom_people(folder, count=24):
-    """A film of each person, some of two, in a folder each; a film that names its study only."""
+    """An image of each person, some of two, in a folder each; an image that names its study only."""
     for number in range(count):
         for film in range(1 + number % 3 // 2):
             person = folder / f"p{number:02}"

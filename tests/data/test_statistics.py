@@ -10,7 +10,7 @@ import pytest
 from scipy.stats import chi2_contingency, kruskal
 
 from evax.data import statistics
-from evax.data.statistics import describe_stores, differences, first_films
+from evax.data.statistics import describe_stores, differences, first_images
 from evax.data.store import ImageStore, open_store
 
 
@@ -44,12 +44,12 @@ def test_the_numbers_of_a_store_are_those_of_its_table_and_pixels(store):
 
 
 def test_a_patient_counts_once_in_the_tests(store):
-    rows = first_films(store)
+    rows = first_images(store)
     patients = store.manifest.table["patient"]
     assert patients.iloc[rows].tolist() == list(dict.fromkeys(patients))
 
 
-def test_stores_of_the_same_films_do_not_differ(store):
+def test_stores_of_the_same_images_do_not_differ(store):
     for test in differences([store, store], ["a", "b"]):
         assert test["p"] == pytest.approx(1)
         assert test["effect"] == pytest.approx(0, abs=1e-9)
@@ -57,7 +57,7 @@ def test_stores_of_the_same_films_do_not_differ(store):
 
 def test_differences_are_those_of_scipy_with_their_effect_sizes(store, other):
     tests = {test["variable"]: test for test in differences([store, other], ["a", "b"])}
-    first, second = (s.manifest.table.iloc[first_films(s)] for s in (store, other))
+    first, second = (s.manifest.table.iloc[first_images(s)] for s in (store, other))
     age = kruskal(first["age"], second["age"])
     assert tests["age"]["p"] == pytest.approx(age.pvalue)
     assert tests["age"]["effect"] == pytest.approx(age.statistic / (2 * len(first) - 1))
@@ -65,7 +65,7 @@ def test_differences_are_those_of_scipy_with_their_effect_sizes(store, other):
     sex = chi2_contingency(counts, correction=False)
     assert tests["sex"]["p"] == pytest.approx(sex.pvalue)
     assert tests["sex"]["effect"] == pytest.approx((sex.statistic / (2 * len(first))) ** 0.5)
-    assert tests["film mean"]["p"] == tests["height"]["p"] == pytest.approx(1)
+    assert tests["image mean"]["p"] == tests["height"]["p"] == pytest.approx(1)
     assert tests["Mass"]["stores"] == ["a", "b"]
 
 
@@ -73,6 +73,6 @@ def test_one_store_has_nothing_to_differ_from(store):
     assert differences([store], ["a"]) == []
 
 
-def test_only_so_many_films_are_measured(store, monkeypatch):
+def test_only_so_many_images_are_measured(store, monkeypatch):
     monkeypatch.setattr(statistics, "PIXEL_FILMS", 10)
     assert describe_stores("phantoms", store)["film_mean"]["n"] == 10

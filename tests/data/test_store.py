@@ -31,7 +31,7 @@ from evax.errors import DataError
 
 @pytest.fixture
 def films(tmp_path):
-    """Four films with labels and boxes; the third cannot be read."""
+    """Four images with labels and boxes; the third cannot be read."""
     names = [f"{letter}.png" for letter in "abcd"]
     for number, name in enumerate(names):
         pixels = np.random.default_rng(number).integers(0, 256, (40, 36), dtype=np.uint8)
@@ -56,7 +56,7 @@ def films(tmp_path):
     )  # fmt: skip
 
 
-def test_pixels_are_those_of_the_films_at_the_store_s_size(films, tmp_path):
+def test_pixels_are_those_of_the_images_at_the_store_s_size(films, tmp_path):
     store = build_store(films, tmp_path / "store", size=32)
     assert len(store) == 3
     for row, name in enumerate(["a.png", "b.png", "d.png"]):
@@ -64,7 +64,7 @@ def test_pixels_are_those_of_the_films_at_the_store_s_size(films, tmp_path):
         np.testing.assert_array_equal(store.pixels(row), expected)
 
 
-def test_a_stored_film_is_a_view_of_the_file_that_cannot_be_written_by_mistake(films, tmp_path):
+def test_a_stored_image_is_a_view_of_the_file_that_cannot_be_written_by_mistake(films, tmp_path):
     store = build_store(films, tmp_path / "store", size=32)
     assert np.shares_memory(store.pixels(1), store.pixels(1))
     with pytest.raises(ValueError, match="read-only"):
@@ -85,7 +85,7 @@ def test_the_table_and_the_boxes_come_back_as_they_went_in(films, tmp_path):
     assert read == written
 
 
-def test_what_is_unusual_about_a_film_and_its_study_day_stand_in_the_table(films, tmp_path):
+def test_what_is_unusual_about_an_image_and_its_study_day_stand_in_the_table(films, tmp_path):
     Image.new("L", (9, 9), 70).save(tmp_path / "b.png")
     films.table["study_day"] = [0, 12, 0, np.nan]
     store = build_store(films, tmp_path / "store", size=32)
@@ -94,7 +94,7 @@ def test_what_is_unusual_about_a_film_and_its_study_day_stand_in_the_table(films
     np.testing.assert_array_equal(store.manifest.table["study_day"], [0, 12, np.nan])
 
 
-def test_a_store_notes_size_and_spacing_of_the_films_as_they_were_read(films, tmp_path):
+def test_a_store_notes_size_and_spacing_of_the_images_as_they_were_read(films, tmp_path):
     Image.new("L", (9, 12), 70).save(tmp_path / "b.png")  # 9 wide
     dicoms.write(tmp_path / "d.dcm", dicoms.film(shape=(36, 34)))
     films.table.loc[3, "image"] = "d.dcm"
@@ -136,7 +136,7 @@ def test_rows_are_those_of_the_splits_asked_for(films, tmp_path):
     assert store.rows("test", "train").tolist() == [0, 1, 2]
 
 
-def test_an_unreadable_film_is_listed_with_its_reason_and_its_boxes_are_gone(films, tmp_path):
+def test_an_unreadable_image_is_listed_with_its_reason_and_its_boxes_are_gone(films, tmp_path):
     store = build_store(films, tmp_path / "store", size=32)
     with (store.path / "rejected.csv").open(newline="") as file:
         rows = list(csv.reader(file))
@@ -188,7 +188,7 @@ def test_statistics_of_an_earlier_version_are_those_of_all_images(films, tmp_pat
     before.check_pictures()
 
 
-def test_a_store_may_be_moved_without_its_films(films, tmp_path):
+def test_a_store_may_be_moved_without_its_images(films, tmp_path):
     store = build_store(films, tmp_path / "store", size=32)
     first = store.pixels(0).copy()
     (tmp_path / "store").rename(tmp_path / "elsewhere")
@@ -205,14 +205,14 @@ def test_other_programs_can_open_the_shards(films, tmp_path):
     assert all(len(pixels) == 32 * 32 for pixels in table["pixels"].to_pylist())
 
 
-def test_the_same_films_give_the_same_fingerprint_whatever_the_workers(phantoms, phantom_store, tmp_path):
+def test_the_same_images_give_the_same_fingerprint_whatever_the_workers(phantoms, phantom_store, tmp_path):
     manifest = assign_splits(read_source("csv", phantoms, {}), validation=0.25, test=0.25, seed=0)
     again = build_store(manifest, tmp_path / "again", size=96, workers=2)
     assert again.fingerprint == open_store(phantom_store).fingerprint
 
 
 @pytest.mark.parametrize("change", ["pixel", "label", "split", "size", "box"])
-def test_another_pixel_label_split_size_or_film_gives_another_fingerprint(films, tmp_path, change):
+def test_another_pixel_label_split_size_or_image_gives_another_fingerprint(films, tmp_path, change):
     first = build_store(films, tmp_path / "store", size=32).fingerprint
     size = 32
     if change == "pixel":
@@ -239,7 +239,7 @@ def test_a_finished_store_is_opened_and_not_built_again(films, tmp_path):
 
 
 @pytest.mark.parametrize("change", ["size", "label", "box"])
-def test_a_store_of_other_films_is_not_written_over(films, tmp_path, change):
+def test_a_store_of_other_images_is_not_written_over(films, tmp_path, change):
     build_store(films, tmp_path / "store", size=32)
     if change == "label":
         films.table.loc[0, "Edema"] = 1.0
@@ -259,11 +259,11 @@ def test_a_folder_of_something_else_is_left_alone(films, tmp_path):
     assert [path.name for path in (tmp_path / "store").iterdir()] == ["thesis.txt"]
 
 
-def test_when_no_film_can_be_read_the_reasons_are_kept_and_named(films, tmp_path):
+def test_when_no_image_can_be_read_the_reasons_are_kept_and_named(films, tmp_path):
     for name in films.table["image"]:
         (tmp_path / name).write_bytes(b"")
     with pytest.raises(
-        DataError, match=r"None of the 4 films could be read; see .*rejected.csv. Mend them, delete"
+        DataError, match=r"None of the 4 images could be read; see .*rejected.csv. Mend them, delete"
     ):
         build_store(films, tmp_path / "store", size=32)
     assert (tmp_path / "store" / "rejected.csv").read_text().count("is empty (0 bytes)") == 4
@@ -271,7 +271,7 @@ def test_when_no_film_can_be_read_the_reasons_are_kept_and_named(films, tmp_path
         open_store(tmp_path / "store")
 
 
-def test_progress_ends_at_all_films_and_counts_the_rejected(films, tmp_path):
+def test_progress_ends_at_all_images_and_counts_the_rejected(films, tmp_path):
     seen = []
     build_store(films, tmp_path / "store", size=32, on_progress=lambda *numbers: seen.append(numbers))
     assert seen[0] == (1, 4, 0)
@@ -325,7 +325,7 @@ def test_a_damaged_card_is_named(copy):
 
 @pytest.fixture(scope="module")
 def many(tmp_path_factory):
-    """1,100 tiny films, three shards' worth; the shard in the middle has no readable film at all."""
+    """1,100 tiny images, three shards' worth; the shard in the middle has no readable image at all."""
     folder = tmp_path_factory.mktemp("many")
     for number in range(1100):
         path = folder / f"{number:04}.png"
@@ -338,7 +338,7 @@ def many(tmp_path_factory):
     return manifest, folder / "store"
 
 
-def test_films_of_all_shards_are_found_and_a_shard_without_films_does_no_harm(many):
+def test_images_of_all_shards_are_found_and_a_shard_without_images_does_no_harm(many):
     store = open_store(many[1])
     names = store.manifest.table["image"]
     assert len(store) == 512 + 76
@@ -371,7 +371,7 @@ def anonymous_bytes():
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").is_file(), reason="asks Linux for the memory")
-def test_films_that_are_shown_stay_in_their_file(copy):
+def test_images_that_are_shown_stay_in_their_file(copy):
     shard = copy / "shard-00000.arrow"
     films = pa.ipc.open_file(pa.memory_map(str(shard))).read_all()
     names = pa.array([f"{number}.png" for number in range(100 * len(films))])

@@ -1,4 +1,4 @@
-"""What a text, a code or a direction says of the view of a film."""
+"""What a text, a code or a direction says of the view of an image."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def test_a_frontal_view_position_holds_against_an_orientation_of_a_lateral_and_t
     assert (radiograph.view, radiograph.issues) == ("PA", ("view_conflict",))
 
 
-def test_a_dicom_tree_keeps_its_frontal_films_only(tmp_path, caplog):
+def test_a_dicom_tree_keeps_its_frontal_images_only(tmp_path, caplog):
     caplog.set_level(logging.INFO, "evax")
     words = {"PA": "PA", "PA ERECT": "PA", "": "", "AP": "AP"}
     for number, word in enumerate([*words, "L LAT", "XTABLE LATERAL", "AXIAL", "LAO"]):
@@ -104,4 +104,4 @@ def test_a_dicom_tree_keeps_its_frontal_films_only(tmp_path, caplog):
     private = tmp_path.parent / f"{tmp_path.name}.private"
     table = read_source("dicom", tmp_path, {"private": private}).table
     assert list(table["view"]) == list(words.values())
-    assert "left out: 3 lateral films, 0 other files, 2 axial and other views" in caplog.text
+    assert "left out: 3 lateral images, 0 other files, 2 axial and other views" in caplog.text

@@ -1,4 +1,4 @@
-"""A film that keeps its decoder busy for ever costs its time limit and nothing else."""
+"""An image that keeps its decoder busy for ever costs its time limit and nothing else."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ def test_a_decoder_that_does_not_end_is_stopped():
 
 
 @pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="this system has no processor timers")
-def test_the_limit_ends_with_the_film():
+def test_the_limit_ends_with_the_image():
     with workers._time_limit(5):
         pass
     assert signal.getitimer(signal.ITIMER_PROF) == (0.0, 0.0)
 
 
 def test_a_worker_that_is_killed_between_two_reads_costs_nothing(phantoms):
-    film = workers.FilmFiles(next(phantoms.glob("images/*.png")), phantoms)
+    film = workers.ImageFiles(next(phantoms.glob("images/*.png")), phantoms)
     chain = Preprocess(store_size=32, input_size=32)
-    with workers.FilmReaders(1) as readers:
+    with workers.ImageReaders(1) as readers:
         (before,) = readers.read([film], chain)
         os.kill(readers._processes._all[0]._running.pid, signal.SIGKILL)  # as where memory runs out
         (after,) = readers.read([film], chain)

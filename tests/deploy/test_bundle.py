@@ -84,7 +84,7 @@ def test_inputs_of_another_shape_or_type_or_with_nan_are_refused(bundle, film):
 
 @pytest.fixture
 def many(tmp_path):
-    """More films than are scored at a time, as files and in memory, of different shapes."""
+    """More images than are scored at a time, as files and in memory, of different shapes."""
     films = []
     for number in range(BATCH + 3):
         pixels = np.random.default_rng(number).integers(0, 256, (60 + number, 90), dtype=np.uint8)
@@ -93,7 +93,7 @@ def many(tmp_path):
     return films
 
 
-def test_several_films_are_answered_one_by_one_in_their_order(bundle, many):
+def test_several_images_are_answered_one_by_one_in_their_order(bundle, many):
     predictor = open_bundle(bundle[0])
     answers = predictor(many)
     assert len(answers) == len(many)
@@ -105,7 +105,7 @@ def test_several_films_are_answered_one_by_one_in_their_order(bundle, many):
     assert predictor([]) == []
 
 
-def test_of_many_films_a_few_are_in_memory_at_a_time(bundle, many):
+def test_of_many_images_a_few_are_in_memory_at_a_time(bundle, many):
     predictor, read, ahead = open_bundle(bundle[0]), [], []
     forward = predictor.forward
 
@@ -123,14 +123,14 @@ def test_of_many_films_a_few_are_in_memory_at_a_time(bundle, many):
     assert ahead == [BATCH, len(many)]
 
 
-def test_a_film_of_several_that_cannot_be_read_is_named(bundle, many, tmp_path):
+def test_an_image_of_several_that_cannot_be_read_is_named(bundle, many, tmp_path):
     (tmp_path / "broken.png").write_bytes(b"no film")
     with pytest.raises(DataError, match=r"broken.png is not a readable"):
         open_bundle(bundle[0])([*many, tmp_path / "broken.png"])
 
 
 @pytest.mark.parametrize("kind", ["encoder", "segmenter"])
-def test_an_encoder_gives_a_vector_and_a_segmenter_masks_for_each_of_several_films(kind, many):
+def test_an_encoder_gives_a_vector_and_a_segmenter_masks_for_each_of_several_images(kind, many):
     findings = ("Lung", "Heart") if kind == "segmenter" else ()
     thresholds = dict.fromkeys(findings, 0.5)
     card = random_card(findings, kind=kind, preprocess=PREPROCESS, thresholds=thresholds)

@@ -76,7 +76,7 @@ def copied(exported, tmp_path):
 
 @pytest.fixture
 def films(tmp_path):
-    """Three films of different shapes."""
+    """Three images of different shapes."""
     folder = tmp_path / "films"
     folder.mkdir()
     for number, shape in enumerate([(120, 90), (64, 64), (50, 200)]):
@@ -85,17 +85,17 @@ def films(tmp_path):
     return folder
 
 
-def test_it_answers_as_torch_does_for_any_number_of_films(exported, films):
+def test_it_answers_as_torch_does_for_any_number_of_images(exported, films):
     ours, theirs = evax.open_bundle(exported), evax.open_bundle(exported, runtime="onnx")
     radiographs = [evax.read_image(path) for path in sorted(films.iterdir())]
     for count in (1, 2, 3):
         expected = ours.predict(radiographs[:count])
         assert theirs.predict(radiographs[:count]) == pytest.approx(expected, abs=1e-4)
     assert list(theirs(radiographs[0])) == ["Effusion", "Mass", "Edema"]
-    assert np.ptp(expected, axis=0).min() > 1e-3  # the films are told apart
+    assert np.ptp(expected, axis=0).min() > 1e-3  # the images are told apart
 
 
-def test_several_films_and_paths_are_scored_as_a_list_in_every_runtime(exported, films):
+def test_several_images_and_paths_are_scored_as_a_list_in_every_runtime(exported, films):
     paths = sorted(films.iterdir())
     mixed = [str(paths[0]), evax.read_image(paths[1]), paths[2]]
     expected = [evax.open_bundle(exported)(path) for path in paths]
@@ -120,7 +120,7 @@ def test_its_map_is_grad_cam_at_the_output_and_norm1_is_refused(exported, films)
 def test_the_certificate_says_what_was_compared_and_how_well(exported):
     certificate = json.loads((exported / "onnx.json").read_text())
     assert certificate["films"] == 19
-    assert certificate["films_are"] == "16 synthetic films; black, white, noise"
+    assert certificate["films_are"] == "16 synthetic images; black, white, noise"
     measured = certificate["runtimes"]["onnx"]
     assert 0 < measured["largest_difference"] < 1e-4
     assert measured["films_with_another_decision"] == 0
@@ -154,7 +154,7 @@ def test_it_says_nothing_of_the_machine_that_wrote_it(exported):
         assert not [word for word in (b"site-packages", b".py", b"of-a-ward") if word in content]
 
 
-def test_thresholds_may_change_but_a_card_of_other_findings_or_films_is_refused(copied):
+def test_thresholds_may_change_but_a_card_of_other_findings_or_images_is_refused(copied):
     card = json.loads((copied / "card.json").read_text())
     (copied / "card.json").write_text(json.dumps(card | {"thresholds": {"Mass": 0.9}}))
     evax.open_bundle(copied, runtime="onnx")
@@ -218,7 +218,7 @@ def test_a_runtime_that_differs_from_torch_is_refused_and_nothing_is_written(tmp
     done = evax_command("export", folder, "--films", films, before=stricter)
     assert done.returncode == 1
     assert "onnx differs from torch by " in done.stderr
-    assert "on these films, more than 1e-12. Nothing was written" in done.stderr
+    assert "on these images, more than 1e-12. Nothing was written" in done.stderr
     assert sorted(folder.iterdir()) == before
 
 
@@ -230,7 +230,7 @@ PathFinder.find_spec = lambda name, *rest: None if name.split(".")[0] in absent 
 """
 
 
-def test_films_are_scored_and_drawn_on_a_machine_without_torch(exported, films, tmp_path):
+def test_images_are_scored_and_drawn_on_a_machine_without_torch(exported, films, tmp_path):
     def command(out):
         return ["predict", str(exported), str(films), "--out", str(out), "--heatmaps", f"{out}-maps"]
 
@@ -317,12 +317,12 @@ def test_every_kind_of_network_agrees_in_both_runtimes(name, kind, tmp_path, fil
     assert answers[2] == pytest.approx(answers[0], abs=1e-3)
 
 
-def test_of_given_films_the_first_readable_ones_are_compared(tmp_path, films):
+def test_of_given_images_the_first_readable_ones_are_compared(tmp_path, films):
     (films / "0-broken.png").write_bytes(b"no film")
     chosen = real_images(ExportConfig(bundle=tmp_path, films=(films,), most_films=2), None)
     shapes = [evax.read_image(films / name).pixels.shape for name in ("0.png", "1.png")]
     assert [film.pixels.shape for film in chosen] == shapes
     for path in films.iterdir():
         path.write_bytes(b"no film")
-    with pytest.raises(DataError, match="No film in .* can be read"):
+    with pytest.raises(DataError, match="No image in .* can be read"):
         real_images(ExportConfig(bundle=tmp_path, films=(films,)), None)

@@ -9,7 +9,7 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
-from evax.data.leaks import warn_of_tested_patients
+from evax.data.leaks import warn_if_patients_tested
 from evax.data.manifest import Manifest
 from evax.data.store import ImageStore
 from evax.deploy.bundle import (
@@ -19,7 +19,7 @@ from evax.deploy.bundle import (
     check_test_unseen,
     read_seen,
     save_seen,
-    seen_films,
+    seen_images,
     seen_in,
 )
 from evax.errors import DataError
@@ -55,7 +55,9 @@ def learned(tmp_path):
 
 
 def refused(weights, store, films):
-    with pytest.raises(DataError, match=f"has learned from {films} of the 3 test films of .*, or from other"):
+    with pytest.raises(
+        DataError, match=f"has learned from {films} of the 3 test images of .*, or from other"
+    ):
         check_test_unseen(weights, store, store.rows("test"))
 
 
@@ -79,7 +81,7 @@ def test_equal_names_of_another_namespace_are_other_people(learned, source, name
     weights = learned(store_of(PEOPLE, SPLITS))
     other = store_of(PEOPLE, TURNED, source=source, namespace=namespace, seed=1)
     check_test_unseen(weights, other, other.rows("test"))
-    assert not seen_films(weights, other, np.arange(6)).any()
+    assert not seen_images(weights, other, np.arange(6)).any()
 
 
 def test_the_merged_corpus_and_its_releases_have_the_same_people(learned):
@@ -121,7 +123,7 @@ def test_the_numbers_of_patients_cannot_be_tried_out_without_the_namespace(learn
     assert set(store_of(PEOPLE, SPLITS, namespace="").people(np.arange(6))) == {0}
 
 
-def test_what_was_seen_before_is_kept_and_a_bundle_of_films_alone_is_read(learned, tmp_path):
+def test_what_was_seen_before_is_kept_and_a_bundle_of_images_alone_is_read(learned, tmp_path):
     weights = learned(store_of(PEOPLE, SPLITS))
     seen = read_seen(weights)
     both = seen.also(seen_in(store_of(["x"], ["train"], seed=2), np.array([0])))
@@ -145,19 +147,19 @@ def test_pre_training_on_stores_that_divide_one_namespace_otherwise_is_warned_of
     message = (
         "3 patients of the test split of csv-mine-4-0 are in the train or validation split of csv-mine-6-0"
     )
-    warn_of_tested_patients([first, store_of(PEOPLE, SPLITS, size=6), store_of(list("uvwxyz"), TURNED)])
-    warn_of_tested_patients([first, first])
+    warn_if_patients_tested([first, store_of(PEOPLE, SPLITS, size=6), store_of(list("uvwxyz"), TURNED)])
+    warn_if_patients_tested([first, first])
     assert not caplog.text
-    warn_of_tested_patients([first, second])
+    warn_if_patients_tested([first, second])
     assert message in caplog.text
 
 
 def test_equal_names_of_two_tables_are_told_and_names_of_files_are_not(caplog):
     first = store_of(PEOPLE, SPLITS)
-    warn_of_tested_patients([first, store_of(PEOPLE, TURNED, source="chexpert", namespace="chexpert")])
-    warn_of_tested_patients([first, store_of(PEOPLE, SPLITS, namespace="other")])
+    warn_if_patients_tested([first, store_of(PEOPLE, TURNED, source="chexpert", namespace="chexpert")])
+    warn_if_patients_tested([first, store_of(PEOPLE, SPLITS, namespace="other")])
     files = [f"0-{number}" for number in range(6)]
-    warn_of_tested_patients([store_of(files, SPLITS), store_of(files, TURNED, namespace="other")])
+    warn_if_patients_tested([store_of(files, SPLITS), store_of(files, TURNED, namespace="other")])
     assert not caplog.text
-    warn_of_tested_patients([first, store_of(PEOPLE, TURNED, namespace="")])
+    warn_if_patients_tested([first, store_of(PEOPLE, TURNED, namespace="")])
     assert "3 patients of the test split of csv-mine-4-0 have names of train or validation" in caplog.text

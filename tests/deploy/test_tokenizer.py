@@ -23,7 +23,7 @@ def bundle(folder, encoder="eva_x_tiny_patch16_224", kind="encoder"):
     return network
 
 
-def test_a_bundle_gives_its_normed_patches_of_films_normalised_as_its_card_says(tmp_path):
+def test_a_bundle_gives_its_normed_patches_of_images_normalised_as_its_card_says(tmp_path):
     encoder = bundle(tmp_path)
     tokenizer = open_tokenizer(str(tmp_path), image_size=64)
     expected = encoder.fc_norm(encoder.encode((FILMS - 0.4) / 0.2).patches)

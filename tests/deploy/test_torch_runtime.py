@@ -11,7 +11,7 @@ from evax.deploy.torch_runtime import open_torch
 from evax.models.encoders import best_device
 from evax.runs.device import start_fabric
 
-META = torch.device("meta")  # stands for a GPU: another device than that of the films
+META = torch.device("meta")  # stands for a GPU: another device than that of the images
 
 
 @pytest.fixture(params=["encoder", "classifier", "segmenter"])
@@ -29,7 +29,7 @@ def test_training_and_prediction_choose_the_same_device(monkeypatch):
     assert best_device().type == "mps"
 
 
-def test_network_and_films_are_on_the_device_that_is_chosen(bundle, monkeypatch):
+def test_network_and_images_are_on_the_device_that_is_chosen(bundle, monkeypatch):
     monkeypatch.setattr("evax.models.encoders.best_device", lambda: META)
     predictor = evax.open_bundle(bundle)
     assert {tensor.device.type for tensor in predictor.network.state_dict().values()} == {"meta"}

@@ -25,11 +25,11 @@ def rows(*numbers: int):
     return np.array(numbers, dtype=np.int64)
 
 
-def test_a_patient_in_two_splits_is_found_by_film_row_and_never_named():
+def test_a_patient_in_two_splits_is_found_by_image_row_and_never_named():
     patients = np.array(["Ada", "Bob", "Cleo", "Bob", "Ada"])
     check = check_patients({"train": rows(0, 1), "validation": rows(2), "test": rows(3, 4)}, patients)
     assert not check.passed
-    assert "2 in train and test (film rows 0, 1, 3, 4)" in check.message
+    assert "2 in train and test (image rows 0, 1, 3, 4)" in check.message
     assert "divides by patient" in check.action
     assert not any(name in check.message for name in patients)
 
@@ -54,7 +54,7 @@ def test_a_finding_is_called_backwards_when_both_validation_and_test_say_so(vali
     assert ("Edema (0.30 on validation, 0.35 on test)" in check.message) == (not passed)
 
 
-def test_scores_of_a_diverged_training_do_not_tell_films_apart_and_are_named_with_their_split():
+def test_scores_of_a_diverged_training_do_not_tell_images_apart_and_are_named_with_their_split():
     rng = np.random.default_rng(0)
     healthy = 0.01 + 0.0003 * rng.random((200, 2))  # a few steps into a training: 0.03 in log odds
     assert check_spread(["Mass", "Edema"], {"validation": healthy, "test": healthy}).passed
@@ -64,12 +64,12 @@ def test_scores_of_a_diverged_training_do_not_tell_films_apart_and_are_named_wit
         scores[:15, 1] = 0.9
         check = check_spread(["Mass", "Edema"], {"validation": healthy, "test": scores})
         assert not check.passed
-        assert "Edema (185 of 200 films in test)" in check.message
+        assert "Edema (185 of 200 images in test)" in check.message
         assert "Mass" not in check.message
         assert "--optimizer.lr" in check.action
 
 
-def test_a_split_with_few_patients_of_a_finding_is_named_however_many_films_they_have():
+def test_a_split_with_few_patients_of_a_finding_is_named_however_many_images_they_have():
     patients = np.array([f"p{n % (2 * ENOUGH)}" for n in range(40 * ENOUGH)])
     labels = (np.arange(len(patients)) % 2)[:, None].astype(np.float64)
     every = np.arange(len(patients))
@@ -86,7 +86,7 @@ def test_a_constant_column_is_named_with_what_it_always_says(value, word):
     labels = np.array([[0.0, value], [1.0, value], [math.nan, math.nan]])
     check = check_columns(["Mass", "Hernia"], labels)
     assert not check.passed
-    assert f"Hernia is {word} on every training film" in check.message
+    assert f"Hernia is {word} on every training image" in check.message
     assert "Mass" not in check.message
     assert "--findings" in check.action
     assert check_columns(["Mass"], labels[:, :1]).passed
@@ -105,7 +105,7 @@ def test_a_check_that_had_nothing_to_look_at_did_not_pass():
     ):
         assert check.passed is None
         assert check.action == ""
-    assert "1000 of 5000 training films know none of the 2 findings well enough" in check.message
+    assert "1000 of 5000 training images know none of the 2 findings well enough" in check.message
 
 
 def test_exclusive_findings_may_overlap_without_a_wrong_label():
@@ -122,12 +122,12 @@ def test_labels_are_doubted_when_far_more_are_contradicted_than_the_difficulty_e
     assert check_labels(["Mass"], [honest], 100, 100, False).passed
     check = check_labels(["Mass", "Hernia"], [doubtful, None], 1000, 5000, False)
     assert not check.passed
-    assert "Mass, 12 of the 100 films that most clearly lack it are labelled present" in check.message
+    assert "Mass, 12 of the 100 images that most clearly lack it are labelled present" in check.message
     assert "its difficulty explains 3" in check.message
     assert "suspicious.csv" in check.action
     some = check_labels(["Mass", "Hernia"], [honest, None], 1000, 5000, False)
     assert some.passed
-    assert "1000 of 5000 training films are surest; they know 1 of 2 findings" in some.message
+    assert "1000 of 5000 training images are surest; they know 1 of 2 findings" in some.message
 
 
 @given(st.integers(2, 5), st.integers(0, 4), st.integers(0, 99))

@@ -23,7 +23,7 @@ from evax.evaluation.networks import Ground, finding_differences, mean_differenc
 
 
 def two_networks(seed, patients=60, films=2):
-    """Scores (S, 1) of a better and a worse network on the same films, which share much of their noise."""
+    """Scores (S, 1) of a better and a worse network on the same images, which share much of their noise."""
     rng = np.random.default_rng(seed)
     truth = np.repeat(rng.random(patients) < 0.4, films)
     shared = rng.standard_normal(len(truth))
@@ -105,7 +105,7 @@ def test_a_network_against_itself_differs_by_nothing_with_p_one():
         assert (found.interval.low, found.interval.high) == (0, 0)
 
 
-def test_bootstrap_and_delong_agree_when_every_patient_has_one_film():
+def test_bootstrap_and_delong_agree_when_every_patient_has_one_image():
     better, worse, truth, people = two_networks(5, patients=300, films=1)
     bootstrap = difference_of(better, worse, truth, people, resamples=2000)
     formula = delong(better[:, 0], worse[:, 0], truth)
@@ -126,7 +126,7 @@ def test_delong_s_interval_is_cut_where_no_difference_can_lie_and_says_so():
     assert delong(better[:, 0], worse[:, 0], truth).interval.method == "DeLong"
 
 
-def test_delong_of_copied_films_is_too_sure_of_itself():
+def test_delong_of_copied_images_is_too_sure_of_itself():
     better, worse, truth, people = two_networks(7, films=1)
     once = delong(better[:, 0], worse[:, 0], truth)
     copied = delong(*(np.repeat(scores[:, 0], 8) for scores in (better, worse)), np.repeat(truth, 8))

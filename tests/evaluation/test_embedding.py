@@ -45,7 +45,7 @@ def test_a_small_temperature_listens_to_the_nearest_and_a_large_one_to_all_alike
     np.testing.assert_allclose(knn_scores(features, labels, test, 60, 1e6), everybody, atol=1e-4)
 
 
-def test_films_on_which_a_finding_is_unknown_do_not_vote_for_it():
+def test_images_on_which_a_finding_is_unknown_do_not_vote_for_it():
     (features, labels), (test, _) = clusters(0, 60), clusters(1, 300)
     holes = labels.copy()
     holes[:20, 1] = np.nan

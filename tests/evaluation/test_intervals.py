@@ -20,7 +20,7 @@ from evax.evaluation.intervals import (
 
 
 def problem(seed: int, cases: int = 60, patients: int = 20, findings: int = 3):
-    """Scores with many ties, labels with holes, several films per patient."""
+    """Scores with many ties, labels with holes, several images per patient."""
     rng = np.random.default_rng(seed)
     labels = (rng.random((cases, findings)) < 0.3).astype(np.float32)
     scores = np.round(1 / (1 + np.exp(-rng.standard_normal((cases, findings)) - labels)), 1)
@@ -29,7 +29,7 @@ def problem(seed: int, cases: int = 60, patients: int = 20, findings: int = 3):
 
 
 def written_out(patients, resamples, seed):
-    """The films of each resample as indices, patient by patient: the naive way."""
+    """The images of each resample as indices, patient by patient: the naive way."""
     names = np.unique(patients)
     films = [np.flatnonzero(patients == name) for name in names]
     for block in patient_weights(len(names), resamples, seed):
@@ -49,7 +49,7 @@ def ends(interval: Interval):
 
 @given(st.integers(0, 10_000))
 @settings(max_examples=10, deadline=None)
-def test_weights_give_what_writing_the_films_out_again_gives(seed):
+def test_weights_give_what_writing_the_images_out_again_gives(seed):
     scores, labels, patients = problem(seed, findings=2)
     fast = ranking_intervals(scores, labels, patients, resamples=70, seed=seed)
     areas, precisions = [], []
@@ -68,7 +68,7 @@ def test_weights_give_what_writing_the_films_out_again_gives(seed):
     )
 
 
-def test_a_mean_of_hits_agrees_with_writing_the_films_out_again():
+def test_a_mean_of_hits_agrees_with_writing_the_images_out_again():
     hits, _, patients = problem(5)
     hits[np.random.default_rng(0).random(hits.shape) < 0.2] = np.nan
     fast = mean_interval(hits, patients, resamples=100, seed=4)
@@ -112,7 +112,7 @@ def test_an_undefined_finding_has_no_interval_and_does_not_touch_the_mean():
     assert math.isnan(ranking_intervals(scores, labels, patients, resamples=20).macro_auroc.high)
 
 
-def test_copies_of_a_film_do_not_narrow_the_interval_when_they_share_the_patient():
+def test_copies_of_an_image_do_not_narrow_the_interval_when_they_share_the_patient():
     scores, labels, _ = problem(2, cases=80, findings=1)
     people = np.array([f"p{i}" for i in range(80)])
     once = ranking_intervals(scores, labels, people, resamples=400)
@@ -170,7 +170,7 @@ def test_intervals_cover_the_truth_about_as_often_as_they_say():
 @pytest.mark.parametrize(
     ("patients", "options", "message"),
     [
-        (["a", "", ""], {}, r"2 of 3 cases have no patient.*film's name"),
+        (["a", "", ""], {}, r"2 of 3 cases have no patient.*image's name"),
         (["a", "b"], {}, "2 patients were given for 3 cases"),
         (["a", "b", "c"], {"level": 95.0}, "between 0 and 1, got 95"),
         (["a", "b", "c"], {"resamples": 0}, "at least one resample, got 0"),

@@ -12,7 +12,7 @@ from evax.evaluation.report import evaluate_classifier
 NAN = math.nan
 
 
-def test_a_finding_is_learned_from_films_that_have_it_and_films_that_lack_it():
+def test_a_finding_is_learned_from_images_that_have_it_and_images_that_lack_it():
     #                        both  present absent unknown  smooth
     labels = np.array([[1.0, 1.0, 0.0, NAN, 0.7], [0.0, 1.0, 0.0, NAN, 0.0], [NAN, NAN, NAN, NAN, NAN]])
     assert learned_findings(labels).tolist() == [True, False, False, False, True]
@@ -23,7 +23,7 @@ def test_only_findings_that_were_learned_keep_their_labels():
     np.testing.assert_array_equal(only_learned(labels, np.array([True, False])), [[1, NAN], [0, NAN]])
 
 
-def test_few_are_few_patients_not_few_films():
+def test_few_are_few_patients_not_few_images():
     labels = np.array([1.0] * 8 + [0.0] * 6 + [NAN])[:, None]
     patients = np.array(["a"] * 7 + ["b"] + list("cdefgh") + ["i"])
     assert patients_of_each_side(labels, patients).tolist() == [[2, 6]]
@@ -50,7 +50,7 @@ def test_what_was_not_learned_is_named_counted_and_left_out_of_every_mean(report
     assert [row.learned for row in report.findings] == [True, True, False]
     assert math.isnan(hernia.auroc)
     assert math.isnan(hernia.sensitivity)
-    assert hernia.positives == labels[:, 2].sum() > 0  # what its films are is known all the same
+    assert hernia.positives == labels[:, 2].sum() > 0  # what its images are is known all the same
     assert hernia.prevalence == labels[:, 2].mean()
     assert (report.mauc.findings_entered, report.mauc.findings_total) == (2, 3)
     assert report.mauc.value == pytest.approx((mass.auroc + edema.auroc) / 2)
@@ -58,7 +58,7 @@ def test_what_was_not_learned_is_named_counted_and_left_out_of_every_mean(report
     assert report.to_json()["mauc"]["interval_partial"] == report.to_json()["mauc"]["interval_undefined"] == 0
 
 
-def test_the_most_probable_finding_is_judged_on_films_of_a_finding_that_was_not_learned_too():
+def test_the_most_probable_finding_is_judged_on_images_of_a_finding_that_was_not_learned_too():
     labels = np.eye(3)[np.arange(60) % 3]
     learned = np.array([True, True, False])
     people = [f"p{number}" for number in range(60)]
@@ -74,7 +74,7 @@ def test_a_probe_neither_chooses_by_nor_counts_what_it_could_not_learn():
     rng = np.random.default_rng(1)
     features, test = rng.standard_normal((80, 4)), rng.standard_normal((60, 4))
     labels, truth = (np.stack([part[:, 0] > 0, part[:, 1] > 0], 1).astype(float) for part in (features, test))
-    labels[:, 1] = 0  # nobody among the training films
+    labels[:, 1] = 0  # nobody among the training images
     macro = knn_auroc(features, labels, test, truth)
     assert macro.entered == 1
     assert macro.value == knn_auroc(features, labels[:, :1], test, truth[:, :1]).value

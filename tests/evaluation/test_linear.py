@@ -40,7 +40,7 @@ def test_it_is_scikit_learn_s_regression_at_the_strength_that_validation_liked_b
     assert probe.probabilities(test) == pytest.approx(expected[probe.strength], abs=1e-3)
 
 
-def test_unknown_labels_are_left_out_and_what_no_training_film_knows_is_undefined(cases):
+def test_unknown_labels_are_left_out_and_what_no_training_image_knows_is_undefined(cases):
     (train, val, test), (train_labels, val_labels, _) = map(split, cases)
     half = train_labels.copy()
     half[75:, 0] = np.nan
@@ -53,7 +53,7 @@ def test_unknown_labels_are_left_out_and_what_no_training_film_knows_is_undefine
     assert np.isnan(probe.probabilities(test)[:, 1]).all()
 
 
-def test_a_finding_with_one_side_only_gets_the_same_answer_for_every_film(cases):
+def test_a_finding_with_one_side_only_gets_the_same_answer_for_every_image(cases):
     (train, val, test), (train_labels, val_labels, _) = map(split, cases)
     train_labels[:, 1] = 0
     probe = fit_linear_probe(train, train_labels, val, val_labels, exclusive=False, strengths=(0.1,))
@@ -97,7 +97,7 @@ def test_as_a_layer_it_answers_the_same(exclusive, findings):
     assert answers.numpy() == pytest.approx(probe.probabilities(features), abs=1e-9)
 
 
-def test_as_a_layer_a_finding_that_no_training_film_has_is_rare_and_one_that_nobody_knows_is_open():
+def test_as_a_layer_a_finding_that_no_training_image_has_is_rare_and_one_that_nobody_knows_is_open():
     chance = np.random.default_rng(0)
     features = chance.normal(size=(20, 4))
     labels = np.stack([np.arange(20) % 2, np.zeros(20), np.full(20, np.nan), np.ones(20)], axis=1)

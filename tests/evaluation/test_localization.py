@@ -117,7 +117,7 @@ def test_the_thresholds_are_those_of_the_released_code():
 
 
 def test_a_truncated_box_is_the_released_code_s_rectangle():
-    x, y, w, h = 337.898305084746, 509.559322033898, 417.627118644068, 403.525423728814  # a film's own
+    x, y, w, h = 337.898305084746, 509.559322033898, 417.627118644068, 403.525423728814  # an image's own
     drawn = np.zeros((224, 224), bool)
     for row in range(224):
         for column in range(224):

@@ -32,7 +32,7 @@ def overconfident(seed, cases=3000, findings=2):
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_probabilities_of_other_films_come_true_after_it(method):
+def test_probabilities_of_other_images_come_true_after_it(method):
     calibrator = fit_calibrator(method, *overconfident(0), exclusive=False)
     probabilities, labels = overconfident(5)
     new = calibrator.apply(probabilities)
@@ -67,17 +67,17 @@ def test_a_temperature_keeps_the_order_and_the_range(values, temperature):
 
 
 @pytest.mark.parametrize("labels", [[], [1.0, 1.0, 1.0], [math.nan, 0.0, 0.0], [math.nan, math.nan]])
-def test_without_both_kinds_of_films_there_is_no_temperature(labels):
+def test_without_both_kinds_of_images_there_is_no_temperature(labels):
     probabilities = np.full(len(labels), 0.3)
     assert math.isnan(fit_temperature(probabilities, np.array(labels), exclusive=False))
 
 
 @pytest.mark.parametrize("labels", [[0.0, 0.0, 1.0, 1.0], [1.0, 1.0, 0.0, 0.0]])
-def test_few_films_told_apart_without_a_mistake_or_all_wrongly_have_no_temperature(labels):
+def test_few_images_told_apart_without_a_mistake_or_all_wrongly_have_no_temperature(labels):
     assert math.isnan(fit_temperature(np.array([0.2, 0.3, 0.6, 0.7]), np.array(labels), exclusive=False))
 
 
-def test_exclusive_films_of_one_finding_have_no_temperature():
+def test_exclusive_images_of_one_finding_have_no_temperature():
     probabilities, labels = np.full((3, 2), 0.5), np.tile([1.0, 0.0], (3, 1))
     assert math.isnan(fit_temperature(probabilities, labels, exclusive=True))
 
@@ -114,7 +114,7 @@ def test_platt_agrees_with_a_logistic_regression_on_his_targets():
     truth = labels[:, 0] == 1
     high, low = (truth.sum() + 1) / (truth.sum() + 2), 1 / ((~truth).sum() + 2)
     target = np.where(truth, high, low)
-    values = np.tile(logit(probabilities), (2, 1))  # every film once as positive and once as negative
+    values = np.tile(logit(probabilities), (2, 1))  # every image once as positive and once as negative
     regression = LogisticRegression(C=1e12, solver="newton-cholesky", tol=1e-12, max_iter=1000)
     regression.fit(values, np.repeat([1, 0], 300), sample_weight=np.concatenate([target, 1 - target]))
     ((slope, intercept),) = fit_calibrator("platt", probabilities, labels, exclusive=False).parameters
@@ -122,7 +122,7 @@ def test_platt_agrees_with_a_logistic_regression_on_his_targets():
     assert intercept == pytest.approx(regression.intercept_[0], abs=1e-7)
 
 
-def test_platt_does_not_believe_separated_films_fully():
+def test_platt_does_not_believe_separated_images_fully():
     calibrator = fit_calibrator(
         "platt", np.array([[0.1], [0.2], [0.8], [0.9]]), np.array([[0.0], [0], [1], [1]]), exclusive=False
     )

@@ -19,7 +19,7 @@ FINDINGS = ("Effusion", "Mass", "Hernia")
 
 
 def films(seed: int = 0, cases: int = 120):
-    """Three findings; nobody has the third, and the second is unknown on some films."""
+    """Three findings; nobody has the third, and the second is unknown on some images."""
     rng = np.random.default_rng(seed)
     labels = (rng.random((cases, 3)) < [0.4, 0.2, 0.0]).astype(np.float32)
     probabilities = 1 / (1 + np.exp(-rng.standard_normal((cases, 3)) - 2 * labels))
@@ -42,7 +42,7 @@ def test_a_finding_that_nobody_has_stops_nothing_and_is_counted_out(report):
     assert report.mauc.value == pytest.approx((report.findings[0].auroc + report.findings[1].auroc) / 2)
 
 
-def test_unknown_labels_are_left_out_of_their_finding_alone_and_films_are_counted(report):
+def test_unknown_labels_are_left_out_of_their_finding_alone_and_images_are_counted(report):
     probabilities, labels, _ = films()
     effusion, mass, _ = report.findings
     assert mass.positives + mass.negatives == 110

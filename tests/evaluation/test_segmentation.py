@@ -1,4 +1,4 @@
-"""Dice and Jaccard against scikit-learn on written-out pixels; films without the finding."""
+"""Dice and Jaccard against scikit-learn on written-out pixels; images without the finding."""
 
 import math
 
@@ -25,7 +25,7 @@ SIDE = 12
 
 
 def drawn(films=6, findings=2, seed=0):
-    """Probabilities and truths; of the second finding the first film is unknown and the last has none."""
+    """Probabilities and truths; of the second finding the first image is unknown and the last has none."""
     rng = np.random.default_rng(seed)
     truth = (rng.random((films, findings, SIDE, SIDE)) < 0.3).astype(np.uint8)
     # on the grid of thresholds, too: "at or above" has to mean the same everywhere
@@ -61,7 +61,7 @@ def test_dice_and_jaccard_of_all_pixels_are_scikit_learn_s_at_every_threshold():
             assert jaccard_of(scores[k, t]) == pytest.approx(expected, abs=1e-12)
 
 
-def test_a_film_s_dice_is_scikit_learn_s_and_undefined_without_the_finding():
+def test_an_image_s_dice_is_scikit_learn_s_and_undefined_without_the_finding():
     probability, truth = drawn()
     each = film_dice(overlaps_of(probability, truth).at(np.array([0.5, 0.3])))
     assert each[2, 1] == pytest.approx(f1_score(truth[2, 1].ravel(), probability[2, 1].ravel() >= 0.3))
@@ -121,7 +121,7 @@ def test_the_interval_is_that_of_dice_counted_anew_on_every_resample_of_the_pati
                 assert draws[k, r] == pytest.approx(expected, abs=1e-12)
 
 
-def test_films_without_the_finding_count_in_the_pixels_of_all_and_have_numbers_of_their_own():
+def test_images_without_the_finding_count_in_the_pixels_of_all_and_have_numbers_of_their_own():
     probability, truth = drawn(films=4, findings=1)
     truth[:2] = 0
     probability[0], probability[1] = 0.0, 0.0
@@ -148,7 +148,7 @@ def test_one_patient_shows_no_spread():
     ] == [None, None]
 
 
-def test_the_mean_of_films_shows_no_spread_where_one_patient_alone_has_the_finding():
+def test_the_mean_of_images_shows_no_spread_where_one_patient_alone_has_the_finding():
     probability, truth = drawn(films=8, findings=1)
     truth[1:] = 0
     overlaps = overlaps_of(probability, truth).at(np.array([0.5]))

@@ -29,7 +29,7 @@ def compare(groups, scores, labels, patients, resamples=60, **options):
 
 @given(st.integers(0, 10_000))
 @settings(max_examples=5, deadline=None)
-def test_a_group_has_the_auroc_and_the_interval_width_of_its_own_films(seed):
+def test_a_group_has_the_auroc_and_the_interval_width_of_its_own_images(seed):
     scores, labels, patients, groups = problem(seed)
     result = compare(groups, scores, labels, patients)
     assert [group.group for group in result.groups] == ["F", "M"]
@@ -52,7 +52,7 @@ def test_a_group_has_the_auroc_and_the_interval_width_of_its_own_films(seed):
     assert result.gap.value >= 0
 
 
-def test_one_group_of_all_films_has_the_interval_of_the_whole_test_and_no_gap():
+def test_one_group_of_all_images_has_the_interval_of_the_whole_test_and_no_gap():
     scores, labels, patients, _ = problem(1)
     result = compare(["all"] * len(labels), scores, labels, patients, seed=3)
     whole = ranking_intervals(scores, labels, patients, resamples=60, seed=3)
@@ -75,7 +75,7 @@ def test_a_group_of_few_patients_is_named_and_counted_but_not_scored():
     assert {result.gap.best, result.gap.worst} == {"F", "M"}
 
 
-def test_patients_count_and_not_films_when_a_group_is_called_large_enough():
+def test_patients_count_and_not_images_when_a_group_is_called_large_enough():
     scores, labels, _, groups = problem(3)
     alone = np.where(groups == "F", "one woman", [f"p{n}" for n in range(len(labels))])
     women = compare(groups, scores, labels, alone).groups[0]
@@ -102,7 +102,7 @@ def test_a_network_that_fails_on_one_group_has_a_gap_whose_interval_excludes_zer
     assert gap.interval.low > 0.2
 
 
-def test_films_of_which_the_group_is_not_known_are_counted_and_in_no_group():
+def test_images_of_which_the_group_is_not_known_are_counted_and_in_no_group():
     scores, labels, patients, groups = problem(6)
     groups[:7] = ""
     result = compare(groups, scores, labels, patients)

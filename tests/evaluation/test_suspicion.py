@@ -12,7 +12,7 @@ FLIPPED = 0.1
 
 
 def films(seed: int, cases: int = 600, width: int = 24, apart: float = 2.5):
-    """Features of which three directions show three findings, their labels and two films per patient."""
+    """Features of which three directions show three findings, their labels and two images per patient."""
     rng = np.random.default_rng(seed)
     labels = (rng.random((cases, 3)) < 0.3).astype(np.float64)
     features = rng.standard_normal((cases, width))
@@ -63,7 +63,7 @@ def test_a_label_is_judged_by_other_patients_only():
     own, turned = patients == "p0", labels.copy()
     turned[own] = 1 - turned[own]
     second = held_out_probabilities(features, turned, patients)
-    # the penalty is chosen by all labels; where it stayed, the patient's own films are judged as before
+    # the penalty is chosen by all labels; where it stayed, the patient's own images are judged as before
     same = [k for k in range(3) if np.allclose(first[own, k], second[own, k], atol=1e-12)]
     assert same
     assert not np.allclose(first[~own], second[~own])
@@ -87,7 +87,7 @@ def test_the_score_is_the_probability_of_the_opposite_label(probability, label):
     assert np.isnan(scores[0, 1])
 
 
-def test_features_of_other_films_are_refused():
+def test_features_of_other_images_are_refused():
     features, labels, patients = films(6, cases=20)
     with pytest.raises(DataError, match="19 features, 20 patients and 20 labels"):
         held_out_probabilities(features[1:], labels, patients)

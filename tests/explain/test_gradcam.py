@@ -90,7 +90,7 @@ def test_nothing_stays_on_the_network(network):
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
 
 
-def test_the_map_lies_on_the_film_s_own_pixels_in_0_to_1(predictor):
+def test_the_map_lies_on_the_image_s_own_pixels_in_0_to_1(predictor):
     film = Radiograph(np.random.default_rng(0).random((120, 90)).astype(np.float32), None, None, ())
     heatmap = grad_cam(predictor, film, "Mass")
     assert heatmap.shape == (120, 90)
@@ -128,8 +128,8 @@ def test_the_map_of_a_central_crop_lies_where_the_network_looked():
     assert heatmap.max() == 1.0
 
 
-def test_a_film_s_bright_spot_seen_through_a_central_crop_is_where_the_map_puts_it(predictor):
-    class Bright:  # a network whose map is its input: what is spread must fit the film
+def test_an_image_s_bright_spot_seen_through_a_central_crop_is_where_the_map_puts_it(predictor):
+    class Bright:  # a network whose map is its input: what is spread must fit the image
         preprocess = Preprocess(store_size=112, input_size=96, resize_size=112)
 
     film = np.zeros((140, 224), np.float32)

@@ -39,7 +39,7 @@ def audited(phantom_store, leaky, tmp_path_factory):
     return out
 
 
-def test_the_audit_finds_every_film_at_the_other_size_and_says_what_leaks(audited, phantom_store, leaky):
+def test_the_audit_finds_every_image_at_the_other_size_and_says_what_leaks(audited, phantom_store, leaky):
     content = json.loads((audited / "audit.json").read_text())
     tables = [evax.open_store(path).manifest.table for path in (phantom_store, leaky)]
     tables = [table.set_index("image") for table in tables]
@@ -57,7 +57,7 @@ def test_the_audit_finds_every_film_at_the_other_size_and_says_what_leaks(audite
     assert not content["passed"]
 
 
-def test_the_page_stands_alone_and_no_file_names_a_film_or_a_patient(audited):
+def test_the_page_stands_alone_and_no_file_names_an_image_or_a_patient(audited):
     page = (audited / "audit.html").read_text()
     assert "Leak." in page
     assert "http" not in page.replace("http://www.w3.org", "")
@@ -118,10 +118,10 @@ def test_a_store_of_unknown_patients_does_not_pass_without_a_word(phantoms, tmp_
     assert "Unknown patients." in page
     assert "no patient of one" not in page
     assert '<span class="tag">no, by pictures</span>' in page
-    assert "the patients of 6 of 6 films are unknown" in caplog.text
+    assert "the patients of 6 of 6 images are unknown" in caplog.text
 
 
-def test_a_store_of_films_too_small_to_be_told_apart_is_refused_before_anything_else(
+def test_a_store_of_images_too_small_to_be_told_apart_is_refused_before_anything_else(
     phantoms, phantom_store, tmp_path, capsys
 ):
     small = prepare(PrepareConfig(raw=phantoms, out=tmp_path / "small", size=64, workers=1))
@@ -142,7 +142,7 @@ def test_a_leak_through_a_third_store_can_be_located(phantoms, tmp_path, caplog)
         (raw / "labels.csv").write_text("\n".join(["image,patient,split", *lines]))
         store = prepare(PrepareConfig(raw=raw, out=raw / "store", size=112, workers=1))
         stores.append(store)
-    order = (stores[1], stores[0], stores[2])  # identical films are pairs with the first store's only
+    order = (stores[1], stores[0], stores[2])  # identical images are pairs with the first store's only
     content = json.loads(audit(AuditConfig(stores=order, out=tmp_path / "run")).read_text())
     direct, leak = content["leaks"]
     assert direct["linked"] == {"films": 0, "via": []}
@@ -157,5 +157,5 @@ def test_a_leak_through_a_third_store_can_be_located(phantoms, tmp_path, caplog)
         assert (row["store"], row["split"]) == (tested, "test")
         assert (row["other_store"], row["other_split"]) == (trained, "train")
         assert row["via"] == f"{between} {row['row']}"
-    assert f"{count} of them only via films of {between}" in caplog.text
+    assert f"{count} of them only via images of {between}" in caplog.text
     assert f"{count} only via {between}" in (tmp_path / "run" / "audit.html").read_text()

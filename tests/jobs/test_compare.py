@@ -77,7 +77,7 @@ def test_numbers_are_those_of_the_tables_and_reports(runs, compared):
     assert content["rows"][0]["train"] == {"films": [120, 120], "patients": [60, 60]}
 
 
-def test_differences_are_tested_by_patients_where_patients_have_several_films(compared):
+def test_differences_are_tested_by_patients_where_patients_have_several_images(compared):
     content = content_of(compared)
     (one,) = content["differences"]
     assert (one["name"], one["reference"]) == ("poor", "good")
@@ -95,10 +95,10 @@ def test_differences_are_tested_by_patients_where_patients_have_several_films(co
     )
     assert one["findings"][2]["p"] is None  # no hernia
     assert (one["higher"], one["lower"]) == (0, 2)
-    assert "120 test films are of 60 patients" in content["statistics"]["delong"]
+    assert "120 test images are of 60 patients" in content["statistics"]["delong"]
 
 
-def test_delong_is_used_where_each_patient_has_one_film(tmp_path):
+def test_delong_is_used_where_each_patient_has_one_image(tmp_path):
     folders = [write_run(tmp_path / name, skill, films_each=1) for name, skill in (("a", 1.0), ("b", 1.5))]
     content = content_of(done(folders, tmp_path / "out"))
     tables = [pd.read_csv(folder / "predictions-test.csv") for folder in folders]
@@ -207,7 +207,7 @@ def test_sweeps_over_numbers_of_patients_are_compared_and_named_by_them(tmp_path
     content = content_of(out)
     assert [row["name"] for row in content["rows"]] == ["one, 5 patients", "one, 20 patients"]
     assert content["rows"][0]["train"] == {"films": [14, 16], "patients": [5, 5]}
-    assert "14 to 16 films" in (out / "compare.html").read_text()
+    assert "14 to 16 images" in (out / "compare.html").read_text()
     line = table_of(out / "compare.csv")[0]
     assert (line["train_films_least"], line["train_films_most"]) == ("14", "16")
 
@@ -313,7 +313,7 @@ def test_the_page_is_self_contained_and_names_no_patient(compared):
     page = (compared / "compare.html").read_text()
     assert not re.findall(r"(?:src|href)=[\"']?https?:", page)
     assert not re.search(r"\bp0\d\d\b|test\d+\.png", page + (compared / "compare.json").read_text())
-    for words in ("AUROC per finding", "mAUC against parameters", "p, adjusted", "not used: 120 test films"):
+    for words in ("AUROC per finding", "mAUC against parameters", "p, adjusted", "not used: 120 test images"):
         assert words in page
     assert page.count("<svg") == 2
 
@@ -368,14 +368,14 @@ def test_runs_on_other_ground_are_refused_with_what_to_do(runs, tmp_path, change
     assert not (tmp_path / "out").exists()
 
 
-def test_other_test_films_or_labels_are_refused(runs, tmp_path):
+def test_other_test_images_or_labels_are_refused(runs, tmp_path):
     less = write_run(tmp_path / "less", 1.0, findings=("Effusion", "Mass"))
     other = Path(shutil.copytree(runs[1], tmp_path / "other"))
     table = pd.read_csv(other / "predictions-test.csv")
     flipped = 1 - table.loc[3, "label:Mass"]
     for folder, column, value, message in (
-        (other, "image", "else.png", "not tested on the same films: 2 films are in one test split only"),
-        (other, "label:Mass", flipped, "other labels for the same test films"),
+        (other, "image", "else.png", "not tested on the same films: 2 images are in one test split only"),
+        (other, "label:Mass", flipped, "other labels for the same test images"),
         (less, "image", "test3.png", r"different findings \(Effusion, Mass, Hernia and Effusion, Mass\)"),
     ):
         changed = table.copy()
@@ -407,7 +407,7 @@ def test_folders_without_a_finished_run_and_names_that_do_not_fit_are_refused(ru
             done(folders, tmp_path / "out", **options)
 
 
-def test_runs_without_validation_films_are_compared_but_not_recalibrated(runs, tmp_path):
+def test_runs_without_validation_images_are_compared_but_not_recalibrated(runs, tmp_path):
     """Protocol paper needs none."""
     folders = [Path(shutil.copytree(run, tmp_path / run.name)) for run in runs]
     for folder in folders:

@@ -89,7 +89,7 @@ def test_a_pre_training_among_other_runs_is_refused_with_the_way_out(runs, tmp_p
     other = write_run(tmp_path / "finetuned", 1.0)
     (tmp_path / "films").mkdir()
     for folders in ((runs[0], other), (other, runs[0]), (runs[0], tmp_path / "films")):
-        with pytest.raises(ConfigError, match=r"first is a pre-training, .* is no finished one: no films"):
+        with pytest.raises(ConfigError, match=r"first is a pre-training, .* is no finished one: no images"):
             compare(CompareConfig(runs=folders, out=tmp_path / "out"))
     assert not (tmp_path / "out").exists()
 

@@ -164,7 +164,7 @@ def test_a_probe_and_a_fine_tuning_are_compared_and_the_page_says_what_each_chos
 
 def test_two_that_say_how_they_chose_must_agree_also_with_another_run_between(cnn, vit, tuned, tmp_path):
     other = Path(shutil.copytree(cnn, tmp_path / "other"))
-    change_json(other / "report.json", protocol__strength_chosen_on="the test films")
+    change_json(other / "report.json", protocol__strength_chosen_on="the test images")
     with pytest.raises(
         DataError, match="strength chosen on is 'validation mAUC, one for all findings' in th"
     ):
@@ -175,7 +175,7 @@ def test_two_that_say_how_they_chose_must_agree_also_with_another_run_between(cn
         done([vit, redrawn], tmp_path / "out")
 
 
-def test_probes_that_were_tested_on_other_films_or_under_another_protocol_are_refused(cnn, tuned, tmp_path):
+def test_probes_that_were_tested_on_other_images_or_under_another_protocol_are_refused(cnn, tuned, tmp_path):
     elsewhere = Path(shutil.copytree(cnn, tmp_path / "elsewhere"))
     change_json(elsewhere / "report.json", data_fingerprint="fedcba9876543210")
     for ours in (cnn, tuned):
@@ -186,7 +186,7 @@ def test_probes_that_were_tested_on_other_films_or_under_another_protocol_are_re
         answers = pd.read_csv(other / f"predictions-{way}-test.csv")
         answers.loc[0, "image"] = "else.png"
         answers.to_csv(other / f"predictions-{way}-test.csv", index=False)
-    with pytest.raises(DataError, match="not tested on the same films: 2 films are in one test split only"):
+    with pytest.raises(DataError, match="not tested on the same films: 2 images are in one test split only"):
         done([tuned, other], tmp_path / "out")
     other = Path(shutil.copytree(cnn, tmp_path / "f1"))
     change_json(other / "report.json", protocol__thresholds_chosen_on="validation (largest F1)")
@@ -196,7 +196,7 @@ def test_probes_that_were_tested_on_other_films_or_under_another_protocol_are_re
 
 
 @pytest.mark.long
-def test_a_finding_that_no_training_film_of_a_probe_knows_enters_the_mean_of_no_row(
+def test_a_finding_that_no_training_image_of_a_probe_knows_enters_the_mean_of_no_row(
     config, phantoms, tmp_path
 ):
     store = open_store(config.store)

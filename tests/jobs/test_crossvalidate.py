@@ -1,4 +1,4 @@
-"""A cross-validation is one fine-tuning per fold; every film is tested once, by who did not learn from it."""
+"""A cross-validation is one fine-tuning per fold; every image is tested once, by who did not learn from it."""
 
 from dataclasses import replace
 
@@ -57,7 +57,7 @@ def predictions_of(config):
     return [pd.read_csv(file, dtype={"patient": str}) for file in files]
 
 
-def test_every_film_of_the_store_is_tested_once_whatever_its_split_says(study):
+def test_every_image_of_the_store_is_tested_once_whatever_its_split_says(study):
     films = open_store(study.store).manifest.table
     assert sorted(pd.concat(predictions_of(study))["image"]) == sorted(films["image"])
     for number, table in enumerate(predictions_of(study)):
@@ -85,7 +85,7 @@ def test_mean_sd_and_interval_are_over_folds_and_each_fold_keeps_its_interval_ov
     assert "no mean of the folds" in result["protocol"]["pooled"]
 
 
-def test_pooled_numbers_are_those_of_all_tested_films_together(study):
+def test_pooled_numbers_are_those_of_all_tested_images_together(study):
     table = pd.concat(predictions_of(study))
     pooled = result_of(study)["pooled"]
     assert pooled["n"] == len(table)
@@ -109,7 +109,7 @@ def test_table_figure_and_page_show_every_fold_and_finding(study):
     page = check_study_page(study, "crossvalidate", means, runs=3)
     assert "t-interval over folds" in page
     assert f"together: mAUC {result['pooled']['mauc']['value']:.3f}" in page
-    assert "Size of the splits" in page  # a check that does not pass on so few films
+    assert "Size of the splits" in page  # a check that does not pass on so few images
 
 
 def test_a_fold_is_the_fine_tuning_of_its_config_file(study, tmp_path):
@@ -139,7 +139,7 @@ def test_finished_folds_are_not_repeated_and_other_folds_are_refused(study, copi
         crossvalidate(replace(copied, resume=False))
 
 
-def test_an_encoder_that_saw_films_of_the_store_is_refused_or_its_patients_only_train(
+def test_an_encoder_that_saw_images_of_the_store_is_refused_or_its_patients_only_train(
     study, encoder, tmp_path
 ):
     store = open_store(study.store)
@@ -175,14 +175,17 @@ def test_a_hospital_is_left_out_with_a_table_of_sites(study, tmp_path):
         assert set(table["patient"].map(sites)) == {site}
 
 
-def test_the_paper_s_folds_split_films_and_every_report_figure_and_prediction_says_so(
+def test_the_paper_s_folds_split_images_and_every_report_figure_and_prediction_says_so(
     study, tmp_path, caplog
 ):
     config = replace(study, out=tmp_path / "run", by="film", folds=2, bundles=True)
     crossvalidate(config)
     protocol = result_of(config)["protocol"]
-    assert (protocol["name"], "films were split, not patients" in protocol["leak"]) == ("split by film", True)
-    assert "films were split, not patients" in (config.out / "crossvalidate.svg").read_text()
+    assert (protocol["name"], "images were split, not patients" in protocol["leak"]) == (
+        "split by film",
+        True,
+    )
+    assert "images were split, not patients" in (config.out / "crossvalidate.svg").read_text()
     assert "Protocol split by film, not clean." in (config.out / "report.html").read_text()
     report = content_of(config.out / "runs" / "fold-0" / "report.json")
     assert report["protocol"]["name"] == "split by film"
@@ -190,6 +193,6 @@ def test_the_paper_s_folds_split_films_and_every_report_figure_and_prediction_sa
     Image.new("L", (64, 64), 90).save(tmp_path / "film.png")
     bundle, films = config.out / "runs" / "fold-0" / "bundle", (tmp_path / "film.png",)
     predict(PredictConfig(bundle=bundle, films=films, out=tmp_path / "scores.csv"))
-    assert "optimistic test results: films were split, not patients" in caplog.text
+    assert "optimistic test results: images were split, not patients" in caplog.text
     clean = content_of(study.out / "runs" / "fold-0" / "report.json")["protocol"]
     assert (clean["name"], clean["patients_in_several_parts"]) == ("clean", 0)

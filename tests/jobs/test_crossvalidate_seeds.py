@@ -78,7 +78,7 @@ def test_mean_sd_and_interval_over_seeds_are_of_the_means_over_folds(study):
         assert run["pooled_mauc_patient_interval"] == one["pooled"]["mauc"]["interval"]
 
 
-def test_what_all_seeds_have_in_common_is_said_once_and_that_they_share_their_films(study):
+def test_what_all_seeds_have_in_common_is_said_once_and_that_they_share_their_images(study):
     protocol = result_of(study)["protocol"]
     assert "nothing of other patients" in protocol["shared_films"]
     assert "of means over folds" in protocol["spread"]
@@ -99,7 +99,7 @@ def test_table_and_page_list_the_seeds_with_links_to_their_pages(study):
     means = [spread["mean"] for spread in (result["mauc"], result["macc"], *result["findings"].values())]
     page = check_study_page(study, "crossvalidate", means, runs=3)
     assert "3 cross-validations" in page
-    assert "All seeds test and learn from the same films" in page
+    assert "All seeds test and learn from the same images" in page
     assert "Size of the splits (2 of 2 folds)" in page
     assert "folds of seed 2" in page
     below = html.unescape((study.out / "runs" / "seed-2" / "report.html").read_text(encoding="utf-8"))

@@ -33,7 +33,7 @@ def test_the_table_the_page_and_the_figures_are_there(described):
         "view",
         "age",
         "Mass",
-        "film mean",
+        "image mean",
     }
     tests = content["differences"]
     assert [test["p_holm"] for test in tests] == pytest.approx(holm([test["p"] for test in tests]))
@@ -63,7 +63,7 @@ def test_the_page_stands_alone_and_names_no_patient(described):
     assert "PH000" not in page
 
 
-def test_one_store_has_its_own_heading_its_splits_in_order_and_says_whose_films_name_nobody(
+def test_one_store_has_its_own_heading_its_splits_in_order_and_says_whose_images_name_nobody(
     phantoms, tmp_path, described
 ):
     (raw := tmp_path / "raw").mkdir()
@@ -72,7 +72,7 @@ def test_one_store_has_its_own_heading_its_splits_in_order_and_says_whose_films_
     store = prepare(PrepareConfig(raw=raw, out=tmp_path / "store", source="folders", size=64, workers=1))
     assert run(["describe", str(store), "--out", str(tmp_path / "run")]) == 0
     page = (tmp_path / "run" / "statistics.html").read_text()
-    assert "6 of them films or studies that name nobody" in page
+    assert "6 of them images or studies that name nobody" in page
     assert data_sheet("store", evax.open_store(store))["unnamed"] == 6
     assert "The store in numbers" in page
     assert "Side by side" not in page

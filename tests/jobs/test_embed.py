@@ -43,7 +43,7 @@ def bundle(tmp_path_factory):
 
 @pytest.fixture
 def films(phantoms, tmp_path):
-    """Five films and one that is damaged."""
+    """Five images and one that is damaged."""
     names = sorted(path for path in phantoms.rglob("*.png") if "mask" not in str(path))[:5]
     folder = tmp_path / "films"
     folder.mkdir()
@@ -64,7 +64,7 @@ def rows_of(config):
     return {Path(row["film"]).name: row for row in pq.read_table(embed(config)).to_pylist()}
 
 
-def test_the_table_holds_the_feature_vector_of_the_predictor_for_every_film(config, films):
+def test_the_table_holds_the_feature_vector_of_the_predictor_for_every_image(config, films):
     rows, predictor = rows_of(config), evax.open_bundle(config.bundle)
     assert list(rows) == ["0.png", "1.png", "2-damaged.png", "2.png", "3.png", "4.png"]
     for name in ("0.png", "2.png", "4.png"):
@@ -88,7 +88,7 @@ def test_class_token_and_patches_are_those_of_the_encoder(config, films, tmp_pat
     assert layout["chain"] == predictor.card.preprocess.to_json()
 
 
-def test_a_store_gives_the_features_of_its_films_under_their_names(config, phantom_store):
+def test_a_store_gives_the_features_of_its_images_under_their_names(config, phantom_store):
     rows = pq.read_table(embed(replace(config, films=(phantom_store,)))).to_pylist()
     store, predictor = evax.open_store(phantom_store), evax.open_bundle(config.bundle)
     assert [row["film"] for row in rows] == store.manifest.table["image"].tolist()
@@ -98,7 +98,7 @@ def test_a_store_gives_the_features_of_its_films_under_their_names(config, phant
     assert rows[7]["feature"] == pytest.approx(expected.tolist(), abs=1e-5)
 
 
-def test_a_cnn_with_published_weights_embeds_films_as_they_come(config):
+def test_a_cnn_with_published_weights_embeds_images_as_they_come(config):
     cnn = replace(config, bundle=None, encoder="efficientnet_lite0", weights=Path("imagenet"), image_size=64)
     assert len(rows_of(cnn)["0.png"]["feature"]) == 1280
     with pytest.raises(ConfigError, match="has no class token"):
@@ -115,10 +115,10 @@ def test_an_interrupted_table_goes_on_after_its_last_part(config, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         embed(config)
     assert {path.name for path in parts.glob("part-*")} == {f"part-000000{n}.parquet" for n in (0, 1)}
-    with pytest.raises(DataError, match="was begun with other films, weights or options: delete it"):
+    with pytest.raises(DataError, match="was begun with other images, weights or options: delete it"):
         embed(replace(config, tokens="cls"))
     os.utime(config.films[0] / "0.png", ns=(1, 1))  # written again since
-    with pytest.raises(DataError, match="was begun with other films"):
+    with pytest.raises(DataError, match="was begun with other images"):
         embed(config)
     os.utime(config.films[0] / "0.png", ns=(written, written))
     made = record_parts(monkeypatch)
@@ -135,7 +135,7 @@ def test_a_table_that_goes_on_keeps_the_precision_it_began_with(config, monkeypa
         record_parts(patch, 1)
         with pytest.raises(KeyboardInterrupt):
             embed(replace(config, precision=began))
-    with pytest.raises(DataError, match=r"other films, weights or options: .* Different: precision\."):
+    with pytest.raises(DataError, match=r"other images, weights or options: .* Different: precision\."):
         embed(replace(config, precision=other))
     # on a machine that would now decide otherwise
     monkeypatch.setattr("evax.runs.device.bf16_is_faster", lambda: other == "bf16")
@@ -154,7 +154,7 @@ def test_a_table_goes_on_with_the_same_weights_wherever_they_lie(config, bundle,
     assert len(rows_of(moved)) == 6
 
 
-def test_a_part_of_long_features_holds_few_films(config, monkeypatch):
+def test_a_part_of_long_features_holds_few_images(config, monkeypatch):
     made = record_parts(monkeypatch)
     monkeypatch.setattr(job, "PART_NUMBERS", 3 * 16 * 192)
     embed(replace(config, tokens="patches"))
@@ -186,16 +186,16 @@ def test_a_killed_table_goes_on_to_the_same_rows(config, phantom_store, tmp_path
     assert list(tmp_path.glob("*killed*")) == [out]
 
 
-def test_films_of_which_none_can_be_read_are_an_error_that_says_why(config, films):
-    with pytest.raises(DataError, match="None of the films could be read; the first reason: .*damaged"):
+def test_images_of_which_none_can_be_read_are_an_error_that_says_why(config, films):
+    with pytest.raises(DataError, match="None of the images could be read; the first reason: .*damaged"):
         embed(replace(config, films=(films / "2-damaged.png",)))
     assert not config.out.exists()
     shutil.copy(films / "0.png", films / "2-damaged.png")  # mended: the same command reads it now
     assert rows_of(replace(config, films=(films / "2-damaged.png",)))["2-damaged.png"]["error"] == ""
 
 
-def test_a_store_among_films_is_refused(config, phantom_store, films):
-    with pytest.raises(ConfigError, match="Give one store, or films and folders"):
+def test_a_store_among_images_is_refused(config, phantom_store, films):
+    with pytest.raises(ConfigError, match="Give one store, or images and folders"):
         embed(replace(config, films=(phantom_store, films)))
 
 

@@ -31,7 +31,7 @@ DATA_CSV = """patient_id,image_id,sex,age,size,modality,projection
 
 
 def png(seed, white=None):
-    """A film; or a mask, white within left, top, right, bottom."""
+    """An image; or a mask, white within left, top, right, bottom."""
     pixels = np.random.default_rng(seed).integers(0, 256, (48, 48), dtype=np.uint8)
     picture = Image.fromarray(pixels) if white is None else Image.new("L", (48, 48))
     if white is not None:

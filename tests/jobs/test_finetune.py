@@ -41,7 +41,7 @@ def trained_weights(config):
     return load_file(finetune(config) / "model.safetensors")
 
 
-def test_films_are_scored_as_the_bundle_will_score_them_whatever_the_training_s_precision(tiny):
+def test_images_are_scored_as_the_bundle_will_score_them_whatever_the_training_s_precision(tiny):
     predictor = evax.open_bundle(finetune(replace(tiny, precision="bf16", steps=2)))
     table = pd.read_csv(tiny.out / "predictions-test.csv", dtype={"patient": str})
     store = open_store(tiny.store)
@@ -89,7 +89,7 @@ def test_the_bundle_gives_the_probabilities_of_the_test_table(tiny, phantoms, re
             assert value == pytest.approx(row[f"probability:{finding}"], abs=2e-3)
 
 
-def test_the_test_films_do_not_influence_the_model(tiny, phantom_store, phantoms, tmp_path):
+def test_the_test_images_do_not_influence_the_model(tiny, phantom_store, phantoms, tmp_path):
     store = open_store(phantom_store)
     table = store.manifest.table.copy()
     is_test = table["split"] == "test"
@@ -154,13 +154,13 @@ def test_pre_trained_weights_are_where_fine_tuning_starts_and_their_normalisatio
     log_other_size(config.weights, 64)
     assert "trained at 64 pixels" not in caplog.text
     log_other_size(config.weights, 96)
-    assert "was trained at 64 pixels and sees films at 96 here; --image-size 64 is its own" in caplog.text
+    assert "was trained at 64 pixels and sees images at 96 here; --image-size 64 is its own" in caplog.text
     other = save_bundle(tmp_path / "other", replace(card, preprocess=replace(chain, store_size=128)), encoder)
     with pytest.raises(DataError, match="kept at 128 pixels.*prepare the store with --size 128"):
         finetune(replace(config, weights=other, out=tmp_path / "c"))
 
 
-def test_an_encoder_that_was_pre_trained_on_the_test_films_is_refused(tiny, phantom_store, tmp_path):
+def test_an_encoder_that_was_pre_trained_on_the_test_images_is_refused(tiny, phantom_store, tmp_path):
     from evax.data.preprocess import Preprocess
     from evax.deploy.bundle import save_seen, seen_in
 
@@ -176,7 +176,7 @@ def test_an_encoder_that_was_pre_trained_on_the_test_films_is_refused(tiny, phan
     save_seen(tmp_path / "encoder", seen_in(store, store.rows("train", "val")))
     finetune(config)
     save_seen(tmp_path / "encoder", seen_in(store, store.rows("val", "test")[::2]))
-    with pytest.raises(DataError, match=r"has learned from \d+ of the \d+ test films"):
+    with pytest.raises(DataError, match=r"has learned from \d+ of the \d+ test images"):
         finetune(replace(config, out=tmp_path / "other"))
     assert not (tmp_path / "other").exists()
 
@@ -204,7 +204,7 @@ def test_a_store_without_labels_or_without_a_split_is_refused(tiny, phantom_stor
         tmp_path / "noval",
         size=96,
     )
-    with pytest.raises(DataError, match="has no val films"):
+    with pytest.raises(DataError, match="has no val images"):
         finetune(replace(tiny, store=tmp_path / "noval"))
     assert not tiny.out.exists()
 
@@ -226,7 +226,7 @@ def test_a_finding_that_is_constant_in_validation_is_refused_before_anything_is_
         assert not tiny.out.exists()
 
 
-def test_a_finding_without_training_films_is_named_before_the_first_step_with_the_way_to_leave_it_out(
+def test_a_finding_without_training_images_is_named_before_the_first_step_with_the_way_to_leave_it_out(
     tiny, tmp_path, caplog
 ):
     caplog.set_level("INFO")
@@ -246,7 +246,7 @@ def test_a_finding_without_training_films_is_named_before_the_first_step_with_th
     assert last.endswith(f"Page: {tiny.out / 'report.html'}")
 
 
-def test_an_exclusive_class_without_training_films_is_refused_with_the_number_of_each(
+def test_an_exclusive_class_without_training_images_is_refused_with_the_number_of_each(
     tiny, phantoms, tmp_path
 ):
     store = open_store(tiny.store)
@@ -291,7 +291,7 @@ def test_a_training_that_diverged_leaves_no_folder_in_the_way_of_the_next_try(ti
     assert not tiny.out.exists()
 
 
-def test_test_films_are_scored_by_source_where_a_table_tells_it(tiny, tmp_path):
+def test_test_images_are_scored_by_source_where_a_table_tells_it(tiny, tmp_path):
     table = open_store(tiny.store).manifest.table
     north = table["patient"].rank(method="dense") % 2 == 0
     sites = table[["patient"]].assign(source=np.where(north, "north", "south")).drop_duplicates()
@@ -302,7 +302,7 @@ def test_test_films_are_scored_by_source_where_a_table_tells_it(tiny, tmp_path):
     expected = north[table["split"] == "test"].map({True: "north", False: "south"}).value_counts().to_dict()
     assert {group["group"]: group["films"] for group in by_source["groups"]} == expected
     page = (tiny.out / "report.html").read_text()
-    assert "north (" in page  # too few films to be scored, but named
+    assert "north (" in page  # too few images to be scored, but named
     assert "Sources are not compared" not in page
     sites.rename(columns={"source": "site"}).to_csv(tmp_path / "sites.csv", index=False)
     with pytest.raises(DataError, match="lacks the column source; it has patient, site"):
@@ -337,7 +337,7 @@ def test_seeds_are_runs_of_their_own_summed_up_and_continued(tiny):
         finetune(replace(tiny, seeds=(), resume=True))
 
 
-def test_a_study_of_runs_that_the_test_films_chose_says_so(tiny):
+def test_a_study_of_runs_that_the_test_images_chose_says_so(tiny):
     finetune(replace(tiny, steps=1, seeds=(0, 1), protocol="paper"))
     protocol = json.loads((tiny.out / "seeds.json").read_text())["protocol"]
     assert (protocol["name"], protocol["checkpoint_chosen_on"]) == ("paper", "test mAUC")
@@ -345,7 +345,7 @@ def test_a_study_of_runs_that_the_test_films_chose_says_so(tiny):
     assert "Protocol paper, not clean." in (tiny.out / "report.html").read_text()
 
 
-def test_an_epoch_of_redrawn_labels_has_the_steps_of_all_training_films(tiny, phantom_store):
+def test_an_epoch_of_redrawn_labels_has_the_steps_of_all_training_images(tiny, phantom_store):
     train = len(open_store(phantom_store).rows("train"))
     finetune(replace(tiny, steps=None, epochs=1.0, label_count=2, subset="redrawn"))
     report = json.loads((tiny.out / "report.json").read_text())
@@ -413,7 +413,7 @@ def test_a_plain_vit_is_tuned_by_the_command_line_with_the_normalisation_of_its_
     assert "validation mAUC" in (tiny.out / "report.json").read_text()
 
 
-def test_a_capped_look_at_the_validation_films_keeps_patients_whole_and_is_the_same_for_every_seed(
+def test_a_capped_look_at_the_validation_images_keeps_patients_whole_and_is_the_same_for_every_seed(
     tiny, phantom_store
 ):
     store = open_store(phantom_store)

@@ -23,7 +23,7 @@ def config_of(**options):
 
 
 def bundle_of(folder, name):
-    """An encoder of 32-pixel films whose final norm is told from a new one."""
+    """An encoder of 32-pixel images whose final norm is told from a new one."""
     encoder = random_network(encoder=name, size=32)
     torch.nn.init.constant_(encoder.fc_norm.weight, 3.0)
     return save_bundle(folder / "encoder", random_card(encoder=name, size=32, store_size=48), encoder)
@@ -35,7 +35,7 @@ def bundle(tmp_path_factory):
 
 
 def test_epochs_and_warm_up_epochs_become_steps():
-    """The released schedule: 45 epochs of 75,312 films, 1,024 at a time, 5 of them warming up."""
+    """The released schedule: 45 epochs of 75,312 images, 1,024 at a time, 5 of them warming up."""
     optimizer = OptimizerConfig(lr=1e-3, schedule="constant")
     config = config_of(epochs=45, warmup_epochs=5, batch_size=1024, optimizer=optimizer)
     steps, schedule = config.in_steps(75_312)

@@ -75,7 +75,7 @@ def boxes_of(store, split, finding):
     return dict(sorted(found.items()))
 
 
-def test_hits_are_counted_on_the_films_that_have_a_box(localized):
+def test_hits_are_counted_on_the_images_that_have_a_box(localized):
     report = report_of(localized)
     store, predictor = evax.open_store(localized.store), evax.open_bundle(localized.bundle)
     for row in report["pointing"]:
@@ -91,7 +91,7 @@ def test_hits_are_counted_on_the_films_that_have_a_box(localized):
     assert report["published"] == []  # these stand beside official boxes only
 
 
-def test_a_picture_per_finding_shows_film_and_map_side_by_side(localized):
+def test_a_picture_per_finding_shows_image_and_map_side_by_side(localized):
     report = report_of(localized)
     shown = report["overlays"]
     pictures = sorted((localized.out / "overlays").iterdir())
@@ -111,13 +111,13 @@ def test_a_finding_that_one_patient_has_is_scored_without_an_interval(config, st
     assert "none" in (config.out / "report.html").read_text()
 
 
-def test_test_films_that_taught_the_classifier_are_refused_and_others_are_not(config, tmp_path):
+def test_test_images_that_taught_the_classifier_are_refused_and_others_are_not(config, tmp_path):
     store = evax.open_store(config.store)
     config = replace(config, bundle=shutil.copytree(config.bundle, tmp_path / "bundle"))
     save_seen(config.bundle, seen_in(store, store.rows("train", "val")))
     localize(config)
     save_seen(config.bundle, seen_in(store, np.arange(len(store))))
-    with pytest.raises(DataError, match=r"has learned from \d+ of the \d+ test films"):
+    with pytest.raises(DataError, match=r"has learned from \d+ of the \d+ test images"):
         localize(replace(config, out=tmp_path / "again"))
     localize(replace(config, out=tmp_path / "train", split="train"))  # asked for by name
 
@@ -125,7 +125,7 @@ def test_test_films_that_taught_the_classifier_are_refused_and_others_are_not(co
 def test_a_store_or_bundle_that_cannot_be_localized_is_refused(config, store_with, tmp_path):
     with pytest.raises(DataError, match="kept at 96 pixels, .* at 80: prepare the store with --size 96"):
         localize(replace(config, store=store_with(size=80)))
-    with pytest.raises(DataError, match="No test film of .* has a box of"):
+    with pytest.raises(DataError, match="No test image of .* has a box of"):
         localize(replace(config, store=store_with(boxes=no_boxes(), masks=no_masks())))
     with pytest.raises(ConfigError, match="needs a classifier"):
         localize(replace(config, bundle=random_bundle(tmp_path / "encoder")))
@@ -142,7 +142,7 @@ def test_the_layer_of_the_map_is_said(localized, config):
 
 
 def overlap_by_hand(config, store, film, finding, truth):
-    """(T,): of one film, by way of what the predictor itself offers. truth: a mask at the size of the map."""
+    """(T,): of one image, by way of what the predictor itself offers. truth: a mask at the size of the map."""
     predictor = evax.open_bundle(config.bundle)
     seen = predictor.card.preprocess.to_input(store.pixels(film))
     grid = predictor.maps(seen.reshape(1, 1, *seen.shape), config.at)[0][
@@ -163,7 +163,7 @@ def overlaps_of_split(config, store, split, truths_of):
     )
 
 
-def test_the_threshold_is_chosen_on_validation_films_where_enough_was_drawn_there(config, monkeypatch):
+def test_the_threshold_is_chosen_on_validation_images_where_enough_was_drawn_there(config, monkeypatch):
     monkeypatch.setattr(localization, "ENOUGH_TO_CHOOSE", 3)
     report, store = report_after(config), evax.open_store(config.store)
     validation, test = (
@@ -172,7 +172,7 @@ def test_the_threshold_is_chosen_on_validation_films_where_enough_was_drawn_ther
     )
     assert report["protocol"]["name"] == "clean"
     assert report["protocol"]["threshold_chosen_on"].startswith(f"{len(validation)} cases on ")
-    assert "val films" in report["protocol"]["threshold_chosen_on"]
+    assert "val images" in report["protocol"]["threshold_chosen_on"]
     place = best_threshold(validation)
     overall = report["localization"]["overall"]
     assert overall["thresholds"] == [THRESHOLDS[place]]
@@ -183,7 +183,7 @@ def test_the_threshold_is_chosen_on_validation_films_where_enough_was_drawn_ther
     assert curve["miou"] == pytest.approx(test.mean(axis=0))
 
 
-def test_without_enough_on_other_films_no_patient_takes_part_in_choosing_their_own_threshold(
+def test_without_enough_on_other_images_no_patient_takes_part_in_choosing_their_own_threshold(
     config, monkeypatch
 ):
     monkeypatch.setattr(localization, "ENOUGH_TO_CHOOSE", 10**6)
@@ -213,16 +213,16 @@ def test_without_enough_on_other_films_no_patient_takes_part_in_choosing_their_o
 
 
 @pytest.mark.parametrize(("split", "choosers"), [("test", ["val", "train"]), ("val", ["train"])])
-def test_test_films_choose_no_threshold_for_others(split, choosers):
+def test_test_images_choose_no_threshold_for_others(split, choosers):
     assert localization.choosing_splits(split) == choosers
 
 
-def test_nobody_who_is_scored_chooses_with_another_of_their_films(config):
+def test_nobody_who_is_scored_chooses_with_another_of_their_images(config):
     store = evax.open_store(config.store)
     kinds = dict.fromkeys(store.manifest.findings, "boxes")
-    films = localization.choosing_films(store, "train", kinds, set())
+    films = localization.choosing_images(store, "train", kinds, set())
     someone = store.manifest.table.at[min(films), "patient"]
-    left = localization.choosing_films(store, "train", kinds, {someone})
+    left = localization.choosing_images(store, "train", kinds, {someone})
     owners = store.manifest.table["patient"]
     assert set(left) == {row for row in films if owners[row] != someone} != set(films)
 
@@ -270,7 +270,7 @@ def test_auto_takes_masks_for_the_findings_that_have_some_and_boxes_for_the_othe
         assert row["truth"] == ("masks" if row["finding"] == finding else "boxes")
 
 
-def test_the_paper_s_protocol_shows_the_whole_film_where_a_central_crop_is_usual(config):
+def test_the_paper_s_protocol_shows_the_whole_image_where_a_central_crop_is_usual(config):
     predictor, store = evax.open_bundle(config.bundle), evax.open_store(config.store)
     cropped = replace(predictor.card.preprocess, resize_size=80)
     predictor.card = replace(predictor.card, preprocess=cropped)

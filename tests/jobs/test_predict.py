@@ -1,4 +1,4 @@
-"""A bundle and films give a table; what cannot be read is a line of it."""
+"""A bundle and images give a table; what cannot be read is a line of it."""
 
 from __future__ import annotations
 
@@ -40,12 +40,12 @@ def draw(path, seed):
 
 
 def draw_films(folder):
-    """Seven films in two folders, two of them of the same name, and between them one that is damaged."""
+    """Seven images in two folders, two of them of the same name, and between them one that is damaged."""
     for number, name in enumerate(READABLE):
         draw(folder / name, number)
     (folder / "a" / "3.png").write_bytes((folder / "a" / "1.png").read_bytes()[:200])
-    (folder / "a" / "readme.txt").write_text("not a film")
-    (folder / "a" / ".hidden.png").write_text("not a film")
+    (folder / "a" / "readme.txt").write_text("not an image")
+    (folder / "a" / ".hidden.png").write_text("not an image")
     return folder
 
 
@@ -80,7 +80,7 @@ def table_of(config):
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 100])
-def test_the_table_holds_what_the_predictor_says_of_each_film(config, batch_size, caplog):
+def test_the_table_holds_what_the_predictor_says_of_each_image(config, batch_size, caplog):
     table, predictor = table_of(replace(config, batch_size=batch_size)), evax.open_bundle(config.bundle)
     assert list(table) == NAMES
     for name in READABLE:
@@ -91,14 +91,14 @@ def test_the_table_holds_what_the_predictor_says_of_each_film(config, batch_size
     row = table["z.png"]  # a finding without a threshold is neither present nor absent
     assert row["Effusion:present"] in ("0", "1")
     assert (row["Nodule/Mass:present"], row["Edema:present"]) == ("", "")
-    row = table["a/3.png"]  # a film that cannot be read is a line with its reason
+    row = table["a/3.png"]  # an image that cannot be read is a line with its reason
     assert row.pop("file") in row["error"]
     assert "is damaged or of an unsupported kind" in row.pop("error")
     assert set(row.values()) == {""}
-    assert "1 of 8 films could not be read: the column error of" in caplog.text
+    assert "1 of 8 images could not be read: the column error of" in caplog.text
 
 
-def test_the_notes_are_the_issues_of_the_film(config):
+def test_the_notes_are_the_issues_of_the_image(config):
     Image.new("RGB", (50, 50), (255, 0, 0)).save(config.films[0] / "a" / "4.png")
     table = table_of(config)
     assert table["a/4.png"]["notes"] == "colour blank"
@@ -119,7 +119,7 @@ def test_a_score_at_the_threshold_is_present_and_one_a_hair_below_is_not(config,
         assert table["a/1.png"]["Effusion:present"] == present
 
 
-def test_every_film_keeps_its_own_maps_although_names_repeat(config, with_thresholds, tmp_path):
+def test_every_image_keeps_its_own_maps_although_names_repeat(config, with_thresholds, tmp_path):
     maps = tmp_path / "maps"
     folder = with_thresholds(**{"Effusion": EVERYTHING, "Nodule/Mass": EVERYTHING, "Edema": NOTHING})
     config = replace(config, bundle=folder, heatmaps=maps)
@@ -157,23 +157,23 @@ def test_a_folder_s_dicom_files_are_found_whatever_they_are_called(config, phant
     folder.mkdir()
     for name in ("1.2.840.113619.0", "IM0001", "DICOMDIR"):
         (folder / name).write_bytes(film.read_bytes())
-    (folder / "notes.txt").write_text("a long note about the films, and no film by itself")
+    (folder / "notes.txt").write_text("a long note about the images, and no image by itself")
     predict(replace(config, films=(folder,)))
     assert [row.split(",")[0] for row in config.out.read_text().splitlines()[1:]] == [
         str(folder / "1.2.840.113619.0"), str(folder / "IM0001"),
     ]  # fmt: skip
 
 
-def test_a_place_that_does_not_exist_or_holds_no_film_is_named(config, tmp_path):
+def test_a_place_that_does_not_exist_or_holds_no_image_is_named(config, tmp_path):
     with pytest.raises(DataError, match="There is no file or folder .*lost.png"):
         predict(replace(config, films=(config.films[0], tmp_path / "lost.png")))
     (tmp_path / "none").mkdir()
-    with pytest.raises(DataError, match=r"No film found in .*none \(looked for .png, .jpg"):
+    with pytest.raises(DataError, match=r"No image found in .*none \(looked for .png, .jpg"):
         predict(replace(config, films=(tmp_path / "none",)))
     assert not config.out.exists()
 
 
-def test_when_no_film_can_be_read_the_first_reason_is_said_and_nothing_remains(config):
+def test_when_no_image_can_be_read_the_first_reason_is_said_and_nothing_remains(config):
     for number, name in enumerate(NAMES):
         (config.films[0] / name).write_bytes(b"" if number == 0 else b"no film at all")
     said = "None of the 8 files could be read; the first reason: .*1.png is empty"
@@ -190,7 +190,7 @@ def test_a_table_that_is_there_is_not_written_over(config):
 
 
 def stop_at(name):
-    """Reads films until it is killed at one of this name."""
+    """Reads images until it is killed at one of this name."""
 
     def reader(path, bits):
         if path.name == name:
@@ -202,7 +202,7 @@ def stop_at(name):
 
 @pytest.fixture
 def killed_at(config, monkeypatch):
-    """Runs predict until it is killed while it reads a film of this name; returns the table it kept."""
+    """Runs predict until it is killed while it reads an image of this name; returns the table it kept."""
 
     def kill(name, **options):
         with monkeypatch.context() as patch:
@@ -215,7 +215,7 @@ def killed_at(config, monkeypatch):
     return kill
 
 
-def test_a_killed_run_goes_on_after_the_films_it_had_scored(config, killed_at, monkeypatch, caplog):
+def test_a_killed_run_goes_on_after_the_images_it_had_scored(config, killed_at, monkeypatch, caplog):
     caplog.set_level(logging.INFO, "evax")
     whole = predict(replace(config, out=config.out.with_name("whole.csv"))).read_text()
     kept = killed_at("1.tif")  # in the second batch
@@ -225,7 +225,7 @@ def test_a_killed_run_goes_on_after_the_films_it_had_scored(config, killed_at, m
     monkeypatch.setattr(READER, lambda path, bits: read.append(path.name) or read_or_reason(path, bits))
     assert predict(replace(config, resume=True)).read_text() == whole
     assert read == ["4.png", "1.png", "1.tif", "x.PNG", "z.png"]
-    assert "Going on after 3 films that have been scored" in caplog.text
+    assert "Going on after 3 images that have been scored" in caplog.text
     assert not list(config.out.parent.glob(".*"))
 
 
@@ -247,7 +247,7 @@ def test_a_demo_that_was_killed_while_it_predicted_is_resumed(config, monkeypatc
     assert journals[0] == journals[1]
 
 
-def test_a_film_that_vanished_or_came_between_changes_no_other_film_s_line(config, killed_at):
+def test_an_image_that_vanished_or_came_between_changes_no_other_image_s_line(config, killed_at):
     killed_at("z.png")
     (config.films[0] / "a" / "2.jpg").unlink()
     draw(config.films[0] / "b" / "0.png", 7)

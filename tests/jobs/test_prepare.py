@@ -1,4 +1,4 @@
-"""A folder of films becomes a store, whatever is wrong with some of them and whenever it is interrupted."""
+"""A folder of images becomes a store, whatever is wrong with some of them and whenever it is interrupted."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from PIL import Image
 import evax
 from evax.cli import run
 from evax.errors import DataError
-from evax.jobs.prepare import prepare, say_issues, source_options
+from evax.jobs.prepare import log_issues, prepare, source_options
 from evax.options.data import PrepareConfig
 
 
@@ -59,7 +59,7 @@ def files_of(folder):
 
 @pytest.fixture
 def config(tmp_path):
-    """Twelve films without labels."""
+    """Twelve images without labels."""
     for number in range(12):
         draw(tmp_path / "raw" / f"p{number}.png", number)
     return PrepareConfig(
@@ -83,12 +83,12 @@ def write_bad_films(film, folder):
         "corrupt.png": "is damaged or of an unsupported kind",
         "truncated.dcm": "is damaged or of an unsupported kind",
         "report.dcm": "has no pixel data, it is a Digital X-Ray Image Storage - For Presentation: leave",
-        "cine.dcm": "has 2 frames: a film has one. Export the wanted frame alone.",
+        "cine.dcm": "has 2 frames: an image has one. Export the wanted frame alone.",
     }
 
 
 @pytest.mark.filterwarnings("ignore:End of file reached")
-def test_films_that_cannot_be_read_are_listed_with_their_reasons_and_stop_nothing(
+def test_images_that_cannot_be_read_are_listed_with_their_reasons_and_stop_nothing(
     tmp_path, dicom_film, capsys
 ):
     folder = tmp_path / "raw"
@@ -145,7 +145,7 @@ BURNED = {"BurnedInAnnotation": "YES", "PatientName": "BURNEDNAME"}
 def test_nothing_that_identifies_a_patient_is_in_any_byte_of_store_log_and_report(
     tmp_path, dicom_film, caplog, capfd, recwarn
 ):
-    """Good films and every kind of refused one, at the most talkative level of the log."""
+    """Good images and every kind of refused one, at the most talkative level of the log."""
     folder, out = tmp_path / "raw" / "LOVELACE_ADA", tmp_path / "store"
     caplog.set_level(logging.DEBUG)
     write_dicom(dicom_film, folder / "PATIENT4711_1.dcm", **IDENTIFYING)
@@ -177,7 +177,7 @@ def test_nothing_that_identifies_a_patient_is_in_any_byte_of_store_log_and_repor
     assert b"LOVELACE_ADA/PATIENT4711_1.dcm" in (tmp_path / "store.private" / "crosswalk.csv").read_bytes()
 
 
-def test_films_with_burned_in_names_are_kept_only_when_asked_for(tmp_path):
+def test_images_with_burned_in_names_are_kept_only_when_asked_for(tmp_path):
     config = PrepareConfig(raw=tmp_path, out=tmp_path / "store", source="dicom")
     assert "keep_burned_in" not in source_options(config)
     assert source_options(replace(config, keep_burned_in=True))["keep_burned_in"] is True
@@ -185,18 +185,18 @@ def test_films_with_burned_in_names_are_kept_only_when_asked_for(tmp_path):
 
 def test_what_looks_wrong_is_counted_and_warned_of(caplog):
     caplog.set_level(logging.INFO, "evax")
-    say_issues({"no_window": 12, "looks_inverted": 2}, "csv")
+    log_issues({"no_window": 12, "looks_inverted": 2}, "csv")
     assert "Unusual: 12 no_window, 2 looks_inverted" in caplog.text
     assert [record.getMessage() for record in caplog.records if record.levelname == "WARNING"] == [
-        "2 films have the issue looks_inverted: look at them; nothing was changed."
+        "2 images have the issue looks_inverted: look at them; nothing was changed."
     ]
 
 
-def test_films_that_should_not_be_in_a_store_are_warned_of(caplog):
+def test_images_that_should_not_be_in_a_store_are_warned_of(caplog):
     issues = {"no_window": 1, "lateral": 2, "body_part_HAND": 1, "burned_in_annotation": 3}
-    say_issues(issues, "dicom")  # there they were asked for
+    log_issues(issues, "dicom")  # there they were asked for
     assert not caplog.text
-    say_issues(issues, "csv")
+    log_issues(issues, "csv")
     assert "2 lateral, 1 body_part_HAND, 3 burned_in_annotation (column issues)" in caplog.text
 
 
@@ -221,7 +221,7 @@ def classes(tmp_path):
 
 
 def test_the_value_that_is_inside_a_mask_can_be_named(classes, tmp_path, caplog):
-    with pytest.raises(DataError, match="None of the 2 films could be read"):
+    with pytest.raises(DataError, match="None of the 2 images could be read"):
         prepare(classes)
     assert "holds the values 0; 1; 2; 255, and which" in (classes.out / "rejected.csv").read_text()
     left, right = (
@@ -263,7 +263,7 @@ def test_key_and_crosswalk_lie_where_the_user_wants_them(tmp_path, dicom_film):
 
 @pytest.fixture
 def long_work(tmp_path):
-    """600 small films, one empty, and large ones at the end: time for a kill after the first shard."""
+    """600 small images, one empty, and large ones at the end: time for a kill after the first shard."""
     folder = tmp_path / "raw"
     for number in range(600):
         draw(folder / f"{number:04}.png", number)
@@ -356,7 +356,7 @@ def test_a_mistake_is_one_line_on_the_terminal_and_exit_status_1(config, tmp_pat
 
     raw = str(config.raw)
     assert said("--raw", str(tmp_path / "none")) == [
-        f"evax prepare: There is no folder {tmp_path}/none. --raw names the folder that holds the films."
+        f"evax prepare: There is no folder {tmp_path}/none. --raw names the folder that holds the images."
     ]
     assert said("--raw", raw) == [f"evax prepare: There is no table {raw}/labels.csv. Name it with --table."]
     assert said("--raw", raw, "--source", "folders", "--table", "a.csv") == [
@@ -365,7 +365,7 @@ def test_a_mistake_is_one_line_on_the_terminal_and_exit_status_1(config, tmp_pat
     assert not config.out.exists()
 
 
-def test_an_out_that_holds_other_films_is_left_alone(config):
+def test_an_out_that_holds_other_images_is_left_alone(config):
     prepare(config)
     before = files_of(config.out)
 
@@ -376,10 +376,10 @@ def test_an_out_that_holds_other_films_is_left_alone(config):
     refused("else: size was 16, is 20; seed was 0, is 5. Choose another --out or", seed=5, size=20)
     refused(r"else: patient_pattern was not given, is \(p\\d\). Choose", patient_pattern=r"(p\d)")
     draw(config.raw / "p12.png")
-    refused("else: number of films was 12, is 13. Choose another --out or delete")
+    refused("else: number of images was 12, is 13. Choose another --out or delete")
     (config.raw / "p12.png").rename(config.raw / "p0.png")
     (config.raw / "p1.png").rename(config.raw / "p99.png")
-    refused("the films, the tables or their splits are others. Choose")
+    refused("the images, the tables or their splits are others. Choose")
     assert files_of(config.out) == before
 
 

@@ -247,7 +247,7 @@ def test_a_batch_larger_than_the_store_is_said_with_the_steps_it_leaves(tiny, ca
     )
 
 
-def test_films_of_the_test_split_are_never_trained_on(phantom_store):
+def test_images_of_the_test_split_are_never_trained_on(phantom_store):
     store = evax.open_store(phantom_store)
     films = images_outside_tests([store, store])
     assert len(films) == 2 * (len(store) - len(store.rows("test")))
@@ -255,7 +255,7 @@ def test_films_of_the_test_split_are_never_trained_on(phantom_store):
     assert not trained_on & {store.pixels(row).tobytes() for row in store.rows("test")}
 
 
-def test_films_are_normalised_with_the_common_statistics_of_all_stores(phantom_store, phantoms, tmp_path):
+def test_images_are_normalised_with_the_common_statistics_of_all_stores(phantom_store, phantoms, tmp_path):
     from evax.data.building import build_store
     from evax.data.manifest import Manifest
     from evax.data.sources import read_source

@@ -62,10 +62,10 @@ def test_another_tokenizer_cannot_take_a_run_over_but_a_moved_file_can(tiny, tmp
     moved.rename(teacher_file)
 
 
-def test_a_second_generation_learns_from_the_first_and_remembers_its_films(tiny, tmp_path):
+def test_a_second_generation_learns_from_the_first_and_remembers_its_images(tiny, tmp_path):
     first = pretrain(tiny)
     elsewhere = np.array([1, 2, 3], np.uint64)
-    save_seen(first, Seen(elsewhere, elsewhere))  # as if it had been trained on other films
+    save_seen(first, Seen(elsewhere, elsewhere))  # as if it had been trained on other images
     second = pretrain(replace(tiny, out=tmp_path / "second", tokenizer=str(first), tokenizer_weights=None))
     assert np.isin(elsewhere, read_seen(second).films).all()
     assert len(read_seen(second).films) > 3

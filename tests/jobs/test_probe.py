@@ -130,7 +130,7 @@ def test_every_option_reaches_the_run(config, tmp_path):
     assert not np.array_equal(others[-1], others[-2])
 
 
-def test_the_test_films_influence_neither_strength_nor_thresholds(config, phantom_store, phantoms, tmp_path):
+def test_the_test_images_influence_neither_strength_nor_thresholds(config, phantom_store, phantoms, tmp_path):
     store = open_store(phantom_store)
     table, findings = store.manifest.table.copy(), store.manifest.findings
     is_test = table["split"] == "test"
@@ -150,7 +150,7 @@ def test_the_test_films_influence_neither_strength_nor_thresholds(config, phanto
         assert thresholds[0] == thresholds[1]
 
 
-def test_a_sweep_encodes_every_film_once_and_a_run_of_it_is_a_probe_of_its_own(config, imagenet, tmp_path):
+def test_a_sweep_encodes_every_image_once_and_a_run_of_it_is_a_probe_of_its_own(config, imagenet, tmp_path):
     config = replace(config, **imagenet, counts=(4,), fractions=(1.0,), seeds=(0, 1), name="mine")
     assert probe(config) == config.out / "linear.json"
     assert [line["films"] for line in log_of(config) if line["event"] == "features"] == [48]
@@ -171,7 +171,7 @@ def test_a_sweep_encodes_every_film_once_and_a_run_of_it_is_a_probe_of_its_own(c
     assert "mine, nearest neighbours" in drawn
 
 
-def test_a_sweep_that_was_killed_encodes_no_film_twice_repeats_no_probe_and_may_grow(config, imagenet):
+def test_a_sweep_that_was_killed_encodes_no_image_twice_repeats_no_probe_and_may_grow(config, imagenet):
     config = replace(config, **imagenet, fractions=(0.5,), seeds=(0, 1))
     result = probe(config)
     before = content_of(result)["points"]
@@ -227,14 +227,14 @@ def test_a_used_run_folder_of_one_probe_cannot_be_resumed(config):
         probe(config)
 
 
-def test_an_encoder_that_was_pre_trained_on_the_test_films_is_refused(config, tmp_path):
+def test_an_encoder_that_was_pre_trained_on_the_test_images_is_refused(config, tmp_path):
     store = open_store(config.store)
     card = Card(kind="encoder", encoder=config.encoder, preprocess=Preprocess(store_size=96, input_size=64))
     encoder = save_bundle(tmp_path / "encoder", card, build_encoder(config.encoder, img_size=64))
     save_seen(encoder, seen_in(store, store.rows("test")[:1]))
     patients = store.manifest.table["patient"].to_numpy(dtype=str)[store.rows("test")]
-    theirs = np.count_nonzero(patients == patients[0])  # the other films of the patient count, too
-    with pytest.raises(DataError, match=rf"has learned from {theirs} of the \d+ test films"):
+    theirs = np.count_nonzero(patients == patients[0])  # the other images of the patient count, too
+    with pytest.raises(DataError, match=rf"has learned from {theirs} of the \d+ test images"):
         probe(replace(config, weights=encoder))
     assert not config.out.exists()
 

@@ -1,4 +1,4 @@
-"""Every recipe of an experiment is read by its command and makes one real step on films of its release."""
+"""Every recipe of an experiment is read by its command and makes one real step on images of its release."""
 
 import csv
 import json
@@ -118,7 +118,7 @@ def run(name, store, out, *options):
     "name",
     [pytest.param(name, marks=[pytest.mark.long] if "base" in name else []) for name in EXPERIMENTS],
 )
-def test_every_recipe_makes_one_step_on_films_of_its_release(name, store_of, tmp_path):
+def test_every_recipe_makes_one_step_on_images_of_its_release(name, store_of, tmp_path):
     config, bundle, report, log = run(name, store_of(source_of(name)), tmp_path / "run")
     steps = [line for line in log if line["event"] == "step"]
     assert len(steps) == report["steps"] == 1
@@ -136,7 +136,7 @@ def test_chexpert_learns_its_five_findings_in_the_paper_s_order(store_of, tmp_pa
     _, soft, report, _ = run("finetune/chexpert-tiny", store, tmp_path / "run")
     assert tuple(row["name"] for row in report["test_metrics"]["findings"]) == CHEXPERT5
     assert report["protocol"]["uncertain_in_training"] == "smooth"
-    assert report["protocol"]["uncertain"] == "ignore"  # of the films that choose and test
+    assert report["protocol"]["uncertain"] == "ignore"  # of the images that choose and test
     _, hard, *_ = run("finetune/chexpert-tiny", store, tmp_path / "b", "--train-uncertain", "ones")
     heads = [load_file(bundle / "model.safetensors")["head.weight"] for bundle in (soft, hard)]
     assert (heads[0] != heads[1]).any()
@@ -146,12 +146,12 @@ def test_chexpert_learns_its_five_findings_in_the_paper_s_order(store_of, tmp_pa
 
 
 def test_the_paper_s_protocol_chooses_on_test_and_says_so_everywhere(store_of, tmp_path, caplog):
-    """A softmax task without validation films, as the released script trains on all others."""
+    """A softmax task without validation images, as the released script trains on all others."""
     out = tmp_path / "run"
     options = ["--protocol", "paper", "--epochs", "0.5", "--validate-every", "1"]
     options += ["--encoder", "eva_x_tiny_patch16_224"]
     store = store_of("covidx9a", validation=0.0)
-    with pytest.raises(Exception, match="has no val films"):
+    with pytest.raises(Exception, match="has no val images"):
         run("finetune/covidx9a-small", store, tmp_path / "clean", *options, "--protocol", "clean")
     _, bundle, report, log = run("finetune/covidx9a-small", store, out, *options)
 
@@ -184,7 +184,7 @@ def test_the_paper_s_protocol_chooses_on_test_and_says_so_everywhere(store_of, t
 
     film(tmp_path / "film.png")
     predict(PredictConfig(bundle=bundle, films=(tmp_path / "film.png",), out=tmp_path / "scores.csv"))
-    assert "has optimistic test results: the test films chose the checkpoint" in caplog.text
+    assert "has optimistic test results: the test images chose the checkpoint" in caplog.text
 
 
 def test_a_quirk_is_named_only_where_it_acted(store_of, tmp_path):
@@ -215,7 +215,7 @@ QUIRKS = {
 
 
 def prepared_for_the_paper(name):
-    """Share of the training films that validate, in the store that the head of a recipe asks for."""
+    """Share of the training images that validate, in the store that the head of a recipe asks for."""
     return 0.0 if "--validation 0" in " ".join(header(name)) else 0.4
 
 
@@ -230,7 +230,7 @@ def test_every_recipe_makes_one_step_in_the_paper_s_protocol(name, store_of, tmp
     assert steps[0]["loss"] == pytest.approx(math.log(of_chance), abs=0.01)
     assert 0 < steps[0]["grad_norm"] < math.inf
     assert steps[0]["lr"] == config.optimizer.lr
-    (look,) = [line for line in log if line["event"] == "test"]  # and none at validation films
+    (look,) = [line for line in log if line["event"] == "test"]  # and none at validation images
     assert not [line for line in log if line["event"] == "validation"]
     assert report["paper_protocol"]["looks"] == 1
     assert report["paper_protocol"]["mauc"] == {"value": look["mauc"], "step": 1}
@@ -238,7 +238,7 @@ def test_every_recipe_makes_one_step_in_the_paper_s_protocol(name, store_of, tmp
     assert report["trained_in"] == "fp16"
     assert (bundle / "model.safetensors").is_file()
     named = {key.removeprefix("quirk_") for key in report["protocol"] if key.startswith("quirk_")}
-    # the films of this test are cut, whatever the recipe's are
+    # the images of this test are cut, whatever the recipe's are
     quirks = QUIRKS[name.removeprefix("finetune/")] | {"central_crop"}
     assert named == quirks | {"selection_on_test", "validation_unused"}
 
@@ -285,7 +285,7 @@ FACTS = {
 }
 
 
-# facts 4.1: train films of a pass, and after how many of them the test films are looked at
+# facts 4.1: train images of a pass, and after how many of them the test images are looked at
 LOOKS = {
     "chestxray14": (75_312, 5),
     "chexpert": (191_027, 1 / 20),

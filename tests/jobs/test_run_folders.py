@@ -147,6 +147,6 @@ def test_a_prediction_that_is_refused_makes_no_folder_for_its_pictures(things, t
     with pytest.raises(KeyboardInterrupt):
         predict(config)
     (tmp_path / "maps").rmdir()
-    with pytest.raises(DataError, match="A stopped run has scored 2 of these films"):
+    with pytest.raises(DataError, match="A stopped run has scored 2 of these images"):
         predict(config)
     assert not (tmp_path / "maps").exists()

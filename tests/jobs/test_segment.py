@@ -80,7 +80,7 @@ def report_of(config):
     return read_json(config.out / "report.json")
 
 
-def test_the_report_the_table_and_the_bundle_say_the_same_of_the_test_films(finished):
+def test_the_report_the_table_and_the_bundle_say_the_same_of_the_test_images(finished):
     store, report = open_store(finished.store), report_of(finished)
     table = pd.read_csv(finished.out / "dice-test.csv", dtype={"patient": str})
     predictor = evax.open_bundle(finished.out / "bundle")
@@ -115,7 +115,7 @@ def test_validation_chooses_checkpoint_and_threshold(finished):
         assert read_card(finished.out / "bundle").thresholds[row["name"]] == row["threshold"]
 
 
-def test_predict_writes_areas_and_masks_of_the_films_own_size(finished, phantoms, tmp_path):
+def test_predict_writes_areas_and_masks_of_the_images_own_size(finished, phantoms, tmp_path):
     films = tuple(sorted((phantoms / "images").glob(kind))[0] for kind in ("*.dcm", "*.png"))
     config = PredictConfig(
         bundle=finished.out / "bundle", films=films, out=tmp_path / "areas.csv", masks=tmp_path / "masks"
@@ -139,7 +139,7 @@ def test_predict_writes_areas_and_masks_of_the_films_own_size(finished, phantoms
         assert Image.open(config.masks / f"{stem}.png").size == film.pixels.shape[::-1]  # the edges
     assert evax.read_image(films[0]).spacing_mm  # the DICOM has one, the picture has none
     other, folder = replace(config, out=tmp_path / "b.csv"), phantoms / "images"
-    with pytest.raises(ConfigError, match="would be taken for films"):
+    with pytest.raises(ConfigError, match="would be taken for images"):
         predict(replace(other, films=(folder,), masks=folder / "masks"))
     with pytest.raises(ConfigError, match="is a segmenter: --heatmaps are of classifiers"):
         predict(replace(other, masks=None, heatmaps=tmp_path / "maps"))
@@ -157,7 +157,7 @@ def test_the_paper_s_protocol_keeps_the_last_checkpoint_at_its_threshold_and_say
     assert "not clean" in (paper.out / "report.html").read_text()
 
 
-def test_runs_on_the_same_films_are_compared_patient_by_patient(finished, tiny, tmp_path):
+def test_runs_on_the_same_images_are_compared_patient_by_patient(finished, tiny, tmp_path):
     segment(replace(tiny, steps=2))
     config = CompareConfig(
         runs=(finished.out, tiny.out), out=tmp_path / "compared", names=("four", "two"), resamples=60
@@ -233,7 +233,7 @@ def test_a_finding_that_the_drawn_patients_cannot_teach_is_left_out(tiny, caplog
 
 
 def test_no_draw_of_patients_leaves_a_finding_that_none_of_them_teaches(tiny, phantom_store):
-    store = open_store(phantom_store)  # cardiomegaly, which no test film has, goes first
+    store = open_store(phantom_store)  # cardiomegaly, which no test image has, goes first
     whole = replace(tiny, store=phantom_store, findings=(), absent="unused")
     for seed, fraction in product(range(40), (0.1, 0.15, 0.2, 0.3, 0.5)):
         try:
@@ -244,20 +244,20 @@ def test_no_draw_of_patients_leaves_a_finding_that_none_of_them_teaches(tiny, ph
         assert not left, (seed, fraction)
 
 
-def test_weights_that_saw_a_central_crop_draw_masks_of_whole_films(tiny, tmp_path):
+def test_weights_that_saw_a_central_crop_draw_masks_of_whole_images(tiny, tmp_path):
     chain = Preprocess(store_size=96, input_size=64, resize_size=80)
     cropped = random_bundle(tmp_path / "ft", ("Mass",), preprocess=chain)
     assert read_card(segment(replace(tiny, weights=cropped))).preprocess.resize_size is None
 
 
-def test_weights_that_learned_from_the_test_films_are_refused_whatever_taught_them(finished, tiny, tmp_path):
+def test_weights_that_learned_from_the_test_images_are_refused_whatever_taught_them(finished, tiny, tmp_path):
     again = replace(tiny, weights=finished.out / "bundle")  # a segmenter's encoder is a beginning, too
     segment(again)
     assert report_of(again)["best_step"] > 0
     table = open_store(tiny.store).manifest.table[["image", "split"]].copy()
     table["split"] = table["split"].map({"train": "test", "test": "train", "val": "val"})
     table.to_csv(tmp_path / "swapped.csv", index=False)
-    with pytest.raises(DataError, match=r"has learned from \d+ of the \d+ test films"):
+    with pytest.raises(DataError, match=r"has learned from \d+ of the \d+ test images"):
         segment(replace(again, split=tmp_path / "swapped.csv", out=tmp_path / "swapped"))
 
 
@@ -299,7 +299,7 @@ def test_a_segmenter_is_no_classifier_and_commands_for_those_say_so(finished, tm
         assert said in capsys.readouterr().err
 
 
-def test_the_page_has_the_scores_and_pictures_without_names_of_films(finished):
+def test_the_page_has_the_scores_and_pictures_without_names_of_images(finished):
     page, report = (finished.out / "report.html").read_text(), report_of(finished)
     assert page.count("data:image/jpeg") >= len(report["pictures"]) > 0
     for image in open_store(finished.store).manifest.table["image"]:

@@ -43,7 +43,7 @@ def test_a_cnn_s_multiply_adds_are_those_of_its_convolutions_and_its_head():
     assert size_of(kind).parameters == 4_652_008  # as published for EfficientNet-Lite0
 
 
-def test_a_larger_film_costs_more_multiply_adds_and_hardly_more_parameters():
+def test_a_larger_image_costs_more_multiply_adds_and_hardly_more_parameters():
     small, large = (size_of(Kind("eva_x_tiny_patch16_224", side, 5)) for side in (64, 128))
     assert large.multiply_adds > 3 * small.multiply_adds
     assert large.parameters - small.parameters == (64 - 16) * 192  # places of the position table

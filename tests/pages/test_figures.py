@@ -15,7 +15,7 @@ from evax.evaluation.calibration import reliability_curve
 from evax.evaluation.classification import roc_curve
 from evax.explain.overlay import BOX_COLOUR
 from evax.pages import figures
-from evax.pages.drawing import VERMILLION, film_picture, with_prefixed_ids
+from evax.pages.drawing import VERMILLION, image_picture, with_prefixed_ids
 
 
 def texts(svg: str) -> list[str]:
@@ -139,9 +139,9 @@ def test_few_points_are_marked_and_the_best_one_is_ringed():
     assert VERMILLION.lower() in ringed.lower()
 
 
-def test_a_film_picture_has_its_box_where_the_finding_is():
+def test_an_image_picture_has_its_box_where_the_finding_is():
     film = np.full((64, 64), 60, dtype=np.uint8)
-    picture = np.asarray(Image.open(io.BytesIO(film_picture(film, [(0.25, 0.5, 0.5, 0.25)]))), dtype=int)
+    picture = np.asarray(Image.open(io.BytesIO(image_picture(film, [(0.25, 0.5, 0.5, 0.25)]))), dtype=int)
     is_box = np.abs(picture - np.array(BOX_COLOUR)).sum(axis=2) < 90
     rows, columns = np.nonzero(is_box)
     side = len(picture)

@@ -28,13 +28,13 @@ from evax.pages.run import write_demo_page
 from finished_runs import change_json
 from pages import Page
 
-FINDINGS = ("Effusion", "Mass", "Hernia")  # no test film has a hernia
+FINDINGS = ("Effusion", "Mass", "Hernia")  # no test image has a hernia
 SECTIONS = {"store": "data", "pretrain": "pretraining", "finetune": "finetuning", "localize": "localisation"}
 
 
 @pytest.fixture(scope="session")
 def films(tmp_path_factory) -> Path:
-    """A store of 40 small films of 20 patients, with a box, unknown labels and one file that was lost."""
+    """A store of 40 small images of 20 patients, with a box, unknown labels and one file that was lost."""
     raw, rng = tmp_path_factory.mktemp("raw"), np.random.default_rng(0)
     names = [f"{number:03}.png" for number in range(40)]
     for name in names:
@@ -138,7 +138,7 @@ def write_localization(folder: Path, protocol: str = "clean") -> None:
     }
     report = {
         "kind": "localize", "at": "norm1", "split": "test", "data_fingerprint": "feed",
-        "protocol": protocol_entries(protocol, "34 cases on 30 val films", side=32, resamples=2000),
+        "protocol": protocol_entries(protocol, "34 cases on 30 val images", side=32, resamples=2000),
         "pointing": pointing, "localization": localization,
         "published": [asdict(PUBLISHED_MAPS[0])],
         "overlays": [
@@ -153,7 +153,7 @@ def write_journal(run: Path, kinds: list[str], title: str = "evax trial", names:
     """One step per kind, its folder named after it."""
     steps = [
         {"kind": kind.split("-")[0], "name": (names or {}).get(kind, kind), "seconds": 12.3, "folder": kind,
-         "command": f"evax {kind} films --out {kind}"}
+         "command": f"evax {kind} images --out {kind}"}
         for kind in kinds
     ]  # fmt: skip
     environment = {"evax": "0.1.0", "gpu": None, "cores": 2, "commit": "abc1234"}
@@ -166,7 +166,7 @@ KINDS = ["store", "pretrain", "finetune", "finetune-random", "localize"]
 
 @pytest.fixture(scope="session")
 def whole(tmp_path_factory, films) -> Path:
-    """A run with its page: store, pre-training, two classifiers tested on the same films, localisation."""
+    """A run with its page: store, pre-training, two classifiers tested on the same images, localisation."""
     run = tmp_path_factory.mktemp("whole")
     shutil.copytree(films, run / "store")
     write_pretraining(run / "pretrain")
@@ -193,7 +193,7 @@ def run(whole, tmp_path) -> Path:
 
 def test_a_run_of_protocol_paper_is_marked_with_its_warning_and_its_looks(run):
     folder = run / "finetune"
-    marks = {"name": "paper", "warning": "the test films chose", "quirk_selection_on_test": "the best look"}
+    marks = {"name": "paper", "warning": "the test images chose", "quirk_selection_on_test": "the best look"}
     protocol = read_json(folder / "report.json")["protocol"] | marks
     looks = {"looks": 3, "mauc": {"value": 0.7, "step": 4}, "top1_macc": {"value": 0.8765, "step": 8}}
     change_json(folder / "report.json", protocol=protocol, paper_protocol=looks)
@@ -202,9 +202,9 @@ def test_a_run_of_protocol_paper_is_marked_with_its_warning_and_its_looks(run):
     text = read_again(run).text
     assert text.lower().count("protocol paper") >= 3  # at the number, at the run, at the warning
     assert text.count("Protocol paper, not clean.") == 1
-    for words in ("the test films chose", "selection on test", "0.876", "test mAUC, which chose"):
+    for words in ("the test images chose", "selection on test", "0.876", "test mAUC, which chose"):
         assert words in text
-    assert "Comparison on the same test films" not in text  # the other run is clean
+    assert "Comparison on the same test images" not in text  # the other run is clean
 
 
 def read_again(run: Path, kinds: list[str] | None = None) -> Page:
@@ -238,13 +238,13 @@ def test_the_step_of_a_folder_that_is_gone_says_so_and_has_no_section(run):
     assert "localisation" not in page.ids
 
 
-def test_every_number_of_a_test_is_on_the_page_with_its_interval_and_its_films(whole, reader):
+def test_every_number_of_a_test_is_on_the_page_with_its_interval_and_its_images(whole, reader):
     metrics = read_json(whole / "finetune" / "report.json")["test_metrics"]
     for mean in (metrics["mauc"], metrics["map"], metrics["macc"]):
         low, high = mean["interval"]
         assert f"{mean['value']:.3f} [{low:.3f}, {high:.3f}]" in reader.text
     assert metrics["mauc"]["findings_entered"] == 2
-    films = f"2 of 3 findings, {metrics['n']} test films of {metrics['patients']} patients. Protocol clean"
+    films = f"2 of 3 findings, {metrics['n']} test images of {metrics['patients']} patients. Protocol clean"
     assert films in reader.text
     for finding in metrics["findings"][:2]:
         low, high = finding["auroc_interval"]
@@ -257,7 +257,7 @@ def test_every_number_of_a_test_is_on_the_page_with_its_interval_and_its_films(w
 
 
 FACTS = {
-    "a finding without positive films": [
+    "a finding without positive images": [
         "Hernia † 0 / 16 not defined 0 present, 16 absent not defined",
         "† fewer than 5 patients with the finding, or without it",
     ],
@@ -265,19 +265,19 @@ FACTS = {
         "checkpoint chosen on validation mAUC", "test scored once", "starts from random weights",
         "starts from weights of pretrain/encoder",
     ],
-    "films, patients and labels of the store": [
-        "40 of 20 patients", "rejected files 1", "test 16 films 8 patients", "forty squares",
+    "images, patients and labels of the store": [
+        "40 of 20 patients", "rejected files 1", "test 16 images 8 patients", "forty squares",
         "Effusion 50.0 % 9 of 18 50.0 % 3 of 6 50.0 % 8 of 16 0",
-        "Mass 38.5 % 5 of 13 20.0 % 1 of 5 33.3 % 4 of 12 10",  # 10: films on which it is not known
-        "known for 39 films",
+        "Mass 38.5 % 5 of 13 20.0 % 1 of 5 33.3 % 4 of 12 10",  # 10: images on which it is not known
+        "known for 39 images",
     ],
     "pre-training": [
         "0.512 → 0.623", "0.568 (mean of the last 12 steps)", "33.1 image views per second",
         "tokenizer efficientnet_lite0, layer 2, sees 256 × 256 pixels, weights 0123abcd ",
         "crops 128 × 128 pixels", "optimizer steps 12 of 64 views each", "resumed 2 times",
     ],
-    "runs tested on the same films": [
-        "mean AUC on the same 16 test films", "Same test films, same labels, protocol clean",
+    "runs tested on the same images": [
+        "mean AUC on the same 16 test images", "Same test images, same labels, protocol clean",
     ],
     "hits of the localisation": [
         "Pleural-Mass (5 of 8)", "0.625 [0.300, 0.900]", "1.000 [not defined]", "6 of 9",
@@ -286,7 +286,7 @@ FACTS = {
     "overlaps of the localisation": [
         "Pleural-Mass boxes 8 / 8 / 8 0.625 [0.300, 0.900] 0.125 0.375",
         "all 9 / 8 / 9 0.667 [0.400, 0.900] 0.125 0.333", "0.25 to 0.30",
-        "threshold chosen on 34 cases on 30 val films", "2 of 9 maps are 0 everywhere",
+        "threshold chosen on 34 cases on 30 val images", "2 of 9 maps are 0 everywhere",
         "Published, not re-run", "EVA-X-S 14.74 2.95 8.84 9.18",
         "accuracies without a ranking, not average precisions",
     ],
@@ -330,7 +330,7 @@ def test_the_log_of_an_interrupted_run_counts_each_step_once(run):
 
 
 @pytest.mark.parametrize("difference", ["films", "labels", "protocol"])
-def test_runs_that_differ_in_films_labels_or_protocol_are_never_compared(run, difference):
+def test_runs_that_differ_in_images_labels_or_protocol_are_never_compared(run, difference):
     folder = run / "finetune-random"
     if difference == "protocol":
         change_json(folder / "report.json", protocol__name="paper")
@@ -378,7 +378,7 @@ def test_a_localisation_in_the_paper_s_protocol_says_so_wherever_its_numbers_are
     for words in (
         "Protocol paper, not clean. localize: the cases that are reported chose the threshold",
         "localize · protocol paper",
-        "Protocol paper. Test films; 95 % intervals",
+        "Protocol paper. Test images; 95 % intervals",
         "the curve chose them",
     ):
         assert words in text
@@ -402,14 +402,14 @@ def test_names_cannot_put_code_on_the_page(run):
     assert attack in reader.text
 
 
-def test_synthetic_films_are_announced_before_the_first_number(reader, run):
-    assert "Synthetic films." not in reader.text
+def test_synthetic_images_are_announced_before_the_first_number(reader, run):
+    assert "Synthetic images." not in reader.text
     assert "Research software, not a medical device." in reader.text
     step = {"kind": "fetch", "name": "x", "command": "evax fetch phantoms --out raw", "seconds": 1}
     finetuning = read_json(run / "run.json")["steps"][2]
     change_json(run / "run.json", steps=[step | {"folder": "raw"}, finetuning])
     text = read_again(run).text
-    assert text.index("Synthetic films.") < text.index("Mean AUC on test")
+    assert text.index("Synthetic images.") < text.index("Mean AUC on test")
 
 
 @pytest.mark.parametrize(
@@ -453,7 +453,7 @@ def test_a_broken_line_of_a_log_is_named_with_its_number_unless_it_is_the_last(r
 def test_predictions_of_another_run_are_refused(run):
     path = run / "finetune" / "predictions-test.csv"
     path.write_text("\n".join(path.read_text().splitlines()[:-1]) + "\n")
-    with pytest.raises(DataError, match=r"predictions-test\.csv has 15 films, its report 16"):
+    with pytest.raises(DataError, match=r"predictions-test\.csv has 15 images, its report 16"):
         write_demo_page(run)
 
 

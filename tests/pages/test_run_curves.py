@@ -20,9 +20,9 @@ def curves_of(figure):
 
 def test_every_number_that_a_run_logs_has_its_curve():
     drawn = curves_of(run_curves(STEPS, PROBES))
-    assert drawn["films per second"] == [[51.0, 52.0, 53.0, 54.0, 55.0]]
+    assert drawn["images per second"] == [[51.0, 52.0, 53.0, 54.0, 55.0]]
     assert drawn["share of the speed of a plain matrix product"] == [[0.3] * 5]
-    assert drawn["mean AUC on the validation films"][:2] == [[0.6, 0.6], [0.7, 0.7]]
+    assert drawn["mean AUC on the validation images"][:2] == [[0.6, 0.6], [0.7, 0.7]]
     assert len(drawn) == 8
 
 

@@ -30,7 +30,7 @@ SECTIONS = {"short", "steps", "data", "finetuning", "subgroups", "errors", "labe
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory):
-    """240 small films of 120 people with names one would recognise, one of them in validation and test."""
+    """240 small images of 120 people with names one would recognise, one of them in validation and test."""
     raw, rng = tmp_path_factory.mktemp("raw"), np.random.default_rng(0)
     patients = [f"Lovelace^Ada{number // 2:03}" for number in range(240)]
     names = [f"{patient}-{number}.png" for number, patient in enumerate(patients)]
@@ -40,7 +40,7 @@ def store(tmp_path_factory):
     table["view"], table["age"] = np.where(np.arange(240) % 3, "PA", "AP"), rng.integers(20, 79, 240) * 1.0
     table["sex"] = np.where(np.arange(240) // 2 % 2, "F", "M")
     table["split"] = ["train"] * 61 + ["val"] * 59 + ["test"] * 118 + ["train"] * 2
-    table.loc[60, "split"] = "test"  # film 61 of the same person stays for validation
+    table.loc[60, "split"] = "test"  # image 61 of the same person stays for validation
     for finding in FINDINGS:
         table[finding] = (rng.random(240) < 0.4).astype(np.float32)
     build_store(Manifest(table, FINDINGS, False, "csv:squares", raw), raw / "store", size=32)
@@ -123,7 +123,7 @@ def test_no_patient_is_named_on_the_page_in_the_report_or_in_the_list_of_doubtfu
 def test_a_leak_between_splits_shouts_before_the_first_number(run, page):
     check = read_json(run / "report.json")["checks"][0]
     assert not check["passed"]
-    assert "(film rows 60, 61)" in check["message"]
+    assert "(image rows 60, 61)" in check["message"]
     assert page.text.index(check["message"]) < page.text.index("Mean AUC on test")
     assert check["action"] in page.text
 
@@ -134,7 +134,7 @@ def test_the_numbers_of_groups_and_temperatures_are_those_of_the_report(run, pag
     for part in report["subgroups"]:
         assert part["groups"]
         for group in part["groups"]:
-            shown = f"{group['group']} ({group['films']} films of {group['patients']} patients)"
+            shown = f"{group['group']} ({group['films']} images of {group['patients']} patients)"
             if group["mauc"] is not None:
                 low, high = group["mauc_interval"]
                 shown = f"{group['mauc']:.3f} [{low:.3f}, {high:.3f}]"
@@ -159,7 +159,7 @@ def test_errors_are_on_the_wrong_side_of_the_threshold_and_shown_by_row(run, pag
 def test_the_most_doubtful_tenth_of_the_labels_is_listed_in_order_and_no_test_label(run, page, store):
     table = pd.read_csv(run / "suspicious.csv")
     assert list(table.columns) == ["film_row", "split", "finding", "label", "score"]
-    assert len(table) == 25  # of the 122 films that are not tested x 2 findings
+    assert len(table) == 25  # of the 122 images that are not tested x 2 findings
     assert table["score"].is_monotonic_decreasing
     truth = [store.manifest.table.loc[row.film_row, row.finding] for row in table.itertuples()]
     assert (table["label"] == truth).all()
@@ -167,7 +167,7 @@ def test_the_most_doubtful_tenth_of_the_labels_is_listed_in_order_and_no_test_la
     assert "Test labels may be mended only blind to every model" in page.text
 
 
-def test_what_could_not_be_judged_and_how_many_films_chose_the_checkpoint_is_on_the_page(store, tmp_path):
+def test_what_could_not_be_judged_and_how_many_images_chose_the_checkpoint_is_on_the_page(store, tmp_path):
     checks = [
         {"name": "Doubtful labels", "passed": passed, "message": f"said {passed}", "action": ""}
         for passed in (True, None)
@@ -180,13 +180,13 @@ def test_what_could_not_be_judged_and_how_many_films_chose_the_checkpoint_is_on_
     for words in (
         "1 of 2 checks passed, 1 could not be judged",
         "Doubtful labels: could not be judged said None",
-        "checkpoint chosen on validation mAUC of 20 of the 60 validation films",
+        "checkpoint chosen on validation mAUC of 20 of the 60 validation images",
     ):
         assert words in page.text
     assert page.source.count("✓") == 1
 
 
-def test_a_run_on_a_table_s_split_has_its_films_divided_as_the_table_says(store, tmp_path, page):
+def test_a_run_on_a_table_s_split_has_its_images_divided_as_the_table_says(store, tmp_path, page):
     table = store.manifest.table[["image", "split"]].copy()
     table.loc[:9, "split"] = "val"  # of 61 that train in the store
     path = tmp_path / "fold-0.csv"
@@ -199,13 +199,13 @@ def test_a_run_on_a_table_s_split_has_its_films_divided_as_the_table_says(store,
     assert folded.pictures == page.pictures
     assert "No pictures" not in folded.text
     assert "split table fold-0.csv" in folded.text
-    assert "train 50 films" in folded.text
-    assert "no split 2 films" in folded.text
+    assert "train 50 images" in folded.text
+    assert "no split 2 images" in folded.text
     path.unlink()
     bare = Page(write_run_page(tmp_path / "run"))
     assert bare.pictures == page.pictures
     assert "split table fold-0.csv, which is not there any more or was changed" in bare.text
-    assert "no split 240 films" in bare.text
+    assert "no split 240 images" in bare.text
 
 
 def test_without_its_store_the_page_has_the_same_numbers_and_says_why_there_are_no_pictures(run, page):
@@ -222,10 +222,10 @@ def test_without_its_store_the_page_has_the_same_numbers_and_says_why_there_are_
 
 
 def test_another_protocol_than_clean_is_said_loudly(store, tmp_path):
-    protocol = {"name": "paper", "warning": "the test films chose", "thresholds_chosen_on": "test"}
+    protocol = {"name": "paper", "warning": "the test images chose", "thresholds_chosen_on": "test"}
     loud = Page(write_run(store, tmp_path / "run", protocol=protocol | {"label_fraction": 1.0}))
     assert "Protocol paper, not clean." in loud.text
-    assert loud.text.index("the test films chose") < loud.text.index("Mean AUC on test")
+    assert loud.text.index("the test images chose") < loud.text.index("Mean AUC on test")
     assert loud.text.count("not clean") == 1
 
 

@@ -55,7 +55,7 @@ def test_means_are_over_what_every_run_has_learned_and_page_and_figure_say_so(tm
     result = sweep_of(tmp_path / "one", {(0.1, 0): ("Mass",)})
     content = content_of(result)
     assert content["findings_in_means"] == ["Effusion", "Hernia"]
-    # no test film has a hernia, so it has an accuracy and no AUROC
+    # no test image has a hernia, so it has an accuracy and no AUROC
     accuracies = (column(result, "accuracy:Effusion") + column(result, "accuracy:Hernia")) / 2
     for score, expected in (("mauc", column(result, "auroc:Effusion")), ("macc", accuracies)):
         spreads = [point[score] for point in content["points"]]
@@ -177,10 +177,10 @@ def test_the_line_of_chance_is_drawn_where_an_auroc_is(tmp_path):
 
 def test_a_box_shows_mean_and_sd_of_the_folds_that_define_it_and_the_warning_stands_above(tmp_path):
     scores = {"Effusion": [0.8, 0.9, None], "Hernia": [None, None, None], "Mass": [0.7, None, None]}
-    figure = fold_boxes(scores, title="mine", x_label="AUROC", warning="films were split")
+    figure = fold_boxes(scores, title="mine", x_label="AUROC", warning="images were split")
     save_figure(figure, tmp_path / "boxes")
     text = (tmp_path / "boxes.svg").read_text()
-    shown = ("0.850 ± 0.071", "not defined", ">0.700<", "films were split", "mine", "Hernia")
+    shown = ("0.850 ± 0.071", "not defined", ">0.700<", "images were split", "mine", "Hernia")
     assert [part for part in shown if part not in text] == []
     more = fold_boxes({**scores, "Edema": [0.7, 0.8, 0.75, 0.9]}, title="", x_label="")
     assert len(more.axes[0].patches) == 1  # of four values on

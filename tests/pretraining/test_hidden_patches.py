@@ -9,7 +9,7 @@ def positions(films, epochs, seed=0):
     return hidden_positions(np.array(films), np.array(epochs), patches=196, ratio=0.3, seed=seed)
 
 
-def test_exactly_59_of_196_different_patches_are_hidden_in_every_film():
+def test_exactly_59_of_196_different_patches_are_hidden_in_every_image():
     assert hidden_count(196, 0.3) == 59
     hidden = positions(range(50), [0] * 50)
     assert hidden.shape == (50, 59)
@@ -18,7 +18,7 @@ def test_exactly_59_of_196_different_patches_are_hidden_in_every_film():
     assert hidden.max() < 196
 
 
-def test_a_film_s_mask_depends_on_seed_epoch_and_film_and_not_on_its_neighbours_in_the_batch():
+def test_an_image_s_mask_depends_on_seed_epoch_and_image_and_not_on_its_neighbours_in_the_batch():
     alone, together = positions([7], [3]), positions([1, 7, 9], [3, 3, 3])
     assert np.array_equal(alone[0], together[1])
     for other in (positions([8], [3]), positions([7], [4]), positions([7], [3], seed=1)):
@@ -33,7 +33,7 @@ def test_every_patch_is_hidden_equally_often():
 
 
 @pytest.mark.parametrize(("patches", "ratio"), [(196, 0.3), (64, 0.5), (16, 0.3), (4, 0.5)])
-def test_blocks_hide_exactly_as_many_patches_in_every_film(patches, ratio):
+def test_blocks_hide_exactly_as_many_patches_in_every_image(patches, ratio):
     hidden = hidden_positions(
         np.arange(60), np.zeros(60, int), patches=patches, ratio=ratio, seed=0, pattern="block"
     )

@@ -1,4 +1,4 @@
-"""What is compiled: blocks that are alike once, other networks whole, a look at a few films not at all."""
+"""What is compiled: blocks that are alike once, other networks whole, a look at a few images not at all."""
 
 import pytest
 import torch
@@ -38,7 +38,7 @@ def test_blocks_that_are_alike_are_compiled_once_and_compute_the_same(graphs):
     assert torch.allclose(after, before, atol=1e-5)
 
 
-def test_a_look_at_a_few_films_compiles_nothing_anew(graphs):
+def test_a_look_at_a_few_images_compiles_nothing_anew(graphs):
     network = encoder()
     maybe_compile(network, "on", 0, CPU)
     network.encode(torch.randn(4, 1, 32, 32))

@@ -225,7 +225,7 @@ def test_a_bundle_is_built_at_its_own_size_unless_another_is_asked_for(tmp_path)
     assert create_encoder(TINY, bundle / "model.safetensors").pos_embed.shape == (1, 17, 192)
     assert create_encoder(TINY, bundle, img_size=96).pos_embed.shape == (1, 37, 192)
     (bundle / "card.json").write_text("[]")
-    with pytest.raises(WeightsError, match=r"card.json does not say at which size its network sees films"):
+    with pytest.raises(WeightsError, match=r"card.json does not say at which size its network sees images"):
         create_encoder(TINY, bundle)
 
 

@@ -1,4 +1,4 @@
-"""Every baseline's file beside the network of its own library: the same features on random films."""
+"""Every baseline's file beside the network of its own library: the same features on random images."""
 
 import json
 
@@ -116,7 +116,7 @@ def test_medklip_s_file_is_a_resnet_up_to_layer3_and_says_so_to_who_wants_layer4
         create_encoder("resnet50", weights)
 
 
-def test_torchxrayvision_s_grey_network_is_the_same_function_of_films_in_its_range(weights):
+def test_torchxrayvision_s_grey_network_is_the_same_function_of_images_in_its_range(weights):
     with torchxrayvision() as package:
         reference = shaken(package.models.DenseNet(weights=None))
         pixels = torch.rand(2, 1, 64, 64)
@@ -193,7 +193,7 @@ def test_a_folder_of_transformers_dinov2_computes_what_transformers_computes(tmp
         own_normalisation(name, tmp_path / "rad-dino")
 
 
-def test_eva02_with_patches_of_14_pixels_becomes_a_network_of_16_that_sees_enlarged_films_alike(weights):
+def test_eva02_with_patches_of_14_pixels_becomes_a_network_of_16_that_sees_enlarged_images_alike(weights):
     chance = torch.Generator().manual_seed(5)
     state = official_mim(TINY, target_width=1024, dtype=torch.float32, rotary_grid=14)
     rope = official_rope(16, 16, torch.float32)
@@ -295,7 +295,7 @@ def test_an_official_file_name_tells_the_normalisation_that_the_tensors_do_not(t
     path.rename(tmp_path / "mine.pth")
     chain = starting_preprocess(VIT_S, tmp_path / "mine.pth", None, 64)
     assert chain == Preprocess(input_size=64)
-    assert "mine.pth does not say how its films were normalised" in caplog.text
+    assert "mine.pth does not say how its images were normalised" in caplog.text
 
 
 def test_a_name_brings_its_published_normalisation_and_imagenet_is_one(tmp_path, monkeypatch):

@@ -18,7 +18,7 @@ FILMS = torch.rand(2, 1, 64, 64, generator=torch.Generator().manual_seed(0))
 
 
 def shown(network, films, mean=None, std=None):
-    """Films as a network of timm wants them."""
+    """Images as a network of timm wants them."""
     facts = network.pretrained_cfg
     mean, std = (
         torch.tensor(value).view(1, 3, 1, 1) for value in (mean or facts["mean"], std or facts["std"])

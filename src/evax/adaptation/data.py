@@ -30,7 +30,7 @@ from evax.deploy.bundle import check_test_unseen
 from evax.errors import DataError
 from evax.evaluation.checks import one_sided
 from evax.options.adaptation import AdaptingConfig, FinetuneConfig, LabelledConfig, SegmentConfig
-from evax.runs.log import refuse_used_folder
+from evax.runs.log import check_unused_folder
 from evax.weights.resolve import check_weights_available, is_packaged
 
 logger = logging.getLogger("evax")
@@ -43,7 +43,7 @@ def check_call(config: LabelledConfig, resume: bool | None) -> None:
 
     resume: see start_run.
     """
-    refuse_used_folder(config.out, config, resume)
+    check_unused_folder(config.out, config, resume)
     store = with_findings(open_store(config.store), config.findings)
     known_labels(store, config.uncertain, config.blank, config.uncertain_ones)
     check_weights(config)

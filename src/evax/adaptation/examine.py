@@ -1,6 +1,6 @@
 """What the report of a classifier says beyond its scores: calibration, subgroups, errors, checks.
 
-All of it goes into report.json and suspicious.csv; the page only shows it. Films are named by their row in
+All of it goes into report.json and suspicious.csv; the page only shows it. Images are named by their row in
 the store.
 """
 
@@ -59,7 +59,7 @@ CHECKED_IMAGES = 5000  # training images whose labels are checked, at a forward 
 
 @dataclass(frozen=True, eq=False)
 class Scored:
-    """The films of a split, what is known of them and what was predicted, in the order of `rows`."""
+    """The images of a split, what is known of them and what was predicted, in the order of `rows`."""
 
     rows: Integers
     """(S,), of the store."""
@@ -70,12 +70,12 @@ class Scored:
 
     def aurocs(self) -> tuple[float, ...]:
         """Of each finding, NaN where it is not defined."""
-        if not len(self.rows):  # protocol paper needs no validation films
+        if not len(self.rows):  # protocol paper needs no validation images
             return (np.nan,) * self.labels.shape[1]
         return tuple(aurocs(self.probabilities, self.labels).tolist())
 
     def only(self, learned: Flags) -> Scored:
-        """The same with every finding unknown that the training films did not teach; learned: (K,)."""
+        """The same with every finding unknown that the training images did not teach; learned: (K,)."""
         return replace(self, labels=only_learned(self.labels, learned))
 
 
@@ -103,7 +103,7 @@ def examine(
     """Entries of report.json: source, validation_auroc, calibration, subgroups and errors.
 
     learned: (K,), see `learned_findings`. thresholds: (K,), NaN where there is none. resamples, seed: of the
-    intervals. sources: where each film of
+    intervals. sources: where each image of
     the store comes from, "" where that is not known; None: not asked.
     """
     findings, exclusive = store.manifest.findings, store.manifest.exclusive
@@ -136,7 +136,7 @@ def run_checks(
 ) -> list[dict[str, Any]]:
     """The entry `checks` of report.json, one line per check; writes OUT/suspicious.csv.
 
-    train: rows that were learned from. labels: (store, K), 1, 0 or NaN. features: rows of some training films
+    train: rows that were learned from. labels: (store, K), 1, 0 or NaN. features: rows of some training images
     and what the encoder makes of them, (n, D).
     """
     findings, patients = store.manifest.findings, store.manifest.table["patient"].to_numpy(dtype=str)
@@ -157,7 +157,7 @@ def run_checks(
 def quick_checks(
     store: ImageStore, train: Integers, validation: Scored, test: Scored, labels: Reals
 ) -> list[dict[str, Any]]:
-    """The checks that look at no film, only at labels, splits and scores; arguments as in `run_checks`."""
+    """The checks that look at no image, only at labels, splits and scores; arguments as in `run_checks`."""
     findings, patients = store.manifest.findings, store.manifest.table["patient"].to_numpy(dtype=str)
     learned = learned_findings(labels[train])
     splits = {"train": train, "validation": validation.rows, "test": test.rows}
@@ -192,7 +192,7 @@ def log_failed_checks(checks: Sequence[Mapping[str, Any]]) -> None:
 
 
 def attributes(store: ImageStore, sources: Sequence[str] | None = None) -> dict[str, Any]:
-    """What films can be grouped by: attribute -> (store,) names of groups, "" where it is not known."""
+    """What images can be grouped by: attribute -> (store,) names of groups, "" where it is not known."""
     table = store.manifest.table
     starts = (0, *AGES)
     bands = [
@@ -210,9 +210,9 @@ def attributes(store: ImageStore, sources: Sequence[str] | None = None) -> dict[
 
 
 def calibration(findings: Sequence[str], validation: Scored, test: Scored, exclusive: bool) -> dict[str, Any]:
-    """ECE and Brier score of the test films after a temperature that the validation films chose.
+    """ECE and Brier score of the test images after a temperature that the validation images chose.
 
-    One temperature per finding, or one for all when exactly one is true per film. Before: see test_metrics.
+    One temperature per finding, or one for all when exactly one is true per image. Before: see test_metrics.
     """
     temperatures = fitted_temperatures(validation, exclusive)
     after = with_temperatures(test.probabilities, temperatures, exclusive)
@@ -232,7 +232,7 @@ def calibration(findings: Sequence[str], validation: Scored, test: Scored, exclu
 
 
 def fitted_temperatures(validation: Scored, exclusive: bool) -> Floats:
-    """(K,), NaN where the validation films cannot tell."""
+    """(K,), NaN where the validation images cannot tell."""
     findings = validation.labels.shape[1]
     if not len(validation.rows):
         return np.full(findings, np.nan)
@@ -263,7 +263,7 @@ def threshold_errors(findings: Sequence[str], test: Scored, thresholds: Reals) -
 
 
 def top1_errors(findings: Sequence[str], test: Scored) -> list[dict[str, Any]]:
-    """The films of which another than the true finding is most probable, the most certain answers first."""
+    """The images of which another than the true finding is most probable, the most certain answers first."""
     answers, truth = test.probabilities.argmax(axis=1), test.labels.argmax(axis=1)
     certainty = np.full(test.labels.shape, np.nan)
     wrong = np.flatnonzero(answers != truth)
@@ -305,7 +305,7 @@ def write_suspicious(
     """film_row, split, finding, label and score of the labels that are contradicted most.
 
     labels: (store, K). judged: split -> rows and probabilities by a model that has not seen these labels.
-    When exactly one finding is true per film, only that one is listed: the others follow from it.
+    When exactly one finding is true per image, only that one is listed: the others follow from it.
     """
     tables = []
     for split, (rows, probabilities) in judged.items():

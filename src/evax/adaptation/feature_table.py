@@ -20,7 +20,7 @@ from jaxtyping import Float, UInt8
 from lightning_fabric import Fabric
 
 from evax.adaptation.features import encode_images
-from evax.data.films import batches_of, count_films, find_films, read_or_reason
+from evax.data.films import batches_of, count_images, find_images, read_or_reason
 from evax.data.preprocess import Preprocess
 from evax.data.store import ImageStore, open_store
 from evax.deploy.bundle import read_card, starting_preprocess
@@ -44,13 +44,13 @@ class ImageSource:
     store: ImageStore | None
 
     def __len__(self) -> int:
-        return count_films(self.paths) if self.store is None else len(self.store)
+        return count_images(self.paths) if self.store is None else len(self.store)
 
     def names(self) -> Iterable[str]:
         """In their order; of a file its path."""
         if self.store is not None:
             return self.store.manifest.table["image"]
-        return map(name_of, find_films(self.paths))
+        return map(name_of, find_images(self.paths))
 
     def digest(self) -> str:
         """Changes with the store, or when a file is added, removed or written again."""
@@ -58,7 +58,7 @@ class ImageSource:
         if self.store is not None:
             digest.update(f"{self.store.fingerprint}\n".encode())
         else:
-            for path in find_films(self.paths):
+            for path in find_images(self.paths):
                 about = path.stat()
                 digest.update(f"{name_of(path)} {about.st_size} {about.st_mtime_ns}\n".encode())
         return digest.hexdigest()
@@ -110,7 +110,7 @@ def open_images(paths: tuple[Path, ...]) -> ImageSource:
     """paths: one store, or files and folders. Raises ConfigError for a store among others."""
     store = open_store(paths[0]) if (paths[0] / "store.json").is_file() else None
     if store is not None and len(paths) > 1:
-        raise ConfigError("Give one store, or films and folders; not both.")
+        raise ConfigError("Give one store, or images and folders; not both.")
     return ImageSource(paths, store)
 
 
@@ -169,7 +169,7 @@ class FeatureParts:
         before = self.plan() or plan
         if other := [name for name in plan if before.get(name) != plan[name]]:
             raise DataError(
-                f"{self.folder} was begun with other films, weights or options: delete it to start anew. "
+                f"{self.folder} was begun with other images, weights or options: delete it to start anew. "
                 f"Different: {', '.join(other)}."
             )
         write_json(plan, self.folder / PLAN)
@@ -225,10 +225,10 @@ class FeatureParts:
                 writer.write_table(table)
             if not read:
                 shutil.rmtree(self.folder)  # the same command starts anew when the files are mended
-                raise DataError(f"None of the films could be read; the first reason: {first_reason}")
+                raise DataError(f"None of the images could be read; the first reason: {first_reason}")
         if read < count:
             logger.warning(
-                "%d of %d films could not be read: the column error of %s says why.",
+                "%d of %d images could not be read: the column error of %s says why.",
                 count - read, count, self.out,
             )  # fmt: skip
         shutil.rmtree(self.folder)

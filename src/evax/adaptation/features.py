@@ -21,7 +21,7 @@ BATCH = 64
 
 @dataclass(frozen=True, eq=False)
 class EncodedImages:
-    """Films of a split, S of a store, with what a frozen encoder makes of them."""
+    """Images of a split, S of a store, with what a frozen encoder makes of them."""
 
     rows: Int64[np.ndarray, " S"]
     """Of the store."""
@@ -30,7 +30,7 @@ class EncodedImages:
     """1, 0 or NaN."""
 
     def only(self, rows: Int64[np.ndarray, " _"]) -> EncodedImages:
-        """Those of the films that are among these rows."""
+        """Those of the images that are among these rows."""
         kept = np.isin(self.rows, rows)
         return EncodedImages(self.rows[kept], self.features[kept], self.labels[kept])
 
@@ -38,7 +38,7 @@ class EncodedImages:
 def encode_images(
     encoder: Encoder, films: UInt8[np.ndarray, "B 1 H W"], preprocess: Preprocess, fabric: Fabric
 ) -> Encoded:
-    """What the encoder makes of films at its input size, normalised here."""
+    """What the encoder makes of images at its input size, normalised here."""
     images = fabric.to_device(torch.from_numpy(films)).float() / 255
     with fabric.autocast(), uncompiled():
         return encoder.encode(preprocess.normalise(images))
@@ -53,7 +53,7 @@ def image_features(
     fabric: Fabric,
     on_film: Callable[[], None] = lambda: None,
 ) -> Float[np.ndarray, "rows D"]:
-    """Mean of the patches of films as evaluation sees them. on_film: called after each."""
+    """Mean of the patches of images as evaluation sees them. on_film: called after each."""
     was_training = encoder.training
     encoder.eval()
     features = []

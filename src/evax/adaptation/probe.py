@@ -95,7 +95,7 @@ def probe_and_test(
     by_vote = score_probe("knn", vote, config, data, encoded)
     protocol = protocol_card(
         config, data.store, train=train.rows, validation=validation.rows, test=encoded.test.rows,
-        features="mean of the last block's patches, encoder frozen, whole films",
+        features="mean of the last block's patches, encoder frozen, whole images",
         strength_chosen_on=strength_chosen_on(exclusive),
         **label_policy(config, data.store),
     )  # fmt: skip

@@ -26,7 +26,7 @@ CLEAN = {  # validation chooses, test is scored once
 
 LEAKING = {  # as the text of the paper's real-world study reads; validation chooses all the same
     "name": "split by film",
-    "leak": "films were split, not patients: a patient may train and be tested, which flatters the result",
+    "leak": "images were split, not patients: a patient may train and be tested, which flatters the result",
 }
 
 
@@ -43,7 +43,7 @@ def strength_chosen_on(exclusive: bool) -> str:
 
 
 def label_policy(config: LabelledConfig, store: ImageStore) -> dict[str, Any]:
-    """The entries of a protocol that are of labels of whole films."""
+    """The entries of a protocol that are of labels of whole images."""
     return {
         "thresholds_chosen_on": thresholds_chosen_on(config, store.manifest.exclusive),
         "stratified": config.stratified,
@@ -133,7 +133,7 @@ def write_predictions(
 
 PAPER = {  # in place of the entries of CLEAN; each quirk below says what it does to the number
     "name": "paper",
-    "warning": "the test films chose the checkpoint: optimistic, never to be compared with a clean number",
+    "warning": "the test images chose the checkpoint: optimistic, never to be compared with a clean number",
     "checkpoint_chosen_on": "test mAUC",
     "thresholds_chosen_on": "nothing: the released code has none",
     "test_scored": "at every look; the best look is the result",
@@ -143,11 +143,11 @@ PAPER = {  # in place of the entries of CLEAN; each quirk below says what it doe
 def paper_entries(config: FinetuneConfig, exclusive: bool) -> dict[str, str]:
     """Entries of the protocol card of a run as the released code does it; a quirk is there when it acted.
 
-    exclusive: exactly one finding is true per film.
+    exclusive: exactly one finding is true per image.
     """
     quirks = {
         "selection_on_test": (True, "the look with the highest test mAUC gives checkpoint and result"),
-        "validation_unused": (True, "validation films choose nothing; their predictions are kept"),
+        "validation_unused": (True, "validation images choose nothing; their predictions are kept"),
         "sigmoid_scores": (exclusive, "outputs of a softmax head are scored with sigmoids, one by one"),
         "top1_as_macc": (exclusive, "mAcc is top-1 accuracy, and its best look need not be that of mAUC"),
         "constant_lr": (
@@ -170,7 +170,7 @@ def paper_entries(config: FinetuneConfig, exclusive: bool) -> dict[str, str]:
 
 
 def best_of_the_looks(looks: Sequence[dict[str, Any]], exclusive: bool) -> dict[str, Any]:
-    """The two numbers the released code reports, each the highest of any look at the test films.
+    """The two numbers the released code reports, each the highest of any look at the test images.
 
     looks: lines of the log with step, mauc and, for exclusive findings, top1.
     """

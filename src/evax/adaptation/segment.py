@@ -174,7 +174,7 @@ def segmenter_protocol(config: SegmentConfig, data: MaskedData) -> dict[str, Any
         }
     else:
         chosen = {
-            "checkpoint_chosen_on": f"mean Dice of {len(data.choosing)} validation films",
+            "checkpoint_chosen_on": f"mean Dice of {len(data.choosing)} validation images",
             "thresholds_chosen_on": "validation, Dice of all pixels together",
         }
     return protocol_card(

@@ -41,7 +41,7 @@ def write_compare_page(path: Path, content: Mapping[str, Any], figures: Mapping[
     write_page(
         path,
         "compare.html.j2",
-        title="Comparison on the same test films",
+        title="Comparison on the same test images",
         environment=content["environment"],
         comparison=content,
         methods=list(dict.fromkeys(method for row in content["rows"] for method in row["calibration"])),

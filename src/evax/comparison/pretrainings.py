@@ -56,7 +56,7 @@ def read_curves(runs: Sequence[Path], names: Sequence[str]) -> list[Curve]:
     if other := next((i for i, store in enumerate(stores) if store != stores[0]), None):
         raise DataError(
             f"{runs[0]} was probed on the store with the fingerprint {stores[0][:12]}, {runs[other]} on that "
-            f"with {stores[other][:12]}: other films or labels, so compare them apart."
+            f"with {stores[other][:12]}: other images or labels, so compare them apart."
         )
     curves = []
     for event, key, _ in PANELS:

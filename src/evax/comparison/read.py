@@ -20,7 +20,7 @@ from evax.runs.files import NO_THRESHOLDS, Facts, of_way, read_facts, read_predi
 ALONE = {  # kind of a report: what such a run is, why it is alone, and what to do instead
     "pretrain": (
         "a pre-training",
-        "no films test a pre-training, so the two share no measure. Compare pre-trainings with each other; "
+        "no images test a pre-training, so the two share no measure. Compare pre-trainings with each other; "
         "to compare an encoder with other classifiers, give a run of evax probe --weights {one}/encoder",
     ),
     "segment": (
@@ -37,7 +37,7 @@ def kind_alone(folders: Sequence[Path]) -> str | None:
 
     Raises ConfigError where it is that of some only, and as refuse_unfinished does.
     """
-    refuse_unfinished(folders)
+    check_finished(folders)
     reports = [folder / "report.json" for folder in folders]
     kinds = [read_facts(path).get("kind") if path.is_file() else None for path in reports]
     for kind, (what, why) in ALONE.items():
@@ -49,7 +49,7 @@ def kind_alone(folders: Sequence[Path]) -> str | None:
     return kinds[0] if kinds[0] in ALONE else None
 
 
-def refuse_unfinished(folders: Sequence[Path]) -> None:
+def check_finished(folders: Sequence[Path]) -> None:
     """Raises DataError for a folder that does not exist, and for a run that has no result yet."""
     for folder in folders:
         if not folder.exists():
@@ -71,7 +71,7 @@ def named(folders: Sequence[Path], names: Sequence[str]) -> list[str]:
 
 
 INSTEAD = {  # a result that is no run -> what it is, and what to give
-    "crossvalidate.json": "a cross-validation, whose folds are tested on different films. Give the same "
+    "crossvalidate.json": "a cross-validation, whose folds are tested on different images. Give the same "
     "fold of each, as {folder}/runs/fold-0",
 }
 
@@ -95,11 +95,11 @@ class Training:
     report: Facts
     test: Answers
     validation: Answers | None
-    """None where the table was not kept, or there are no such films."""
+    """None where the table was not kept, or there are no such images."""
 
     @property
     def images(self) -> Any:
-        """(S,), names of the test films in order."""
+        """(S,), names of the test images in order."""
         return self.test.images
 
     @property
@@ -109,7 +109,7 @@ class Training:
 
     @property
     def learned(self) -> Any:
-        """(K,), findings that its training films taught; of a run that does not say, all."""
+        """(K,), findings that its training images taught; of a run that does not say, all."""
         return np.array([row.get("learned", True) for row in self.report["test_metrics"]["findings"]])
 
 
@@ -136,7 +136,7 @@ def read_report(folder: Path) -> Facts:
 def read_training(folder: Path, report: Facts, way: str | None) -> Training:
     """A fine-tuning, or the classifier of a probe that was learned in this way, with its answers.
 
-    Raises DataError when its answers for the test films are missing.
+    Raises DataError when its answers for the test images are missing.
     """
     report = report if way is None else of_way(report, way)
     metrics = report["test_metrics"]
@@ -175,7 +175,7 @@ UNSAID = {"subset": "fixed", "stratified": False}  # of probes, and of runs befo
 
 
 class Tested(Protocol):
-    """A run with the films it was tested on."""
+    """A run with the images it was tested on."""
 
     @property
     def folder(self) -> Path: ...
@@ -183,17 +183,17 @@ class Tested(Protocol):
     def report(self) -> Facts: ...
     @property
     def images(self) -> Any:
-        """(S,), names of the test films in order."""
+        """(S,), names of the test images in order."""
 
 
-def refuse_other_films(first: Tested, other: Tested) -> None:
-    """Raises DataError unless both numbers are about the same findings on the same films."""
+def check_same_images(first: Tested, other: Tested) -> None:
+    """Raises DataError unless both numbers are about the same findings on the same images."""
     where = f"{first.folder} and {other.folder}"
     ours, theirs = first.report, other.report
     if ours["data_fingerprint"] != theirs["data_fingerprint"]:
         raise DataError(
             f"{where} learned from different stores (fingerprints {ours['data_fingerprint'][:12]} and "
-            f"{theirs['data_fingerprint'][:12]}): a difference could come from the films. "
+            f"{theirs['data_fingerprint'][:12]}): a difference could come from the images. "
             "Run one of them again on the other's store."
         )
     names = [[row["name"] for row in report["test_metrics"]["findings"]] for report in (ours, theirs)]
@@ -205,7 +205,7 @@ def refuse_other_films(first: Tested, other: Tested) -> None:
     if not np.array_equal(first.images, other.images):
         apart = len(set(first.images) ^ set(other.images))
         raise DataError(
-            f"{where} were not tested on the same films: {apart} films are in one test split only. "
+            f"{where} were not tested on the same films: {apart} images are in one test split only. "
             "Run both on one store with one split."
         )
 
@@ -222,7 +222,7 @@ def protocol_entry(training: Tested, key: str) -> Any:
     return protocol.get(key, UNSAID.get(key))
 
 
-def refuse_other_protocols(trainings: Sequence[Tested]) -> None:
+def check_same_protocols(trainings: Sequence[Tested]) -> None:
     """Raises DataError unless all trainings agree in whatever chose and scored them."""
     for key in sorted({key for training in trainings for key in training.report["protocol"]} - MAY_DIFFER):
         bound = [each for each in trainings if key not in OF_SOME or key in each.report["protocol"]]
@@ -236,7 +236,7 @@ def refuse_other_protocols(trainings: Sequence[Tested]) -> None:
                 )
 
 
-def refuse_other_labels(first: Training, other: Training) -> None:
+def check_same_labels(first: Training, other: Training) -> None:
     """Raises DataError unless both were held against the same labels."""
     where = f"{first.folder} and {other.folder}"
     both = first.learned & other.learned  # of the others, a probe keeps no labels where it knows none
@@ -245,8 +245,8 @@ def refuse_other_labels(first: Training, other: Training) -> None:
         quiet = other if silent[1][apart[0]] else first
         name = first.report["test_metrics"]["findings"][apart[0]]["name"]
         raise DataError(
-            f"{where} cannot be compared: no training film of {quiet.folder} knows {name}, so that its mean "
-            "is over fewer findings. Run both with --findings that all their training films know, or compare "
+            f"{where} cannot be compared: no training image of {quiet.folder} knows {name}, so that its mean "
+            "is over fewer findings. Run both with --findings that all their training images know, or compare "
             "larger shares."
         )
     if not np.array_equal(first.test.labels[:, both], other.test.labels[:, both], equal_nan=True):
@@ -296,14 +296,14 @@ class Entry:
         return np.all([training.learned for training in self.trainings], axis=0)
 
     def range_of(self, part: str, unit: str) -> list[int]:
-        """The fewest and the most films or patients of a split over the trainings."""
+        """The fewest and the most images or patients of a split over the trainings."""
         counts = [training.report[part][unit] for training in self.trainings]
         return [min(counts), max(counts)]
 
 
 @dataclass(frozen=True, eq=False)
 class Runs:
-    """Rows that were tested on the same films under the same protocol, and what they share."""
+    """Rows that were tested on the same images under the same protocol, and what they share."""
 
     entries: tuple[Entry, ...]
     sweeps: tuple[tuple[str, Path], ...]
@@ -313,7 +313,7 @@ class Runs:
 
     @property
     def test(self) -> Answers:
-        """Films and patients of the test split (and the first run's answers)."""
+        """Images and patients of the test split (and the first run's answers)."""
         return self.entries[0].trainings[0].test
 
     @property
@@ -346,10 +346,10 @@ def read_runs(folders: Sequence[Path], names: Sequence[str]) -> Runs:
             entries += run_entries(name, folder)
     first, *others = trainings = [training for entry in entries for training in entry.trainings]
     for other in others:
-        refuse_other_films(first, other)
-    refuse_other_protocols(trainings)
+        check_same_images(first, other)
+    check_same_protocols(trainings)
     for other in others:
-        refuse_other_labels(first, other)
+        check_same_labels(first, other)
     metrics = first.report["test_metrics"]
     findings = tuple(row["name"] for row in metrics["findings"])
     return Runs(tuple(entries), tuple(sweeps), findings, metrics["macc"]["reading"] == TOP1)

@@ -212,15 +212,15 @@ def ground_in_words(runs: Runs, references: Sequence[int | None], ground: Ground
     report = runs.entries[0].report
     several = any(len(entry.trainings) > 1 for entry in runs.entries)
     films = len(ground.patients)
-    if not ground.one_film_each:
+    if not ground.one_image_each:
         why = (
-            f"not used: {films} test films are of {ground.people} patients, and DeLong's test counts films "
+            f"not used: {films} test images are of {ground.people} patients, and DeLong's test counts images "
             "as independent, which makes p too small; patients were resampled instead"
         )
     elif several:
         why = "for rows of one training only: it compares two curves, not means over seeds"
     else:
-        why = "used per finding: each patient has one test film"
+        why = "used per finding: each patient has one test image"
     shared, apart = shared_protocol(runs.entries)
     reading = report["test_metrics"]["macc"]["reading"]
     without = [entry.name for entry, other in zip(runs.entries, references, strict=True) if other is None]
@@ -251,12 +251,12 @@ def ground_in_words(runs: Runs, references: Sequence[int | None], ground: Ground
             f"leaves out 0, at least {2 / (ground.resamples + 1):.2g}, or as the row says where "
             "resamples were left out of it",
             "means": "over the findings that all rows have learned; in a resample, over those of them with "
-            "films that have and films that lack them",
+            "images that have and images that lack them",
             "delong": why,
             "adjusted": "Holm: over the findings of one row; over the rows for each mean",
             "seeds": "mean, sd (n - 1) and, from "
             f"{LEAST_RUNS} seeds on, 95 % t-interval over the seeds of a row: another training on "
-            "the same films. The intervals over patients do not hold it, nor it them",
+            "the same images. The intervals over patients do not hold it, nor it them",
             "macc": reading,
             "not_compared": without,
         },

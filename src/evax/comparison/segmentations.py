@@ -1,4 +1,4 @@
-"""Finished runs of `evax segment` on the same test films -> rows, paired differences, page and tables."""
+"""Finished runs of `evax segment` on the same test images -> rows, paired differences, page and tables."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from evax.comparison.page import Bar, finding_dots, write_figure, write_table
-from evax.comparison.read import named, refuse_other_films, refuse_other_protocols
+from evax.comparison.read import check_same_images, check_same_protocols, named
 from evax.errors import DataError, unknown_name
 from evax.evaluation.comparison import holm, paired_difference
 from evax.evaluation.intervals import macro_draws
@@ -28,13 +28,13 @@ TITLE = "Dice on test"
 
 @dataclass(frozen=True, eq=False)
 class Segmentation:
-    """A run, and what its masks have in common with the true ones, film by film."""
+    """A run, and what its masks have in common with the true ones, image by image."""
 
     name: str
     folder: Path
     report: Facts
     images: Any
-    """(S,), names of the test films in order."""
+    """(S,), names of the test images in order."""
     patients: Any
     """(S,)."""
     overlaps: Overlaps
@@ -42,18 +42,18 @@ class Segmentation:
 
 
 def read_segmentations(folders: Sequence[Path], names: Sequence[str]) -> list[Segmentation]:
-    """Raises DataError for a damaged run, and unless all were tested on the same films under one protocol."""
+    """Raises DataError for a damaged run, and unless all were tested on the same images under one protocol."""
     runs = [
         read_segmentation(folder, name) for folder, name in zip(folders, named(folders, names), strict=True)
     ]
     for other in runs[1:]:
-        refuse_other_films(runs[0], other)
-    refuse_other_protocols(runs)
+        check_same_images(runs[0], other)
+    check_same_protocols(runs)
     return runs
 
 
 def read_segmentation(folder: Path, name: str) -> Segmentation:
-    """Of report.json and dice-test.csv; the pixels of a film without any number are unknown."""
+    """Of report.json and dice-test.csv; the pixels of an image without any number are unknown."""
     report, path = read_facts(folder / "report.json"), folder / "dice-test.csv"
     table = read_table(path, dtype={"image": str, "patient": str}, na_values=[""])
     findings = report["test_metrics"]["findings"]
@@ -61,14 +61,14 @@ def read_segmentation(folder: Path, name: str) -> Segmentation:
     if missing := [column for column in ("image", "patient", *chain(*columns)) if column not in table]:
         raise DataError(f"{path} lacks the column '{missing[0]}': run it again.")
     if len(table) != report["test_metrics"]["n"]:
-        raise DataError(f"{path} has {len(table)} films, its report {report['test_metrics']['n']}.")
+        raise DataError(f"{path} has {len(table)} images, its report {report['test_metrics']['n']}.")
     inside, called, both = (
         np.stack([numbers(table, column) for column in of_one], axis=1) for of_one in columns
     )
     known = ~np.isnan(inside)
     thresholds = np.array([[finding["threshold"]] for finding in findings], dtype=np.float64)
     inside, called, both = (np.nan_to_num(each).astype(np.int64) for each in (inside, called, both))
-    # how many pixels a film has is not asked for here
+    # how many pixels an image has is not asked for here
     overlaps = Overlaps(both[..., None], called[..., None], inside, 1, known, thresholds)
     images, patients = (table[column].to_numpy(dtype=str) for column in ("image", "patient"))
     return Segmentation(name, folder, report, images, patients, overlaps)
@@ -185,7 +185,7 @@ def write_segmentation_page(out: Path, content: Mapping[str, Any]) -> Path:
     write_page(
         out / "compare.html",
         "segmentations.html.j2",
-        title="Comparison of segmentations on the same test films",
+        title="Comparison of segmentations on the same test images",
         environment=content["environment"],
         comparison=content,
         picture=(TITLE, svg_of(figure, TITLE)),

@@ -1,1 +1,1 @@
-"""FILES -> ARRAYS: read films, keep them in stores, cut crops. Knows nothing of networks."""
+"""FILES -> ARRAYS: read images, keep them in stores, cut crops. Knows nothing of networks."""

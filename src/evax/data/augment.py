@@ -1,4 +1,4 @@
-"""Random crops of stored films. Chance is an argument: the same (seed, epoch, film) gives the same picture
+"""Random crops of stored images. Chance is an argument: the same (seed, epoch, image) gives the same picture
 anywhere.
 """
 
@@ -20,7 +20,7 @@ from evax.errors import ConfigError
 ORDER, CROP, MASK, AUGMENT = range(4)  # purposes of random numbers; see film_chance
 
 Augmentation = Literal["none", "crop", "randaugment"]
-# Pixels of a stored film, epoch and number of the film -> what training sees: the picture, or with its masks.
+# Pixels of a stored image, epoch and number of the image -> what training sees: the picture, or with its masks.
 TrainingView = Callable[[UInt8[np.ndarray, "S S"], int, int], UInt8[np.ndarray, "*C s s"]]
 
 
@@ -30,11 +30,11 @@ class CropConfig:
     """Crop of random area and aspect, resized to the network's input."""
 
     area: tuple[float, float] = (0.2, 1.0)
-    """Smallest and largest share of the film, in (0, 1]."""
+    """Smallest and largest share of the image, in (0, 1]."""
     aspect: tuple[float, float] = (3 / 4, 4 / 3)
     """Smallest and largest width : height."""
     scale: tuple[float, float] | None = None
-    """Instead of area and aspect: scale the film by a factor between these, then cut a square of the input's
+    """Instead of area and aspect: scale the image by a factor between these, then cut a square of the input's
     size.
     """
     flip: float = 0.5
@@ -51,18 +51,18 @@ class CropConfig:
             raise ConfigError(f"flip is a chance in [0, 1], got {self.flip}.")
 
 
-def film_chance(seed: int, epoch: int, film: int, purpose: int) -> np.random.Generator:
-    """The random numbers of one film in one epoch; `purpose` keeps crops and masks apart."""
+def image_chance(seed: int, epoch: int, film: int, purpose: int) -> np.random.Generator:
+    """The random numbers of one image in one epoch; `purpose` keeps crops and masks apart."""
     return np.random.Generator(
         np.random.Philox(key=np.array([seed, purpose], dtype=np.uint64), counter=[0, 0, epoch, film])
     )
 
 
 class Crop(NamedTuple):
-    """What is cut out of a film, the same for its pixels and its masks."""
+    """What is cut out of an image, the same for its pixels and its masks."""
 
     box: tuple[float, float, float, float]
-    """Left, top, right, bottom in pixels of the film."""
+    """Left, top, right, bottom in pixels of the image."""
     is_mirrored: bool
 
     def cut(
@@ -76,14 +76,14 @@ class Crop(NamedTuple):
 def draw_crop(shape: tuple[int, int], size: int, config: CropConfig, chance: np.random.Generator) -> Crop:
     """One crop, maybe mirrored.
 
-    shape: (H, W) of the film. size: side of the result in pixels.
+    shape: (H, W) of the image. size: side of the result in pixels.
     Area and scale are uniform and aspect log-uniform, as in torchvision's RandomResizedCrop; a box that would
-    not fit is narrowed to the film instead of drawn again, so one film always uses the same count of random
+    not fit is narrowed to the image instead of drawn again, so one image always uses the same count of random
     numbers.
     """
     height, width = shape
     size_draw, aspect_draw, x_draw, y_draw, flip_draw = chance.random(5)
-    if config.scale is not None:  # scaling the film up is cutting a smaller square out of it
+    if config.scale is not None:  # scaling the image up is cutting a smaller square out of it
         side = size / _between(config.scale, size_draw)
         crop_width, crop_height = min(side, width), min(side, height)
     else:
@@ -102,7 +102,7 @@ def random_crop(
 
 
 def distorted(film: UInt8[np.ndarray, "s s"], chance: np.random.Generator) -> UInt8[np.ndarray, "s s"]:
-    """Another brightness in half of the films (up to 32 of 255 levels), another contrast in half of them
+    """Another brightness in half of the images (up to 32 of 255 levels), another contrast in half of them
     (factor 0.5 to 1.5).
 
     Source: what mmsegmentation's PhotoMetricDistortion does to a grey image (paper-facts.md 5.5); saturation
@@ -122,10 +122,10 @@ def _between(ends: tuple[float, float], draw: float) -> float:
 
 
 def random_crops(size: int, config: CropConfig, seed: int) -> TrainingView:
-    """A random crop of every film, another one in every epoch."""
+    """A random crop of every image, another one in every epoch."""
 
     def crop(film: UInt8[np.ndarray, "S S"], epoch: int, number: int) -> UInt8[np.ndarray, "s s"]:
-        return random_crop(film, size, config, film_chance(seed, epoch, number, CROP))
+        return random_crop(film, size, config, image_chance(seed, epoch, number, CROP))
 
     return crop
 
@@ -188,11 +188,11 @@ def applied(operation: Any, picture: Image.Image, magnitude: float, sign: float)
 
 
 def augmented(view: TrainingView, seed: int, fill: int) -> TrainingView:
-    """RandAugment after another view; keyed by (seed, epoch, film) like the crops."""
+    """RandAugment after another view; keyed by (seed, epoch, image) like the crops."""
     augment = RandAugment(fill)
 
     def augmented_view(film: UInt8[np.ndarray, "S S"], epoch: int, number: int) -> UInt8[np.ndarray, "s s"]:
-        return augment(view(film, epoch, number), film_chance(seed, epoch, number, AUGMENT))
+        return augment(view(film, epoch, number), image_chance(seed, epoch, number, AUGMENT))
 
     return augmented_view
 

@@ -1,4 +1,4 @@
-"""A manifest -> an ImageStore: films read in parallel, shards written whole, resumable."""
+"""A manifest -> an ImageStore: images read in parallel, shards written whole, resumable."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ from evax.data.store import (
     open_store,
     read_shard,
 )
-from evax.data.workers import FilmFiles, FilmReaders, StoredFilm
+from evax.data.workers import ImageFiles, ImageReaders, StoredImage
 from evax.errors import DataError
 from evax.files import make_folder, open_csv, path_of, read_json, replaced_whole, write_json
 
@@ -64,15 +64,15 @@ def build_store(
     options: Mapping[str, str] | None = None,
     on_progress: Progress = lambda done, total, rejected: None,
 ) -> ImageStore:
-    """Reads every film of a manifest and keeps it at size x size, 8 bit, with its masks, 1 bit.
+    """Reads every image of a manifest and keeps it at size x size, 8 bit, with its masks, 1 bit.
 
     workers: processes that read. bits: depth of the pictures of more than 8 bits, see read_image; without it
     common_bits decides once for all of them. split_note: how the split was made, for the card. options: what
     a person chose, to say in what a store differs that is there already. on_progress(done, total, rejected).
-    A film that cannot be read, or whose mask cannot, goes to rejected.csv with its reason. Shards are written
+    An image that cannot be read, or whose mask cannot, goes to rejected.csv with its reason. Shards are written
     whole: an interrupted build, started again, goes on after the last of them and ends in the same store.
-    Memory does not grow with the films.
-    Raises DataError when OUT holds another store, or no film could be read.
+    Memory does not grow with the images.
+    Raises DataError when OUT holds another store, or no image could be read.
     """
     plan = {
         "format": MASKED if len(manifest.masks) else PLAIN,
@@ -90,12 +90,12 @@ def build_store(
                 "--out or delete it."
             )
         if (out / "store.json").is_file():
-            logger.info("%s was finished before; delete it to read its films again.", out)
+            logger.info("%s was finished before; delete it to read its images again.", out)
             return open_store(out)
     total, done, rejected = len(manifest.table), 0, 0
     starts = list(range(0, total, SHARD_FILMS))
     pieces = _pieces(manifest)
-    with FilmReaders(workers) as readers:
+    with ImageReaders(workers) as readers:
         if before is not None:
             bits = before.get("bits")  # none in a build that an earlier evax began
         elif bits is None:
@@ -108,12 +108,12 @@ def build_store(
             part = manifest.table.iloc[start : start + SHARD_FILMS]
             path, refusals = out / f"shard-{number:05d}.arrow", out / f"rejected-{number:05d}.json"
             if not path.is_file():
-                films: list[tuple[int, StoredFilm]] = []
+                films: list[tuple[int, StoredImage]] = []
                 reasons: list[tuple[str, str]] = []
                 images = [str(name) for name in part["image"]]
                 files = [manifest.root / path_of(name) for name in _files(part)]
                 wanted = [
-                    FilmFiles(
+                    ImageFiles(
                         film=file,
                         root=manifest.root,
                         pieces=pieces.get(image, ()),
@@ -123,7 +123,7 @@ def build_store(
                     for file, image in zip(files, images, strict=True)
                 ]
                 for row, answer in enumerate(readers.read(wanted, preprocess)):
-                    if isinstance(answer, StoredFilm):
+                    if isinstance(answer, StoredImage):
                         films.append((start + row, answer))
                     else:  # a path may show the patient
                         reason = answer.replace(str(files[row]), images[row])
@@ -139,7 +139,7 @@ def build_store(
 
 
 def _files(table: pd.DataFrame) -> pd.Series:
-    """Where the films of a manifest's table lie under its root."""
+    """Where the images of a manifest's table lie under its root."""
     return table["file" if "file" in table else "image"].astype(str)
 
 
@@ -154,7 +154,7 @@ def _difference(before: Any, options: Mapping[str, str]) -> str:
         if noted.get(name, UNSET) != value
     ]
     return ": " + (
-        "; ".join(differing) or "the same options, but the films, the tables or their splits are others"
+        "; ".join(differing) or "the same options, but the images, the tables or their splits are others"
     )
 
 
@@ -182,7 +182,7 @@ def _pieces(manifest: Manifest) -> dict[str, list[Piece]]:
     return pieces
 
 
-def _write_shard(manifest: Manifest, films: list[tuple[int, StoredFilm]], path: Path) -> None:
+def _write_shard(manifest: Manifest, films: list[tuple[int, StoredImage]], path: Path) -> None:
     rows = manifest.table.iloc[[row for row, _ in films]]
     boxes_of = {image: part for image, part in manifest.boxes.groupby("image")} if len(manifest.boxes) else {}
     boxes = [
@@ -258,7 +258,7 @@ def _finish(
         csv.writer(file).writerows([("image", "reason"), *reasons])
     if not kept:
         raise DataError(
-            f"None of the {len(manifest.table)} films could be read; see {out / 'rejected.csv'}. "
+            f"None of the {len(manifest.table)} images could be read; see {out / 'rejected.csv'}. "
             f"Mend them, delete {out} and prepare again."
         )
     measured = "train" if histograms["train"].any() else "all"

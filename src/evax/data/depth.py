@@ -9,7 +9,7 @@ from pathlib import Path
 
 from evax.data.pictures import is_deep, largest_deep_value
 from evax.data.radiograph import MARKER, NEARLY_BLACK, usual_depth
-from evax.data.workers import FilmReaders
+from evax.data.workers import ImageReaders
 from evax.errors import DataError
 
 MOST_LOOKED_AT = 200  # pictures; each is decoded once more
@@ -20,7 +20,7 @@ DARKER = 2  # so many bits fewer: white shows as a quarter
 logger = logging.getLogger("evax")
 
 
-def common_bits(files: Sequence[Path], readers: FilmReaders) -> int | None:
+def common_bits(files: Sequence[Path], readers: ImageReaders) -> int | None:
     """The depth at which all pictures of integers of more than 8 bits are read; None where there are none.
 
     The headers tell which pictures those are. Of these, up to MOST_LOOKED_AT are decoded, evenly along the

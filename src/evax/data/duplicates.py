@@ -1,8 +1,8 @@
-"""Films that show the same exposure: the very same stored pixels, or pixels that were resized, re-encoded,
+"""Images that show the same exposure: the very same stored pixels, or pixels that were resized, re-encoded,
 inverted or cropped by a few percent in between.
 
 Three sieves, each for fewer pairs than the one before: digests of the pixels; nearest neighbours of 16 x 16
-pixels of local contrast; and for those the correlation of fine details once one film lies on the other. The
+pixels of local contrast; and for those the correlation of fine details once one image lies on the other. The
 thresholds were fixed on phantoms and on one public data set (docs/results/audit.md). Mirror images are not
 looked for.
 """
@@ -20,20 +20,20 @@ from scipy.ndimage import gaussian_filter
 from evax.data.store import ImageStore
 from evax.errors import DataError
 
-COARSE, FINE = 48, 96  # sides of the films that are compared, in pixels; a rib is 3 to 4 fine pixels wide
-COARSE_BLUR, FINE_BLUR = 3.0, 2.0  # pixels; wide details find the place, narrow ones tell films apart
-FLAT = 0.02  # contrast of a film in [0, 1] below which an area counts as empty
+COARSE, FINE = 48, 96  # sides of the images that are compared, in pixels; a rib is 3 to 4 fine pixels wide
+COARSE_BLUR, FINE_BLUR = 3.0, 2.0  # pixels; wide details find the place, narrow ones tell images apart
+FLAT = 0.02  # contrast of an image in [0, 1] below which an area counts as empty
 # Side, steps, and correlation below which a pair is given up. Copies of phantoms and of hannover-covid19 with
-# up to 6 % cut off at each edge stayed above 0.79 and 0.87; 95 % of different hannover films below 0.73.
+# up to 6 % cut off at each edge stayed above 0.79 and 0.87; 95 % of different hannover images below 0.73.
 LEVELS = ((24, 8, 0.75), (COARSE, 4, 0.8), (FINE, 4, 0.0))
 LARGEST = 0.25  # change of scale and shift of the centre, in halves of the side
 BATCH = 64  # pairs at once; their arrays stay in a processor's cache
 
 
-def film_details(film: UInt8[np.ndarray, "S S"], side: int, trim: float = 0.0) -> Float32[np.ndarray, "s s"]:
-    """A stored film at COARSE or FINE pixels without its slow changes of grey, see `pixel_details`.
+def image_details(film: UInt8[np.ndarray, "S S"], side: int, trim: float = 0.0) -> Float32[np.ndarray, "s s"]:
+    """A stored image at COARSE or FINE pixels without its slow changes of grey, see `pixel_details`.
 
-    trim: share of the film's side that is cut off at each edge first.
+    trim: share of the image's side that is cut off at each edge first.
     """
     cut = trim * len(film)
     box = (cut, cut, len(film) - cut, len(film) - cut)
@@ -43,9 +43,9 @@ def film_details(film: UInt8[np.ndarray, "S S"], side: int, trim: float = 0.0) -
 
 
 def pixel_details(film: Float32[np.ndarray, "s s"], blur: float) -> Float32[np.ndarray, "s s"]:
-    """A film without what is wider than `blur` pixels, each place divided by the contrast around it.
+    """An image without what is wider than `blur` pixels, each place divided by the contrast around it.
 
-    Exposure and window disappear, and the negative of a film gives the negative of its pixel_details.
+    Exposure and window disappear, and the negative of an image gives the negative of its pixel_details.
     """
     detail = film - gaussian_filter(film, blur)
     contrast = np.sqrt(gaussian_filter(detail**2, blur))
@@ -68,7 +68,7 @@ def aligned_correlations(
 ) -> Float32[np.ndarray, " n"]:
     """Correlation of the fine details of each pair after registration, in [-1, 1]; negative: one is inverted.
 
-    inner, outer: stored films; inner may be a part of outer. trims: of outer, where the search starts.
+    inner, outer: stored images; inner may be a part of outer. trims: of outer, where the search starts.
     NaN for a pair that is given up because it does not come near.
     Source: Gauss-Newton steps of Lucas and Kanade 1981 on the difference between outer and gain x inner, with
     the gain solved for at each step.
@@ -92,7 +92,7 @@ def _of_batch(
     for side, steps, enough in LEVELS:
         kept = COARSE if side <= COARSE else FINE
         first, second = (
-            pooled(np.stack([film_details(films[int(n)], kept) for n in alive]), side)
+            pooled(np.stack([image_details(films[int(n)], kept) for n in alive]), side)
             for films in (inner, outer)
         )
         place = _registered(first, second, place, steps)
@@ -133,7 +133,7 @@ def _correlation(
     second: Float32[np.ndarray, "n t t"],
     place: Float32[np.ndarray, "n 4"],
 ) -> Float32[np.ndarray, " n"]:
-    """Where the two overlap; 0 for a film without details."""
+    """Where the two overlap; 0 for an image without details."""
     moved, inside = _moved(second, place)
     pixels = np.maximum(inside.sum((1, 2)), 1)[:, None, None]
     first, moved = (
@@ -146,7 +146,7 @@ def _correlation(
 def _moved(
     films: Float32[np.ndarray, "n t t"], place: Float32[np.ndarray, "n 4"]
 ) -> tuple[Float32[np.ndarray, "n t t"], Bool[np.ndarray, "n t t"]]:
-    """Films resampled bilinearly at their places, and where they have pixels there."""
+    """Images resampled bilinearly at their places, and where they have pixels there."""
     side = films.shape[1]
     axis = _axis(side)
     across, in_x = _interpolation(axis * (1 + place[:, :1]) + place[:, 1:2])
@@ -169,12 +169,12 @@ def _axis(side: int) -> Float32[np.ndarray, " t"]:
     return (np.arange(side, dtype=np.float32) + 0.5) / side * 2 - 1
 
 
-SAME = 0.85  # correlation of fine details from which two films are one exposure
+SAME = 0.85  # correlation of fine details from which two images are one exposure
 SKETCH = 16  # side of what neighbours are searched by
-TRIMS = (0.0, 0.025, 0.05)  # each film is also looked for as if it had been cropped by so much at each edge
-NEIGHBOURS = 8  # per film; those of a film that is stored many times find each other in a chain
+TRIMS = (0.0, 0.025, 0.05)  # each image is also looked for as if it had been cropped by so much at each edge
+NEIGHBOURS = 8  # per image; those of an image that is stored many times find each other in a chain
 LIKELY = 0.5  # correlation of sketches below which a neighbour is not looked at
-BLOCK = 1024  # films per search
+BLOCK = 1024  # images per search
 Progress = Callable[[int, int, str], None]
 
 
@@ -186,7 +186,7 @@ class Place(NamedTuple):
 
 
 class DuplicatePair(NamedTuple):
-    """Two films of one exposure."""
+    """Two images of one exposure."""
 
     first: Place
     second: Place
@@ -200,23 +200,23 @@ class Comparison(NamedTuple):
     """What a search found."""
 
     pairs: list[DuplicatePair]
-    """Exact ones first; of k identical films the k - 1 pairs with the first of them."""
+    """Exact ones first; of k identical images the k - 1 pairs with the first of them."""
     candidates: int
     """Pairs of neighbours that were laid on each other."""
     similarities: Float32[np.ndarray, " compared"]
     """In [0, 1], of those candidates that came near, the different ones included."""
 
 
-def compare_films(
+def compare_images(
     stores: Sequence[ImageStore], on_progress: Progress = lambda done, total, note: None
 ) -> Comparison:
-    """Every film with every other, within and between stores.
+    """Every image with every other, within and between stores.
 
-    on_progress(done, total, note). The time of the search for neighbours grows with the square of the films,
-    its memory by 1 kB per film.
-    Raises DataError for a store whose films are too small to be compared.
+    on_progress(done, total, note). The time of the search for neighbours grows with the square of the images,
+    its memory by 1 kB per image.
+    Raises DataError for a store whose images are too small to be compared.
     """
-    refuse_small(stores)
+    check_large_enough(stores)
     places = [Place(number, row) for number, store in enumerate(stores) for row in range(len(store))]
     digests = np.concatenate([store.digests(np.arange(len(store))) for store in stores])
     _, first, number_of = np.unique(digests, return_index=True, return_inverse=True)
@@ -240,18 +240,18 @@ def compare_films(
     return Comparison(pairs, len(likely), np.abs(similarities[np.isfinite(similarities)]))
 
 
-def refuse_small(stores: Sequence[ImageStore]) -> None:
-    """DataError for a store whose films are too small to be compared."""
+def check_large_enough(stores: Sequence[ImageStore]) -> None:
+    """DataError for a store whose images are too small to be compared."""
     for store in stores:
         if store.size < FINE:
             raise DataError(
-                f"{store.path} keeps films at {store.size} pixels; films are told apart by details that need "
+                f"{store.path} keeps images at {store.size} pixels; images are told apart by details that need "
                 f"{FINE}: prepare it with --size {FINE} or more."
             )
 
 
 class Likely(NamedTuple):
-    """Two films that may be one."""
+    """Two images that may be one."""
 
     inner: int
     outer: int
@@ -263,8 +263,8 @@ FilmOf = Callable[[int | np.integer], UInt8[np.ndarray, "S S"]]
 
 
 def sketches(films: Sequence[UInt8[np.ndarray, "_ _"]], trim: float = 0.0) -> Float32[np.ndarray, "n d"]:
-    """Films as unit vectors whose products are correlations; zeros for a film without details."""
-    coarse = pooled(np.stack([film_details(film, COARSE, trim) for film in films]), SKETCH)
+    """Images as unit vectors whose products are correlations; zeros for an image without details."""
+    coarse = pooled(np.stack([image_details(film, COARSE, trim) for film in films]), SKETCH)
     flat = coarse.reshape(len(films), -1)
     flat = flat - flat.mean(axis=1, keepdims=True)
     unit: Float32[np.ndarray, "n d"] = flat / np.maximum(np.linalg.norm(flat, axis=1, keepdims=True), 1e-6)
@@ -272,7 +272,7 @@ def sketches(films: Sequence[UInt8[np.ndarray, "_ _"]], trim: float = 0.0) -> Fl
 
 
 def _neighbours(film: FilmOf, total: int, on_progress: Progress) -> list[Likely]:
-    """Of each film the films that look most like it, or like its negative, at any of the trims."""
+    """Of each image the images that look most like it, or like its negative, at any of the trims."""
     from sklearn.neighbors import NearestNeighbors
 
     blocks = [range(start, min(start + BLOCK, total)) for start in range(0, total, BLOCK)]
@@ -314,5 +314,5 @@ def _similarities(
         inner, outer = [film(pair.inner) for pair in part], [film(pair.outer) for pair in part]
         trims = np.array([pair.trim for pair in part], np.float32)
         values.append(aligned_correlations(inner, outer, trims))
-        on_progress(start + len(part), len(likely), "laying films on each other")
+        on_progress(start + len(part), len(likely), "laying images on each other")
     return np.concatenate(values)

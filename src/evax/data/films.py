@@ -1,4 +1,4 @@
-"""Films as they lie in files and folders, found in a fixed order, read in constant memory."""
+"""Images as they lie in files and folders, found in a fixed order, read in constant memory."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from evax.files import name_of
 from evax.findings import names_nobody
 
 F = TypeVar("F")
-# of files that often lie beside films; any other ending may be a part of a name
+# of files that often lie beside images; any other ending may be a part of a name
 OTHER_SUFFIXES = (
     ".bmp", ".gif", ".webp", ".jp2", ".heic", ".nii", ".npy", ".npz", ".mha", ".mhd", ".nrrd", ".pdf", ".txt",
     ".csv", ".tsv", ".json", ".xml", ".html", ".htm", ".md", ".doc", ".docx", ".xls", ".xlsx", ".ini", ".log",
@@ -30,18 +30,18 @@ OTHER_SUFFIXES = (
 logger = logging.getLogger("evax")
 
 
-def find_films(places: tuple[Path, ...]) -> Iterator[Path]:
-    """Files as named; of folders, in a fixed order, what has a film's suffix or is a DICOM by its content."""
+def find_images(places: tuple[Path, ...]) -> Iterator[Path]:
+    """Files as named; of folders, in a fixed order, what has an image's suffix or is a DICOM by its content."""
     return (path for path, is_film in _files(places) if is_film)
 
 
 def _files(places: tuple[Path, ...]) -> Iterator[tuple[Path, bool]]:
-    """Files as named and those of folders that are not hidden, and whether they are taken for films."""
+    """Files as named and those of folders that are not hidden, and whether they are taken for images."""
     for place in places:
         if place.is_dir():
             for path in files_below(place):
                 if not path.name.startswith("."):
-                    yield path, looks_like_a_film(path)
+                    yield path, looks_like_an_image(path)
         elif place.exists():
             yield place, True
         else:
@@ -62,7 +62,7 @@ def files_below(folder: Path) -> list[Path]:
     return sorted(files, key=lambda file: name_of(file).split(os.sep))
 
 
-def looks_like_a_film(path: Path) -> bool:
+def looks_like_an_image(path: Path) -> bool:
     """Archives name DICOM files by their UID, whose last number is no suffix: the content decides."""
     if path.suffix.lower() in FILM_SUFFIXES:
         return True
@@ -73,7 +73,7 @@ def looks_like_a_film(path: Path) -> bool:
 
 
 def kind_of_other(path: Path) -> str:
-    """What a file is that is no film, in words that tell nothing of a patient, as a name or a UID might."""
+    """What a file is that is no image, in words that tell nothing of a patient, as a name or a UID might."""
     if path.name == "DICOMDIR":
         return "DICOMDIR"
     try:
@@ -94,8 +94,8 @@ def counts_of(kinds: Iterable[str]) -> str:
     return ", ".join(f"{count} {kind}" for kind, count in Counter(kinds).most_common())
 
 
-def films_and_others(folder: Path) -> tuple[list[Path], list[Path]]:
-    """The files below a folder, relative to it and sorted: films, and whatever else lies there. Hidden files
+def images_and_others(folder: Path) -> tuple[list[Path], list[Path]]:
+    """The files below a folder, relative to it and sorted: images, and whatever else lies there. Hidden files
     and those of __MACOSX are neither.
     """
     films: list[Path] = []
@@ -103,12 +103,12 @@ def films_and_others(folder: Path) -> tuple[list[Path], list[Path]]:
     for path in files_below(folder):
         inside = path.relative_to(folder)
         if not any(part.startswith((".", "__MACOSX")) for part in inside.parts):
-            (films if looks_like_a_film(path) else others).append(inside)
+            (films if looks_like_an_image(path) else others).append(inside)
     return films, others
 
 
 def header_patients(folder: Path, films: Sequence[Path]) -> dict[Path, str]:
-    """The Patient ID in the header of each film, relative to the folder, that is a DICOM; "" where it names
+    """The Patient ID in the header of each image, relative to the folder, that is a DICOM; "" where it names
     none or cannot be read. An ID is an identifier: it tells people apart and goes into no store and no log.
     """
     patients: dict[Path, str] = {}
@@ -123,7 +123,7 @@ def header_patients(folder: Path, films: Sequence[Path]) -> dict[Path, str]:
     return patients
 
 
-def count_films(places: tuple[Path, ...]) -> int:
+def count_images(places: tuple[Path, ...]) -> int:
     """How many there are; a warning counts what else lies in folders.
 
     Raises DataError when there is none, or a named place does not exist.
@@ -137,30 +137,30 @@ def count_films(places: tuple[Path, ...]) -> int:
     where = ", ".join(map(str, places))
     if kinds:
         logger.warning(
-            "%s: %d files are no films and are passed over: %s.", where, len(kinds), counts_of(kinds)
+            "%s: %d files are no images and are passed over: %s.", where, len(kinds), counts_of(kinds)
         )
     if not total:
         raise DataError(
-            f"No film found in {where} (looked for {', '.join(FILM_SUFFIXES)}, and for DICOM files of any "
+            f"No image found in {where} (looked for {', '.join(FILM_SUFFIXES)}, and for DICOM files of any "
             "name)."
         )
     return total
 
 
 def batches_of(films: Iterable[F], size: int) -> Iterator[list[F]]:
-    """Lists of at most `size` films."""
+    """Lists of at most `size` images."""
     films = iter(films)
     while batch := list(islice(films, size)):
         yield batch
 
 
 def as_radiograph(film: Radiograph | str | os.PathLike[str], bits: int | None) -> Radiograph:
-    """The film as it is, or read from its path. bits: as read_image."""
+    """The image as it is, or read from its path. bits: as read_image."""
     return film if isinstance(film, Radiograph) else read_image(film, bits)
 
 
 def read_or_reason(path: Path, bits: int | None) -> Radiograph | str:
-    """The film, or why it cannot be read. bits: as read_image."""
+    """The image, or why it cannot be read. bits: as read_image."""
     try:
         return read_image(path, bits)
     except DataError as error:

@@ -1,4 +1,4 @@
-"""A labelled store, ready to learn from: its labels after the policies, and the films of each split."""
+"""A labelled store, ready to learn from: its labels after the policies, and the images of each split."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ Rows = Int64[np.ndarray, " _"]
 def with_findings(store: ImageStore, findings: Sequence[str]) -> ImageStore:
     """The store as if its table had only these findings, in this order; no findings: the store as it is.
 
-    Raises ConfigError for an unknown finding, and for a choice among exclusive ones, which would leave films
+    Raises ConfigError for an unknown finding, and for a choice among exclusive ones, which would leave images
     without any.
     """
     chosen = tuple(as_spelled(name, store.manifest.findings) for name in findings)
@@ -41,7 +41,7 @@ def with_findings(store: ImageStore, findings: Sequence[str]) -> ImageStore:
     if len(set(chosen)) < len(chosen):
         raise ConfigError(f"findings must be different ones, got {', '.join(chosen)}.")
     if store.manifest.exclusive and len(chosen) < len(store.manifest.findings):
-        raise ConfigError(f"Every film of {store.path} has exactly one of its findings: use all of them.")
+        raise ConfigError(f"Every image of {store.path} has exactly one of its findings: use all of them.")
     narrowed = copy.copy(store)
     narrowed.manifest = replace(store.manifest, findings=chosen)
     return narrowed
@@ -79,10 +79,10 @@ def split_rows(
 ) -> tuple[Rows, Rows, Rows]:
     """Rows of train, val and test: the store's own split, or that of a table.
 
-    table: CSV with the columns image and split (train, val, test); films it does not name are left out.
-    by: "film" lets a patient have films in several splits of the table. needs_validation: False lets val be
+    table: CSV with the columns image and split (train, val, test); images it does not name are left out.
+    by: "film" lets a patient have images in several splits of the table. needs_validation: False lets val be
     empty.
-    Raises DataError for a split without films, a table that does not fit the store, and patients in two
+    Raises DataError for a split without images, a table that does not fit the store, and patients in two
     splits.
     """
     if table is None:
@@ -101,15 +101,15 @@ def split_rows(
             raise DataError(f"{where} no {name} films: {mend}.")
     if table is not None and by == "patient" and (shared := shared_patients(store, (train, val, test))):
         raise DataError(
-            f"{table} puts films of {shared} patients into more than one split: what is learned from one "
-            "film of a patient is then tested on another. Keep patients together, or give --split-by film, "
+            f"{table} puts images of {shared} patients into more than one split: what is learned from one "
+            "image of a patient is then tested on another. Keep patients together, or give --split-by film, "
             "which every report will say."
         )
     return train, val, test
 
 
 def column_of(store: ImageStore, table: Path, column: str) -> list[str]:
-    """A column of a CSV table, one value per film of the store; "" where the table has none.
+    """A column of a CSV table, one value per image of the store; "" where the table has none.
 
     The table's key is its column image or, without one, patient.
     Raises DataError for a table that cannot be read, lacks a column, or names what the store does not hold.
@@ -140,14 +140,14 @@ def column_of(store: ImageStore, table: Path, column: str) -> list[str]:
 
 
 def shared_patients(store: ImageStore, parts: Sequence[Rows]) -> int:
-    """How many patients have films in more than one of these sets of rows."""
+    """How many patients have images in more than one of these sets of rows."""
     patients = store.manifest.table["patient"].to_numpy(dtype=str)
     places = Counter(patient for rows in parts for patient in set(patients[rows].tolist()))
     return sum(count > 1 for count in places.values())
 
 
 def data_fingerprint(store: ImageStore, table: Path | None) -> str:
-    """Of films, labels and split: the store's own, followed by that of a table in place of its split."""
+    """Of images, labels and split: the store's own, followed by that of a table in place of its split."""
     if table is None:
         return store.fingerprint
     try:
@@ -190,7 +190,7 @@ class LabelledData:
 
     @property
     def exclusive(self) -> bool:
-        """Exactly one finding is true per film."""
+        """Exactly one finding is true per image."""
         return self.store.manifest.exclusive
 
 
@@ -203,7 +203,7 @@ class LabelShare:
     count: int | None = None
     """So many patients instead."""
     stratify: Float[np.ndarray, "S K"] | None = None
-    """Labels of all films of the store: each finding keeps its share of the patients; None: chance alone."""
+    """Labels of all images of the store: each finding keeps its share of the patients; None: chance alone."""
 
     def patients(self, available: int) -> int:
         """How many that are. Raises DataError when fewer are available."""
@@ -214,9 +214,9 @@ class LabelShare:
         return self.count or math.ceil(exact(self.fraction) * available)
 
     def draw(self, store: ImageStore, rows: Rows, seed: int, epoch: int = 0) -> Rows:
-        """Films of the drawn patients; those of a smaller share are among those of a larger one.
+        """Images of the drawn patients; those of a smaller share are among those of a larger one.
 
-        rows: films to draw from. seed, epoch: another one chooses other patients.
+        rows: images to draw from. seed, epoch: another one chooses other patients.
         """
         patients = store.manifest.table["patient"].to_numpy(dtype=str)[rows]
         strata = None if self.stratify is None else strata_of(self.stratify[rows])
@@ -229,9 +229,9 @@ class LabelShare:
 def redrawn_epochs(
     store: ImageStore, rows: Rows, share: LabelShare, seed: int, films: int
 ) -> tuple[Rows, list[Rows]]:
-    """A training of so many films that draws its patients anew at each epoch; the first epoch is `draw`'s.
+    """A training of so many images that draws its patients anew at each epoch; the first epoch is `draw`'s.
 
-    rows: films to draw from. Returns the films that are shown at all, and of each epoch which of them.
+    rows: images to draw from. Returns the images that are shown at all, and of each epoch which of them.
     """
     drawn: list[Rows] = []
     while films > 0:
@@ -242,9 +242,9 @@ def redrawn_epochs(
 
 
 def capped_rows(store: ImageStore, rows: Rows, cap: int | None) -> Rows:
-    """At most `cap` films, all of a patient together, the same ones whatever the seed of the run.
+    """At most `cap` images, all of a patient together, the same ones whatever the seed of the run.
 
-    The first patient is kept whole even when he has more films than that. None: all films.
+    The first patient is kept whole even when he has more images than that. None: all images.
     """
     patients = store.manifest.table["patient"].to_numpy(dtype=str)[rows]
     if cap is None or cap >= len(rows):
@@ -263,7 +263,7 @@ def in_drawn_order(
 ) -> list[str]:
     """Each patient once, in an order that is a pure function of patient and seed.
 
-    strata: of each film, see strata_of. Every first part of the order then holds about its share of the
+    strata: of each image, see strata_of. Every first part of the order then holds about its share of the
     patients of each stratum.
     purpose: keeps orders of one seed that serve different ends apart.
     """
@@ -283,7 +283,7 @@ def in_drawn_order(
 
 
 def stratum_of_each(patients: np.ndarray, strata: Int64[np.ndarray, " _"]) -> dict[str, int]:
-    """The stratum of every patient: the rarest of his films."""
+    """The stratum of every patient: the rarest of his images."""
     stratum_of: dict[str, int] = {}
     for patient, stratum in zip(patients.tolist(), strata.tolist(), strict=True):
         stratum_of[patient] = min(stratum, stratum_of.get(patient, stratum))
@@ -291,9 +291,9 @@ def stratum_of_each(patients: np.ndarray, strata: Int64[np.ndarray, " _"]) -> di
 
 
 def strata_of(labels: Float[np.ndarray, "_ K"]) -> Int64[np.ndarray, " _"]:
-    """One class per film, also where films have several findings: the rarest one that is present.
+    """One class per image, also where images have several findings: the rarest one that is present.
 
-    Returns its rank by number of films, 0 for the rarest finding of all, K for a film with none.
+    Returns its rank by number of images, 0 for the rarest finding of all, K for an image with none.
     """
     present = labels == 1
     rank = present.sum(axis=0).argsort(kind="stable").argsort(kind="stable")

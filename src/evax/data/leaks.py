@@ -1,4 +1,4 @@
-"""Which test films are also trained on? Patients and duplicates across splits and stores; a gate for runs."""
+"""Which test images are also trained on? Patients and duplicates across splits and stores; a gate for runs."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ logger = logging.getLogger("evax")
 FORMAT = 1
 
 
-def film_table(stores: Sequence[ImageStore], pairs: Iterable[DuplicatePair]) -> pd.DataFrame:
+def image_table(stores: Sequence[ImageStore], pairs: Iterable[DuplicatePair]) -> pd.DataFrame:
     """One line per film: store, row, split, patient, and exposure, a number that duplicates share."""
     films = pd.concat(
         [
@@ -45,10 +45,10 @@ def film_table(stores: Sequence[ImageStore], pairs: Iterable[DuplicatePair]) -> 
 
 
 def leaks(films: pd.DataFrame, same_patients: bool) -> list[dict[str, Any]]:
-    """Where test films of one store are trained on in another or itself; empty when nowhere.
+    """Where test images of one store are trained on in another or itself; empty when nowhere.
 
     films: see film_table. same_patients: a name means the same person in every store; else only within one.
-    Returns, per pair of stores: tested and trained (numbers of stores), and how many test films have their
+    Returns, per pair of stores: tested and trained (numbers of stores), and how many test images have their
     exposure, or their patient, in train or val of `trained`.
     """
     found = []
@@ -77,17 +77,17 @@ def leaking_exposures(films: pd.DataFrame) -> set[int]:
 
 
 class Link(NamedTuple):
-    """A test film and one of train or val that are one exposure through other films; no pair has both."""
+    """A test image and one of train or val that are one exposure through other images; no pair has both."""
 
     tested: Place
     trained: Place
     via: tuple[Place, ...]
-    """The films in between, from the tested to the trained one."""
+    """The images in between, from the tested to the trained one."""
 
 
 def linked_leaks(films: pd.DataFrame, pairs: Iterable[DuplicatePair]) -> list[Link]:
-    """Of each test film, per store that trains on its exposure, the nearest such film if it is no pair."""
-    facts, leaky = film_facts(films), leaking_exposures(films)
+    """Of each test image, per store that trains on its exposure, the nearest such image if it is no pair."""
+    facts, leaky = image_facts(films), leaking_exposures(films)
     beside: defaultdict[Place, list[Place]] = defaultdict(list)
     for pair in pairs:
         if facts[pair.first][1] in leaky:
@@ -95,7 +95,7 @@ def linked_leaks(films: pd.DataFrame, pairs: Iterable[DuplicatePair]) -> list[Li
             beside[pair.second].append(pair.first)
     links = []
     for tested in sorted(place for place in beside if facts[place][0] == "test"):
-        chains: dict[Place, tuple[Place, ...]] = {tested: ()}  # the films before each, in order of distance
+        chains: dict[Place, tuple[Place, ...]] = {tested: ()}  # the images before each, in order of distance
         queue, stores = [tested], set()
         for place in queue:
             if facts[place][0] in ("train", "val") and place.store not in stores:
@@ -110,7 +110,7 @@ def linked_leaks(films: pd.DataFrame, pairs: Iterable[DuplicatePair]) -> list[Li
 
 
 def links_between(links: Iterable[Link], leak: dict[str, Any]) -> dict[str, Any]:
-    """films: how many test films of a leak are linked only; via: numbers of the stores they are linked by."""
+    """films: how many test images of a leak are linked only; via: numbers of the stores they are linked by."""
     ends = leak["tested"], leak["trained"]
     own = [link for link in links if (link.tested.store, link.trained.store) == ends]
     return {"films": len(own), "via": sorted({place.store for link in own for place in link.via})}
@@ -132,7 +132,7 @@ def patients_in_both(films: pd.DataFrame) -> list[dict[str, Any]]:
 
 def duplicate_counts(films: pd.DataFrame, pairs: Sequence[DuplicatePair]) -> list[dict[str, Any]]:
     """Pairs per (store, split) x (store, split), exact and near."""
-    facts = film_facts(films)
+    facts = image_facts(films)
     counts: dict[tuple[tuple[int, str], ...], Counter[str]] = {}
     for pair in pairs:
         ends = tuple(sorted((place.store, facts[place][0]) for place in (pair.first, pair.second)))
@@ -143,20 +143,20 @@ def duplicate_counts(films: pd.DataFrame, pairs: Sequence[DuplicatePair]) -> lis
     ]
 
 
-def film_facts(films: pd.DataFrame) -> dict[Place, tuple[str, int]]:
-    """Split and exposure of every film."""
+def image_facts(films: pd.DataFrame) -> dict[Place, tuple[str, int]]:
+    """Split and exposure of every image."""
     places = map(Place, films["store"].tolist(), films["row"].tolist())
     return dict(zip(places, zip(films["split"], films["exposure"].tolist(), strict=True), strict=True))
 
 
 def _by_store(films: pd.DataFrame, *splits: str) -> list[tuple[int, pd.DataFrame]]:
-    """The films of these splits, store by store; stores without any are left out."""
+    """The images of these splits, store by store; stores without any are left out."""
     chosen = films[films["split"].isin(splits)]
     return [(store, chosen[chosen["store"] == store]) for store in sorted(set(chosen["store"].tolist()))]
 
 
 def unknown_patients(store: ImageStore) -> Bool[np.ndarray, " films"]:
-    """Films whose source named no patient: each stands for itself, of a DICOM tree for its study."""
+    """Images whose source named no patient: each stands for itself, of a DICOM tree for its study."""
     table = store.manifest.table
     stems = table["image"].map(without_suffix)
     names = table["image"], stems, stems.str.rpartition("/")[2]
@@ -170,13 +170,13 @@ def unknown_patients(store: ImageStore) -> Bool[np.ndarray, " films"]:
 
 
 def unnamed_patients(store: ImageStore) -> int:
-    """How many patients of a store are films or studies that name nobody."""
+    """How many patients of a store are images or studies that name nobody."""
     patients = store.manifest.table.loc[unknown_patients(store), "patient"]
     return int(patients[patients != ""].nunique())
 
 
 def describe_store(name: str, store: ImageStore, number: int, found: list[dict[str, Any]]) -> dict[str, Any]:
-    """What the audit keeps of a store; passed: none of its train or val films is tested anywhere, as far as
+    """What the audit keeps of a store; passed: none of its train or val images is tested anywhere, as far as
     patients are known.
     """
     table = store.manifest.table
@@ -192,7 +192,7 @@ def describe_store(name: str, store: ImageStore, number: int, found: list[dict[s
     }
 
 
-def warn_of_tested_patients(stores: Sequence[ImageStore]) -> None:
+def warn_if_patients_tested(stores: Sequence[ImageStore]) -> None:
     """Warns where patients of the test split of one store are trained on in another, as far as names tell.
 
     A warning and not an error: training learns from no test split, and what tests on these patients refuses.
@@ -228,7 +228,7 @@ def warn_of_tested_patients(stores: Sequence[ImageStore]) -> None:
 
 
 def require_audit(audit: Path, stores: Iterable[ImageStore]) -> None:
-    """Raises DataError unless `evax audit` has seen exactly these stores and none trains on a tested film;
+    """Raises DataError unless `evax audit` has seen exactly these stores and none trains on a tested image;
     warns of those whose patients it could not compare.
     """
     content = read_json(audit)
@@ -243,13 +243,13 @@ def require_audit(audit: Path, stores: Iterable[ImageStore]) -> None:
             )
         if not known[store.fingerprint]["passed"]:
             raise DataError(
-                f"{store.path} failed {audit}: films or patients that it trains on are tested. See "
+                f"{store.path} failed {audit}: images or patients that it trains on are tested. See "
                 f"{audit.with_name('audit.html')}; prepare the stores with the same patient names and "
                 "--seed, or leave this store out."
             )
         if unknown := known[store.fingerprint].get("films_of_unknown_patients", 0):
             logger.warning(
-                "%s compared the films of %s as pictures, but not the patients of %d of them, who are "
-                "unknown: other films of these people may be tested.",
+                "%s compared the images of %s as pictures, but not the patients of %d of them, who are "
+                "unknown: other images of these people may be tested.",
                 audit, store.path, unknown,
             )  # fmt: skip

@@ -10,18 +10,18 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Int64, UInt8
 
-from evax.data.augment import ORDER, CropConfig, TrainingView, film_chance, random_crops
+from evax.data.augment import ORDER, CropConfig, TrainingView, image_chance, random_crops
 from evax.data.preprocess import Preprocess
 from evax.data.store import ImageStore
 
 Numbers = Int64[np.ndarray, " films"]
 
 
-class FilmOrder:
-    """Every epoch shows every film once in an order of its own, or each store as often as its share says.
+class ImageOrder:
+    """Every epoch shows every image once in an order of its own, or each store as often as its share says.
 
-    counts: films of each store, numbered one store after the other. shares: one number per store, >= 0, whose
-    relation counts; an epoch has as many films as without. A store then goes round its films in an order that
+    counts: images of each store, numbered one store after the other. shares: one number per store, >= 0, whose
+    relation counts; an epoch has as many images as without. A store then goes round its images in an order that
     is new each time, whatever the epochs, so none is shown again before all others were.
     """
 
@@ -30,7 +30,7 @@ class FilmOrder:
         self._epochs: dict[int, tuple[Numbers, Numbers]] = {}
 
     def place(self, position: int) -> tuple[int, int]:
-        """(how many times it was shown before, film) at a position of the endless stream."""
+        """(how many times it was shown before, image) at a position of the endless stream."""
         epoch, offset = divmod(position, sum(self._counts))
         if epoch not in self._epochs:
             self._epochs.pop(epoch - 2, None)
@@ -39,7 +39,7 @@ class FilmOrder:
         return int(visits[offset]), int(films[offset])
 
     def _plain(self, epoch: int) -> tuple[Numbers, Numbers]:
-        films = film_chance(self._seed, epoch, 0, ORDER).permutation(sum(self._counts))
+        films = image_chance(self._seed, epoch, 0, ORDER).permutation(sum(self._counts))
         return np.full(len(films), epoch), films
 
     def _shared(self, epoch: int) -> tuple[Numbers, Numbers]:
@@ -47,23 +47,23 @@ class FilmOrder:
         for store, (count, take) in enumerate(zip(self._counts, self._takes(), strict=True)):
             visit, offset = np.divmod(np.arange(epoch * take, (epoch + 1) * take), count)
             for each in np.unique(visit):
-                order = film_chance(self._seed, int(each), store, ORDER).permutation(count)
+                order = image_chance(self._seed, int(each), store, ORDER).permutation(count)
                 films.append(first + order[offset[visit == each]])
             visits.append(visit)
             first += count
-        mixed = film_chance(self._seed, epoch, len(self._counts), ORDER).permutation(first)
+        mixed = image_chance(self._seed, epoch, len(self._counts), ORDER).permutation(first)
         return np.concatenate(visits)[mixed], np.concatenate(films)[mixed]
 
     def _takes(self) -> list[int]:
-        """Films of each store in an epoch; together as many as there are films."""
+        """Images of each store in an epoch; together as many as there are images."""
         ends = np.round(np.cumsum(self._shares) / np.sum(self._shares) * sum(self._counts)).astype(int)
         return [int(take) for take in np.diff(ends, prepend=0)]
 
 
 class DrawnOrder:
-    """Every epoch shows films of its own, in an order of its own.
+    """Every epoch shows images of its own, in an order of its own.
 
-    epochs: the films of each, enough of them for all positions that are asked for.
+    epochs: the images of each, enough of them for all positions that are asked for.
     """
 
     def __init__(self, epochs: Sequence[Int64[np.ndarray, " _"]], seed: int) -> None:
@@ -72,16 +72,16 @@ class DrawnOrder:
         self._orders: dict[int, Numbers] = {}
 
     def place(self, position: int) -> tuple[int, int]:
-        """(how many times it was shown before, film) at a position of the endless stream."""
+        """(how many times it was shown before, image) at a position of the endless stream."""
         epoch = int(np.searchsorted(self._starts, position, side="right")) - 1
         if epoch not in self._orders:
             self._orders.pop(epoch - 2, None)
-            chance = film_chance(self._seed, epoch, 0, ORDER)
+            chance = image_chance(self._seed, epoch, 0, ORDER)
             self._orders[epoch] = chance.permutation(self._drawn[epoch])
         return epoch, int(self._orders[epoch][position - self._starts[epoch]])
 
 
-Order = FilmOrder | DrawnOrder
+Order = ImageOrder | DrawnOrder
 
 
 BATCHES_AHEAD = 3
@@ -100,7 +100,7 @@ class Films:
         return len(self._row_of)
 
     def counts(self) -> list[int]:
-        """Films of each store."""
+        """Images of each store."""
         return np.bincount(self._store_of, minlength=len(self._stores)).tolist()
 
     def parts(self) -> list[tuple[ImageStore, Int64[np.ndarray, " _"]]]:
@@ -118,10 +118,10 @@ class Batch:
 
     step: int
     epochs: Int64[np.ndarray, " B"]
-    """How many times each film was shown before: the epoch, unless stores have shares of their own."""
+    """How many times each image was shown before: the epoch, unless stores have shares of their own."""
     films: Int64[np.ndarray, " B"]
     images: UInt8[np.ndarray, "B C s s"]
-    """One channel, the film; the masks of some findings behind it where the view gives them."""
+    """One channel, the image; the masks of some findings behind it where the view gives them."""
 
 
 def training_batches(
@@ -138,17 +138,17 @@ def training_batches(
     rank: int = 0,
     processes: int = 1,
 ) -> Iterator[Batch]:
-    """Batches of the given steps; every epoch shows every film once in an order of its own.
+    """Batches of the given steps; every epoch shows every image once in an order of its own.
 
-    crop: how random crops are cut, or what else is shown of a film, in so many channels. order: another one.
+    crop: how random crops are cut, or what else is shown of an image, in so many channels. order: another one.
     batch_size: of all processes together, a multiple of their number; process `rank` gets its slice.
-    The stream of films runs on from epoch to epoch, so no film is dropped and small sets work with any batch
+    The stream of images runs on from epoch to epoch, so no image is dropped and small sets work with any batch
     size.
     What a step holds depends on (seed, step) alone: a resumed run sees what the uninterrupted one would have
     seen.
     """
     view = random_crops(size, crop, seed) if isinstance(crop, CropConfig) else crop
-    order = order or FilmOrder(films.counts(), seed)
+    order = order or ImageOrder(films.counts(), seed)
 
     def cut(items: list[tuple[int, int]], images: UInt8[np.ndarray, "n C s s"]) -> None:
         for (epoch, film), image in zip(items, images, strict=True):
@@ -193,7 +193,7 @@ def whole_batches(
     batch_size: int,
     preprocess: Preprocess,
 ) -> Iterator[UInt8[np.ndarray, "B 1 s s"]]:
-    """The films themselves in order, without chance, as evaluation and deployment see them."""
+    """The images themselves in order, without chance, as evaluation and deployment see them."""
     for start in range(0, len(films), batch_size):
         chosen = films[start : start + batch_size]
         yield np.stack([preprocess.view(pixels(int(film))) for film in chosen])[:, None]

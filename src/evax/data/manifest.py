@@ -17,7 +17,7 @@ SPLIT_KEY = "split_key"  # see Manifest.table
 OPTIONAL = ("study_day",)  # numbers that only some sources know, NaN where unknown
 ISSUES = "issues"
 OF_FILM = ("height", "width", "spacing_mm")
-NOTES = (ISSUES, *OF_FILM)  # what only a store knows: it has read the films
+NOTES = (ISSUES, *OF_FILM)  # what only a store knows: it has read the images
 IN_STORE = (*COLUMNS, *OPTIONAL, *NOTES, "pixels", "boxes", "masks")  # columns of a store beside the findings
 BOX_COLUMNS = ("image", "finding", "x", "y", "width", "height")
 MASK_COLUMNS = ("image", "finding", "file", "rle")
@@ -40,22 +40,22 @@ def no_masks() -> pd.DataFrame:
 
 @dataclass(frozen=True, eq=False)
 class Manifest:
-    """One row per film. Raises DataError, naming row and value, when the table breaks a rule."""
+    """One row per image. Raises DataError, naming row and value, when the table breaks a rule."""
 
     table: pd.DataFrame
     """COLUMNS, then one float32 column per finding: 1 present, 0 absent, -1 uncertain, NaN blank.
 
     `image` is unique; missing texts are "", a missing age is NaN. Where a source knows dates, `study_day` is
     the number of days since the patient's first study, 0 for that one; dates themselves are never kept. A
-    store adds `issues`, those of each Radiograph with blanks between, and of the film as it was read `height`
+    store adds `issues`, those of each Radiograph with blanks between, and of the image as it was read `height`
     and `width` in pixels and `spacing_mm`, the mean of both directions, NaN where unknown. A further column
-    `file` may say where a film lies under root when `image` must not show it, and a column `split_key` who
+    `file` may say where an image lies under root when `image` must not show it, and a column `split_key` who
     the patient is as the source says, which alone decides the split when `patient` must not show it; neither
     is ever stored.
     """
     findings: tuple[str, ...]
     exclusive: bool
-    """Exactly one finding per film (softmax), else one yes or no each (sigmoid)."""
+    """Exactly one finding per image (softmax), else one yes or no each (sigmoid)."""
     source: str
     root: Path
     boxes: pd.DataFrame = field(default_factory=no_boxes)
@@ -68,7 +68,7 @@ class Manifest:
     """
     drawn_on: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     """Image -> width and height in pixels of the picture that its boxes were drawn on, where the source knows
-    them: a film of another aspect is rejected when it is read.
+    them: an image of another aspect is rejected when it is read.
     """
     mask_value: tuple[int, ...] = ()
     """The value of the mask files that is inside, as for data/masks.py::read_mask; () where they have two."""
@@ -87,7 +87,7 @@ class Manifest:
         if missing := [name for name in (*COLUMNS, *self.findings) if name not in table.columns]:
             raise DataError(f"{self.root}: the table lacks the columns {', '.join(missing)}.")
         if not len(table):
-            raise DataError(f"{self.root}: the table has no films.")
+            raise DataError(f"{self.root}: the table has no images.")
         if twice := [name for name in self.findings if self.findings.count(name) > 1]:
             raise DataError(
                 f"{self.root}: the finding {twice[0]} has two columns, maybe in two spellings: keep one."
@@ -115,7 +115,7 @@ class Manifest:
             raise DataError(
                 f"{self.root}: {table['image'].iloc[odd[0]]} "
                 f"has {int((labels[odd[0]] == 1).sum())} findings; "
-                "a single-label table has exactly one per film."
+                "a single-label table has exactly one per image."
             )
         self._check_boxes()
         self._check_masks()
@@ -159,7 +159,7 @@ class Manifest:
             )
 
     def select(self, keep: Bool[np.ndarray, " S"]) -> Manifest:
-        """The manifest of the chosen films, with their boxes and masks."""
+        """The manifest of the chosen images, with their boxes and masks."""
         chosen = replace(
             self, table=self.table[keep].reset_index(drop=True), boxes=no_boxes(), masks=no_masks()
         )
@@ -167,7 +167,7 @@ class Manifest:
         return replace(chosen, boxes=boxes.reset_index(drop=True), masks=masks.reset_index(drop=True))
 
     def _of_films(self, rows: pd.DataFrame) -> Bool[np.ndarray, " rows"]:
-        """Which boxes or masks are of films of the table; a set is ten times as fast as pandas' isin here."""
+        """Which boxes or masks are of images of the table; a set is ten times as fast as pandas' isin here."""
         films = set(self.table["image"]) if len(rows) else set()
         return np.fromiter((image in films for image in rows["image"]), bool, len(rows))
 

@@ -1,4 +1,4 @@
-"""A store with masks, ready to learn from: what is known of each pixel, and crops of films with masks."""
+"""A store with masks, ready to learn from: what is known of each pixel, and crops of images with masks."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Bool, Int64, UInt8
 from PIL import Image
 
-from evax.data.augment import AUGMENT, CROP, CropConfig, TrainingView, distorted, draw_crop, film_chance
+from evax.data.augment import AUGMENT, CROP, CropConfig, TrainingView, distorted, draw_crop, image_chance
 from evax.data.store import ImageStore
 from evax.errors import ConfigError, DataError, unknown_name
 from evax.findings import as_spelled
@@ -58,7 +58,7 @@ def findings_with_masks(store: ImageStore, findings: Sequence[str]) -> tuple[str
     there = store.mask_findings()
     if not there:
         raise DataError(
-            f"The store {store.path} has no masks. Prepare it from films with masks: --source masks "
+            f"The store {store.path} has no masks. Prepare it from images with masks: --source masks "
             "(RAW/images and RAW/masks), siim, rsna, shenzhen or lungs."
         )
     chosen = tuple(as_spelled(name, there) for name in findings) or there
@@ -70,10 +70,10 @@ def findings_with_masks(store: ImageStore, findings: Sequence[str]) -> tuple[str
 
 
 def known_masks(store: ImageStore, findings: Sequence[str], with_absent: bool) -> Bool[np.ndarray, "S K"]:
-    """Of which findings each film's pixels are known.
+    """Of which findings each image's pixels are known.
 
-    with_absent: a film that is labelled not to have a finding is known to have none of it anywhere; without
-    it, as in the paper, only films that have a mask are used.
+    with_absent: an image that is labelled not to have a finding is known to have none of it anywhere; without
+    it, as in the paper, only images that have a mask are used.
     """
     known = np.zeros((len(store), len(findings)), dtype=bool)
     for k, name in enumerate(findings):
@@ -89,7 +89,7 @@ def findings_without_pixels(
     """Of these findings those that cannot be learned, chosen or tested: finding -> the first split in which
     no mask has a pixel.
 
-    parts: name of the split -> its films.
+    parts: name of the split -> its images.
     """
     lacking: dict[str, str] = {}
     for name in findings:
@@ -101,16 +101,16 @@ def findings_without_pixels(
 
 
 def masked_view(films: MaskedData, size: int, crop: CropConfig, distort: bool, seed: int) -> TrainingView:
-    """What training sees of films.train: a random crop of the film, and of its masks, (1 + K, size, size).
+    """What training sees of images.train: a random crop of the image, and of its masks, (1 + K, size, size).
 
-    distort: brightness and contrast of the film change, too.
+    distort: brightness and contrast of the image change, too.
     """
 
     def view(film: UInt8[np.ndarray, "S S"], epoch: int, number: int) -> UInt8[np.ndarray, "C s s"]:
-        drawn = draw_crop(film.shape, size, crop, film_chance(seed, epoch, number, CROP))
+        drawn = draw_crop(film.shape, size, crop, image_chance(seed, epoch, number, CROP))
         picture = drawn.cut(film, size, Image.Resampling.BICUBIC)
         if distort:
-            picture = distorted(picture, film_chance(seed, epoch, number, AUGMENT))
+            picture = distorted(picture, image_chance(seed, epoch, number, AUGMENT))
         masks = (drawn.cut(mask, size, Image.Resampling.NEAREST) for mask in films.truth(films.train[number]))
         return np.stack([picture, *masks])
 

@@ -142,20 +142,20 @@ def _unknown_inside(path: str | os.PathLike[str], kind: str, names: list[str]) -
 
 
 def check_aspect(what: str, drawn: tuple[float, float], film: tuple[float, float]) -> None:
-    """Raises DataError when something was drawn on a picture of another aspect than its film.
+    """Raises DataError when something was drawn on a picture of another aspect than its image.
 
     what: the beginning of the sentence, before the size. drawn, film: (width, height) in pixels; a resized
-    copy of a film has its aspect.
+    copy of an image has its aspect.
     """
     if _same_aspect(drawn, film):
         return
     cause = (
         "width and height are exchanged, or one of them was turned (EXIF orientation counts)"
         if _same_aspect(drawn[::-1], film)
-        else "it belongs to another film, or one of them was cropped or padded"
+        else "it belongs to another image, or one of them was cropped or padded"
     )
     raise DataError(
-        f"{what} {drawn[0]:g} x {drawn[1]:g} pixels and its film {film[0]:g} x {film[1]:g}: {cause}."
+        f"{what} {drawn[0]:g} x {drawn[1]:g} pixels and its image {film[0]:g} x {film[1]:g}: {cause}."
     )
 
 

@@ -8,7 +8,7 @@ from PIL import Image
 
 SIDE = 16
 # The left half of the mean of 96 phantoms, 16 x 16, in hundredths of its length; the right half mirrors it:
-# air around the shoulders, the lungs, the spine between them, the abdomen below. No patient's film is in it.
+# air around the shoulders, the lungs, the spine between them, the abdomen below. No patient's image is in it.
 LEFT_HALF = (
     (-13, -12, -12, -12, -12, -10, -5, -1),
     (-11, -10, -10, -9, -9, -7, -3, 0),
@@ -31,15 +31,15 @@ LIKENESS, MARGIN = 0.35, 0.4  # measured, see docs/decisions.md
 
 
 def orientation_issues(pixels: npt.NDArray[np.float32]) -> list[str]:
-    """Says "looks_inverted" and "looks_rotated" of a film that is much liker a chest the other way round.
+    """Says "looks_inverted" and "looks_rotated" of an image that is much liker a chest the other way round.
 
-    pixels: (H, W) in [0, 1]; a picture below 64 pixels is too small to say. The film at 16 x 16, as ranks so
+    pixels: (H, W) in [0, 1]; a picture below 64 pixels is too small to say. The image at 16 x 16, as ranks so
     that contrast does not matter, is correlated with a mean chest in its four quarter turns and both
     polarities. The best of the eight must reach LIKENESS and exceed the upright, uninverted one by MARGIN.
     """
     if min(pixels.shape) < 4 * SIDE:
         return []
-    likenesses = _likenesses(pixels)  # a film inverted is as unlike as it was like
+    likenesses = _likenesses(pixels)  # an image inverted is as unlike as it was like
     both = np.concatenate([likenesses, -likenesses])
     best = int(both.argmax())
     if both[best] < LIKENESS or both[best] < both[0] + MARGIN:
@@ -48,7 +48,7 @@ def orientation_issues(pixels: npt.NDArray[np.float32]) -> list[str]:
 
 
 def _likenesses(pixels: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
-    """Correlation with the mean chest upright and turned by 90, 180 and 270 degrees; 0 for a blank film."""
+    """Correlation with the mean chest upright and turned by 90, 180 and 270 degrees; 0 for a blank image."""
     small = np.asarray(Image.fromarray(pixels).resize((SIDE, SIDE), Image.Resampling.BOX))
     _, inverse, counts = np.unique(small, return_inverse=True, return_counts=True)
     ranks = (np.cumsum(counts) - (counts - 1) / 2)[inverse.ravel()]  # averaged over ties: collimated borders

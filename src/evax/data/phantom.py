@@ -1,6 +1,6 @@
 """Synthetic frontal chest radiographs with known findings, boxes and masks, for demonstrations and tests.
 
-A film is a pure function of (seed, index): path lengths through a drawn body (phantom_anatomy), findings that
+An image is a pure function of (seed, index): path lengths through a drawn body (phantom_anatomy), findings that
 change them, then display. They teach a network shapes, not medicine: no number measured on them says anything
 about real disease.
 """
@@ -33,7 +33,7 @@ from evax.errors import ConfigError
 
 FINDINGS = ("Effusion", "Pneumothorax", "Consolidation", "Mass", "Cardiomegaly")
 PREVALENCE = 0.3
-FILMS_PER_BLOCK = (1, 1, 2, 2, 3, 3)  # six patients share twelve consecutive films, in a drawn order
+FILMS_PER_BLOCK = (1, 1, 2, 2, 3, 3)  # six patients share twelve consecutive images, in a drawn order
 
 Mask = npt.NDArray[np.bool_]
 Box = tuple[str, float, float, float, float]
@@ -42,7 +42,7 @@ Region = tuple[str, Mask]
 
 @dataclass(frozen=True, eq=False)
 class Phantom:
-    """One synthetic film and the truth about it."""
+    """One synthetic image and the truth about it."""
 
     pixels: Map
     """(H, W) in [0, 1], bright = dense; about 0.2 % of the pixels are 0 and as many are 1."""
@@ -62,13 +62,13 @@ class Phantom:
     """Of pixel rows and columns."""
     patient: int
     film: int
-    """Counts the films of one patient from 0."""
+    """Counts the images of one patient from 0."""
     heart_ratio: float
     """Width of the heart over the inner width of the chest: above 0.55 with Cardiomegaly, else below 0.5."""
 
 
-def film_owner(seed: int, index: int) -> tuple[int, int]:
-    """Patient and number among the patient's films, of film `index` of this seed; each patient has 1 to 3."""
+def image_owner(seed: int, index: int) -> tuple[int, int]:
+    """Patient and number among the patient's images, of image `index` of this seed; each patient has 1 to 3."""
     if seed < 0 or index < 0:
         raise ConfigError(f"seed and index of a phantom must be at least 0, got {seed} and {index}.")
     block, place = divmod(index, sum(FILMS_PER_BLOCK))
@@ -79,12 +79,12 @@ def film_owner(seed: int, index: int) -> tuple[int, int]:
 
 
 def make_phantom(seed: int, index: int) -> Phantom:
-    """Film `index` of the endless series `seed`, both at least 0; the same arguments give the same film.
+    """Image `index` of the endless series `seed`, both at least 0; the same arguments give the same image.
 
-    Chance is keyed by (seed, patient, film): the films of one patient share the anatomy, heart included, and
+    Chance is keyed by (seed, patient, image): the images of one patient share the anatomy, heart included, and
     differ in exposure, position, inspiration and the other findings. Each finding is present with PREVALENCE.
     """
-    patient, film = film_owner(seed, index)
+    patient, film = image_owner(seed, index)
     of_patient = np.random.default_rng((seed, patient, 0))
     enlarged_heart = bool(of_patient.random() < PREVALENCE)
     anatomy = anatomy_maps.draw_anatomy(of_patient, enlarged_heart=enlarged_heart)
@@ -179,7 +179,7 @@ def _expose(
     total = anatomy_maps.body(anatomy, rng.uniform(0.6, 1) if view == "AP" else rng.uniform(0, 0.7), rng)
     healthy = anatomy_maps.lung_depth(OUTWARDS, AXIS, dome, depth)
     healthy_lung = (total[:, SIDE // 2 :] - AIR * healthy)[healthy > 0.75 * depth]
-    total = total + added - air  # the body map is shared between films
+    total = total + added - air  # the body map is shared between images
     total += anatomy_maps.spine(anatomy) + anatomy_maps.ribs(anatomy)
     total += anatomy_maps.clavicles_and_shoulder(
         anatomy, rng.uniform(2, 16) if view == "AP" else rng.uniform(-6, 6)
@@ -296,7 +296,7 @@ def _mass(seen: Mask, rng: np.random.Generator) -> tuple[Map, Mask]:
     distance = np.hypot(dy[near[0], 0], dx[0, near[1]]) / (radius * lobes)
     ball = np.sqrt(np.clip(1.05 - distance**2, 0, 1)) * step((1 - distance).astype(np.float32), softness)
     added, disc = np.zeros((SIDE, SIDE), np.float32), np.zeros((SIDE, SIDE), dtype=bool)
-    # a small mass that shows on a film is a dense one
+    # a small mass that shows on an image is a dense one
     added[near] = ball * (26 + 1.6 * radius) * rng.uniform(1.2, 1.7)
     disc[near] = distance < 1
     return added, disc
@@ -325,7 +325,7 @@ def _vessels(anatomy: Anatomy, shrink: dict[int, tuple[float, float, float]], do
 
 @lru_cache(maxsize=4)
 def _vessel_points(anatomy: Anatomy) -> list[tuple[int, Map, Map, Map]]:
-    """Kept, because the films of one patient follow each other."""
+    """Kept, because the images of one patient follow each other."""
     return anatomy_maps.vessel_points(anatomy)
 
 
@@ -374,7 +374,7 @@ def _disc(canvas: Map, x: float, y: float, radius: float, depth: float, hollow: 
 
 
 def _display(depths: Map, anatomy: Anatomy, rng: np.random.Generator) -> tuple[Map, float, tuple[float, ...]]:
-    """Pixels, their spacing in mm and the place of the film on the canvas, as `_placed` takes it."""
+    """Pixels, their spacing in mm and the place of the image on the canvas, as `_placed` takes it."""
     harmonised = rng.uniform(0, 0.45)  # detectors lower the contrast of large areas against that of details
     blocks = depths.reshape(20, SIDE // 20, 20, SIDE // 20).mean(axis=(1, 3))
     depths = depths - np.float32(harmonised) * (anatomy_maps.scaled(blocks) - np.float32(0.5))
@@ -412,7 +412,7 @@ def _display(depths: Map, anatomy: Anatomy, rng: np.random.Generator) -> tuple[M
 
 
 def _placed(canvas: Image.Image, place: tuple[float, ...], shape: tuple[int, ...]) -> Image.Image:
-    """What a film of this (height, width) shows of a canvas."""
+    """What an image of this (height, width) shows of a canvas."""
     smooth = Image.Resampling.BILINEAR
     return canvas.transform((shape[1], shape[0]), Image.Transform.AFFINE, place, smooth)
 

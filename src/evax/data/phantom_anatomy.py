@@ -7,7 +7,7 @@ counts outwards from the midline, so that both sides share one description.
 
 Sources: proportions after textbook norms (heart below half of the chest's inner width, right dome higher than
 the left, ten ribs behind the lung, left hilum higher than the right); the rest is drawn by eye beside real
-films.
+images.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ AIR = 0.74  # how much of a lung is air
 
 @dataclass(frozen=True)
 class Anatomy:
-    """What all films of one patient share. Lengths in mm."""
+    """What all images of one patient share. Lengths in mm."""
 
     sex: str
     age: int

@@ -20,8 +20,8 @@ from evax.data.sources.record import FETCH_RECORD
 from evax.files import make_folder, open_csv, replaced_whole, write_json
 
 DICOM_SHARE = 2 / 3
-MONOCHROME1_SHARE = 1 / 3  # of the DICOM films
-WINDOW_SHARE = 1 / 2  # of the DICOM films
+MONOCHROME1_SHARE = 1 / 3  # of the DICOM images
+WINDOW_SHARE = 1 / 2  # of the DICOM images
 BITS_STORED = (12, 14, 15, 16)
 FORMATS = 7  # purpose of the random numbers that choose file formats
 
@@ -35,11 +35,11 @@ def write_phantoms(
     workers: int = 1,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> None:
-    """Writes films 0 .. films - 1 of a seed: images/, masks/, labels.csv, boxes.csv and fetched.json.
+    """Writes images 0 .. images - 1 of a seed: images/, masks/, labels.csv, boxes.csv and fetched.json.
 
-    labels.csv is there once all films are.
-    workers: processes that draw. on_progress(done, total). The same films and seed give the same files, byte
-    for byte, whatever the workers; more films leave the earlier ones as they are.
+    labels.csv is there once all images are.
+    workers: processes that draw. on_progress(done, total). The same images and seed give the same files, byte
+    for byte, whatever the workers; more images leave the earlier ones as they are.
     """
     write_json({"name": PHANTOMS, "finished": False}, make_folder(folder) / FETCH_RECORD)
     for name in ("images", "masks"):
@@ -62,7 +62,7 @@ def write_phantoms(
 
 
 def _drawn(folder: Path, films: int, seed: int, workers: int) -> Iterable[Row]:
-    draw = partial(_write_film, folder, seed)
+    draw = partial(_write_image, folder, seed)
     if workers == 1:
         yield from map(draw, range(films))
         return
@@ -71,7 +71,7 @@ def _drawn(folder: Path, films: int, seed: int, workers: int) -> Iterable[Row]:
             yield call.result()
 
 
-def _write_film(folder: Path, seed: int, index: int) -> Row:
+def _write_image(folder: Path, seed: int, index: int) -> Row:
     phantom = make_phantom(seed, index)
     chance = np.random.default_rng((seed, index, FORMATS))
     patient, stem = f"PH{phantom.patient:05d}", f"{phantom.patient:05d}_{phantom.film}"

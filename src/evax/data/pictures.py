@@ -14,7 +14,7 @@ from PIL import Image, ImageFile, ImageOps, TiffImagePlugin, UnidentifiedImageEr
 
 from evax.data.dicom import is_dicom
 from evax.data.orientation import orientation_issues
-from evax.data.radiograph import Radiograph, opened, refuse_huge, to_grey, usual_depth
+from evax.data.radiograph import Radiograph, check_size, opened, to_grey, usual_depth
 from evax.errors import ConfigError, DataError
 from evax.files import checked_path
 
@@ -41,7 +41,7 @@ def read_image(path: str | os.PathLike[str], bits: int | None = None) -> Radiogr
     larger values become white ("above_bits"). Without it the depth is guessed from the image alone. It does
     not concern 8-bit and float pictures, nor files whose header states another depth, as in DICOM.
 
-    - 8 bits are divided by 255 and 16 bits by 65535, so a dark film stays dark. Without `bits`, where the top
+    - 8 bits are divided by 255 and 16 bits by 65535, so a dark image stays dark. Without `bits`, where the top
       two of 16 bits are never used, the image is taken for 8, 10, 12 or 14 bits deep, whichever is the
       smallest that holds it ("narrow_range"): a dark image may be taken for a shallower one. Markers burnt in
       at 65535 do not count where the image would be nearly black with them.
@@ -53,7 +53,7 @@ def read_image(path: str | os.PathLike[str], bits: int | None = None) -> Radiogr
 
     Raises DataError, naming the file, the reason and the next step, for whatever is not one such picture.
     """
-    path = checked_path(path, "Pixels in memory are given as evax.Radiograph(pixels), a film by")
+    path = checked_path(path, "Pixels in memory are given as evax.Radiograph(pixels), an image by")
     if bits is not None:
         if isinstance(bits, bool) or bits not in range(1, 17):
             raise ConfigError(f"bits must lie between 1 and 16, got {bits}.")
@@ -67,7 +67,7 @@ def read_image(path: str | os.PathLike[str], bits: int | None = None) -> Radiogr
     if values.dtype.kind == "f":
         pixels, issues = _grey_from_float(values, path)
     else:
-        _refuse_unknown_white(values, path)
+        _check_white_known(values, path)
         pixels, issues = to_grey(values, picture.bits or bits)
     if picture.white_is_zero:
         pixels = 1 - pixels
@@ -99,7 +99,7 @@ def largest_deep_value(path: str | os.PathLike[str], ignored: float = 0.0) -> in
     if picture.bits or picture.values.dtype.kind == "f":
         return None
     values = picture.over_black()
-    _refuse_unknown_white(values, path)
+    _check_white_known(values, path)
     return int(np.quantile(values, 1 - ignored, method="lower"))
 
 
@@ -149,7 +149,7 @@ def read_picture(path: str | os.PathLike[str], formats: tuple[str, ...] = ("PNG"
             ) from error
         except Image.DecompressionBombError as error:
             raise DataError(f"{path} is too large: {error} Resize or crop it.") from error
-        refuse_huge(path, *file_image.size)
+        check_size(path, *file_image.size)
         if file_image.format in ("TIFF", "PNG") and (pages := getattr(file_image, "n_frames", 1)) > 1:
             raise DataError(f"{path} has {pages} pages, and which one is meant is unknown: save it alone.")
         values, image = _decoded(file_image, file, formats, tags)
@@ -294,7 +294,7 @@ def _unsupported(path: str | os.PathLike[str], tags: Tags) -> DataError:
     return DataError(f"{path} is a TIFF of {kind}{f' ({names})' if names else ''}, {NOT_SUPPORTED}")
 
 
-def _refuse_unknown_white(values: npt.NDArray[Any], path: str | os.PathLike[str]) -> None:
+def _check_white_known(values: npt.NDArray[Any], path: str | os.PathLike[str]) -> None:
     lowest, highest = int(values.min()), int(values.max())
     if lowest < 0 or highest > 65535:
         raise DataError(

@@ -1,4 +1,4 @@
-"""A film -> the store's pixels -> the network's input: the same code in training, Grad-CAM and runtime."""
+"""An image -> the store's pixels -> the network's input: the same code in training, Grad-CAM and runtime."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ Pixels = TypeVar("Pixels", bound=Any)
 
 @dataclass(frozen=True)
 class Preprocess:
-    """The chain every film goes through; its numbers travel with the weights.
+    """The chain every image goes through; its numbers travel with the weights.
 
     Source: EVA-X resizes to 336 x 336 bilinearly (aspect not kept) before it crops 224; its classifiers are
     normalised with the pixel statistics of Merged-520k.
     """
 
     store_size: int = 336
-    """Side of the stored 8-bit film in pixels, 16 to 4096."""
+    """Side of the stored 8-bit image in pixels, 16 to 4096."""
     input_size: int = 224
     """Side of the network's input in pixels, 16 to 4096."""
     mean: Channels = MERGED_520K_MEAN
@@ -36,8 +36,8 @@ class Preprocess:
     std: Channels = MERGED_520K_STD
     """Standard deviation of the pixels in [0, 1], divided by; in (0, 1]. As many as means."""
     resize_size: int | None = None
-    """Side to which a stored film is resized, bicubic, before its central input_size square is cut out, in
-    pixels, at least input_size; None: the whole film, bilinear.
+    """Side to which a stored image is resized, bicubic, before its central input_size square is cut out, in
+    pixels, at least input_size; None: the whole image, bilinear.
     """
     bits: int | None = None
     """Depth, 8 to 16, of the pictures of integers of more than 8 bits that were learned from; see read_image.
@@ -70,7 +70,7 @@ class Preprocess:
             )
 
     def to_store(self, pixels: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
-        """A film as the store keeps it: bilinear with antialias, aspect not kept, rounded to 8 bits.
+        """An image as the store keeps it: bilinear with antialias, aspect not kept, rounded to 8 bits.
 
         pixels: (H, W), floating-point in [0, 1]. Returns (S, S) with S = store_size.
         Raises DataError as `checked_pixels`.
@@ -81,14 +81,14 @@ class Preprocess:
         return stored
 
     def view(self, film: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
-        """A stored film at the network's input size, in 8 bits: all of it, or its centre.
+        """A stored image at the network's input size, in 8 bits: all of it, or its centre.
 
         film: (S, S) uint8. Returns (s, s) with s = input_size.
-        Raises DataError for anything but such a film.
+        Raises DataError for anything but such an image.
         """
         if film.ndim != 2 or film.dtype != np.uint8:
             raise DataError(
-                f"A stored film has shape (side, side) and type uint8, got {film.shape} and {film.dtype}: "
+                f"A stored image has shape (side, side) and type uint8, got {film.shape} and {film.dtype}: "
                 "Preprocess.to_store makes one of an image's pixels."
             )
         if self.resize_size is None:
@@ -99,7 +99,7 @@ class Preprocess:
 
     @property
     def seen(self) -> tuple[float, float]:
-        """Where along each axis of a film the network looks: first and last place in fractions of it."""
+        """Where along each axis of an image the network looks: first and last place in fractions of it."""
         if self.resize_size is None:
             return 0.0, 1.0
         start = self._border(self.resize_size)
@@ -115,7 +115,7 @@ class Preprocess:
         )
 
     def to_input(self, film: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
-        """A stored film as the network sees it: its view in 8 bits, as the paper's loader, then normalised.
+        """A stored image as the network sees it: its view in 8 bits, as the paper's loader, then normalised.
 
         film: (S, S) uint8. Returns (s, s) with s = input_size: (pixel / 255 - mean) / std. With three means
         it is (3, s, s).
@@ -138,7 +138,7 @@ class Preprocess:
         return coloured
 
     def stored(self, radiograph: Radiograph) -> npt.NDArray[np.uint8]:
-        """A film as the store keeps it, with a warning where its depth was guessed and is known here."""
+        """An image as the store keeps it, with a warning where its depth was guessed and is known here."""
         if self.bits and "narrow_range" in radiograph.issues:
             logger.warning(
                 "The depth of an image was guessed (issue narrow_range), and the images of the training were "
@@ -148,7 +148,7 @@ class Preprocess:
         return self.to_store(radiograph.pixels)
 
     def to_network_input(self, radiograph: Radiograph) -> npt.NDArray[np.float32]:
-        """A film as the network sees it, by way of the store's size and 8 bits, as in training."""
+        """An image as the network sees it, by way of the store's size and 8 bits, as in training."""
         return self.to_input(self.stored(radiograph))
 
     def to_json(self) -> dict[str, Any]:
@@ -193,14 +193,14 @@ def _channels(value: Any) -> Channels:
 
 
 def _resized(film: npt.NDArray[np.uint8], side: int, smoothing: Image.Resampling) -> npt.NDArray[np.uint8]:
-    """The whole film at side x side; itself where it has that size."""
+    """The whole image at side x side; itself where it has that size."""
     if film.shape == (side, side):
         return film
     return np.asarray(Image.fromarray(film).resize((side, side), smoothing))
 
 
 def on_film(values: npt.NDArray[np.float32], shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
-    """What a network says of each place of its input, on a film of this shape (H, W): bilinear."""
+    """What a network says of each place of its input, on an image of this shape (H, W): bilinear."""
     if values.shape == shape:
         return values
     picture = Image.fromarray(values.astype(np.float32))

@@ -1,4 +1,4 @@
-"""Radiograph: one film as a picture; and what every reader of film files needs."""
+"""Radiograph: one image as a picture; and what every reader of image files needs."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ FILM_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".dcm")  # lower case
 
 @dataclass(frozen=True, eq=False)
 class Radiograph:
-    """One film as a grey picture, with what its file says about it.
+    """One image as a grey picture, with what its file says about it.
 
     `issues` are short stable names:
 
@@ -47,8 +47,8 @@ class Radiograph:
       "bits_conflict" (Bits Stored, High Bit), "sign_conflict" (Pixel Representation), "samples_conflict"
       (Samples per Pixel), "colour_conflict" (Photometric Interpretation: RGB or YBR);
     - DICOM, description: "no_transfer_syntax" (guessed), "no_spacing", "lateral", "other_view" (axial and
-      the like), "unknown_view", "view_conflict" (Patient Orientation is of no frontal film), "rotated",
-      "mirrored" (Patient Orientation), "modality_CT" and the like (not a projection film), "body_part_HAND"
+      the like), "unknown_view", "view_conflict" (Patient Orientation is of no frontal image), "rotated",
+      "mirrored" (Patient Orientation), "modality_CT" and the like (not a projection image), "body_part_HAND"
       and the like, "burned_in_annotation" (text in the pixels identifies the patient).
 
     None of them changes a pixel beyond what its words say: nothing is turned or inverted on suspicion.
@@ -116,13 +116,13 @@ def checked_pixels(pixels: Any) -> npt.NDArray[np.float32]:
 
 @contextmanager
 def opened(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
-    """A film file, open; whatever its bytes make a decoder raise inside the block leaves as a DataError."""
+    """An image file, open; whatever its bytes make a decoder raise inside the block leaves as a DataError."""
     try:
         kind = os.stat(path)
         if stat.S_ISDIR(kind.st_mode):
             raise DataError(f"{path} is a folder, not a film: name one of its files.")
         if not stat.S_ISREG(kind.st_mode):
-            raise DataError(f"{path} is a device or pipe, not a film: save the film to a file first.")
+            raise DataError(f"{path} is a device or pipe, not a film: save the image to a file first.")
         if kind.st_size == 0:
             raise DataError(f"{path} is empty (0 bytes): copy it again from its source.")
         with Path(path).open("rb") as file:
@@ -146,7 +146,7 @@ def damaged(path: str | os.PathLike[str], error: Exception | str) -> DataError:
     return DataError(f"{path} is damaged or of an unsupported kind: {reason}. Copy it again from its source.")
 
 
-def refuse_huge(path: str | os.PathLike[str], width: int, height: int) -> None:
+def check_size(path: str | os.PathLike[str], width: int, height: int) -> None:
     """Raise DataError for a picture above MAX_PIXELS, before any of it is decoded."""
     if width * height > MAX_PIXELS:
         raise DataError(
@@ -190,7 +190,7 @@ def to_grey(values: npt.NDArray[Any], bits: int | None = None) -> tuple[npt.NDAr
 def _luminance(values: npt.NDArray[Any], white: int) -> tuple[npt.NDArray[Any], bool]:
     """Red, green and blue as grey at the same depth (ITU-R 601), and whether they are truly coloured.
 
-    Coloured: in over 1% of the pixels two channels differ by more than 32 of 255; a grey film that was saved
+    Coloured: in over 1% of the pixels two channels differ by more than 32 of 255; a grey image that was saved
     as RGB JPEG stays below that.
     """
     red, green, blue = (values[:, :, channel] for channel in range(3))

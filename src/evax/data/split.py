@@ -43,13 +43,13 @@ def split_position(patient: str, seed: int) -> float:
 
 
 def assign_splits(manifest: Manifest, validation: float, test: float, seed: int) -> Manifest:
-    """The manifest with every film in "train", "val" or "test", all films of a patient together.
+    """The manifest with every image in "train", "val" or "test", all images of a patient together.
 
     Of patients whom nothing names, the split is a pure function of who they are (the column split_key, else
-    patient) and seed: it does not depend on pseudonyms, on other films, or on the size of the store.
+    patient) and seed: it does not depend on pseudonyms, on other images, or on the size of the store.
     validation, test: shares of the patients, together below or equal 1. What a release names is kept: where
-    it names test films, no others are tested; where it names validation films, no others are validated on,
-    and its train films stay, else they are divided too. A patient whose films have several names goes to the
+    it names test images, no others are tested; where it names validation images, no others are validated on,
+    and its train images stay, else they are divided too. A patient whose images have several names goes to the
     strictest of them, test before val before train; so nobody is in two splits.
     """
     if validation < 0 or test < 0 or validation + test > 1:
@@ -78,19 +78,19 @@ def assign_splits(manifest: Manifest, validation: float, test: float, seed: int)
     strictest = np.array([patient in named.get(split, ()) for patient, split in placed], dtype=bool)
     if moved := int(((before != "") & (before != after) & strictest).sum()):
         logger.warning(
-            "%s names several splits for one patient: %d films were moved so that nobody is in two.",
+            "%s names several splits for one patient: %d images were moved so that nobody is in two.",
             manifest.root, moved,
         )  # fmt: skip
     return replace(manifest, table=table)
 
 
 def follow_lists(manifest: Manifest, folder: Path) -> Manifest:
-    """The films that the lists of a published experiment name, each in the split of its list.
+    """The images that the lists of a published experiment name, each in the split of its list.
 
-    folder: text files with "train", "val" or "test" in their names, maybe gzipped, with a film in each line
-    (see names_in): its path or, where it is the only one of that name, its file name. Films of a "train_val"
-    list that no train or val list names are train films, of which the validation films are drawn.
-    Raises DataError for a folder without lists, a film in two lists, and lists that name no film at all.
+    folder: text files with "train", "val" or "test" in their names, maybe gzipped, with an image in each line
+    (see names_in): its path or, where it is the only one of that name, its file name. Images of a "train_val"
+    list that no train or val list names are train images, of which the validation images are drawn.
+    Raises DataError for a folder without lists, an image in two lists, and lists that name no image at all.
     """
     if not folder.is_dir():
         raise DataError(f"There is no folder {folder}. --lists names the folder of an experiment's lists.")
@@ -98,7 +98,7 @@ def follow_lists(manifest: Manifest, folder: Path) -> Manifest:
     if not lists:
         raise DataError(f"{folder} holds no lists of films: train*.txt, val*.txt or test*.txt.")
     images = manifest.table["image"]
-    rows_of, split_at, listed_lines = film_rows(images), dict[int, str](), set[str]()
+    rows_of, split_at, listed_lines = image_rows(images), dict[int, str](), set[str]()
     for path in sorted(lists, key=lambda path: lists[path] == TRAIN_VAL):  # last: the others say more
         split = lists[path]
         for line in lines_of(path):
@@ -110,10 +110,10 @@ def follow_lists(manifest: Manifest, folder: Path) -> Manifest:
             if before != split and (split != TRAIN_VAL or before == "test"):
                 raise DataError(f"{name} is in a {before} list and in a {split} list of {folder}.")
     if not split_at:
-        raise DataError(f"None of the {len(images)} films of {manifest.root} is in the lists of {folder}.")
+        raise DataError(f"None of the {len(images)} images of {manifest.root} is in the lists of {folder}.")
     logger.log(
         logging.INFO if len(split_at) == len(listed_lines) else logging.WARNING,
-        "%s: %d of %d listed films found.", folder, len(split_at), len(listed_lines),
+        "%s: %d of %d listed images found.", folder, len(split_at), len(listed_lines),
     )  # fmt: skip
     rows = sorted(split_at)
     listed = np.zeros(len(images), bool)
@@ -122,17 +122,17 @@ def follow_lists(manifest: Manifest, folder: Path) -> Manifest:
     return replace(chosen, table=chosen.table.assign(split=[split_at[row] for row in rows]))
 
 
-def film_rows(images: pd.Series) -> dict[str, int]:
-    """What a list may call a film -> its row: its path, or its file name where no other film has that name;
+def image_rows(images: pd.Series) -> dict[str, int]:
+    """What a list may call an image -> its row: its path, or its file name where no other image has that name;
     and the same by file_key.
 
-    images: paths; names are without the suffix of a film. A path goes before a file name.
+    images: paths; names are without the suffix of an image. A path goes before a file name.
     """
     paths = [without_suffix(image) for image in images.tolist()]
     names = [path.rpartition("/")[2] for path in paths]
     rows: dict[str, int] = {}
     for spellings in ([*map(file_key, names)], [*map(file_key, paths)], names):  # the last one goes first
-        films_of = Counter(spellings)  # CheXpert's films are all called view1_frontal.jpg
+        films_of = Counter(spellings)  # CheXpert's images are all called view1_frontal.jpg
         rows |= {spelling: row for row, spelling in enumerate(spellings) if films_of[spelling] == 1}
     return rows | {path: row for row, path in enumerate(paths)}
 
@@ -175,15 +175,15 @@ def all_lines(path: Path) -> list[str]:
 
 
 def names_in(line: str) -> Iterator[str]:
-    """What may be the film's name in a line of a list: see _written_names; and the same by file_key."""
+    """What may be the image's name in a line of a list: see _written_names; and the same by file_key."""
     names = list(_written_names(line))
     yield from dict.fromkeys((*names, *map(file_key, names)))
 
 
 def _written_names(line: str) -> Iterator[str]:
-    """What may be the film's name in a line of a list, without the suffix of a film, the likeliest first.
+    """What may be the image's name in a line of a list, without the suffix of an image, the likeliest first.
 
-    The whole line; then, where words end as films do, what ends there, because names may hold blanks and
+    The whole line; then, where words end as images do, what ends there, because names may hold blanks and
     COVIDx's lines have the patient first ("3 a b.png normal rsna": "3 a b", "a b", "b"); else each word that
     is no label.
     """
@@ -197,6 +197,6 @@ def _written_names(line: str) -> Iterator[str]:
 
 
 def without_suffix(name: str) -> str:
-    """A file name without the suffix of a film; other dots stay, because ids hold some."""
+    """A file name without the suffix of an image; other dots stay, because ids hold some."""
     stem, _, suffix = name.rpartition(".")
     return stem if f".{suffix.lower()}" in FILM_SUFFIXES else name

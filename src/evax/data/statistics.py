@@ -20,9 +20,9 @@ NOT_STATED = "not stated"
 
 
 def describe_stores(name: str, store: ImageStore) -> dict[str, Any]:
-    """The numbers of one store. Shares are of the films where something is known.
+    """The numbers of one store. Shares are of the images where something is known.
 
-    Source: rows of Supplementary Table 2. Height, width and spacing are those of the films as they were read,
+    Source: rows of Supplementary Table 2. Height, width and spacing are those of the images as they were read,
     before the store brought them to one size.
     """
     table = store.manifest.table
@@ -30,7 +30,7 @@ def describe_stores(name: str, store: ImageStore) -> dict[str, Any]:
     known_ages = ages[np.isfinite(ages)]
     labels, findings = store.manifest.labels(), store.manifest.findings
     present = labels == 1
-    pixels = film_pixels(store, measured_rows(store))
+    pixels = image_pixels(store, measured_rows(store))
     return {
         "name": name,
         "source": store.manifest.source,
@@ -60,12 +60,12 @@ def describe_stores(name: str, store: ImageStore) -> dict[str, Any]:
 def differences(stores: Sequence[ImageStore], names: Sequence[str]) -> list[dict[str, Any]]:
     """Do the stores differ? One test per variable that two or more of them know.
 
-    Films of one patient are not independent, so the first film of each patient stands for the patient.
+    Images of one patient are not independent, so the first image of each patient stands for the patient.
     Shares: chi-square with Cramer's V; numbers: Kruskal-Wallis with epsilon squared. With
-    many films every difference is significant: the effect says how large it is, 0 none, 1 the store tells
+    many images every difference is significant: the effect says how large it is, 0 none, 1 the store tells
     everything.
     """
-    firsts = [first_films(store) for store in stores]
+    firsts = [first_images(store) for store in stores]
     tables = [store.manifest.table.iloc[rows] for store, rows in zip(stores, firsts, strict=True)]
     tests = []
     for variable in ("sex", "view"):
@@ -77,8 +77,8 @@ def differences(stores: Sequence[ImageStore], names: Sequence[str]) -> list[dict
     for finding in sorted({finding for store in stores for finding in store.manifest.findings}):
         labels = [table.get(finding, pd.Series(dtype=np.float32)) for table in tables]
         tests.append(_shares(finding, names, [known[known.isin((0, 1))] for known in labels]))
-    pixels = [film_pixels(store, rows[_even(len(rows))]) for store, rows in zip(stores, firsts, strict=True)]
-    for column, variable in enumerate(("film mean", "film standard deviation")):
+    pixels = [image_pixels(store, rows[_even(len(rows))]) for store, rows in zip(stores, firsts, strict=True)]
+    for column, variable in enumerate(("image mean", "image standard deviation")):
         tests.append(_ranks(variable, names, [values[:, column] for values in pixels]))
     return [test for test in tests if test is not None]
 
@@ -88,19 +88,19 @@ def of_films(table: pd.DataFrame, name: str) -> Float64[np.ndarray, " _"]:
     return table.get(name, pd.Series(dtype=np.float64)).dropna().to_numpy(np.float64)
 
 
-def first_films(store: ImageStore) -> Int64[np.ndarray, " rows"]:
-    """The first film of each patient; films without a patient stand for themselves."""
+def first_images(store: ImageStore) -> Int64[np.ndarray, " rows"]:
+    """The first image of each patient; images without a patient stand for themselves."""
     patients = store.manifest.table["patient"]
     return np.flatnonzero((~patients.duplicated() | (patients == "")).to_numpy())
 
 
 def measured_rows(store: ImageStore) -> Int64[np.ndarray, " rows"]:
-    """The films whose pixels are measured."""
+    """The images whose pixels are measured."""
     return _even(len(store))
 
 
-def film_pixels(store: ImageStore, rows: Int64[np.ndarray, " rows"]) -> Float64[np.ndarray, "rows 2"]:
-    """Mean and standard deviation of each film's pixels, in [0, 1]."""
+def image_pixels(store: ImageStore, rows: Int64[np.ndarray, " rows"]) -> Float64[np.ndarray, "rows 2"]:
+    """Mean and standard deviation of each image's pixels, in [0, 1]."""
     values = [(film.mean() / 255, film.std() / 255) for film in (store.pixels(row) for row in rows)]
     return np.array(values, np.float64).reshape(-1, 2)
 
@@ -110,7 +110,7 @@ def _even(films: int) -> Int64[np.ndarray, " rows"]:
 
 
 def _counts(column: pd.Series) -> dict[str, int]:
-    """Value -> films, the commonest first."""
+    """Value -> images, the commonest first."""
     return dict(Counter(str(value) or NOT_STATED for value in column).most_common())
 
 

@@ -1,4 +1,4 @@
-"""ImageStore: resized 8-bit films and their table in memory-mapped Arrow shards."""
+"""ImageStore: resized 8-bit images and their table in memory-mapped Arrow shards."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def _are_texts(names: Any) -> bool:
 
 
 class ImageStore:
-    """A folder of films, ready for training; opens in milliseconds whatever its size."""
+    """A folder of images, ready for training; opens in milliseconds whatever its size."""
 
     def __init__(self, path: Path, card: dict[str, Any], manifest: Manifest, shards: list[pa.Table]) -> None:
         self.path, self.card, self.manifest = path, card, manifest
@@ -129,7 +129,7 @@ class ImageStore:
         return film
 
     def digests(self, rows: Int64[np.ndarray, " rows"]) -> UInt64[np.ndarray, " rows"]:
-        """A number per film that tells whether another store holds the very same pixels."""
+        """A number per image that tells whether another store holds the very same pixels."""
         parts = [hashlib.blake2b(self.pixels(int(row)).data, digest_size=8).digest() for row in rows]
         return np.frombuffer(b"".join(parts), dtype="<u8")
 
@@ -156,7 +156,7 @@ class ImageStore:
         return np.frombuffer(digest, dtype="<u8")[0]
 
     def masks(self, index: int | np.integer) -> dict[str, Bool[np.ndarray, "S S"]]:
-        """Finding -> mask of the stored film; empty where the film has none.
+        """Finding -> mask of the stored image; empty where the image has none.
 
         A mask is all False where the finding was too small for the store's size.
         """
@@ -173,7 +173,7 @@ class ImageStore:
         return tuple(sorted({name for names in named for name in names}))
 
     def masked_rows(self, finding: str) -> Int64[np.ndarray, " rows"]:
-        """Indices of the films that have a mask of this finding, in order.
+        """Indices of the images that have a mask of this finding, in order.
 
         Raises ConfigError for a name that is no finding of the store's table, boxes or masks.
         """
@@ -193,20 +193,20 @@ class ImageStore:
             index = operator.index(index)
         except TypeError as error:
             raise TypeError(
-                f"A film of {self.path} is given by its number, a whole one, not by {type(index).__name__}."
+                f"An image of {self.path} is given by its number, a whole one, not by {type(index).__name__}."
             ) from error
         if not 0 <= index < len(self):
-            raise IndexError(f"{self.path} has the films 0 to {len(self) - 1}, and no film {index}.")
+            raise IndexError(f"{self.path} has the images 0 to {len(self) - 1}, and no image {index}.")
         shard = int(np.searchsorted(self._starts, index, side="right")) - 1
         return shard, int(index - self._starts[shard])
 
     def rows(self, *splits: str) -> Int64[np.ndarray, " rows"]:
-        """Indices of the films of these splits, in order."""
+        """Indices of the images of these splits, in order."""
         return np.flatnonzero(self.manifest.table["split"].isin(splits).to_numpy())
 
 
-def _mapped(column: pa.LargeBinaryArray, size: int) -> UInt8[np.ndarray, "films S S"]:
-    """The films of a shard as one view of its file; taken one by one as Arrow's scalars they are copied."""
+def _mapped(column: pa.LargeBinaryArray, size: int) -> UInt8[np.ndarray, "images S S"]:
+    """The images of a shard as one view of its file; taken one by one as Arrow's scalars they are copied."""
     _, _, pixels = column.buffers()
     return np.frombuffer(pixels, dtype=np.uint8, count=len(column) * size**2).reshape(-1, size, size)
 
@@ -236,7 +236,7 @@ def open_store(path: str | os.PathLike[str]) -> ImageStore:
         shards.append(read_shard(folder / name))
         _check_shard(folder / name, shards[-1], card, known)
     if (films := sum(map(len, shards))) != card["films"]:
-        raise DataError(f"{folder} has {films} films, its store.json says {card['films']}. {MEND}")
+        raise DataError(f"{folder} has {films} images, its store.json says {card['films']}. {MEND}")
     # a store of an earlier evax has no notes
     further = [name for name in (*OPTIONAL, *NOTES) if all(name in shard.column_names for shard in shards)]
     columns = [*COLUMNS, *further, *card["findings"]]

@@ -17,7 +17,7 @@ def images_outside_tests(stores: list[ImageStore]) -> Films:
     """Every image that is not in the test split of its store. Raises DataError if there is none."""
     films = Films([(store, store.rows("train", "val")) for store in stores])
     if not len(films):
-        raise DataError("The stores hold no film outside their test split: prepare them with test below 1.")
+        raise DataError("The stores hold no image outside their test split: prepare them with test below 1.")
     return films
 
 
@@ -26,11 +26,11 @@ def common_preprocess(stores: list[ImageStore], image_size: int) -> Preprocess:
 
     image_size: side of the network's input in pixels. Of stores read at several depths none is kept, with a
     warning.
-    Raises DataError for stores that keep their films at different sizes.
+    Raises DataError for stores that keep their images at different sizes.
     """
     if len(sizes := {store.size for store in stores}) > 1:
         raise DataError(
-            f"The stores keep films at different sizes {sorted(sizes)}: prepare them with one --size."
+            f"The stores keep images at different sizes {sorted(sizes)}: prepare them with one --size."
         )
     depths = {store.bits for store in stores} - {None}
     if len(depths) > 1:

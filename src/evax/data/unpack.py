@@ -16,9 +16,9 @@ from evax.errors import DataError
 from evax.files import replaced_whole
 
 GZIP, CHUNK = b"\x1f\x8b", 1 << 20
-MOST_TIMES = 20  # so many times the archive's size may come out of it; films hardly shrink
+MOST_TIMES = 20  # so many times the archive's size may come out of it; images hardly shrink
 AGAIN = "Delete the archive and fetch it again."
-MOST_FILES = 200_000  # the largest set has twelve archives of at most 10,000 films
+MOST_FILES = 200_000  # the largest set has twelve archives of at most 10,000 images
 MOST_MORE = 50_000_000  # bytes beyond that, for small archives of tables
 
 

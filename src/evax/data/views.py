@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 LATERAL, OTHER = "LATERAL", "OTHER"
-NOT_FRONTAL = {LATERAL: "lateral films", OTHER: "axial and other views"}  # what prepare leaves out
+NOT_FRONTAL = {LATERAL: "lateral images", OTHER: "axial and other views"}  # what prepare leaves out
 # whole texts: the codes of CID 4010 "DX View", and what is a view only when nothing else is said
 CODES = {
     **dict.fromkeys(("272479007", "R-10214", "R-40888"), "PA"),
@@ -21,14 +21,14 @@ WORDS = {
     **dict.fromkeys(("ML", "MLO", "LM", "LMO", "CC", "XCCL"), OTHER),
     **dict.fromkeys(("AXIAL", "CORONAL", "SAGITTAL", "CT", "MR", "MRI"), OTHER),
 }
-# a frontal beam, but not the film a frontal model knows; who leaves out laterals leaves it out
+# a frontal beam, but not the image a frontal model knows; who leaves out laterals leaves it out
 DECUBITUS = {"LLD", "RLD", "DECUBITUS"}
 
 
 def view_of(text: str) -> str:
     """PA, AP, LATERAL or OTHER of a text such as AP supine, 'pa', L LAT, R-10206 or Axial.
 
-    OTHER is no projection film of a chest from the front or side, whatever words stand with it. "" for a text
+    OTHER is no projection image of a chest from the front or side, whatever words stand with it. "" for a text
     that names no known view, or two.
     """
     plain = text.strip().upper()

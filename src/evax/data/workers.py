@@ -1,4 +1,4 @@
-"""Processes that turn files into stored films, in order; a decoder that crashes or hangs takes one film."""
+"""Processes that turn files into stored images, in order; a decoder that crashes or hangs takes one image."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from evax.errors import DataError
 
 T = TypeVar("T")
 R = TypeVar("R")
-MAX_SECONDS = 30.0  # processor time for one film; the largest detector's film takes about one
+MAX_SECONDS = 30.0  # processor time for one image; the largest detector's image takes about one
 
 
 @dataclass(frozen=True)
-class FilmFiles:
-    """What a stored film is made of."""
+class ImageFiles:
+    """What a stored image is made of."""
 
     film: Path
     root: Path
@@ -37,8 +37,8 @@ class FilmFiles:
 
 
 @dataclass(frozen=True)
-class StoredFilm:
-    """A film as a shard keeps it."""
+class StoredImage:
+    """An image as a shard keeps it."""
 
     pixels: bytes
     masks: dict[str, bytes] = field(default_factory=dict)
@@ -47,26 +47,26 @@ class StoredFilm:
     """Those of the Radiograph, with blanks between."""
     height: int = 0
     width: int = 0
-    """Of the film as it was read, in pixels."""
+    """Of the image as it was read, in pixels."""
     spacing_mm: float = math.nan
-    """Of a pixel of that film, mean of both directions; NaN where unknown."""
+    """Of a pixel of that image, mean of both directions; NaN where unknown."""
 
 
-class FilmReaders:
-    """Processes that read films, a bounded number at a time; a context manager."""
+class ImageReaders:
+    """Processes that read images, a bounded number at a time; a context manager."""
 
     def __init__(self, workers: int) -> None:
         self._processes = Processes(workers)
 
-    def __enter__(self) -> FilmReaders:
+    def __enter__(self) -> ImageReaders:
         return self
 
     def __exit__(self, *error: object) -> None:
         self._processes.__exit__(*error)
 
-    def read(self, films: Iterable[FilmFiles], preprocess: Preprocess) -> Iterator[StoredFilm | str]:
-        """The stored film, or the reason why there is none, for every entry in order."""
-        return self.each(partial(read_film, preprocess=preprocess), films)
+    def read(self, films: Iterable[ImageFiles], preprocess: Preprocess) -> Iterator[StoredImage | str]:
+        """The stored image, or the reason why there is none, for every entry in order."""
+        return self.each(partial(read_one_image, preprocess=preprocess), films)
 
     def each(self, task: Callable[[T], R], items: Iterable[T]) -> Iterator[R | str]:
         """What the task gives for every item in order; for one that takes the decoder or its process down,
@@ -83,7 +83,7 @@ class FilmReaders:
 def _time_limit(seconds: float) -> Iterator[None]:
     """Ends the process when the block takes more processor time: a decoder in C cannot be stopped otherwise.
 
-    Processor time, because on a busy machine a good film may wait long. Without SIGPROF (Windows) no limit.
+    Processor time, because on a busy machine a good image may wait long. Without SIGPROF (Windows) no limit.
     """
     if not hasattr(signal, "setitimer"):
         yield
@@ -100,8 +100,8 @@ def _within_limit(task: Callable[[Any], Any], item: Any) -> Any:
         return task(item)
 
 
-def read_film(files: FilmFiles, preprocess: Preprocess) -> StoredFilm | str:
-    """The film as a shard keeps it, or why there is none."""
+def read_one_image(files: ImageFiles, preprocess: Preprocess) -> StoredImage | str:
+    """The image as a shard keeps it, or why there is none."""
     try:
         film = read_image(files.film, preprocess.bits)
         height, width = film.pixels.shape
@@ -114,4 +114,4 @@ def read_film(files: FilmFiles, preprocess: Preprocess) -> StoredFilm | str:
         return str(error)
     spacing = math.nan if film.spacing_mm is None else sum(film.spacing_mm) / 2
     pixels = preprocess.to_store(film.pixels).tobytes()
-    return StoredFilm(pixels, masks, " ".join(film.issues), height, width, spacing)
+    return StoredImage(pixels, masks, " ".join(film.issues), height, width, spacing)

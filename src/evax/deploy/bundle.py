@@ -41,11 +41,11 @@ class Card:
     encoder: str
     """Name of the architecture."""
     preprocess: Preprocess
-    """Native film -> store size -> network input, as in training."""
+    """Native image -> store size -> network input, as in training."""
     findings: tuple[str, ...] = ()
     """Order of the outputs; empty for an encoder."""
     exclusive: bool = False
-    """Exactly one finding per film (softmax), else one probability each."""
+    """Exactly one finding per image (softmax), else one probability each."""
     thresholds: dict[str, float | None] = field(default_factory=dict)
     """Probability from which a finding counts as present, or a pixel as inside, chosen on validation; None
     where undefined. Of no effect for exclusive classes, see `present`.
@@ -54,7 +54,9 @@ class Card:
     """How the weights came about: data fingerprints, steps, seed, commit."""
     metrics: dict[str, Any] = field(default_factory=dict)
     """Test results with their protocol."""
-    licence: str = "Apache-2.0 for the software; the weights follow the terms of the films they learned from."
+    licence: str = (
+        "Apache-2.0 for the software; the weights follow the terms of the images they learned from."
+    )
     intended_use: str = INTENDED_USE
     format: int = FORMAT
 
@@ -79,7 +81,7 @@ class Card:
     def masks(
         self, answer: Float[np.ndarray, "K h w"], shape: tuple[int, ...]
     ) -> dict[str, Bool[np.ndarray, "H W"]]:
-        """A segmenter's answer on a film of this shape: each finding's pixels that count as inside."""
+        """A segmenter's answer on an image of this shape: each finding's pixels that count as inside."""
         limits = (self.thresholds.get(finding) for finding in self.findings)
         return {
             finding: on_film(each, shape) >= (math.inf if limit is None else limit)
@@ -147,7 +149,7 @@ def is_bundle(weights: Path | None) -> bool:
     return weights is not None and (weights / "card.json").is_file()
 
 
-def seen_films(
+def seen_images(
     weights: Path | None, store: ImageStore, rows: Int64[np.ndarray, " rows"]
 ) -> Bool[np.ndarray, " rows"]:
     """Which of these images the weights learned from, or from other images of their patients.
@@ -166,11 +168,11 @@ def check_test_unseen(weights: Path | None, store: ImageStore, test: Int64[np.nd
     """
     if weights is None or not (known := read_seen(weights)).films.size:
         return
-    if seen := int(seen_films(weights, store, test).sum()):
+    if seen := int(seen_images(weights, store, test).sum()):
         raise DataError(
-            f"{weights} has learned from {seen} of the {len(test)} test films of {store.path}, or from other "
-            "films of their patients. Divide both stores alike (the same patients, --seed and shares, or one "
-            "--split), or train without these films."
+            f"{weights} has learned from {seen} of the {len(test)} test images of {store.path}, or from other "
+            "images of their patients. Divide both stores alike (the same patients, --seed and shares, or one "
+            "--split), or train without these images."
         )
     # weights of an earlier evax have no patients; a mark of 0 is of a store without a namespace
     unknown = not known.patients.size or OWN_DATA in known.patients
@@ -230,18 +232,18 @@ def model_facts(card: Card, network: nn.Module, weights: Path | None) -> dict[st
 
 
 def log_other_size(weights: Path | None, image_size: int) -> None:
-    """A line of the log where an encoder bundle will see films at another size than it was trained at."""
+    """A line of the log where an encoder bundle will see images at another size than it was trained at."""
     if weights is not None and is_bundle(weights):
         own = read_card(weights).preprocess.input_size
         if own != image_size:
             logger.info(
-                "%s was trained at %d pixels and sees films at %d here; --image-size %d is its own size.",
+                "%s was trained at %d pixels and sees images at %d here; --image-size %d is its own size.",
                 weights, own, image_size, own,
             )  # fmt: skip
 
 
 def warn_if_other_bits(bundle: Path, chain: Preprocess, store: ImageStore) -> None:
-    """Warns where the deep pictures of a store were read at another depth than a bundle's films."""
+    """Warns where the deep pictures of a store were read at another depth than a bundle's images."""
     if chain.bits and store.bits and chain.bits != store.bits:
         logger.warning(
             "%s was trained on pictures read at %d bits, those of %s were read at %d: that is right where "
@@ -253,12 +255,12 @@ def warn_if_other_bits(bundle: Path, chain: Preprocess, store: ImageStore) -> No
 def starting_preprocess(
     encoder: str, weights: Path | None, store: ImageStore | None, image_size: int
 ) -> Preprocess:
-    """The chain for an encoder with these weights on the films of a store, or on films as they come (None).
+    """The chain for an encoder with these weights on the images of a store, or on images as they come (None).
 
     A bundle brings its own chain and a published file its own normalisation; for others the statistics of the
     store are used, or the published ones of EVA-X where there is no store, and a line of the log says so. The
     depth in bits is the store's where it has one.
-    Raises DataError when a bundle was trained on films kept at another size, and as create_encoder does for
+    Raises DataError when a bundle was trained on images kept at another size, and as create_encoder does for
     weights that cannot be had.
     """
     from evax.weights.encoders import EncoderWeights
@@ -267,7 +269,7 @@ def starting_preprocess(
         chain = read_card(weights).preprocess
         if store is not None and chain.store_size != store.size:
             raise DataError(
-                f"{weights} was trained on films kept at {chain.store_size} pixels, {store.path} "
+                f"{weights} was trained on images kept at {chain.store_size} pixels, {store.path} "
                 f"keeps them at {store.size}: prepare the store with --size {chain.store_size}."
             )
         if store is not None and store.bits:
@@ -282,7 +284,7 @@ def starting_preprocess(
     if weights is not None:
         source = "EVA-X's publication" if store is None else "the store"
         logger.info(
-            "%s does not say how its films were normalised: the statistics are those of %s.", weights, source
+            "%s does not say how its images were normalised: the statistics are those of %s.", weights, source
         )
     return chain
 
@@ -290,7 +292,7 @@ def starting_preprocess(
 def earlier_training(weights: Path | None) -> dict[str, Any] | None:
     """What the weights to start from say about their own training; None for random ones.
 
-    Raises ConfigError for a classifier: which films its labels came from is not kept with it.
+    Raises ConfigError for a classifier: which images its labels came from is not kept with it.
     """
     if weights is None:
         return None
@@ -306,7 +308,7 @@ def earlier_training(weights: Path | None) -> dict[str, Any] | None:
 
 
 def training_so_far(before: dict[str, Any] | None, images: int, films: int) -> dict[str, Any]:
-    """Crops of this run and of all runs, and different films of all runs, with what came before.
+    """Crops of this run and of all runs, and different images of all runs, with what came before.
 
     images_total is None when the run began from weights that do not tell theirs.
     """

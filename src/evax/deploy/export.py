@@ -44,7 +44,7 @@ MOST_DIFFERENCE = 1e-4  # of a probability, of a map whose largest value is 1, o
 
 
 class Graph(nn.Module):
-    """Films in 8 bits -> normalised -> probabilities and maps of a classifier, or features of an encoder."""
+    """Images in 8 bits -> normalised -> probabilities and maps of a classifier, or features of an encoder."""
 
     mean: Tensor
     std: Tensor
@@ -86,7 +86,7 @@ def export_onnx(
         for runtime, measured in parity.items():
             if not measured["largest_difference"] <= MOST_DIFFERENCE:
                 raise ExportError(
-                    f"{runtime} differs from torch by {measured['largest_difference']:.2g} on these films, "
+                    f"{runtime} differs from torch by {measured['largest_difference']:.2g} on these images, "
                     f"more than {MOST_DIFFERENCE:g}. Nothing was written; please report it with the versions "
                     "of torch and the runtime."
                 )
@@ -107,7 +107,7 @@ def export_onnx(
 
 
 def write_graph(predictor: TorchPredictor, path: Path) -> None:
-    """The ONNX file, for any number of films at once; it holds the card and nothing of this machine."""
+    """The ONNX file, for any number of images at once; it holds the card and nothing of this machine."""
     try:
         import onnxscript  # noqa: F401  # torch's exporter needs it, and says so late
         from onnx_ir.passes.common import ClearMetadataAndDocStringPass
@@ -137,9 +137,9 @@ def write_graph(predictor: TorchPredictor, path: Path) -> None:
 def measure_parity(
     predictor: TorchPredictor, graph: Path, runtime: str, films: Sequence[Radiograph]
 ) -> dict[str, Any]:
-    """How far a runtime is from torch on these films, one at a time and all the way from the native film.
+    """How far a runtime is from torch on these images, one at a time and all the way from the native image.
 
-    Differences of probabilities as they are; of maps and features in parts of the largest value of all films.
+    Differences of probabilities as they are; of maps and features in parts of the largest value of all images.
     """
     card = predictor.card
     pair = {"torch": predictor, runtime: ExportedPredictor(card, open_session(graph, runtime))}

@@ -1,6 +1,6 @@
 """An exported bundle: model.onnx beside its card, run by ONNX Runtime or OpenVINO, without torch.
 
-The graph takes films in 8 bits and normalises them itself. Its answers were compared with torch's when it was
+The graph takes images in 8 bits and normalises them itself. Its answers were compared with torch's when it was
 written; onnx.json, the certificate, says how well they agree.
 """
 
@@ -38,12 +38,12 @@ class ExportedPredictor(Predictor):
         self.layers = ("output",) if card.kind == "classifier" else ()
 
     def network_input(self, film: Radiograph) -> UInt8[np.ndarray, "1 H W"]:
-        """The film as the graph sees it, native -> store size -> input, in 8 bits."""
+        """The image as the graph sees it, native -> store size -> input, in 8 bits."""
         chain = self.card.preprocess
         return chain.view(chain.stored(film))[None]
 
     def forward(self, inputs: Shaped[np.ndarray, ...]) -> Float[np.ndarray, "S outputs"]:
-        """Probabilities or features of films in 8 bits, (S, 1, H, W)."""
+        """Probabilities or features of images in 8 bits, (S, 1, H, W)."""
         self._check(inputs)
         return self.run(inputs)[0]
 

@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from itertools import takewhile
 from pathlib import Path
 
-from evax.data.films import find_films
+from evax.data.films import find_images
 from evax.errors import DataError
-from evax.files import make_folder, name_of, open_csv, refuse_existing, refuse_second_writer
+from evax.files import check_absent, check_single_writer, make_folder, name_of, open_csv
 
 logger = logging.getLogger("evax")
 
@@ -40,7 +40,7 @@ class PredictionsTable:
             self.file = open_csv(self.unfinished, "a")
         except OSError as error:
             raise self._not_written(error) from error
-        refuse_second_writer(self.file, self.out)
+        check_single_writer(self.file, self.out)
         self.table = csv.writer(self.file)
         header = ["file", *self.columns, "notes", "error"]
         end = self._kept(header)
@@ -53,11 +53,11 @@ class PredictionsTable:
         if not end:
             self.table.writerow(header)
         if self.rows:
-            logger.info("Going on after %d films that have been scored.", self.rows)
+            logger.info("Going on after %d images that have been scored.", self.rows)
         return self
 
     def _kept(self, header: list[str]) -> int:
-        """Counts the lines of an earlier run, as far as they are whole and of the films that are found now;
+        """Counts the lines of an earlier run, as far as they are whole and of the images that are found now;
         returns where they end.
         """
         end = 0
@@ -66,7 +66,7 @@ class PredictionsTable:
             lines = csv.reader((line.decode(errors="replace") for line in whole), strict=True)
             if next(lines, None) == header:
                 end = file.tell()
-                for path, line in zip(find_films(self.films), lines, strict=False):
+                for path, line in zip(find_images(self.films), lines, strict=False):
                     if line[0] != name_of(path) or len(line) != len(header):
                         break
                     self.rows, self.unread = self.rows + 1, self.unread + bool(line[-1])
@@ -93,12 +93,12 @@ class PredictionsTable:
         if self.unread == self.rows:
             reason = self.first_reason or "see an earlier run"
             raise DataError(f"None of the {self.rows} files could be read; the first reason: {reason}")
-        refuse_existing(self.out)
+        check_absent(self.out)
         self.file.close()
         os.replace(self.unfinished, self.out)
         if self.unread:
             logger.warning(
-                "%d of %d films could not be read: the column error of %s says why.",
+                "%d of %d images could not be read: the column error of %s says why.",
                 self.unread, self.rows, self.out,
             )  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""A bundle that answers: film in, probabilities, masks or features out; once exported, without torch."""
+"""A bundle that answers: image in, probabilities, masks or features out; once exported, without torch."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from evax.files import checked_path
 
 Film = Radiograph | str | os.PathLike[str]
 Answer = dict[str, float] | dict[str, Bool[np.ndarray, "H W"]] | Float[np.ndarray, " D"]
-BATCH = 16  # films in memory at a time, where several are given
+BATCH = 16  # images in memory at a time, where several are given
 Runtime = Literal["torch", "onnx", "openvino"]
 RUNTIMES: dict[str, tuple[str, str | None]] = {  # name: its package, and the part of evax that brings it
     "torch": ("torch", "train"),
@@ -37,7 +37,7 @@ RUNTIMES: dict[str, tuple[str, str | None]] = {  # name: its package, and the pa
 
 
 class Predictor(ABC):
-    """Runs a bundle on films as they come: the card's preprocessing, then the network in float32."""
+    """Runs a bundle on images as they come: the card's preprocessing, then the network in float32."""
 
     card: Card
     layers: tuple[At, ...] = ()
@@ -50,12 +50,12 @@ class Predictor(ABC):
     def __call__(self, film: Iterable[Film]) -> list[Answer]: ...
 
     def __call__(self, film: Film | Iterable[Film]) -> Answer | list[Answer]:
-        """Probability per finding for a classifier, a mask per finding on the film's own pixels for a
+        """Probability per finding for a classifier, a mask per finding on the image's own pixels for a
         segmenter, a feature vector for an encoder.
 
         film: a Radiograph or the path of a picture; or several of them, read and scored BATCH at a time.
-        Returns one answer, or a list of one per film in their order.
-        Raises DataError for a film that cannot be read, ConfigError for what is no film.
+        Returns one answer, or a list of one per image in their order.
+        Raises DataError for an image that cannot be read, ConfigError for what is no image.
         """
         if isinstance(film, Radiograph | str | os.PathLike):
             return next(self._answers([film]))
@@ -73,24 +73,24 @@ class Predictor(ABC):
                 yield dict(zip(self.card.findings, answer.tolist(), strict=True))
 
     def predict(self, films: Iterable[Film]) -> Float[np.ndarray, "S ..."]:
-        """The same for several films as one array: (S, K) probabilities, (S, K, h, w) of pixels, or (S, D)
-        features. Raises ConfigError without a film.
+        """The same for several images as one array: (S, K) probabilities, (S, K, h, w) of pixels, or (S, D)
+        features. Raises ConfigError without an image.
         """
         bits = self.card.preprocess.bits
         inputs = (self.network_input(as_radiograph(film, bits)) for film in _several(films))
         parts = [self.predict_inputs(np.stack(batch)) for batch in batches_of(inputs, BATCH)]
         if not parts:
-            raise ConfigError("There is no film to score: give at least one.")
+            raise ConfigError("There is no image to score: give at least one.")
         return np.concatenate(parts)
 
     @abstractmethod
     def network_input(self, film: Radiograph) -> Shaped[np.ndarray, ...]:
-        """The film as the network sees it, (C, H, W): native -> store size -> input. Normalised in torch, in
+        """The image as the network sees it, (C, H, W): native -> store size -> input. Normalised in torch, in
         8 bits for an exported network, which normalises itself.
         """
 
     def predict_inputs(self, inputs: Shaped[np.ndarray, ...]) -> Float[np.ndarray, "S ..."]:
-        """The same as predict for what `network_input` made of the films, (S, C, H, W).
+        """The same as predict for what `network_input` made of the images, (S, C, H, W).
 
         Raises WeightsError for NaN and infinite answers, which thresholds would take for an absent finding.
         """
@@ -131,7 +131,7 @@ def check_inputs(inputs: Shaped[np.ndarray, ...], shape: tuple[int, int, int], d
 
 
 def _several(films: Any) -> Iterable[Film]:
-    """One thing alone becomes a list of itself: what is no film is then refused as one."""
+    """One thing alone becomes a list of itself: what is no image is then refused as one."""
     alone = not isinstance(films, Iterable) or isinstance(films, str | bytes | Set | Mapping)
     return [films] if alone else films
 

@@ -43,8 +43,8 @@ class PublishedFile:
     def card(self, full_precision: bool = False) -> Card:
         """What the table knows, as a card; nothing that was not published is filled in.
 
-        The store size of fine-tuned files is that of their films before the central crop, as they were tuned
-        on films resized once; the films of EVA-X's pre-training were kept at 336 pixels, as are those of
+        The store size of fine-tuned files is that of their images before the central crop, as they were tuned
+        on images resized once; the images of EVA-X's pre-training were kept at 336 pixels, as are those of
         other encoders that see no more.
         """
         row = self.row
@@ -64,7 +64,7 @@ class PublishedFile:
             exclusive=row.exclusive,
             thresholds=dict.fromkeys(row.findings),
             training=training,
-            licence=f"{row.licence} (the published weights); the terms of the films they learned from hold "
+            licence=f"{row.licence} (the published weights); the terms of the images they learned from hold "
             "too.",
         )
 
@@ -150,7 +150,7 @@ def describe_published(card: Card) -> str:
     seen = f"{chain.store_size} x {chain.store_size} pixels{'' if chain.seen == (0, 1) else centre}"
     normalised = f"normalised with mean {chain.mean} and standard deviation {chain.std}"
     if card.kind == "encoder":
-        return f"It is an encoder and gives features. Films are resized to {seen}, {normalised}."
+        return f"It is an encoder and gives features. Images are resized to {seen}, {normalised}."
     decision = (
         "`evax predict` gives probabilities and the most probable class."
         if card.exclusive
@@ -159,5 +159,5 @@ def describe_published(card: Card) -> str:
     )
     return (
         f"{'Exactly one' if card.exclusive else 'Each on its own'} of {len(card.findings)} findings: "
-        f"{', '.join(card.findings)}. Films are resized to {seen}, {normalised}. {decision}"
+        f"{', '.join(card.findings)}. Images are resized to {seen}, {normalised}. {decision}"
     )

@@ -35,12 +35,12 @@ class TorchPredictor(Predictor):
             self.layers = layers_of(network.encoder)
 
     def network_input(self, film: Radiograph) -> Float[np.ndarray, "C H W"]:
-        """The film as the network sees it, native -> store size -> input, normalised."""
+        """The image as the network sees it, native -> store size -> input, normalised."""
         pixels = self.card.preprocess.to_network_input(film)
         return pixels.reshape(-1, *pixels.shape[-2:])
 
     def forward(self, inputs: Shaped[np.ndarray, ...]) -> Float[np.ndarray, "S ..."]:
-        """Probabilities, of films or pixels, or features of normalised films, (S, C, H, W)."""
+        """Probabilities, of images or pixels, or features of normalised images, (S, C, H, W)."""
         self._check(inputs)
         with torch.inference_mode(), _full_float32():
             images = torch.from_numpy(inputs).to(self.device)

@@ -29,7 +29,7 @@ class ReliabilityCurve:
     """Share of its cases that are positive."""
     low: Floats
     high: Floats
-    """Wilson 95 % interval of the observed share; it counts films as independent."""
+    """Wilson 95 % interval of the observed share; it counts images as independent."""
     count: Integers
 
 
@@ -110,7 +110,7 @@ HOTTEST = 100.0  # temperatures are sought in [1 / HOTTEST, HOTTEST]
 
 @dataclass(frozen=True, eq=False)
 class Calibrator:
-    """What was learned from the validation films; applied to those of any other split."""
+    """What was learned from the validation images; applied to those of any other split."""
 
     method: Method
     parameters: tuple[tuple[float, ...], ...]
@@ -135,12 +135,12 @@ class Calibrator:
 
 
 def fit_calibrator(method: Method, probabilities: Reals, labels: Reals, exclusive: bool) -> Calibrator:
-    """Learns to correct probabilities on films that chose nothing else, or on the validation films.
+    """Learns to correct probabilities on images that chose nothing else, or on the validation images.
 
     probabilities: (S, K) in [0, 1]. labels: (S, K), 1, 0 or NaN; exactly one 1 per row when exclusive.
     temperature: one number for all findings divides the logits (Guo et al. 2017). platt: slope and intercept
-    per finding, with Platt's targets that keep few films from being believed fully (Platt 1999). isotonic:
-    any rising step curve per finding (Zadrozny and Elkan 2002); it wants hundreds of positive films.
+    per finding, with Platt's targets that keep few images from being believed fully (Platt 1999). isotonic:
+    any rising step curve per finding (Zadrozny and Elkan 2002); it wants hundreds of positive images.
     Exclusive findings are fitted one against the rest by the last two, and divided by their sum.
     A finding without positives or negatives keeps its probabilities.
     """
@@ -151,7 +151,7 @@ def fit_calibrator(method: Method, probabilities: Reals, labels: Reals, exclusiv
     known = ~np.isnan(labels)
     if method == "temperature":
         if not known.any():
-            raise DataError("No label is known: there is nothing to fit a temperature to; label some films.")
+            raise DataError("No label is known: there is nothing to fit a temperature to; label some images.")
         return Calibrator(method, ((fit_temperature(given, labels, exclusive),),), (), exclusive)
     parameters: list[tuple[float, ...]] = []
     found: list[Callable[[Floats], Floats]] = []
@@ -171,13 +171,13 @@ def fit_calibrator(method: Method, probabilities: Reals, labels: Reals, exclusiv
 
 
 def fit_temperature(probabilities: Reals, labels: Reals, exclusive: bool) -> float:
-    """The temperature with the smallest log loss, on films that the network did not learn from.
+    """The temperature with the smallest log loss, on images that the network did not learn from.
 
     probabilities: (S,) of one finding or (S, K). labels: the same shape, 1, 0 or NaN; exactly one 1 per row
     when exclusive.
     Returns a value in (1 / HOTTEST, HOTTEST), above 1 where the network was too sure; NaN where there is
     nothing to fit: no label is known, all are alike, or the loss still falls at an end of the range, as where
-    the few films are told apart without a mistake or not at all.
+    the few images are told apart without a mistake or not at all.
     Source: Guo et al. 2017; for a sigmoid the logit is divided, for a softmax all logits.
     """
     known = ~np.isnan(labels)
@@ -202,8 +202,8 @@ def fit_temperature(probabilities: Reals, labels: Reals, exclusive: bool) -> flo
 
 
 def with_temperature(probabilities: Reals, temperature: float, exclusive: bool) -> Floats:
-    """The probabilities after their logits were divided; the order of the films within a finding stays, that
-    of the findings within a film when exclusive.
+    """The probabilities after their logits were divided; the order of the images within a finding stays, that
+    of the findings within an image when exclusive.
 
     probabilities: as in `fit_temperature`. temperature: above 0; NaN leaves them as they are.
     """

@@ -1,7 +1,7 @@
 """What is worth shouting about before anybody believes a number: leaks, turned columns, doubtful labels.
 
 Every check says what it looked at, whether it passed, and what to do; one that had nothing to look at did not
-pass. Films are named by their row in the store, never by patient or file.
+pass. Images are named by their row in the store, never by patient or file.
 """
 
 from __future__ import annotations
@@ -19,7 +19,10 @@ from evax.evaluation.subgroups import ENOUGH
 from evax.evaluation.suspicion import ClearEnd
 
 INVERTED = 0.4  # an AUROC below it on validation and on test is hardly chance
-SAME, MOST = 1e-3, 0.9  # log odds that do not tell two films apart; share of films of which that is too much
+SAME, MOST = (
+    1e-3,
+    0.9,
+)  # log odds that do not tell two images apart; share of images of which that is too much
 PREDICTED = "Predicted classes"  # name of the check
 ONE_CLASS = 0.95  # share of the images of all other classes that are taken for one class
 NAMED = 6  # rows or findings that a sentence names before it says how many more there are
@@ -45,7 +48,7 @@ class Check:
 def check_patients(splits: Mapping[str, Integers], patients: NDArray[Any]) -> Check:
     """Whether every patient is in one split only.
 
-    splits: rows of each split. patients: (store,), of every film of the store.
+    splits: rows of each split. patients: (store,), of every image of the store.
     """
     name = "Patients and splits"
     owners = {split: set(patients[rows].tolist()) for split, rows in splits.items()}
@@ -61,7 +64,7 @@ def check_patients(splits: Mapping[str, Integers], patients: NDArray[Any]) -> Ch
         return Check(name, True, f"{len(set().union(*owners.values()))} patients, none in two splits.", "")
     return Check(
         name, False,
-        f"Patients are in two splits: {', '.join(pairs)} (film rows {_some(sorted(set(rows_of_them)))}). "
+        f"Patients are in two splits: {', '.join(pairs)} (image rows {_some(sorted(set(rows_of_them)))}). "
         "The test knows patients that the model has learned from, so its numbers are too good.",
         "Prepare the store again with evax prepare, which divides by patient, or mend the lists given to "
         "--lists; do not use these numbers.",
@@ -86,13 +89,13 @@ def check_direction(findings: Sequence[str], validation: Sequence[float], test: 
     return Check(
         name, False,
         f"AUROC below {INVERTED} on validation and on test: {_some(wrong)}.",
-        "Look at a few films of that finding: is 1 written for absent in some of the tables, or is the label "
-        "of another column? With few positive films it may be chance: see the number of them.",
+        "Look at a few images of that finding: is 1 written for absent in some of the tables, or is the label "
+        "of another column? With few positive images it may be chance: see the number of them.",
     )  # fmt: skip
 
 
 def check_spread(findings: Sequence[str], scores: Mapping[str, Reals]) -> Check:
-    """Whether the scores of every finding tell films apart; after a training that diverged they do not.
+    """Whether the scores of every finding tell images apart; after a training that diverged they do not.
 
     scores: probabilities of each split, (S, K), NaN where there is none.
     """
@@ -105,14 +108,14 @@ def check_spread(findings: Sequence[str], scores: Mapping[str, Reals]) -> Check:
             near = np.abs(log_odds - np.median(log_odds)) < SAME if len(known) > 1 else np.zeros(0)
             judged |= len(near) > 0
             if len(near) and near.mean() >= MOST:
-                alike.append(f"{finding} ({int(near.sum())} of {len(near)} films in {split})")
+                alike.append(f"{finding} ({int(near.sum())} of {len(near)} images in {split})")
     if not judged:
-        return Check(name, None, "No split has two films with scores.", "")
+        return Check(name, None, "No split has two images with scores.", "")
     if not alike:
-        return Check(name, True, "The scores of every finding differ from film to film.", "")
+        return Check(name, True, "The scores of every finding differ from image to image.", "")
     return Check(
         name, False,
-        f"Films have the same score, whatever they show: {_some(alike)}. Their AUROC says nothing.",
+        f"Images have the same score, whatever they show: {_some(alike)}. Their AUROC says nothing.",
         "The training diverged or has hardly begun: look at its loss. Start again with a tenth of "
         "--optimizer.lr where the loss jumped, with more steps where it has not moved yet.",
     )  # fmt: skip
@@ -212,21 +215,21 @@ def check_sizes(
     return Check(
         name, False,
         f"Fewer than {ENOUGH} patients: {_some(few)}.",
-        "Take their AUROC, interval and threshold as anecdotes: use more films, move patients into the split "
+        "Take their AUROC, interval and threshold as anecdotes: use more images, move patients into the split "
         "(evax prepare --validation, --test), or leave the finding out.",
     )  # fmt: skip
 
 
 def check_columns(findings: Sequence[str], labels: Reals) -> Check:
-    """Whether every finding is present on some training films and absent on others.
+    """Whether every finding is present on some training images and absent on others.
 
     labels: (N, K), of the training films: 1, 0 or NaN.
     """
     name = "Constant columns"
     constant = one_sided(findings, labels)
     if not constant:
-        return Check(name, True, "Every finding is present on some training films and absent on others.", "")
-    said = [f"{finding} is {word} on every training film" for finding, word in constant.items()]
+        return Check(name, True, "Every finding is present on some training images and absent on others.", "")
+    said = [f"{finding} is {word} on every training image" for finding, word in constant.items()]
     return Check(
         name, False,
         f"Nothing can be learned: {_some(said)}.",
@@ -236,7 +239,7 @@ def check_columns(findings: Sequence[str], labels: Reals) -> Check:
 
 
 def one_sided(findings: Sequence[str], labels: Reals) -> dict[str, str]:
-    """Findings that are the same on all these films, and what they are: present, absent or unknown.
+    """Findings that are the same on all these images, and what they are: present, absent or unknown.
 
     labels: (N, K), see `learned_findings`, whose others these are.
     """
@@ -257,13 +260,13 @@ def check_labels(
 ) -> Check:
     """Whether the labels agree with held-out probes where these are surest.
 
-    ends: one pair per finding, see `clear_ends`. judged, of: training films that were looked at, and all.
-    exclusive: exactly one finding is true per film; they may then look alike with every label right.
+    ends: one pair per finding, see `clear_ends`. judged, of: training images that were looked at, and all.
+    exclusive: exactly one finding is true per image; they may then look alike with every label right.
     """
     name = "Doubtful labels"
     known = [(finding, pair) for finding, pair in zip(findings, ends, strict=True) if pair is not None]
     doubtful = [
-        f"{finding}, {end.contradicted} of the {end.films} films that most clearly {verb} it are labelled "
+        f"{finding}, {end.contradicted} of the {end.films} images that most clearly {verb} it are labelled "
         f"{opposite}, where its difficulty explains {end.expected * end.films:.0f}"
         for finding, pair in known
         for end, verb, opposite in zip(pair, ("lack", "show"), ("present", "absent"), strict=True)
@@ -272,21 +275,21 @@ def check_labels(
     if not known:
         return Check(
             name, None,
-            f"Held-out probes on {judged} of {of} training films know none of the {len(findings)} findings "
+            f"Held-out probes on {judged} of {of} training images know none of the {len(findings)} findings "
             "well enough to say whether the labels agree.", "",
         )  # fmt: skip
     if not doubtful:
         return Check(
             name, True,
-            f"Labels agree where held-out probes on {judged} of {of} training films are surest; they know "
+            f"Labels agree where held-out probes on {judged} of {of} training images are surest; they know "
             f"{len(known)} of {len(findings)} findings well enough to say.", "",
         )  # fmt: skip
     return Check(
         name, False,
         f"Labels are contradicted by probes that have not seen them: {'; '.join(doubtful)}.",
-        "Look at the films at the top of suspicious.csv. "
+        "Look at the images at the top of suspicious.csv. "
         + (
-            "It is either the labels or a real overlap of these findings: mend only labels that the film "
+            "It is either the labels or a real overlap of these findings: mend only labels that the image "
             "itself shows to be wrong."
             if exclusive
             else "Where a label is wrong, mend the table it came from."

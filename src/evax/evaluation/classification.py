@@ -50,7 +50,7 @@ class ThresholdRule:
         """Which distinct score is the lowest that is called positive; -1 when none may be.
 
         above, false_above: (T,), positives and negatives at or above each score; both groups are not empty.
-        Of several equally good ones it is the highest, which calls the fewest films positive, except for a
+        Of several equally good ones it is the highest, which calls the fewest images positive, except for a
         specificity, where the lowest keeps the most sensitivity.
         """
         n_positive, n_negative = int(above[-1]), int(false_above[-1])
@@ -227,7 +227,7 @@ def operating_points(
 def predictive_values(sensitivity: float, specificity: float, prevalence: float) -> tuple[float, float]:
     """PPV and NPV where the finding is as frequent as stated, by Bayes' theorem.
 
-    prevalence: in [0, 1]; another one than that of the test films, whose own values `operating_point` gives.
+    prevalence: in [0, 1]; another one than that of the test images, whose own values `operating_point` gives.
     Returns NaN for a value that divides by nothing or by NaN. It holds only where sensitivity and specificity
     do, which another mix of patients may change as well.
     """
@@ -311,7 +311,9 @@ def check_cases(scores: Reals, labels: Reals) -> None:
             "both must be (cases, findings), with at least one case."
         )
     if np.isnan(scores).any():
-        raise DataError(f"{_first(np.isnan(scores))} has NaN as its score; look for NaN in film and network.")
+        raise DataError(
+            f"{_first(np.isnan(scores))} has NaN as its score; look for NaN in image and network."
+        )
     if (labels == -1).any():
         raise DataError(
             f"{_first(labels == -1)} is labelled -1 (uncertain). "
@@ -374,7 +376,7 @@ FEW = 5  # patients; of 3 positive ones, a 95 % interval holds the true AUROC in
 
 
 def learned_findings(labels: Reals) -> Flags:
-    """(K,): those that some training films have and others lack; the rest get scores of no meaning.
+    """(K,): those that some training images have and others lack; the rest get scores of no meaning.
 
     labels: (N, K), what training was told: in [0, 1], NaN where it was told nothing.
     """
@@ -390,7 +392,7 @@ def only_learned(labels: Reals, learned: Flags) -> Reals:
 
 
 def patients_of_each_side(labels: Reals, patients: Sequence[str] | NDArray[Any]) -> Integers:
-    """(K, 2): how many patients have a film with each finding, and how many one without it.
+    """(K, 2): how many patients have an image with each finding, and how many one without it.
 
     labels: (S, K), 1, 0 or NaN. patients: (S,).
     """

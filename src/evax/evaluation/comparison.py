@@ -19,7 +19,7 @@ from evax.evaluation.intervals import LEVEL, Interval, cut_at, percentile_interv
 
 @dataclass(frozen=True)
 class Difference:
-    """A number of one network minus that of another on the same films."""
+    """A number of one network minus that of another on the same images."""
 
     value: float
     interval: Interval
@@ -35,7 +35,7 @@ def delong(first: Reals, second: Reals, positives: Flags, level: float = LEVEL) 
     """AUROC of the first network minus that of the second, by DeLong's test for correlated curves.
 
     first, second: (S,) scores of the same cases, higher means more suspicious. positives: (S,).
-    It counts cases as independent: where a patient has several films, p and the interval are too small; use
+    It counts cases as independent: where a patient has several images, p and the interval are too small; use
     `paired_difference` there. With fewer than two positives or negatives, or without any variance between
     different areas, nothing is defined; scores that rank alike differ by 0 with p = 1. An interval that
     reaches beyond -1 or 1 is cut there, as its method then says.
@@ -97,7 +97,7 @@ def paired_difference(
 ) -> Difference:
     """A number of the first network minus that of the second, by a bootstrap of the patients.
 
-    first, second: the numbers on all films. *_draws: (R,), the same in each resample, drawn with the same
+    first, second: the numbers on all images. *_draws: (R,), the same in each resample, drawn with the same
     patients, resamples and seed (`ranking_draws`, `mean_draws`, `metric_draws`): the pairing is what makes
     the interval of a difference shorter than those of its two numbers. patients: how many there are.
     A resample in which one of the two is undefined is left out and counted; with n that are not, p is

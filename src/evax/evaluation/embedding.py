@@ -42,11 +42,11 @@ def knn_auroc(
     neighbours: int = NEIGHBOURS,
     temperature: float = TEMPERATURE,
 ) -> Macro:
-    """Mean AUROC when the nearest training films vote for each finding.
+    """Mean AUROC when the nearest training images vote for each finding.
 
     train_features: (N, D). train_labels: (N, K), 1, 0 or NaN. test_features: (M, D). test_labels: (M, K).
     neighbours: how many vote; all of them where fewer are known. temperature: above 0.
-    Only films on which a finding is known vote for it; one that the training films do not teach is undefined.
+    Only images on which a finding is known vote for it; one that the training images do not teach is undefined.
     """
     scores = knn_scores(train_features, train_labels, test_features, neighbours, temperature)
     given, known = answered(scores, test_labels)
@@ -55,7 +55,7 @@ def knn_auroc(
 
 def answered(scores: Reals, labels: Reals) -> tuple[Reals, Reals]:
     """Scores and labels in which a finding that could not be learned (its scores are NaN) is unknown."""
-    silent = np.isnan(scores)  # whole columns: no training film knows the finding
+    silent = np.isnan(scores)  # whole columns: no training image knows the finding
     scores = np.where(silent, 0.0, scores)
     check_cases(scores, labels)
     return scores, np.where(silent, math.nan, labels)
@@ -67,7 +67,7 @@ def knn_scores(
     """Share of the neighbours' votes for each finding; a vote weighs exp(cosine similarity / temperature).
 
     train_features: (N, D). train_labels: (N, K), 1, 0 or NaN. test_features: (M, D).
-    Returns (M, K) in [0, 1], NaN for a finding that is known on no training film.
+    Returns (M, K) in [0, 1], NaN for a finding that is known on no training image.
     Source: Wu et al. 2018 (instance discrimination), with the defaults of DINO (Caron et al. 2021).
     """
     if neighbours < 1 or not temperature > 0:
@@ -80,7 +80,7 @@ def knn_scores(
         )
     check_cases(np.zeros(train_labels.shape), train_labels)
     scores = np.full((len(test), train_labels.shape[1]), math.nan)
-    # findings that are known on the same films share their neighbours: usually one group
+    # findings that are known on the same images share their neighbours: usually one group
     patterns, group = np.unique(~np.isnan(train_labels), axis=1, return_inverse=True)
     for number, known in enumerate(patterns.T):
         if known.any():
@@ -152,18 +152,18 @@ class LinearProbe:
     validation_log_loss: dict[float, float]
     """The same, mean of the classes' log losses. Chooses for exclusive classes; else NaN."""
     models: tuple[Any, ...]
-    """One binary model per finding (None where no training film knows it), or one for exclusive findings."""
+    """One binary model per finding (None where no training image knows it), or one for exclusive findings."""
     findings: int
     exclusive: bool
 
     def probabilities(self, features: Reals) -> Floats:
-        """features: (M, D). Returns (M, K), NaN for a finding that is known on no training film."""
+        """features: (M, D). Returns (M, K), NaN for a finding that is known on no training image."""
         return _probabilities(self.models, features, self.findings, self.exclusive)
 
     def as_layer(self, width: int, films: int) -> tuple[Floats, Floats]:
         """Weights (K, D) and bias (K,) of the linear layer whose softmax or sigmoids are `probabilities`.
 
-        width: D. films: N. A finding of which the training films showed one side only gets no weights, and
+        width: D. films: N. A finding of which the training images showed one side only gets no weights, and
         odds of one in N + 1 for the other side; one that is known on none, a probability of a half.
         """
         weights, bias = np.zeros((self.findings, width)), np.zeros(self.findings)

@@ -1,6 +1,6 @@
 """Percentile intervals of a patient-clustered bootstrap.
 
-Patients are drawn with replacement and bring all their films. A drawn set is a whole-number weight per
+Patients are drawn with replacement and bring all their images. A drawn set is a whole-number weight per
 patient, so one sort per finding serves every resample. The intervals speak of other patients for the same
 network; the spread over training seeds is another thing.
 
@@ -134,9 +134,9 @@ def metric_draws(
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> Floats:
-    """Any number of a set of films in every resample, one after the other.
+    """Any number of a set of images in every resample, one after the other.
 
-    metric: takes how often each film was drawn, (S,) whole numbers from 0, and returns the number, NaN where
+    metric: takes how often each image was drawn, (S,) whole numbers from 0, and returns the number, NaN where
     it is undefined; scikit-learn's metrics take them as `sample_weight`. patients: (S,), never "".
     Returns (R,), paired with what the other functions here draw.
     """
@@ -201,9 +201,9 @@ def seed_interval(
 ) -> Interval:
     """Where the mean over all training seeds would lie, judged from a few of them (Student's t).
 
-    It speaks of other trainings on the same films; the intervals above speak of other patients.
+    It speaks of other trainings on the same images; the intervals above speak of other patients.
     values: (seeds,), one result per seed, NaN = left out. Fewer than LEAST_RUNS give NaN, as the method says.
-    over: what the values are of, for the name of the method. Folds share training films, so for them it is
+    over: what the values are of, for the name of the method. Folds share training images, so for them it is
     too short: their results are not independent (Bengio and Grandvalet 2004). within: where such values can
     lie at all; an interval that reaches further is cut there, as the method then says.
     """
@@ -242,7 +242,7 @@ def patient_weights(patients: int, resamples: int, seed: int) -> Iterator[Floats
 
 @dataclass(frozen=True, eq=False)
 class _Ranking:
-    """One finding's cases, sorted once: how many of each patient's films fall between which positives.
+    """One finding's cases, sorted once: how many of each patient's images fall between which positives.
 
     Only tie groups that hold a positive matter, from the highest score to the lowest. All entries are whole
     numbers, so every count is exact and equals the one over the written-out resample.
@@ -288,7 +288,7 @@ def _number_patients(patients: Sequence[str] | NDArray[Any], cases: int) -> tupl
     if (names == "").any():
         raise DataError(
             f"{int((names == '').sum())} of {cases} cases have no patient; they would count as one person. "
-            "If each film is another person, use the film's name as the patient."
+            "If each image is another person, use the image's name as the patient."
         )
     known, owner = np.unique(names, return_inverse=True)
     return owner.astype(np.int64), len(known)

@@ -2,7 +2,7 @@
 
 A box is x, y, width, height in fractions of the image, x to the right and y downwards.
 
-Shape legend: H W pixels of a map, S cases (a finding of a film, or one box of it), T thresholds.
+Shape legend: H W pixels of a map, S cases (a finding of an image, or one box of it), T thresholds.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ SCORES = ("ap25", "ap50", "map", "miou")
 def peak_in_box(heatmap: Reals, boxes: Reals) -> bool:
     """Whether the highest point of the map lies in one of the boxes (the pointing game, without tolerance).
 
-    heatmap: (H, W), any real numbers. boxes: (n, 4) or (4,), fractions; the boxes of one finding on one film.
+    heatmap: (H, W), any real numbers. boxes: (n, 4) or (4,), fractions; the boxes of one finding on one image.
     Of several equal maxima their mean position counts: the first one would lean to the upper left corner, and
     any of them would reward wide plateaus. A constant map points nowhere and is a miss.
     Source: Zhang et al. 2018 (excitation backprop), who allow 15 pixels around the box.
@@ -173,6 +173,6 @@ def _check_boxes(boxes: Reals) -> Floats:
     if wrong.any():
         raise DataError(
             f"Box {table[wrong][0].tolist()} is not in fractions of the image (x, y in [0, 1), width and "
-            "height in (0, 1]); divide pixels by the size of the film they were drawn on."
+            "height in (0, 1]); divide pixels by the size of the image they were drawn on."
         )
     return table

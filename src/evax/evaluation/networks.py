@@ -47,7 +47,7 @@ TOO_FEW, NOT_LEARNED = f"none: fewer than {FEW} patients", "none: not learned by
 
 @dataclass(frozen=True, eq=False)
 class Ground:
-    """What networks are compared on: labels (S, K), 1, 0 or NaN, and patients (S,) of the test films."""
+    """What networks are compared on: labels (S, K), 1, 0 or NaN, and patients (S,) of the test images."""
 
     labels: Reals
     patients: NDArray[Any]
@@ -74,8 +74,8 @@ class Ground:
         return len(np.unique(self.patients))
 
     @property
-    def one_film_each(self) -> bool:
-        """Whether films are as independent as patients, which DeLong's test takes for granted."""
+    def one_image_each(self) -> bool:
+        """Whether images are as independent as patients, which DeLong's test takes for granted."""
         return self.people == len(self.patients)
 
 
@@ -171,7 +171,7 @@ def score_network(
 def finding_differences(network: ScoredNetwork, reference: ScoredNetwork, ground: Ground) -> list[Difference]:
     """AUROC per finding, network minus reference: DeLong where it is valid, else the paired bootstrap.
 
-    DeLong's test is for two curves on independent cases: for one training each, and one film per patient.
+    DeLong's test is for two curves on independent cases: for one training each, and one image per patient.
     What one of the two has not learned has no difference; of few patients, a difference has no p.
     """
     differences, few = [], ground.few
@@ -183,7 +183,7 @@ def finding_differences(network: ScoredNetwork, reference: ScoredNetwork, ground
             differences.append(
                 replace(found, p=math.nan, least_p=math.nan, test=TOO_FEW if few[k] else NOT_LEARNED)
             )
-        elif ground.one_film_each and len(network.probabilities) == len(reference.probabilities) == 1:
+        elif ground.one_image_each and len(network.probabilities) == len(reference.probabilities) == 1:
             seen = ~np.isnan(column)
             first, second = network.probabilities[0][seen, k], reference.probabilities[0][seen, k]
             differences.append(delong(first, second, column[seen] == 1))
@@ -197,7 +197,7 @@ def mean_differences(
 ) -> dict[str, Difference]:
     """Each of MEANS, network minus reference, by the paired bootstrap.
 
-    In every resample both means are over the same findings: those that its films define.
+    In every resample both means are over the same findings: those that its images define.
     """
     differences = {}
     for name in ground.means:
@@ -228,9 +228,9 @@ def calibration_errors(
 ) -> dict[str, dict[str, float]]:
     """Mean ECE and Brier score over findings, as the network answers and after each recalibration.
 
-    probabilities, labels: (S, K) of the test films. validation: the same of the films that calibrators are
+    probabilities, labels: (S, K) of the test images. validation: the same of the images that calibrators are
     fitted on; without it there is only "none".
-    Raises DataError for validation films without labels.
+    Raises DataError for validation images without labels.
     """
     answers = {"none": probabilities}
     if validation is not None:
@@ -249,5 +249,5 @@ def calibration_errors(
 def _mean_of(measure: Callable[[Any, Any], float], probabilities: Reals, labels: Reals) -> float:
     values = [measure(*cases) for cases in known_cases(probabilities, labels)]
     if np.isnan(values).all():
-        raise DataError("No label of the test films is known: there is nothing to measure.")
+        raise DataError("No label of the test images is known: there is nothing to measure.")
     return macro_mean(np.array(values)).value

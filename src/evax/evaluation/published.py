@@ -1,7 +1,7 @@
 """Published numbers to put beside one's own, each with where it stands and how it was measured.
 
 None of them was re-run here. They are never in one column with measured numbers: the paper's were chosen on
-the test films, and nobody published the scores of single films, so no paired test is possible.
+the test images, and nobody published the scores of single images, so no paired test is possible.
 """
 
 from __future__ import annotations
@@ -48,14 +48,14 @@ class PublishedMaps:
 DENSENET121, RESNET50, VIT_S, VIT_B = 6_968_206, 23_536_718, 21_671_054, 85_809_422  # timm, 14 outputs
 EVA_X_TI, EVA_X_S, EVA_X_B = 5_527_886, 21_672_590, 85_861_646  # facts 1.1, 14 outputs
 
-_ON_TEST = "official 25,596 test films at 224 px, the checkpoint with the best test mAUC, mean of 5 seeds"
-_AGAIN = "fine-tuned by the EVA-X authors: official 25,596 test films, checkpoint with the best test mAUC"
+_ON_TEST = "official 25,596 test images at 224 px, the checkpoint with the best test mAUC, mean of 5 seeds"
+_AGAIN = "fine-tuned by the EVA-X authors: official 25,596 test images, checkpoint with the best test mAUC"
 _FIGURE = "EVA-X, Fig. 3a, read from the figure"
 _EVA_X = "EVA-X (npj Digit. Med. 8:678, 2025) and hustvl/EVA-X README"
 _MEDICAL_MAE = "lambert-x/medical_mae README"
 _NESSI = "huggingface.co/nessi10/chestxray14-cnn-vs-transformers"
-_BY_VALIDATION = "official test films, chosen on validation"
-_VALID_SET = "official validation films, which also chose the checkpoint"
+_BY_VALIDATION = "official test images, chosen on validation"
+_VALID_SET = "official validation images, which also chose the checkpoint"
 
 PUBLISHED: dict[Table, tuple[PublishedScore, ...]] = {
     "chestxray14": (
@@ -88,16 +88,16 @@ PUBLISHED: dict[Table, tuple[PublishedScore, ...]] = {
     "chexpert": (
         PublishedScore("EVA-X-Ti", 89.6, EVA_X_TI, _VALID_SET, "hustvl/EVA-X README"),
         PublishedScore("EVA-X-S", 90.1, EVA_X_S, _VALID_SET, "hustvl/EVA-X README"),
-        PublishedScore("Medical MAE ViT-S", 89.2, VIT_S, "official validation films", _MEDICAL_MAE),
-        PublishedScore("Medical MAE ViT-B", 89.3, VIT_B, "official validation films", _MEDICAL_MAE),
+        PublishedScore("Medical MAE ViT-S", 89.2, VIT_S, "official validation images", _MEDICAL_MAE),
+        PublishedScore("Medical MAE ViT-B", 89.3, VIT_B, "official validation images", _MEDICAL_MAE),
     ),
     "covidx9a": (
         PublishedScore(
-            "EVA-X-S", 99.8, EVA_X_S, "400 test films of COVIDx V9A at 480 px, chosen on test", _EVA_X
+            "EVA-X-S", 99.8, EVA_X_S, "400 test images of COVIDx V9A at 480 px, chosen on test", _EVA_X
         ),
     ),
     "covidx-cxr4": (
-        PublishedScore("EVA-X-S", 99.4, EVA_X_S, "8,473 films of val.txt at 480 px, chosen on them", _EVA_X),
+        PublishedScore("EVA-X-S", 99.4, EVA_X_S, "8,473 images of val.txt at 480 px, chosen on them", _EVA_X),
     ),
 }
 PUBLISHED_MAPS = (

@@ -1,4 +1,4 @@
-"""All numbers of a classifier on one set of films, ready for `report.json`."""
+"""All numbers of a classifier on one set of images, ready for `report.json`."""
 
 from __future__ import annotations
 
@@ -42,11 +42,11 @@ NO_READING = "none: no finding has a threshold"  # as in protocol paper, which c
 
 @dataclass(frozen=True)
 class FindingReport:
-    """One finding, over the films on which it is known; NaN where a number is undefined."""
+    """One finding, over the images on which it is known; NaN where a number is undefined."""
 
     name: str
     learned: bool
-    """Whether training films had it and others lacked it; else all numbers of its scores are NaN."""
+    """Whether training images had it and others lacked it; else all numbers of its scores are NaN."""
     positives: int
     negatives: int
     patients_with: int
@@ -90,7 +90,7 @@ class AccuracyReport:
 
 @dataclass(frozen=True)
 class ClassificationReport:
-    """What `evaluate_classifier` found: n films of so many patients, per finding and in the mean."""
+    """What `evaluate_classifier` found: n images of so many patients, per finding and in the mean."""
 
     n: int
     patients: int
@@ -124,18 +124,18 @@ def evaluate_classifier(
     seed: int = 0,
     learned: Flags | None = None,
 ) -> ClassificationReport:
-    """Every number of one set of films, with intervals across patients.
+    """Every number of one set of images, with intervals across patients.
 
     probabilities: (S, K) in [0, 1]. labels: (S, K), 1, 0 or NaN. findings: K names. patients: (S,), never "".
-    thresholds: (K,), chosen on other films (`choose_thresholds`), NaN where there is none; of no effect for
+    thresholds: (K,), chosen on other images (`choose_thresholds`), NaN where there is none; of no effect for
     exclusive classes, of which the most probable one is predicted.
-    exclusive: exactly one finding is true per film; mAcc is then top-1, else Eq. (9) at the thresholds.
+    exclusive: exactly one finding is true per image; mAcc is then top-1, else Eq. (9) at the thresholds.
     learned: (K,), see `learned_findings`; None: all. The others are counted and enter no mean; top-1
-    is over their films all the same.
+    is over their images all the same.
     A finding without positives or negatives stops nothing: its ranking numbers are NaN and the means say how
     many findings entered.
     Raises DataError for shapes that do not match, probabilities that are NaN or outside [0, 1], labels of -1
-    and films without a patient.
+    and images without a patient.
     """
     learned = np.ones(labels.shape[1], dtype=bool) if learned is None else learned
     ranked = only_learned(labels, learned)
@@ -285,7 +285,7 @@ def unlearned(findings: Sequence[Mapping[str, Any]]) -> list[str]:
     return [finding["name"] for finding in findings if not finding.get("learned", True)]
 
 
-def resting(undefined: int | None, partial: int | None) -> str:
+def resamples_in_words(undefined: int | None, partial: int | None) -> str:
     """Which resamples the interval of a mean rests on otherwise than on the rest; "" where on all alike."""
     said = [f"{partial:,} resamples over fewer findings"] if partial else []
     return ", ".join(said + ([f"{undefined:,} left out"] if undefined else []))

@@ -1,6 +1,6 @@
-"""How well masks agree with drawn ones: Dice and Jaccard, of all pixels together and film by film.
+"""How well masks agree with drawn ones: Dice and Jaccard, of all pixels together and image by image.
 
-Shape legend: S films, K findings, T thresholds. Counts are of pixels.
+Shape legend: S images, K findings, T thresholds. Counts are of pixels.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ THRESHOLDS = np.arange(1, 100) / 100
 
 @dataclass(frozen=True, eq=False)
 class Overlaps:
-    """What the pixels of some films say at every threshold; all 0 where a finding is not known."""
+    """What the pixels of some images say at every threshold; all 0 where a finding is not known."""
 
     both: Int[np.ndarray, "S K T"]
     """Pixels that are inside and called inside."""
@@ -41,7 +41,7 @@ class Overlaps:
     inside: Int[np.ndarray, "S K"]
     """Pixels that are inside."""
     pixels: int
-    """Of a film."""
+    """Of an image."""
     known: Bool[np.ndarray, "S K"]
     thresholds: Float[np.ndarray, "... T"] = field(default_factory=lambda: THRESHOLDS)
     """The thresholds: the same for all findings, or one of each, (K, 1)."""
@@ -100,16 +100,16 @@ def global_dice(overlaps: Overlaps) -> Float[np.ndarray, "K T"]:
 
 
 def film_dice(overlaps: Overlaps) -> Float[np.ndarray, "S K"]:
-    """Dice of each film at the only threshold; NaN where nothing is inside or nothing is known.
+    """Dice of each image at the only threshold; NaN where nothing is inside or nothing is known.
 
-    A film without the finding has no Dice worth a mean: one called pixel makes it 0. See false_area.
+    An image without the finding has no Dice worth a mean: one called pixel makes it 0. See false_area.
     """
     each = dice(overlaps.both[..., 0], overlaps.called[..., 0], overlaps.inside)
     return np.where(overlaps.inside > 0, each, math.nan)
 
 
 def false_area(overlaps: Overlaps) -> Float[np.ndarray, "S K"]:
-    """Share of a film called inside at the only threshold though nothing is; NaN for the other films."""
+    """Share of an image called inside at the only threshold though nothing is; NaN for the other images."""
     empty = overlaps.known & (overlaps.inside == 0)
     return np.where(empty, overlaps.called[..., 0] / overlaps.pixels, math.nan)
 
@@ -117,7 +117,7 @@ def false_area(overlaps: Overlaps) -> Float[np.ndarray, "S K"]:
 def choose_mask_thresholds(overlaps: Overlaps) -> Float[np.ndarray, " K"]:
     """The threshold of each finding with the highest Dice of all pixels together; the middle one of several.
 
-    NaN for a finding of which no film has a pixel.
+    NaN for a finding of which no image has a pixel.
     """
     scores = global_dice(overlaps)
     chosen = np.full(len(scores), math.nan)
@@ -130,13 +130,13 @@ def choose_mask_thresholds(overlaps: Overlaps) -> Float[np.ndarray, " K"]:
 
 @dataclass(frozen=True)
 class RegionReport:
-    """One finding, over the films of which it is known; NaN where a number is undefined."""
+    """One finding, over the images of which it is known; NaN where a number is undefined."""
 
     name: str
     films_with: int
-    """Films that have a pixel of it."""
+    """Images that have a pixel of it."""
     films_without: int
-    """Films that are known to have none."""
+    """Images that are known to have none."""
     patients_with: int
     patients_without: int
     """Patients may be on both sides."""
@@ -145,24 +145,24 @@ class RegionReport:
     threshold: float
     """Probability from which a pixel is called inside."""
     dice: float
-    """Of the pixels of all known films together."""
+    """Of the pixels of all known images together."""
     dice_interval: Interval
     jaccard: float
     """Of the same pixels."""
     jaccard_interval: Interval
     film_dice: float
-    """Mean over the films that have the finding."""
+    """Mean over the images that have the finding."""
     film_dice_interval: Interval
     film_dice_median: float
     untouched: float
-    """Share of the films without the finding on which no pixel is called."""
+    """Share of the images without the finding on which no pixel is called."""
     false_area: float
-    """Mean share of the film that is called on films without the finding."""
+    """Mean share of the image that is called on images without the finding."""
 
 
 @dataclass(frozen=True)
 class SegmentationReport:
-    """What `evaluate_segmenter` found: n films of so many patients, per finding and in the mean."""
+    """What `evaluate_segmenter` found: n images of so many patients, per finding and in the mean."""
 
     n: int
     patients: int
@@ -183,7 +183,7 @@ def evaluate_segmenter(
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> SegmentationReport:
-    """Every number of the masks of one set of films, with intervals across patients.
+    """Every number of the masks of one set of images, with intervals across patients.
 
     overlaps: at one threshold per finding, see Overlaps.at. findings: K names. patients: (S,), never "".
     """

@@ -229,7 +229,7 @@ def write_rows(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
 def pooled_metrics(
     runs: Sequence[Path], findings: Sequence[str], exclusive: bool, resamples: int, seed: int
 ) -> dict[str, Any]:
-    """Scores of all tested films together, each by the classifier that had not learned from it.
+    """Scores of all tested images together, each by the classifier that had not learned from it.
 
     runs: the folders of the folds. findings, exclusive: of their store. resamples, seed: of the intervals.
     There are no thresholds: every fold has its own. A finding that one fold could not learn has no number.

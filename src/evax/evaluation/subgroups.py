@@ -1,4 +1,4 @@
-"""Whether a classifier ranks as well in one group of patients (women, the old, bedside films) as in another.
+"""Whether a classifier ranks as well in one group of patients (women, the old, bedside images) as in another.
 
 Shape legend: S cases, K findings, G groups, R resamples.
 """
@@ -48,7 +48,7 @@ class GroupReport:
 class Gap:
     """The best group less the worst one, resampled together; NaN where fewer than two groups are scored.
 
-    Which two groups they are was seen on the same films, so the gap leans upwards when there are several.
+    Which two groups they are was seen on the same images, so the gap leans upwards when there are several.
     """
 
     best: str
@@ -64,7 +64,7 @@ class GroupComparison:
     attribute: str
     groups: tuple[GroupReport, ...]
     not_stated: int
-    """Films of which the group is not known; they are in none."""
+    """Images of which the group is not known; they are in none."""
     findings_compared: tuple[str, ...]
     """Those that the means are over: enough patients with and without them in every group that is scored."""
     gap: Gap
@@ -109,7 +109,7 @@ def compare_groups(
     places = np.argwhere(scored)  # (n, 2): group, finding
     values, drawn = np.full(scored.shape, math.nan), np.full((*scored.shape, resamples), math.nan)
     if len(places):
-        # a column per pair: its films outside the group are unknown, and all share the drawn patients
+        # a column per pair: its images outside the group are unknown, and all share the drawn patients
         columns = np.stack([np.where(members[g], labels[:, k], math.nan) for g, k in places], axis=1)
         aurocs = ranking_draws(scores[:, places[:, 1]], columns, people, resamples, seed)[0]
         for number, (g, k) in enumerate(places):
@@ -159,7 +159,7 @@ def compare_groups(
 
 
 def _enough(labels: Reals, people: NDArray[Any], inside: Flags) -> Flags:
-    """(K,): whether the films inside are of ENOUGH patients with, and of ENOUGH without, each finding."""
+    """(K,): whether the images inside are of ENOUGH patients with, and of ENOUGH without, each finding."""
     return np.array(
         [
             all(len(np.unique(people[inside & (column == side)])) >= ENOUGH for side in (0, 1))

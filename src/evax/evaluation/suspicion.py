@@ -36,13 +36,13 @@ LEAST_EXCESS, CHANCE = 0.02, 0.002  # share beyond what is expected; of a findin
 def held_out_probabilities(
     features: Reals, labels: Reals, patients: Sequence[str] | NDArray[Any], folds: int = FOLDS
 ) -> Floats:
-    """The probability of every finding by linear probes that learned from the other patients' films.
+    """The probability of every finding by linear probes that learned from the other patients' images.
 
     features: (S, D), of a frozen encoder. labels: (S, K), 1, 0 or NaN. patients: (S,), never "".
     folds: at least 2; at most one per patient is used.
     Of a few strengths of the penalty, the one under which the held-out labels are most likely is taken, for
     each finding.
-    Returns (S, K), NaN where the label is unknown or the other films show one side of the finding only.
+    Returns (S, K), NaN where the label is unknown or the other images show one side of the finding only.
     """
     check_cases(np.zeros(labels.shape), labels)
     people = np.asarray(patients, dtype=np.str_)
@@ -75,7 +75,7 @@ def suspicion(probabilities: Reals, labels: Reals) -> Floats:
 
 @dataclass(frozen=True)
 class ClearEnd:
-    """The films of a finding on which the model is surest in one direction."""
+    """The images of a finding on which the model is surest in one direction."""
 
     films: int
     contradicted: int
@@ -91,12 +91,12 @@ class ClearEnd:
 
 
 def clear_ends(probabilities: Reals, labels: Reals) -> tuple[ClearEnd, ClearEnd] | None:
-    """The films that most clearly lack a finding (a tenth), and those that most clearly show it (a tenth, or
+    """The images that most clearly lack a finding (a tenth), and those that most clearly show it (a tenth, or
     half as many as are labelled so); arguments (S,), as in `suspicion`.
 
-    Labels that were turned over at random stand among them however easy the finding is; labels of hard films
+    Labels that were turned over at random stand among them however easy the finding is; labels of hard images
     do not, or as often as two overlapping normal distributions with the same AUROC would have them.
-    None when the model does not know the finding: fewer than 10 films judged, or an AUROC below LEAST_AUROC.
+    None when the model does not know the finding: fewer than 10 images judged, or an AUROC below LEAST_AUROC.
     """
     judged = ~np.isnan(suspicion(probabilities, labels))
     scores, positives = probabilities[judged], labels[judged] == 1

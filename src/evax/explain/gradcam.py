@@ -1,4 +1,4 @@
-"""Grad-CAM: which places of the film speak for each finding, on the patch grid."""
+"""Grad-CAM: which places of the image speak for each finding, on the patch grid."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def _norm1(network: Classifier, images: Tensor) -> tuple[Tensor, Tensor, tuple[i
 
 
 def _gradients(logits: Tensor, activations: Tensor) -> Tensor:
-    """Of every logit by the activations of its own film, (K, B, T, D): films do not mix."""
+    """Of every logit by the activations of its own image, (K, B, T, D): images do not mix."""
     one_each = torch.eye(logits.shape[1], dtype=logits.dtype, device=logits.device)
     outputs = one_each[:, None, :].expand(-1, len(logits), -1)  # (K, B, K)
     (gradients,) = torch.autograd.grad(logits, activations, outputs, is_grads_batched=True)

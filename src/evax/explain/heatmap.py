@@ -1,4 +1,4 @@
-"""One finding's map on the film's own pixels, from whatever can make maps; needs no torch."""
+"""One finding's map on the image's own pixels, from whatever can make maps; needs no torch."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ class Explainable(Protocol):
     """What a map needs of a predictor."""
 
     card: Any
-    """Has `kind`, `findings` in the order of the outputs, and the `preprocess` of the films."""
+    """Has `kind`, `findings` in the order of the outputs, and the `preprocess` of the images."""
     layers: tuple[At, ...]
     """Where it can make maps, the usual one first."""
 
     def network_input(self, film: Radiograph) -> Any:
-        """The film as the network sees it."""
+        """The image as the network sees it."""
         ...
 
     def maps(self, inputs: Any, at: At) -> Float[np.ndarray, "S K h w"]:
@@ -72,10 +72,10 @@ def grad_cam(
 def spread(
     grid: Float[np.ndarray, "h w"], shape: tuple[int, ...], preprocess: Preprocess
 ) -> Float[np.ndarray, "H W"]:
-    """A patch map on the film's own pixels: bilinear, then scaled so that its largest value is 1 (all zero
+    """A patch map on the image's own pixels: bilinear, then scaled so that its largest value is 1 (all zero
     stays zero).
 
-    preprocess: the film's way to the network. What a central crop left out was not seen and is zero.
+    preprocess: the image's way to the network. What a central crop left out was not seen and is zero.
     """
     (top, bottom), (left, right) = ([round(end * side) for end in preprocess.seen] for side in shape)
     large = on_film(grid, (bottom - top, right - left))

@@ -44,15 +44,15 @@ Truth = Literal["boxes", "masks", "auto"]
 Box = tuple[float, float, float, float]
 """x, y, width, height in fractions of the image."""
 Regions = dict[int, dict[str, tuple[Box, ...]]]
-"""Row -> finding -> its boxes on that film; without boxes the film's mask counts, read when it is needed."""
+"""Row -> finding -> its boxes on that image; without boxes the image's mask counts, read when it is needed."""
 
 
 def kinds_of_truth(
     store: ImageStore, rows: Int64[np.ndarray, " _"], findings: Sequence[str], truth: Truth
 ) -> dict[str, Drawn]:
-    """Finding -> what counts as the truth of all its films.
+    """Finding -> what counts as the truth of all its images.
 
-    truth: "auto" takes masks for the findings of which any of these films has one, else boxes.
+    truth: "auto" takes masks for the findings of which any of these images has one, else boxes.
     """
     if truth != "auto":
         return dict.fromkeys(findings, truth)
@@ -63,10 +63,10 @@ def kinds_of_truth(
     }
 
 
-def films_with_regions(
+def images_with_regions(
     store: ImageStore, rows: Int64[np.ndarray, " _"], kinds: Mapping[str, Drawn]
 ) -> Regions:
-    """The films of these rows on which a finding was drawn as its kind says, in order."""
+    """The images of these rows on which a finding was drawn as its kind says, in order."""
     wanted = {store.manifest.table.at[row, "image"]: int(row) for row in rows}
     found: Regions = {}
     for box in store.manifest.boxes.to_dict("records"):
@@ -95,7 +95,7 @@ OFFICIAL_BOXES = "chestxray14"  # source of the stores whose boxes the published
 
 @dataclass(frozen=True, eq=False)
 class Pair:
-    """A finding of a film whose place is known, and how its map did."""
+    """A finding of an image whose place is known, and how its map did."""
 
     row: int
     finding: str
@@ -107,13 +107,13 @@ class Pair:
     hit: bool
     """Whether the map's peak lies in a box, or in the mask."""
     share: float
-    """Of the film's area inside the boxes or the mask: what a point drawn by chance would hit."""
+    """Of the image's area inside the boxes or the mask: what a point drawn by chance would hit."""
     ious: Float[np.ndarray, "C T"]
 
 
 @dataclass(frozen=True, eq=False)
 class Localized:
-    """The pairs of the films that are scored, and the threshold of each."""
+    """The pairs of the images that are scored, and the threshold of each."""
 
     pairs: list[Pair]
     places: Int64[np.ndarray, " _"]
@@ -183,7 +183,7 @@ def score_localization(
 
 
 def pointing(localized: Localized, resamples: int, seed: int) -> dict[str, Any]:
-    """The pointing game: of how many pairs of film and finding the peak lies inside."""
+    """The pointing game: of how many pairs of image and finding the peak lies inside."""
     hits = np.array([pair.hit for pair in localized.pairs])
     return {
         "films": len(hits),
@@ -251,7 +251,7 @@ def draw_overlays(
             film = store.pixels(pair.row) / 255.0
             heatmap = spread(pair.grid, film.shape, preprocess)
             picture = overlay(film, heatmap, pair.boxes, mask=mask_of(store, pair))
-            # numbered: a film's name may be its patient's, and findings may hold any character
+            # numbered: an image's name may be its patient's, and findings may hold any character
             path = make_folder(out / "overlays") / f"{len(shown):03d}.png"
             picture.save(path)
             shown.append(
@@ -267,7 +267,7 @@ def mask_of(store: ImageStore, pair: Pair) -> Bool[np.ndarray, "S S"] | None:
 
 
 FOLDS = 5
-ENOUGH_TO_CHOOSE = 20  # pairs of film and finding: with fewer one film moves the threshold
+ENOUGH_TO_CHOOSE = 20  # pairs of image and finding: with fewer one image moves the threshold
 
 
 # title, number of images -> a context whose function is called after each image
@@ -289,7 +289,7 @@ class ExplainableClassifier(Explainable, Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Maps:
-    """How the maps of a store's films are made and judged."""
+    """How the maps of a store's images are made and judged."""
 
     predictor: ExplainableClassifier
     store: ImageStore
@@ -310,7 +310,7 @@ class Maps:
         protocol: Literal["clean", "paper"],
         progress: Progress = no_progress,
     ) -> Maps:
-        """At the store's size; in the paper's protocol at that of the network's input, and of the whole film
+        """At the store's size; in the paper's protocol at that of the network's input, and of the whole image
         where a central crop is usual.
         """
         preprocess = predictor.card.preprocess
@@ -378,8 +378,8 @@ class Chosen:
 def chosen_thresholds(
     maps: Maps, pairs: list[Pair], patients: list[str], split: str, kinds: dict[str, Drawn], seed: int
 ) -> Chosen:
-    """One threshold for all findings, chosen on films that are not scored; see choosing_films. Where too
-    little was drawn on those, the scored films choose for each other, in folds of patients.
+    """One threshold for all findings, chosen on images that are not scored; see choosing_films. Where too
+    little was drawn on those, the scored images choose for each other, in folds of patients.
 
     patients: of each pair. split: that of the pairs. In the paper's protocol the scored cases choose.
     """
@@ -389,25 +389,25 @@ def chosen_thresholds(
             np.full(len(pairs), best_threshold(ious)), f"the very {len(ious)} cases that are reported"
         )
     for other in choosing_splits(split):
-        films = choosing_films(maps.store, other, kinds, set(patients))
+        films = choosing_images(maps.store, other, kinds, set(patients))
         choosing = maps.pairs(films) if sum(map(len, films.values())) >= ENOUGH_TO_CHOOSE else []
         if len(choosing) >= ENOUGH_TO_CHOOSE:
             best = best_threshold(np.concatenate([pair.ious for pair in choosing]))
-            said = f"{len(choosing)} cases on {len({pair.row for pair in choosing})} {other} films"
+            said = f"{len(choosing)} cases on {len({pair.row for pair in choosing})} {other} images"
             return Chosen(np.full(len(pairs), best), said)
     return chosen_in_folds(pairs, patients, split, seed)
 
 
 def choosing_splits(split: str) -> list[str]:
-    """Which splits may choose for a scored one, the better one first; test films choose for no other."""
+    """Which splits may choose for a scored one, the better one first; test images choose for no other."""
     return [name for name in ("val", "train") if name != split]
 
 
-def choosing_films(store: ImageStore, split: str, kinds: dict[str, Drawn], scored: set[str]) -> Regions:
-    """What was drawn on the films of a split, but for those of patients who are scored."""
+def choosing_images(store: ImageStore, split: str, kinds: dict[str, Drawn], scored: set[str]) -> Regions:
+    """What was drawn on the images of a split, but for those of patients who are scored."""
     rows = store.rows(split)
     others = ~store.manifest.table["patient"].iloc[rows].isin(scored).to_numpy()
-    return films_with_regions(store, rows[others], kinds)
+    return images_with_regions(store, rows[others], kinds)
 
 
 def chosen_in_folds(pairs: list[Pair], patients: list[str], split: str, seed: int) -> Chosen:

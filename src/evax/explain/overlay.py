@@ -1,4 +1,4 @@
-"""Heat maps, boxes and the edges of masks drawn on films."""
+"""Heat maps, boxes and the edges of masks drawn on images."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ def overlay(
     strength: float = 0.55,
     mask: Bool[np.ndarray, "H W"] | None = None,
 ) -> Image.Image:
-    """The film beside the film with the map over it; boxes (x, y, width, height in fractions) on both, or the
+    """The image beside the image with the map over it; boxes (x, y, width, height in fractions) on both, or the
     outline of a mask.
 
-    pixels, heatmap: in [0, 1]. strength: opacity where the map is 1; where it is 0 the film shows unchanged.
-    Raises DataError for other values, and for a map of another shape than the film.
+    pixels, heatmap: in [0, 1]. strength: opacity where the map is 1; where it is 0 the image shows unchanged.
+    Raises DataError for other values, and for a map of another shape than the image.
     """
     pixels, heatmap = checked_pixels(pixels), checked_pixels(heatmap)
     if heatmap.shape != pixels.shape:
         raise DataError(
-            f"The map has shape {heatmap.shape} and the film {pixels.shape}: make it of this film with "
+            f"The map has shape {heatmap.shape} and the image {pixels.shape}: make it of this image with "
             "evax.grad_cam."
         )
     grey = np.repeat(pixels[..., None], 3, axis=2)
@@ -66,9 +66,9 @@ def outlined(
     pixels: Float[np.ndarray, "H W"],
     masks: Sequence[tuple[Bool[np.ndarray, "H W"], tuple[int, int, int]]],
 ) -> Image.Image:
-    """The film with the edge of each mask in its colour; the later one lies above.
+    """The image with the edge of each mask in its colour; the later one lies above.
 
-    pixels: in [0, 1], else DataError is raised. The lines are inside the masks, thicker on a large film.
+    pixels: in [0, 1], else DataError is raised. The lines are inside the masks, thicker on a large image.
     """
     picture = np.repeat((checked_pixels(pixels)[..., None] * 255).round().astype(np.uint8), 3, axis=2)
     for mask, colour in masks:
@@ -79,7 +79,7 @@ def outlined(
 def outlined_and_named(
     pixels: Float[np.ndarray, "H W"], masks: Mapping[str, Bool[np.ndarray, "H W"]]
 ) -> Image.Image:
-    """The film with the edges of several masks and, in their colours, their names. pixels: in [0, 1]."""
+    """The image with the edges of several masks and, in their colours, their names. pixels: in [0, 1]."""
     colours = dict(zip(masks, itertools.cycle(EDGES), strict=False))
     picture = outlined(pixels, [(mask, colours[name]) for name, mask in masks.items()])
     draw, size = ImageDraw.Draw(picture), max(10, max(pixels.shape) // 40)

@@ -1,4 +1,4 @@
-"""evax audit: are films or patients of a test split also trained on, in the same store or in another?"""
+"""evax audit: are images or patients of a test split also trained on, in the same store or in another?"""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from typing import Any
 import pandas as pd
 
 from evax.config import job
-from evax.data.duplicates import SAME, DuplicatePair, compare_films, refuse_small
+from evax.data.duplicates import SAME, DuplicatePair, check_large_enough, compare_images
 from evax.data.leaks import (
     FORMAT,
     Link,
     describe_store,
     duplicate_counts,
-    film_facts,
-    film_table,
+    image_facts,
+    image_table,
     leaking_exposures,
     leaks,
     linked_leaks,
@@ -49,16 +49,16 @@ def audit(config: AuditConfig) -> Path:
     Raises DataError for a store that cannot be compared, and for leaks when fail_on_leaks is set.
     """
     stores = [open_store(path) for path in config.stores]
-    refuse_small(stores)  # before a bar is drawn
+    check_large_enough(stores)  # before a bar is drawn
     for store in stores:
         store.check_pictures()
     names = short_names(config.stores)
     with run_folder(config.out, config) as log, counting_bar("comparing", sum(map(len, stores))) as show:
-        found = compare_films(
+        found = compare_images(
             stores, lambda done, total, note: show(done * sum(map(len, stores)) // max(total, 1), note)
         )
     log.write("compared", films=sum(map(len, stores)), candidates=found.candidates)
-    films = film_table(stores, found.pairs)
+    films = image_table(stores, found.pairs)
     links = linked_leaks(films, found.pairs)
     leaking = [leak | {"linked": links_between(links, leak)} for leak in leaks(films, config.same_patients)]
     content = {
@@ -96,10 +96,10 @@ def write_duplicates(
     leaky: set[int],
     links: list[Link],
 ) -> None:
-    """One line per pair, then one per leak that only other films link ("linked", by the films of `via`); by
-    store and row number: no names of films, which may be names of patients.
+    """One line per pair, then one per leak that only other images link ("linked", by the images of `via`); by
+    store and row number: no names of images, which may be names of patients.
     """
-    known = film_facts(films)
+    known = image_facts(films)
     with replaced_whole(path) as unfinished, open_csv(unfinished) as file:
         table = csv.writer(file)
         table.writerow(COLUMNS)
@@ -120,27 +120,27 @@ def say(content: dict[str, Any], names: list[str], out: Path) -> None:
     logger.info("%d exact and %d near duplicates, listed in %s.", exact, near, out / "duplicates.csv")
     for leak in content["leaks"]:
         logger.warning(
-            "LEAK: of %d test films of %s, %d are also in train or val of %s as pictures, %d by patient "
+            "LEAK: of %d test images of %s, %d are also in train or val of %s as pictures, %d by patient "
             "(%d patients).%s",
             leak["test_films"], names[leak["tested"]], leak["films_by_exposure"], names[leak["trained"]],
-            leak["films_by_patient"], leak["patients"], said_links(leak["linked"], names),
+            leak["films_by_patient"], leak["patients"], links_in_words(leak["linked"], names),
         )  # fmt: skip
     for store in content["stores"]:
         if unknown := store["films_of_unknown_patients"]:
             logger.warning(
-                "%s: the patients of %d of %d films are unknown; whether they are also in another split or "
+                "%s: the patients of %d of %d images are unknown; whether they are also in another split or "
                 "store could not be checked.", store["name"], unknown, store["films"],
             )  # fmt: skip
     if not content["leaks"]:
         logger.info(
-            "No test film%s is in a train or val split of these stores.",
+            "No test image%s is in a train or val split of these stores.",
             ", and no patient of one," if content["patients_checked"] else ", as a picture,",
         )
 
 
-def said_links(linked: dict[str, Any], names: list[str]) -> str:
-    """How films are linked that are no pair; "" where all are pairs."""
+def links_in_words(linked: dict[str, Any], names: list[str]) -> str:
+    """How images are linked that are no pair; "" where all are pairs."""
     if not linked["films"]:
         return ""
     stores = ", ".join(names[number] for number in linked["via"])
-    return f" {linked['films']} of them only via films of {stores}: kind linked in duplicates.csv."
+    return f" {linked['films']} of them only via images of {stores}: kind linked in duplicates.csv."

@@ -1,4 +1,4 @@
-"""evax compare: finished runs -> table, figures and page; on the same test films with paired differences."""
+"""evax compare: finished runs -> table, figures and page; on the same test images with paired differences."""
 
 from __future__ import annotations
 
@@ -54,14 +54,14 @@ FORMAT = 1
 def compare(config: CompareConfig) -> Path:
     """Scores, compares, draws; returns the path of compare.html.
 
-    Raises DataError for folders without a finished run and for runs that were not tested on the same films
+    Raises DataError for folders without a finished run and for runs that were not tested on the same images
     under the same protocol, ConfigError for names that do not fit and for pre-trainings among other runs.
     """
     if kind := kind_alone(config.runs):
         return {"pretrain": compare_pretrainings, "segment": compare_segmentations}[kind](config)
 
     runs = read_runs(config.runs, config.names)
-    refuse_too_few_or_many(runs)
+    check_number(runs)
     references = references_of(runs.entries, config.reference)
     published = [row for table in config.published for row in published_beside(table, runs.findings)]
     with run_folder(config.out, config) as log:
@@ -119,7 +119,7 @@ def compare_pretrainings(config: CompareConfig) -> Path:
     Raises ConfigError for options that mean nothing here, DataError for runs that were not probed, or on
     different stores.
     """
-    refuse_unused(config, "Pre-trainings are shown as they are, with no test films to resample")
+    check_all_used(config, "Pre-trainings are shown as they are, with no test images to resample")
     rows, first = pretraining_rows(config.runs, config.names), config.runs[0]
     curves = read_curves(config.runs, [row["name"] for row in rows])
     with run_folder(config.out, config) as log:
@@ -142,11 +142,11 @@ def compare_pretrainings(config: CompareConfig) -> Path:
 
 
 def compare_segmentations(config: CompareConfig) -> Path:
-    """Dice of runs of segment on the same test films, paired differences; returns the path of compare.html.
+    """Dice of runs of segment on the same test images, paired differences; returns the path of compare.html.
 
     Raises ConfigError for options that mean nothing here, DataError for runs that are not comparable.
     """
-    refuse_unused(config, "Segmentations are compared by their masks", "reference", "resamples", "seed")
+    check_all_used(config, "Segmentations are compared by their masks", "reference", "resamples", "seed")
     runs = read_segmentations(config.runs, config.names)
     differences = segmentation_differences(runs, config.reference, config.resamples, config.seed)
     with run_folder(config.out, config) as log:
@@ -167,7 +167,7 @@ def compare_segmentations(config: CompareConfig) -> Path:
     return page
 
 
-def refuse_unused(config: CompareConfig, why: str, *used: str) -> None:
+def check_all_used(config: CompareConfig, why: str, *used: str) -> None:
     """Raises ConfigError for options that mean nothing for these runs, and for too few or too many of them.
 
     used: options that mean something, besides runs, out and names.
@@ -183,7 +183,7 @@ def refuse_unused(config: CompareConfig, why: str, *used: str) -> None:
         raise ConfigError(f"compare takes 2 to {MOST} such runs, got {len(config.runs)}.")
 
 
-def refuse_too_few_or_many(runs: Runs) -> None:
+def check_number(runs: Runs) -> None:
     """Raises ConfigError for a single row, or for more than the figures can tell apart."""
     if not 2 <= len(runs.entries) <= MOST:
         raise ConfigError(
@@ -223,7 +223,7 @@ def references_of(entries: Sequence[Entry], name: str) -> list[int | None]:
 def costs_of(runs: Runs, repeats: int, threads: int) -> list[dict[str, Any]]:
     """Parameters, multiply-adds and time of each row's classifier; rows of one kind are timed once.
 
-    Of nearest neighbours the encoder's: what a vote costs is a matter of the films that vote. Their time is
+    Of nearest neighbours the encoder's: what a vote costs is a matter of the images that vote. Their time is
     that of the linear probe on the same encoder, which two clocks would set apart for no reason.
     The time is None with no repeats.
     """

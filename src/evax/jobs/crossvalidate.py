@@ -33,7 +33,7 @@ from evax.config import job
 from evax.data.folds import Divider, Fold, write_fold
 from evax.data.labelled import column_of, known_labels, strata_of, with_findings
 from evax.data.store import ImageStore, open_store
-from evax.deploy.bundle import log_other_size, seen_films
+from evax.deploy.bundle import log_other_size, seen_images
 from evax.errors import DataError
 from evax.evaluation.intervals import LEAST_RUNS
 from evax.evaluation.study_rows import (
@@ -49,7 +49,7 @@ from evax.options.adaptation import FinetuneConfig
 from evax.options.studies import FILM, PATIENT, CrossvalidateConfig
 from evax.options.training import Precision
 
-TOO_SHORT = "; folds share training films, so the t-interval is too short"
+TOO_SHORT = "; folds share training images, so the t-interval is too short"
 
 
 @job(CrossvalidateConfig)
@@ -89,7 +89,7 @@ def crossvalidate_over_seeds(config: CrossvalidateConfig, data: AllData) -> Path
     return run_seeds(
         study, config.precision, check=check, report_of=report_of, row_of=row_of_study,
         spread=describe_spread(len(study.seeds), "seeds, of means over folds"),
-        shared_films="all seeds test and learn from the same films, so the interval over seeds says how far "
+        shared_films="all seeds test and learn from the same images, so the interval over seeds says how far "
         "the mean depends on the draw of folds, heads, orders and crops, and nothing of other patients",
     )  # fmt: skip
 
@@ -174,7 +174,7 @@ def only_training(config: CrossvalidateConfig, store: ImageStore) -> np.ndarray[
     Raises DataError if there are such images and `seen` is refuse.
     """
     patients = store.manifest.table["patient"].to_numpy(dtype=str)
-    seen = seen_films(config.weights, store, np.arange(len(store)))
+    seen = seen_images(config.weights, store, np.arange(len(store)))
     theirs = np.isin(patients, patients[seen])
     if seen.any() and config.seen == "refuse":
         raise DataError(
@@ -214,7 +214,7 @@ def folds_of(study: CrossvalidateConfig, data: AllData) -> list[Fold]:
 def folds_protocol(study: CrossvalidateConfig, data: AllData, folds: list[Fold]) -> dict[str, Any]:
     """What every number of the study must carry, besides the protocol of its runs."""
     if study.by == FILM:
-        how = f"{len(folds)} folds of films by chance"
+        how = f"{len(folds)} folds of images by chance"
     elif study.by == PATIENT:
         how = f"{len(folds)} folds of patients, stratified by the rarest finding present"
     else:
@@ -230,6 +230,6 @@ def folds_protocol(study: CrossvalidateConfig, data: AllData, folds: list[Fold])
         "split": "the store's own split is not used",
         "seed": study.seed,
         "spread": describe_spread(len(folds), "folds") + (TOO_SHORT if len(folds) >= LEAST_RUNS else ""),
-        "pooled": "all tested films together, with intervals over patients; scores of different classifiers "
+        "pooled": "all tested images together, with intervals over patients; scores of different classifiers "
         "are compared there, so it is no mean of the folds",
     }

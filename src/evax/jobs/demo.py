@@ -56,7 +56,7 @@ def run_steps(config: DemoConfig) -> Path:
     run["title"] = config.title
     finished = {(step["folder"], step["command"]) for step in run["steps"]}
     steps = [(kind, name, step, command_line(kind, step)) for kind, name, step in steps_of(config)]
-    refuse_other_places(steps, config.out, finished)
+    check_same_places(steps, config.out, finished)
     for kind, name, step, command in steps:
         if command in {done for _, done in finished}:
             continue
@@ -85,7 +85,7 @@ def seconds_of(step: Any, spent: float) -> float:
     return round(float(whole), 1)
 
 
-def refuse_other_places(
+def check_same_places(
     steps: list[tuple[str, str, Any, str]], out: Path, finished: set[tuple[str, str]]
 ) -> None:
     """Before anything runs: every step writes into the run folder, and none over a finished one."""

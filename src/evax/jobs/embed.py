@@ -6,7 +6,7 @@ from pathlib import Path
 
 from evax.config import job
 from evax.data.films import batches_of
-from evax.files import refuse_existing
+from evax.files import check_absent
 from evax.options.results import EmbedConfig
 from evax.runs.progress import progress_bar
 
@@ -20,7 +20,7 @@ def embed(config: EmbedConfig) -> Path:
     Raises DataError when the table exists, no image is found or could be read, or the unfinished table next
     to OUT is of other images, weights or options.
     """
-    refuse_existing(config.out)
+    check_absent(config.out)
     from evax.adaptation.feature_table import FeatureParts, load_frozen, open_images
 
     images, parts = open_images(config.films), FeatureParts(config.out)

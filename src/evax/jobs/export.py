@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from evax.config import job
-from evax.data.films import find_films, read_or_reason
+from evax.data.films import find_images, read_or_reason
 from evax.data.phantom import make_phantom
 from evax.data.radiograph import Radiograph
 from evax.deploy.bundle import read_card
@@ -35,16 +35,16 @@ def export(config: ExportConfig) -> Path:
         from evax.deploy.export import export_onnx  # torch only now
 
         images = real_images(config, card.preprocess.bits) if config.films else synthetic_images()
-        source = "given films" if config.films else f"{SYNTHETIC} synthetic films; black, white, noise"
+        source = "given images" if config.films else f"{SYNTHETIC} synthetic images; black, white, noise"
         return export_onnx(config.bundle, card, images, source, config.runtimes)
 
 
 def real_images(config: ExportConfig, bits: int | None) -> list[Radiograph]:
     """The first images that can be read, with these bits (see read_image). Raises DataError without any."""
-    read = (read_or_reason(path, bits) for path in find_films(config.films))
+    read = (read_or_reason(path, bits) for path in find_images(config.films))
     images = list(islice((image for image in read if not isinstance(image, str)), config.most_films))
     if not images:
-        raise DataError(f"No film in {', '.join(map(str, config.films))} can be read.")
+        raise DataError(f"No image in {', '.join(map(str, config.films))} can be read.")
     return images
 
 

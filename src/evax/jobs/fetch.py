@@ -1,4 +1,4 @@
-"""evax fetch: get films to work with."""
+"""evax fetch: get images to work with."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def fetch(config: FetchConfig) -> Path | str:
 
 
 def draw_phantoms(config: FetchConfig, out: Path) -> Path:
-    """images/, labels.csv, boxes.csv and masks/ of synthetic films; what was interrupted is drawn anew."""
+    """images/, labels.csv, boxes.csv and masks/ of synthetic images; what was interrupted is drawn anew."""
     record = out / FETCH_RECORD
     known = read_json(record) if record.is_file() else None
     begun = isinstance(known, dict) and known.get("name") == PHANTOMS and known.get("finished") is False
@@ -49,7 +49,7 @@ def draw_phantoms(config: FetchConfig, out: Path) -> Path:
         raise ConfigError(f"The folder {out} is not empty. Choose another --out or delete it.")
     if begun:
         for name in ("images", "masks"):
-            shutil.rmtree(out / name, ignore_errors=True)  # they may hold films of another seed
+            shutil.rmtree(out / name, ignore_errors=True)  # they may hold images of another seed
     workers = config.workers or os.cpu_count() or 1
     with progress_bar("drawing phantoms", config.films) as advance:
         write_phantoms(out, config.films, config.seed, workers, lambda done, total: advance(""))

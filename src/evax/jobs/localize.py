@@ -1,4 +1,4 @@
-"""evax localize: does Grad-CAM of a classifier find what was drawn on the films of a store?"""
+"""evax localize: does Grad-CAM of a classifier find what was drawn on the images of a store?"""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from evax.explain.localization import (
     Maps,
     chosen_thresholds,
     draw_overlays,
-    films_with_regions,
+    images_with_regions,
     kinds_of_truth,
     protocol_entries,
     published_maps,
@@ -33,17 +33,17 @@ from evax.runs.progress import progress_bar
 
 @job(LocalizeConfig)
 def localize(config: LocalizeConfig) -> Path:
-    """Scores every (film, finding) of the split whose place is known; returns the path of report.json.
+    """Scores every (image, finding) of the split whose place is known; returns the path of report.json.
 
-    Raises DataError when no film of the split has a box (or mask) of a finding the bundle knows, and for test
-    films that the bundle learned from.
+    Raises DataError when no image of the split has a box (or mask) of a finding the bundle knows, and for test
+    images that the bundle learned from.
     """
     start = time.perf_counter()
     predictor, store = open_bundle_and_store(config)
     findings = predictor.card.findings
-    refuse_other_spellings(store, findings)
+    check_spellings(store, findings)
     kinds = kinds_of_truth(store, store.rows(config.split), findings, config.truth)
-    films = films_with_regions(store, store.rows(config.split), kinds)
+    films = images_with_regions(store, store.rows(config.split), kinds)
     if not films:
         raise DataError(nothing_drawn(config, findings))
     if config.split == "test":
@@ -52,7 +52,7 @@ def localize(config: LocalizeConfig) -> Path:
         maps = Maps.of(predictor, store, config.at, config.protocol, progress_bar)
         pairs = maps.pairs(films)
         if not pairs:
-            raise DataError(f"All masks of {config.split} films of {config.store} are empty at its size.")
+            raise DataError(f"All masks of {config.split} images of {config.store} are empty at its size.")
         patients = store.manifest.table["patient"].loc[[pair.row for pair in pairs]].tolist()
         chosen = chosen_thresholds(maps, pairs, patients, config.split, kinds, config.seed)
         localized = Localized(pairs, chosen.places, patients)
@@ -91,14 +91,14 @@ def open_bundle_and_store(config: LocalizeConfig) -> tuple[Predictor, ImageStore
         )
     if (needed := predictor.card.preprocess.store_size) != store.size:
         raise DataError(
-            f"{config.bundle} was trained on films kept at {needed} pixels, {config.store} keeps them at "
+            f"{config.bundle} was trained on images kept at {needed} pixels, {config.store} keeps them at "
             f"{store.size}: prepare the store with --size {needed}."
         )
     warn_if_other_bits(config.bundle, predictor.card.preprocess, store)
     return predictor, store
 
 
-def refuse_other_spellings(store: ImageStore, findings: tuple[str, ...]) -> None:
+def check_spellings(store: ImageStore, findings: tuple[str, ...]) -> None:
     """Raises DataError where boxes or masks of a finding of the bundle are under another spelling of it."""
     for drawn in sorted({*store.manifest.boxes["finding"], *store.mask_findings()} - {*findings}):
         if (finding := as_spelled(drawn, findings)) in findings:
@@ -109,10 +109,10 @@ def refuse_other_spellings(store: ImageStore, findings: tuple[str, ...]) -> None
 
 
 def nothing_drawn(config: LocalizeConfig, findings: tuple[str, ...]) -> str:
-    """That no film can be scored, and what to try."""
+    """That no image can be scored, and what to try."""
     what = {"boxes": "a box", "masks": "a mask", "auto": "a box or a mask"}[config.truth]
-    other = {"boxes": " Films with masks: --truth masks.", "masks": " Films with boxes: --truth boxes."}
+    other = {"boxes": " Images with masks: --truth masks.", "masks": " Images with boxes: --truth boxes."}
     return (
-        f"No {config.split} film of {config.store} has {what} of {', '.join(findings)}."
+        f"No {config.split} image of {config.store} has {what} of {', '.join(findings)}."
         f"{other.get(config.truth, '')}"
     )

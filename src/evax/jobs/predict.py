@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from evax.config import job
-from evax.data.films import batches_of, count_films, find_films, read_or_reason
+from evax.data.films import batches_of, count_images, find_images, read_or_reason
 from evax.data.radiograph import Radiograph
 from evax.deploy.bundle import Card, read_card
 from evax.deploy.predictions import PredictionsTable
@@ -22,7 +22,7 @@ from evax.deploy.predictor import Predictor, check_torch_converts, default_runti
 from evax.errors import ConfigError
 from evax.explain.heatmap import spread
 from evax.explain.overlay import outlined_and_named, overlay
-from evax.files import make_folder, refuse_existing, replaced_whole
+from evax.files import check_absent, make_folder, replaced_whole
 from evax.options.results import PredictConfig
 from evax.runs.progress import progress_bar
 
@@ -31,15 +31,15 @@ logger = logging.getLogger("evax")
 
 @job(PredictConfig)
 def predict(config: PredictConfig) -> Path:
-    """Writes the table and returns its path; a film that cannot be read gets a line with the reason.
+    """Writes the table and returns its path; an image that cannot be read gets a line with the reason.
 
     Raises DataError when a named file or folder does not exist, the table exists, cannot be written or is
-    being written by another run, scores of a stopped run are there, no film is found, or none could be read;
+    being written by another run, scores of a stopped run are there, no image is found, or none could be read;
     and as open_bundle does.
     """
     card = read_answering_card(config)  # before a file of an encoder is fetched for nothing
-    refuse_existing(config.out)
-    total = count_films(config.films)
+    check_absent(config.out)
+    total = count_images(config.films)
     runtime = config.runtime or default_runtime()
     predictor = open_bundle(config.bundle, runtime)
     pictures = config.heatmaps or config.masks
@@ -50,7 +50,7 @@ def predict(config: PredictConfig) -> Path:
     ):
         if pictures:
             make_folder(pictures)
-        paths = islice(find_films(config.films), table.rows, None)
+        paths = islice(find_images(config.films), table.rows, None)
         for batch in batches_of(paths, config.batch_size):
             for path, image, answer in predict_batch(predictor, batch, bool(pictures)):
                 if isinstance(image, str):
@@ -121,7 +121,7 @@ def score_cells(card: Card, answer: np.ndarray[Any, Any]) -> list[str]:
 
 
 def area_cells(masks: Mapping[str, np.ndarray[Any, Any]], image: LoadedImage) -> list[str]:
-    """Of a segmenter each mask's share of the film, whether it has a pixel, and its area where the distance
+    """Of a segmenter each mask's share of the image, whether it has a pixel, and its area where the distance
     of the pixels is known.
     """
     pixels = [int(mask.sum()) for mask in masks.values()]

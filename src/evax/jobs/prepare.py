@@ -1,4 +1,4 @@
-"""evax prepare: a folder of films -> a store."""
+"""evax prepare: a folder of images -> a store."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def prepare(config: PrepareConfig) -> Path:
     """Builds the store and returns its folder; an interrupted build goes on.
 
     Raises DataError for a folder that is not what the source says, that does not pass --verify, or that holds
-    no readable film.
+    no readable image.
     """
     if config.verify:
         verify_release(config)
@@ -58,7 +58,7 @@ def prepare(config: PrepareConfig) -> Path:
     counts = ", ".join(f"{name} {len(store.rows(name))}" for name in ("train", "val", "test"))
     rejected = store.card["rejected"]
     logger.info(
-        "%s: %d films (%s), %d rejected%s.",
+        "%s: %d images (%s), %d rejected%s.",
         config.out, len(store), counts, rejected, ", reasons in rejected.csv" if rejected else "",
     )  # fmt: skip
     published = (
@@ -76,7 +76,7 @@ def prepare(config: PrepareConfig) -> Path:
             "No mask holds the value %s, so all are empty. Check --mask-value, delete %s and prepare again.",
             " ".join(map(str, config.mask_value)), config.out,
         )  # fmt: skip
-    say_issues(store.card.get("issues", {}), config.source)
+    log_issues(store.card.get("issues", {}), config.source)
     if config.statistics:
         from evax.pages.statistics import write_statistics  # matplotlib
 
@@ -85,14 +85,14 @@ def prepare(config: PrepareConfig) -> Path:
     return config.out
 
 
-def say_issues(issues: dict[str, int], source: str) -> None:
-    """What is unusual about the films, and what a person should look at before a model learns from it.
+def log_issues(issues: dict[str, int], source: str) -> None:
+    """What is unusual about the images, and what a person should look at before a model learns from it.
 
-    A DICOM tree leaves such films out unless it is asked to keep them.
+    A DICOM tree leaves such images out unless it is asked to keep them.
     """
     if issues:
         counts = ", ".join(f"{count} {name}" for name, count in issues.items())
-        logger.info("Unusual: %s; the table's column issues says which films.", counts)
+        logger.info("Unusual: %s; the table's column issues says which images.", counts)
     unwanted = {
         name: count
         for name, count in issues.items()
@@ -100,31 +100,31 @@ def say_issues(issues: dict[str, int], source: str) -> None:
     }
     if unwanted and source != "dicom":
         logger.warning(
-            "The store holds films that are no frontal chest films or show names: %s (column issues). Leave "
+            "The store holds images that are no frontal chest images or show names: %s (column issues). Leave "
             "them out with --source dicom, or drop their rows from the table, and prepare again.",
             ", ".join(f"{count} {name}" for name, count in unwanted.items()),
         )
     if "above_bits" in issues:
         logger.warning(
-            "%d films hold values above the depth of the store (--bits) and show them white. "
-            "Burnt-in markers may; films of a deeper detector belong in a store of their own.",
+            "%d images hold values above the depth of the store (--bits) and show them white. "
+            "Burnt-in markers may; images of a deeper detector belong in a store of their own.",
             issues["above_bits"],
         )  # fmt: skip
     if "below_bits" in issues:
         logger.warning(
-            "%d films use less than a sixteenth of the depth of the store (--bits): they are dark, or of a "
+            "%d images use less than a sixteenth of the depth of the store (--bits): they are dark, or of a "
             "shallower detector and belong in a store of their own.",
             issues["below_bits"],
         )  # fmt: skip
     for name in ("looks_inverted", "looks_rotated"):
         if name in issues:
             logger.warning(
-                "%d films have the issue %s: look at them; nothing was changed.", issues[name], name
+                "%d images have the issue %s: look at them; nothing was changed.", issues[name], name
             )
 
 
 def frontal_only(manifest: Manifest) -> Manifest:
-    """The films that no source calls lateral, or a slice; logs how many are left out."""
+    """The images that no source calls lateral, or a slice; logs how many are left out."""
     views = manifest.table["view"]
     for view, what in NOT_FRONTAL.items():
         if count := int((views == view).sum()):
@@ -138,7 +138,9 @@ def verify_release(config: PrepareConfig) -> None:
     if faults := check_disk(manifest):
         listing = "\n  ".join(faults)
         raise DataError(f"{config.raw} differs from {config.source} in {len(faults)} ways:\n  {listing}")
-    logger.info("%s: all %d films of %s are there and whole.", config.raw, len(manifest.table), config.source)
+    logger.info(
+        "%s: all %d images of %s are there and whole.", config.raw, len(manifest.table), config.source
+    )
 
 
 def chosen_options(config: PrepareConfig, films: int) -> dict[str, str]:
@@ -147,7 +149,7 @@ def chosen_options(config: PrepareConfig, films: int) -> dict[str, str]:
         "source", "size", "bits", "validation", "test", "seed", "label_column", "findings", "patient_pattern",
         "region", "mask_value", "keep_burned_in",
     )  # fmt: skip
-    options = {name: getattr(config, name) for name in names} | {"number of films": films}
+    options = {name: getattr(config, name) for name in names} | {"number of images": films}
     for name in ("lists", "tested"):  # of published experiments
         folder = getattr(config, name)
         options[name] = folder and name_of(folder.name)

@@ -6,11 +6,11 @@ import time
 from pathlib import Path
 
 from evax.config import job
-from evax.data.leaks import require_audit, warn_of_tested_patients
+from evax.data.leaks import require_audit, warn_if_patients_tested
 from evax.data.store import ImageStore, open_store
 from evax.options.pretraining import PretrainConfig
 from evax.pretraining.resume import check_same_probe_store, original_config
-from evax.runs.log import refuse_used_folder
+from evax.runs.log import check_unused_folder
 
 
 @job(PretrainConfig)
@@ -23,7 +23,7 @@ def pretrain(config: PretrainConfig) -> Path:
     SIGTERM stopped it.
     """
     start = time.perf_counter()
-    refuse_used_folder(config.out, config, config.resume)
+    check_unused_folder(config.out, config, config.resume)
     begun = original_config(config)
     stores = open_stores(config)
     check_same_probe_store(config)
@@ -39,5 +39,5 @@ def open_stores(config: PretrainConfig) -> list[ImageStore]:
     if config.audit:
         require_audit(config.audit, stores)
     else:
-        warn_of_tested_patients(stores)
+        warn_if_patients_tested(stores)
     return stores

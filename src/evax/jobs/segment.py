@@ -9,7 +9,7 @@ from evax.adaptation.data import check_weights, load_masked
 from evax.config import job
 from evax.deploy.bundle import log_other_size
 from evax.options.adaptation import SegmentConfig
-from evax.runs.log import refuse_used_folder
+from evax.runs.log import check_unused_folder
 
 
 @job(SegmentConfig)
@@ -19,7 +19,7 @@ def segment(config: SegmentConfig) -> Path:
     Raises DataError for a store without masks or an empty split, WeightsError for weights that do not fit.
     """
     start = time.perf_counter()
-    refuse_used_folder(config.out, config, None)
+    check_unused_folder(config.out, config, None)
     data = load_masked(config)
     check_weights(config)
     log_other_size(config.weights, config.image_size)

@@ -37,5 +37,5 @@ class Classifier(nn.Module):
 
 
 def probabilities(logits: Float[Tensor, "B K"], exclusive: bool) -> Float[Tensor, "B K"]:
-    """Softmax when exactly one finding is true per film, else a sigmoid per finding; computed in float32."""
+    """Softmax when exactly one finding is true per image, else a sigmoid per finding; computed in float32."""
     return torch.softmax(logits.float(), dim=1) if exclusive else torch.sigmoid(logits.float())

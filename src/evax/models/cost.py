@@ -16,7 +16,7 @@ from evax.models.classifier import Classifier
 from evax.models.encoders import Encoder, build_encoder
 
 Head = Literal["norm, linear", "linear", "none"]
-WARM_UP = 3  # films before the clock counts: the first ones set up kernels and memory
+WARM_UP = 3  # images before the clock counts: the first ones set up kernels and memory
 
 
 class Kind(NamedTuple):
@@ -52,7 +52,7 @@ class PooledEncoder(nn.Module):
 
 
 class Size(NamedTuple):
-    """Of a whole network, for one film."""
+    """Of a whole network, for one image."""
 
     parameters: int
     multiply_adds: int
@@ -76,10 +76,10 @@ def size_of(kind: Kind) -> Size:
 
 
 def milliseconds_per_film(kinds: Sequence[Kind], repeats: int, threads: int) -> dict[Kind, float]:
-    """Median time of one film in float32 on the CPU, from normalised pixels to what `Kind.build` gives.
+    """Median time of one image in float32 on the CPU, from normalised pixels to what `Kind.build` gives.
 
-    repeats: timed films, at least 1. threads: torch's, while this runs. The kinds are timed in turn, film by
-    film, so that a busy minute of the machine falls on all of them.
+    repeats: timed images, at least 1. threads: torch's, while this runs. The kinds are timed in turn, image by
+    image, so that a busy minute of the machine falls on all of them.
     """
     networks = {kind: kind.build().eval() for kind in kinds}
     films = {kind: torch.rand(1, 1, kind.image_size, kind.image_size) for kind in networks}

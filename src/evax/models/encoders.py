@@ -351,7 +351,7 @@ def build_encoder(name: str, *, img_size: int = 224, **options: Any) -> Encoder:
     patch = VITS[name][0] if name in VITS else EvaX.stride
     if img_size % patch:
         raise ConfigError(
-            f"{name} cuts films into patches of {patch} pixels, which {img_size} is no multiple of. "
+            f"{name} cuts images into patches of {patch} pixels, which {img_size} is no multiple of. "
             f"The nearest sizes are {img_size - img_size % patch} and {img_size - img_size % patch + patch}."
         )
     build = partial(PlainVit, name) if name in VITS else partial(_eva_x, name, False)

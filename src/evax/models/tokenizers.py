@@ -220,7 +220,7 @@ WAYS = (*TOKENIZERS, f"{TIMM}NAME", f"{TRANSFORMERS}FOLDER", "the folder of an e
 
 
 class Tokenizer(nn.Module):
-    """Clean films in [0, 1] -> one feature vector per patch of the student; in eval mode, never a gradient.
+    """Clean images in [0, 1] -> one feature vector per patch of the student; in eval mode, never a gradient.
 
     features: the network, its weights filled in. name: for the run's identity. image_size: side of the
     student's input; its patches decide the grid. view: side of the picture that the network is shown, which
@@ -297,7 +297,7 @@ class Tokenizer(nn.Module):
 
 
 def resized(films: Float[Tensor, "B 1 H W"], side: int) -> Float[Tensor, "B 1 s s"]:
-    """The same films in [0, 1], `side` pixels wide."""
+    """The same images in [0, 1], `side` pixels wide."""
     if films.shape[-1] == side:
         return films
     return interpolated(films, side, "bicubic").clamp(0, 1)  # bicubic overshoots

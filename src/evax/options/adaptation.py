@@ -49,7 +49,7 @@ class AdaptingConfig:
     split: Path | None = None
     """CSV table with the columns image and split (train, val, test) in place of the store's own split."""
     split_by: SplitBy = "patient"
-    """film: the table may put a patient's films into several splits, a leak that every report then says."""
+    """film: the table may put a patient's images into several splits, a leak that every report then says."""
     resamples: int = 2000
     """Bootstrap resamples of the test patients."""
     seed: int = 0
@@ -76,7 +76,7 @@ class AdaptingConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class LabelledConfig(AdaptingConfig):
-    """What every job asks that learns from labels of whole films."""
+    """What every job asks that learns from labels of whole images."""
 
     stratified: bool = False
     """Draw these patients so that each finding keeps its share of them; else by chance alone."""
@@ -90,7 +90,7 @@ class LabelledConfig(AdaptingConfig):
     """How validation chooses each finding's threshold: youden, f1, or the least sensitivity or specificity it
     must have there, as in sensitivity:0.95. Of exclusive classes the most probable one is predicted."""
     sources: Path | None = None
-    """CSV table with the columns image or patient, and source (a hospital, a device): test films are scored
+    """CSV table with the columns image or patient, and source (a hospital, a device): test images are scored
     by source, too, as they are by sex, age and view."""
 
     def __post_init__(self) -> None:
@@ -100,20 +100,20 @@ class LabelledConfig(AdaptingConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class StepsConfig:
-    """How long and how fast a network learns from films whose answers are known."""
+    """How long and how fast a network learns from images whose answers are known."""
 
     steps: int | None = None
     """Optimizer steps; 500 without steps and epochs."""
     epochs: float | None = None
-    """Passes over all training films of the store, instead of steps, whatever label_fraction."""
+    """Passes over all training images of the store, instead of steps, whatever label_fraction."""
     warmup_epochs: float | None = None
     """Passes with rising learning rate, instead of optimizer.warmup; needs epochs."""
     batch_size: int = 32
-    """Films per step."""
+    """Images per step."""
     validate_every: int = 50
-    """Steps between looks at the validation films; each look costs their number of forward passes."""
+    """Steps between looks at the validation images; each look costs their number of forward passes."""
     crop: CropConfig = field(default_factory=lambda: CropConfig(area=(0.5, 1.0)))
-    """How training crops are cut; validation and test see whole films."""
+    """How training crops are cut; validation and test see whole images."""
     optimizer: OptimizerConfig = field(
         default_factory=lambda: OptimizerConfig(lr=1e-3, betas=(0.9, 0.999), eps=1e-8, clip_norm=0.0)
     )
@@ -159,11 +159,11 @@ class SupervisedConfig(StepsConfig, LabelledConfig):
     """How a classifier learns, whatever it starts from."""
 
     protocol: Literal["clean", "paper"] = "clean"
-    """paper: the test films choose the checkpoint, as in the released code; not to be compared with clean."""
+    """paper: the test images choose the checkpoint, as in the released code; not to be compared with clean."""
     augmentation: Augmentation = "crop"
     """What training does to films: nothing; random crops; crops and timm's RandAugment m6-mstd0.5-inc1."""
     head: Literal["zero", "probe"] = "zero"
-    """What the head starts from: nearly zero, as in the paper; or a linear probe of the training films."""
+    """What the head starts from: nearly zero, as in the paper; or a linear probe of the training images."""
 
     def __post_init__(self) -> None:
         LabelledConfig.__post_init__(self)
@@ -184,10 +184,10 @@ class FinetuneConfig(SupervisedConfig):
     train_uncertain: TrainingUncertain | None = None
     """What -1 counts as in training, for uncertain and uncertain_ones; mixed and smooth go by finding."""
     validation_cap: int | None = None
-    """At most so many validation films choose the checkpoint; all of them choose the thresholds."""
+    """At most so many validation images choose the checkpoint; all of them choose the thresholds."""
     resize_size: int | None = None
-    """Validation, test and deployment see the central image_size square of films of this side (the paper: 256
-    for 224); without it whole films."""
+    """Validation, test and deployment see the central image_size square of images of this side (the paper: 256
+    for 224); without it whole images."""
     fc_norm: Literal["pretrained", "new"] = "pretrained"
     """Final norm: the one of the weights, or a new one, as the released loader has it."""
     position_antialias: bool = True
@@ -228,23 +228,23 @@ class SegmentConfig(StepsConfig, AdaptingConfig):
     protocol: Literal["clean", "paper"] = "clean"
     """paper: the last checkpoint at the threshold 0.3, without validation; not to be compared with clean."""
     absent: Literal["outside", "unused"] = "outside"
-    """Films labelled not to have a finding. outside: none of their pixels has it; unused: as in the paper,
-    which trains and tests on films with the finding only."""
+    """Images labelled not to have a finding. outside: none of their pixels has it; unused: as in the paper,
+    which trains and tests on images with the finding only."""
     distort: bool = False
-    """Training films change in brightness and contrast, too, as in the paper."""
+    """Training images change in brightness and contrast, too, as in the paper."""
     decoder_width: int = 256
     """Channels of a transformer's decoder (UPerNet); on a CPU 64 are much faster."""
     validation_cap: int | None = None
-    """At most so many validation films choose the checkpoint; all of them choose the thresholds."""
+    """At most so many validation images choose the checkpoint; all of them choose the thresholds."""
     pictures: int = 12
-    """Test films that the report shows, from the best Dice to the worst."""
+    """Test images that the report shows, from the best Dice to the worst."""
 
     def __post_init__(self) -> None:
         AdaptingConfig.__post_init__(self)
         StepsConfig.__post_init__(self)
         if self.batch_size < 2:
             raise ConfigError(
-                "batch_size must be at least 2: the decoders normalise over the films of a step."
+                "batch_size must be at least 2: the decoders normalise over the images of a step."
             )
         if self.decoder_width < 1 or self.pictures < 0:
             raise ConfigError("decoder_width must be above 0 and pictures at least 0.")

@@ -36,7 +36,7 @@ class FetchConfig:
 
     def __post_init__(self) -> None:
         if self.films <= 0:
-            raise ConfigError(f"films must be above 0, got {self.films}.")
+            raise ConfigError(f"images must be above 0, got {self.films}.")
         if self.seed < 0:
             raise ConfigError(f"seed must be at least 0, got {self.seed}.")
         if self.workers < 0:
@@ -52,10 +52,10 @@ class FetchConfig:
 @validated
 @dataclass(frozen=True, kw_only=True)
 class PrepareConfig:
-    """Read every film once, resize it and keep it in a store; split the patients into train, val and test."""
+    """Read every image once, resize it and keep it in a store; split the patients into train, val and test."""
 
     raw: Path
-    """Folder that holds the films."""
+    """Folder that holds the images."""
     out: Path
     """Store to make."""
     source: SourceName = "csv"
@@ -63,10 +63,10 @@ class PrepareConfig:
     DICOMs, or a public release in its official layout.
     """
     size: int = 336
-    """Side of the stored film in pixels; the aspect is not kept."""
+    """Side of the stored image in pixels; the aspect is not kept."""
     bits: int | None = None
-    """Depth of PNG and TIFF films of more than 8 bits, 8 to 16, whose white is then 2**bits - 1. Without it
-    the films decide it once for all; bundles keep it, so that a single film is read as in training.
+    """Depth of PNG and TIFF images of more than 8 bits, 8 to 16, whose white is then 2**bits - 1. Without it
+    the images decide it once for all; bundles keep it, so that a single image is read as in training.
     """
     validation: float = 0.1
     """Share of the patients in the validation split."""
@@ -77,7 +77,7 @@ class PrepareConfig:
     workers: int = 0
     """Processes that read; 0 uses every core."""
     lists: Path | None = None
-    """Folder of train, val and test lists of film names, as of a published experiment: only these films."""
+    """Folder of train, val and test lists of image names, as of a published experiment: only these images."""
     verify: bool = False
     """First compare tables, published counts and disk, without decoding; a difference ends the work."""
     statistics: bool = False
@@ -85,7 +85,7 @@ class PrepareConfig:
     table: str | None = None
     """csv: the table in RAW, labels.csv without it; coco: its JSON file, annotations.json without it."""
     label_column: str | None = None
-    """csv: a column of class names, one per film; `label` is found by itself."""
+    """csv: a column of class names, one per image; `label` is found by itself."""
     findings: tuple[str, ...] | None = None
     """csv: columns of 1, 0, -1 or blank; without it, all that hold nothing else."""
     patient_pattern: str | None = None
@@ -97,13 +97,13 @@ class PrepareConfig:
     a number, or red, green and blue.
     """
     tested: Path | None = None
-    """merged_520k: folder of lists of films that are tested on later, left out with all films of their
+    """merged_520k: folder of lists of images that are tested on later, left out with all images of their
     patients; without it the paper's likely composition.
     """
     private: Path | None = None
     """dicom: folder for the pseudonym key and the crosswalk; OUT.private without it."""
     keep_burned_in: bool = False
-    """dicom: keep films whose header says that text in the pixels identifies the patient; they are left out
+    """dicom: keep images whose header says that text in the pixels identifies the patient; they are left out
     without it.
     """
 
@@ -133,7 +133,7 @@ class PrepareConfig:
 @validated
 @dataclass(frozen=True, kw_only=True)
 class AuditConfig:
-    """Find patients, and films even if resized, re-encoded, inverted or slightly cropped, across splits and
+    """Find patients, and images even if resized, re-encoded, inverted or slightly cropped, across splits and
     stores; `evax pretrain --audit OUT/audit.json` then refuses stores that leak.
     """
 
@@ -158,7 +158,7 @@ class AuditConfig:
 @validated
 @dataclass(frozen=True, kw_only=True)
 class DescribeConfig:
-    """Films, patients, age, sex, view, findings and pixels of stores, with tests of their differences."""
+    """Images, patients, age, sex, view, findings and pixels of stores, with tests of their differences."""
 
     stores: tyro.conf.Positional[tuple[Path, ...]]
     """Stores made by `evax prepare`."""

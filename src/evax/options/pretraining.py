@@ -27,7 +27,7 @@ class MaskedImageConfig:
     mask: MaskPattern = "uniform"
     """uniform: single patches; block: rectangles, as in BEiT."""
     epochs: float = 10.0
-    """Passes over the films; fractions are allowed."""
+    """Passes over the images; fractions are allowed."""
     batch_size: int = 128
     """Crops per step, of all processes together."""
     accumulate: int = 1
@@ -84,12 +84,12 @@ class MaskedImageConfig:
 @validated
 @dataclass(frozen=True, kw_only=True)
 class PretrainConfig(MaskedImageConfig):
-    """Pre-train an encoder without labels, on every film of the stores that is not in their test split."""
+    """Pre-train an encoder without labels, on every image of the stores that is not in their test split."""
 
     stores: tyro.conf.Positional[tuple[Path, ...]]
     """Stores made by `evax prepare`."""
     store_shares: tuple[float, ...] = ()
-    """How often each store is shown relative to the others; without it, every film once per epoch."""
+    """How often each store is shown relative to the others; without it, every image once per epoch."""
     out: Path
     """Run folder; the encoder is written to OUT/encoder."""
     encoder: str = "eva_x_tiny_patch16_224"
@@ -107,8 +107,8 @@ class PretrainConfig(MaskedImageConfig):
     tokenizer_norm: Literal["own", "store"] = "own"
     """Mean and standard deviation of the tokenizer's input: those it was trained with, or the encoder's."""
     probe_store: Path | None = None
-    """Labelled store for kNN and linear-probe AUC and RankMe during the run, from its train films to its
-    validation films.
+    """Labelled store for kNN and linear-probe AUC and RankMe during the run, from its train images to its
+    validation images.
     """
     track: tuple[Tracker, ...] = ()
     """Show the log's numbers in TensorBoard (OUT/tensorboard) or at an MLflow server, too."""

@@ -30,7 +30,7 @@ class EmbedConfig:
     films: tyro.conf.Positional[tuple[Path, ...]]
     """Images, folders that are searched for images, or one store."""
     out: Path
-    """Parquet file: film, feature, error (why an image could not be read); metadata: what features are."""
+    """Parquet file: image, feature, error (why an image could not be read); metadata: what features are."""
     bundle: Path | None = None
     """Encoder or classifier bundle; or give encoder and weights."""
     encoder: str | None = None

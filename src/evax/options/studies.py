@@ -75,7 +75,7 @@ class FewshotConfig(FinetuneConfig):
 class CrossvalidateConfig(FinetuneConfig):
     """Fine-tune once per fold of the patients, or once per hospital left out; all else is as in finetune.
 
-    All films of the store enter, whatever its split says. Each run is a folder OUT/runs/*; the results are
+    All images of the store enter, whatever its split says. Each run is a folder OUT/runs/*; the results are
     OUT/report.html, crossvalidate.json, crossvalidate.csv, crossvalidate.svg and crossvalidate.png. With
     seeds, each is such a study in OUT/runs/seed-*; OUT/report.html, seeds.json and seeds.csv sum them up.
     """
@@ -85,17 +85,17 @@ class CrossvalidateConfig(FinetuneConfig):
     name: str = ""
     """Of the study in its figure; empty: encoder and the end of the weights' path."""
     folds: int = 5
-    """Number of folds of patients or films, at least 2; by anything else there are as many as values."""
+    """Number of folds of patients or images, at least 2; by anything else there are as many as values."""
     by: str = PATIENT
-    """patient; film: folds of films drawn by chance, as in the paper's real-world study, so that a patient's
-    films may train and be tested, which every report then says; or view, sex or a column of the table, whose
+    """patient; film: folds of images drawn by chance, as in the paper's real-world study, so that a patient's
+    images may train and be tested, which every report then says; or view, sex or a column of the table, whose
     values are left out one at a time."""
     table: Path | None = None
     """CSV with the columns image or patient, and the one that `by` names, as site."""
     validation: float = 0.2
     """Share of the patients outside the test part that choose instead of training, in (0, 1)."""
     seen: SeenFilms = "refuse"
-    """When the encoder was pre-trained on films of the store. train: their patients always train."""
+    """When the encoder was pre-trained on images of the store. train: their patients always train."""
     bundles: bool = False
     """Keep the classifier of every fold that this call runs, OUT/runs/*/bundle."""
     resume: bool = False
@@ -103,7 +103,7 @@ class CrossvalidateConfig(FinetuneConfig):
     split: Annotated[Path | None, tyro.conf.Suppress] = None
     """Set for each fold."""
     protocol: Annotated[Literal["clean", "paper"], tyro.conf.Suppress] = "clean"
-    """Of every fold; its validation films choose the checkpoint."""
+    """Of every fold; its validation images choose the checkpoint."""
     split_by: Annotated[SplitBy, tyro.conf.Suppress] = PATIENT
     """Set by `by`."""
     seeds: tuple[int, ...] = ()
@@ -116,7 +116,7 @@ class CrossvalidateConfig(FinetuneConfig):
         if self.protocol != "clean":
             raise ConfigError(
                 "crossvalidate has the clean protocol only: leave protocol out. For the paper's folds of "
-                "films give --by film."
+                "images give --by film."
             )
         if self.folds < 2:
             raise ConfigError(f"folds must be at least 2, got {self.folds}.")
@@ -125,7 +125,7 @@ class CrossvalidateConfig(FinetuneConfig):
         if self.by in (PATIENT, FILM) and self.table is not None:
             raise ConfigError("table holds the column that by names: give --by, as --by site.")
         if self.table is None and self.by not in (known := (PATIENT, FILM, *ATTRIBUTES)):
-            wrong = unknown_name("way to divide films", self.by, known)
+            wrong = unknown_name("way to divide images", self.by, known)
             raise ConfigError(f"{wrong} For another column give the CSV that has it, as --table sites.csv.")
 
 
@@ -134,12 +134,12 @@ class CrossvalidateConfig(FinetuneConfig):
 class ProbeConfig(LabelledConfig):
     """Score an encoder as it is: logistic regression and a vote of neighbours on the mean of its patches.
 
-    Every film is seen once; validation chooses strength and thresholds, test is scored once. With fractions
+    Every image is seen once; validation chooses strength and thresholds, test is scored once. With fractions
     or counts it is a sweep over parts of the labels, on the same features.
     """
 
     neighbours: int = 20
-    """Training films that vote on each film."""
+    """Training images that vote on each image."""
     fractions: tuple[float, ...] = ()
     """Shares of the training patients, each in (0, 1]."""
     counts: tuple[int, ...] = ()
@@ -149,7 +149,7 @@ class ProbeConfig(LabelledConfig):
     name: str = ""
     """Of the curves of a sweep in figures; empty: encoder and the end of the weights' path."""
     resume: bool = False
-    """Continue the sweep in OUT: films that were encoded and probes that are finished are not repeated, new
+    """Continue the sweep in OUT: images that were encoded and probes that are finished are not repeated, new
     shares, counts and seeds are added."""
 
     def __post_init__(self) -> None:

@@ -9,9 +9,9 @@ from typing import Any
 import pandas as pd
 
 from evax.data.duplicates import SAME, Comparison, DuplicatePair, Place
-from evax.data.leaks import film_facts
+from evax.data.leaks import image_facts
 from evax.data.store import ImageStore
-from evax.pages.drawing import data_uri, film_picture
+from evax.pages.drawing import data_uri, image_picture
 from evax.pages.figures import score_histogram
 from evax.pages.template import write_page
 
@@ -27,11 +27,11 @@ def write_audit_page(
 ) -> None:
     """content: of audit.json. films: see film_table. leaky: exposures that are tested and trained on."""
     names = [entry["name"] for entry in content["stores"]]
-    known = film_facts(films)
+    known = image_facts(films)
 
     def side(place: Place) -> dict[str, Any]:
         return {
-            "picture": data_uri(film_picture(stores[place.store].pixels(place.row))),
+            "picture": data_uri(image_picture(stores[place.store].pixels(place.row))),
             "name": f"{names[place.store]}, row {place.row}",
             "split": known[place][0] or "no split",
         }
@@ -53,7 +53,7 @@ def write_audit_page(
         total=len(found.pairs),
         figure_of_similarities=score_histogram(
             found.similarities,
-            label="Similarity of the pairs of films that were compared in detail",
+            label="Similarity of the pairs of images that were compared in detail",
             x_label="correlation of fine details (dashed: threshold)",
             y_label="pairs",
             threshold=SAME,

@@ -116,12 +116,12 @@ def with_prefixed_ids(svg: str, prefix: str) -> str:
     return re.sub(r"<[a-zA-Z][^>]*>", renamed, svg)
 
 
-def film_picture(
+def image_picture(
     pixels: UInt8[np.ndarray, "S S"],
     boxes: Sequence[tuple[float, float, float, float]] = (),
     side: int = 300,
 ) -> bytes:
-    """A small JPEG of a stored film with its boxes (x, y, width, height in fractions)."""
+    """A small JPEG of a stored image with its boxes (x, y, width, height in fractions)."""
     picture = Image.fromarray(pixels).resize((side, side), Image.Resampling.BILINEAR).convert("RGB")
     draw = ImageDraw.Draw(picture)
     for x, y, width, height in boxes:

@@ -143,7 +143,7 @@ def precision_recall_panel(
 def reliability_panel(curve: ReliabilityCurve, *, label: str, after: ReliabilityCurve | None = None) -> str:
     """Predicted against observed frequency, with the Wilson band; both axes end where the data do.
 
-    after: the same films after calibration, dashed with squares.
+    after: the same images after calibration, dashed with squares.
     """
     with matplotlib.rc_context(STYLE):
         figure, axes = new_panel((SQUARE, SQUARE))
@@ -208,7 +208,7 @@ def interval_plot(
 
 
 def age_histogram(ages: Float[np.ndarray, " n"], *, label: str) -> str:
-    """Films per ten years of age; NaN left out."""
+    """Images per ten years of age; NaN left out."""
     known = ages[np.isfinite(ages)]
     bins = np.arange(0, max(100.0, float(known.max()) + 1) + 10, 10)
     with matplotlib.rc_context(STYLE):
@@ -238,7 +238,7 @@ def score_histogram(
 
 
 def _thinned(x: Floats, y: Floats) -> tuple[Floats, Floats]:
-    """The points that lie on another pixel than the one before: curves of many films stay small."""
+    """The points that lie on another pixel than the one before: curves of many images stay small."""
     pixel = np.rint(np.stack([x, y]) * SQUARE)
     new = np.concatenate([[True], (pixel[:, 1:] != pixel[:, :-1]).any(axis=0)])
     new[-1:] = True
@@ -260,10 +260,10 @@ PANELS = (  # title, (event, value, name of the curve), logarithmic, chance
     ("learning rate", (("step", "lr", ""),), False, None),
     ("gradient norm before clipping", (("step", "grad_norm", ""),), True, None),
     ("spread of the predictions over the features'", (("step", "spread", ""),), False, None),
-    ("films per second", (("step", "images_per_s", ""),), False, None),
+    ("images per second", (("step", "images_per_s", ""),), False, None),
     ("share of the speed of a plain matrix product", (("step", "matmul_share", ""),), False, None),
     (
-        "mean AUC on the validation films",
+        "mean AUC on the validation images",
         (("probe", "knn_auc", "20 nearest neighbours"), ("probe", "linear_auc", "linear probe")),
         False,
         0.5,

@@ -1,4 +1,4 @@
-"""What a page shows of masks: scores, Dice against the threshold, films with true and drawn edges."""
+"""What a page shows of masks: scores, Dice against the threshold, images with true and drawn edges."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def write_dice_table(
     """One line per film: row of the store, image, patient; of every finding Dice and pixels: inside, called
     inside, and both.
 
-    overlaps: of these films, at one threshold per finding. A finding of which nothing is known is empty.
+    overlaps: of these images, at one threshold per finding. A finding of which nothing is known is empty.
     """
     table = store.manifest.table.loc[rows, ["image", "patient"]].reset_index(drop=True)
     table.insert(0, "row", rows)
@@ -55,9 +55,9 @@ def draw_masks(
     count: int,
     probabilities_of: Callable[[Rows], Iterable[Float[np.ndarray, "K H W"]]],
 ) -> list[dict[str, Any]]:
-    """Pictures of test films, per finding from the best Dice to the worst, and false alarms; says which.
+    """Pictures of test images, per finding from the best Dice to the worst, and false alarms; says which.
 
-    overlaps: of films.test, at one threshold per finding. count: of pictures, of all findings together.
+    overlaps: of images.test, at one threshold per finding. count: of pictures, of all findings together.
     probabilities_of: the segmenter on rows of the store.
     """
     shown: list[dict[str, Any]] = []
@@ -70,7 +70,7 @@ def draw_masks(
             truth, called = films.truth(row)[k] == 1, answer[k] >= threshold
             film = films.store.pixels(row) / 255
             picture = outlined(film, [(truth, TRUE_EDGE), (called, CALLED_EDGE)])
-            # numbered: a film's name may be its patient's, and findings may hold any character
+            # numbered: an image's name may be its patient's, and findings may hold any character
             path = make_folder(folder) / f"{len(shown):03d}.png"
             picture.save(path)
             own = {"dice": plain(float(each[place])), "called": float(called.mean())}
@@ -79,7 +79,7 @@ def draw_masks(
 
 
 def shown_places(overlaps: Overlaps, finding: int, count: int) -> Int64[np.ndarray, " n"]:
-    """At most so many films of a finding: the worst false alarms, a quarter, behind films that have it."""
+    """At most so many images of a finding: the worst false alarms, a quarter, behind images that have it."""
     called = false_area(overlaps)[:, finding]
     false = np.argsort(-called)[: min(count // 4, int(np.nansum(called > 0)))]
     each = film_dice(overlaps)[:, finding]

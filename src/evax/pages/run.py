@@ -17,7 +17,7 @@ from evax.errors import DataError
 from evax.evaluation.report import ERRORS_PER_FINDING
 from evax.evaluation.subgroups import ENOUGH
 from evax.pages import figures
-from evax.pages.drawing import data_uri, film_picture
+from evax.pages.drawing import data_uri, image_picture
 from evax.pages.figures import interval_plot
 from evax.pages.masks import segmentation
 from evax.pages.sections import comparisons, data_sheet, fine_tuning, localisation, probing
@@ -97,12 +97,12 @@ def known_kind(step: Facts) -> str:
 
 
 def makes_phantoms(step: dict[str, Any]) -> bool:
-    """Whether a step draws or reads synthetic films."""
+    """Whether a step draws or reads synthetic images."""
     return step["kind"] in ("fetch", "store") and "phantom" in step["command"]
 
 
 def reads_phantoms(stores: list[dict[str, Any]]) -> bool:
-    """Whether a store was made of synthetic films, as far as its source says so."""
+    """Whether a store was made of synthetic images, as far as its source says so."""
     return any("phantom" in str(sheet["store"].card["source"]).lower() for sheet in stores)
 
 
@@ -177,14 +177,14 @@ def write_run_page(folder: Path) -> Path:
 
 
 def store_of(report: Facts) -> ImageStore | None:
-    """The store a run was made of, divided as for the run; None when it is not there or holds other films."""
+    """The store a run was made of, divided as for the run; None when it is not there or holds other images."""
     try:
         store = open_store(report["recipe"]["store"])
     except DataError:
         return None
     films, _, split = report["data_fingerprint"].partition(
         "+"
-    )  # of films and, where one was given, of a table
+    )  # of images and, where one was given, of a table
     if store.fingerprint != films:
         return None
     return divided_by(store, Path(report["recipe"]["split"]), report["data_fingerprint"]) if split else store
@@ -215,7 +215,7 @@ def details(report: Facts, store: ImageStore | None) -> dict[str, Any]:
         "errors_per_finding": ERRORS_PER_FINDING,
         "no_pictures": ""
         if store is not None
-        else f"No pictures: {report['recipe']['store']} is not there any more, or holds other films.",
+        else f"No pictures: {report['recipe']['store']} is not there any more, or holds other images.",
     }
 
 
@@ -275,20 +275,20 @@ def subgroup_figure(attribute: str, groups: list[Facts]) -> str:
 
 
 def unsaid(part: Facts, compared: list[Facts]) -> str:
-    """The groups that are too small, and the films of which the group is not known, in words."""
+    """The groups that are too small, and the images of which the group is not known, in words."""
     small = [group for group in part["groups"] if group["mauc"] is None]
     sentences = []
     if small:
         listed = ", ".join(
-            f"{group['group']} ({group['films']} films of {group['patients']} patients)" for group in small
+            f"{group['group']} ({group['films']} images of {group['patients']} patients)" for group in small
         )
         sentences.append(f"Too few patients to be compared in the mean: {listed}.")
     if len(compared) == 1 and not small:
         sentences.append(
-            f"All test films with a known {part['attribute']} are of one group: nothing to compare."
+            f"All test images with a known {part['attribute']} are of one group: nothing to compare."
         )
     if part["not_stated"]:
-        sentences.append(f"Not known for {part['not_stated']} test films.")
+        sentences.append(f"Not known for {part['not_stated']} test images.")
     return f"{part['attribute'].capitalize()}: {' '.join(sentences)}" if sentences else ""
 
 
@@ -317,6 +317,6 @@ def suspect(row: dict[Any, Any], store: ImageStore | None) -> dict[str, Any]:
 
 
 def with_picture(row: int, store: ImageStore | None) -> dict[str, Any]:
-    """The film of a row as a small picture; pixels only, no name."""
-    picture = None if store is None else data_uri(film_picture(store.pixels(row), side=200))
+    """The image of a row as a small picture; pixels only, no name."""
+    picture = None if store is None else data_uri(image_picture(store.pixels(row), side=200))
     return {"row": row, "picture": picture}

@@ -24,7 +24,7 @@ from evax.evaluation.published import MARK
 from evax.evaluation.report import TOP1, marked
 from evax.evaluation.study_rows import WAYS
 from evax.pages import figures
-from evax.pages.drawing import data_uri, film_picture, jpeg
+from evax.pages.drawing import data_uri, image_picture, jpeg
 from evax.pages.figures import age_histogram
 from evax.runs.files import Facts, interval, numbers, of_way, read_facts, read_log, read_predictions
 
@@ -51,7 +51,7 @@ def data_sheet(name: str, store: ImageStore) -> dict[str, Any]:
         "views": Counter(view or "not stated" for view in table["view"]).most_common(),
         "sexes": Counter(sex or "not stated" for sex in table["sex"]).most_common(),
         "ages": (len(known), quartiles),
-        "age_figure": age_histogram(ages, label=f"Ages in {name}, films") if len(known) else None,
+        "age_figure": age_histogram(ages, label=f"Ages in {name}, images") if len(known) else None,
         "boxes": len(store.manifest.boxes),
         "masks": {name: len(store.masked_rows(name)) for name in store.mask_findings()},
         "examples": [example(store, row) for row in example_rows(store)],
@@ -59,12 +59,12 @@ def data_sheet(name: str, store: ImageStore) -> dict[str, Any]:
 
 
 def people(table: pd.DataFrame) -> int:
-    """Patients of these films; films without a patient are not counted."""
+    """Patients of these images; images without a patient are not counted."""
     return int(table.loc[table["patient"] != "", "patient"].nunique())
 
 
 def prevalence(table: pd.DataFrame, finding: str, splits: Sequence[str]) -> tuple[list[tuple[int, int]], int]:
-    """(films with the finding, films where it is known) per split, and the films where it is not known."""
+    """(images with the finding, images where it is known) per split, and the images where it is not known."""
     labels = table[finding]
     known = (labels == 0) | (labels == 1)
     per_split = [
@@ -78,7 +78,7 @@ def prevalence(table: pd.DataFrame, finding: str, splits: Sequence[str]) -> tupl
 
 
 def example_rows(store: ImageStore) -> list[int]:
-    """One film per finding (one with a box where there is one), then films spread over the store."""
+    """One image per finding (one with a box where there is one), then images spread over the store."""
     table, boxes = store.manifest.table, store.manifest.boxes
     rows: list[int] = []
     for finding in store.manifest.findings:
@@ -92,13 +92,13 @@ def example_rows(store: ImageStore) -> list[int]:
 
 
 def example(store: ImageStore, row: int) -> dict[str, Any]:
-    """A film with its boxes as a picture, and what is known of it."""
+    """An image with its boxes as a picture, and what is known of it."""
     film, boxes = store.manifest.table.iloc[row], store.manifest.boxes
     own = boxes.loc[boxes["image"] == film["image"], ["x", "y", "width", "height"]]
     present = [finding for finding in store.manifest.findings if film[finding] == 1]
     corners = [(float(x), float(y), float(width), float(height)) for x, y, width, height in own.to_numpy()]
     return {
-        "picture": data_uri(film_picture(store.pixels(row), corners)),
+        "picture": data_uri(image_picture(store.pixels(row), corners)),
         "findings": ", ".join(present) or "no finding labelled",
         "notes": " · ".join(str(note) for note in (film["view"], film["sex"], film["split"]) if note),
     }
@@ -115,7 +115,7 @@ def fine_tuning(name: str, folder: Path, run: Path) -> dict[str, Any]:
 
 
 def probing(folder: Path) -> list[dict[str, Any]]:
-    """Both probes of a run of evax probe, as two classifiers of the same films."""
+    """Both probes of a run of evax probe, as two classifiers of the same images."""
     report = read_facts(folder / "report.json")
     views = []
     for way, own in (("linear", "strength"), ("knn", "neighbours")):
@@ -126,7 +126,7 @@ def probing(folder: Path) -> list[dict[str, Any]]:
 
 
 def tested(name: str, report: Facts, predictions_file: Path) -> dict[str, Any]:
-    """What every classifier has: its scores on the test films, without curves of a training."""
+    """What every classifier has: its scores on the test images, without curves of a training."""
     metrics = report["test_metrics"]
     predictions = read_predictions(
         predictions_file, [finding["name"] for finding in metrics["findings"]], metrics["n"]
@@ -145,16 +145,16 @@ def tested(name: str, report: Facts, predictions_file: Path) -> dict[str, Any]:
         "protocol_name": report["protocol"]["name"],
         "protocol": report["protocol"],
         "details": None,
-        **(of_films if predictions is None else film_by_film(predictions, report)),
+        **(of_films if predictions is None else image_by_image(predictions, report)),
     }
 
 
 def protocol_in_full(report: Facts) -> dict[str, Any]:
-    """The protocol card, with how many of the validation films chose the checkpoint."""
+    """The protocol card, with how many of the validation images chose the checkpoint."""
     looked_at, protocol = report.get("validation_films_per_look"), dict(report["protocol"])
-    if looked_at:  # 0 in protocol paper, where test films chose
+    if looked_at:  # 0 in protocol paper, where test images chose
         of = report["validation"]["films"]
-        protocol["checkpoint_chosen_on"] += f" of {looked_at:,} of the {of:,} validation films"
+        protocol["checkpoint_chosen_on"] += f" of {looked_at:,} of the {of:,} validation images"
     return protocol
 
 
@@ -166,8 +166,8 @@ def start_of(weights: str | None, run: Path) -> str:
     return f"weights of {path.relative_to(run) if path.is_relative_to(run) else path}"
 
 
-def film_by_film(predictions: pd.DataFrame, report: Facts) -> dict[str, Any]:
-    """What needs the probability of every test film."""
+def image_by_image(predictions: pd.DataFrame, report: Facts) -> dict[str, Any]:
+    """What needs the probability of every test image."""
     metrics = report["test_metrics"]
     findings, temperatures = metrics["findings"], calibrations(report)
     after = calibrated(predictions, report)
@@ -208,7 +208,7 @@ def training_curves(name: str, log: dict[str, pd.DataFrame], report: Facts) -> l
     """Title and curve of the loss and of the mAUC that chose the checkpoint, as far as they were logged."""
     curves = []
     looked_at, of = report.get("validation_films_per_look"), report["validation"]["films"]
-    some = f" on {looked_at:,} of {of:,} films" if looked_at and looked_at < of else ""
+    some = f" on {looked_at:,} of {of:,} images" if looked_at and looked_at < of else ""
     looks = (
         ("step", "loss", "training loss"),
         ("validation", "mauc", f"validation mAUC{some}"),
@@ -237,7 +237,7 @@ def forest(name: str, findings: list[Facts]) -> str:
 
 
 def cases(predictions: pd.DataFrame, finding: str) -> tuple[Any, Any]:
-    """Probabilities and truth of the films on which a finding is known."""
+    """Probabilities and truth of the images on which a finding is known."""
     known = predictions[predictions[f"label:{finding}"].notna()]
     return known[f"probability:{finding}"].to_numpy(np.float64), (known[f"label:{finding}"] == 1).to_numpy()
 
@@ -263,14 +263,14 @@ def precision_recall(finding: Facts, predictions: pd.DataFrame) -> str:
 
 
 def reliability(finding: Facts, predictions: pd.DataFrame, after: pd.DataFrame | None = None) -> str:
-    """Predicted against observed frequency of a finding; after: the same films after calibration."""
+    """Predicted against observed frequency of a finding; after: the same images after calibration."""
     curve = reliability_curve(*cases(predictions, finding["name"]))
     mended = None if after is None else reliability_curve(*cases(after, finding["name"]))
     return figures.reliability_panel(curve, label=f"Calibration of {finding['name']}", after=mended)
 
 
 def confusion(predictions: pd.DataFrame, metrics: Facts) -> list[tuple[str, list[int]]] | None:
-    """True finding -> films per most probable finding, when each film has exactly one; else None."""
+    """True finding -> images per most probable finding, when each image has exactly one; else None."""
     if metrics["macc"]["reading"] != TOP1:
         return None
     names = [finding["name"] for finding in metrics["findings"]]
@@ -282,7 +282,7 @@ def confusion(predictions: pd.DataFrame, metrics: Facts) -> list[tuple[str, list
 
 
 def comparisons(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Runs that were tested on the same films with the same labels under the same protocol, two or more."""
+    """Runs that were tested on the same images with the same labels under the same protocol, two or more."""
     groups: list[list[dict[str, Any]]] = []
     for run in (
         run for run in runs if run["films"] is not None and run["metrics"]["mauc"]["value"] is not None
@@ -306,7 +306,7 @@ def comparison_figure(group: list[dict[str, Any]]) -> str:
     films = group[0]["metrics"]["n"]
     return figures.interval_plot(
         rows, label="Mean AUC of the runs with 95 % intervals", limits=(0.5, 1), reference=0.5,
-        x_label=f"mean AUC on the same {films} test films (dashed: chance)",
+        x_label=f"mean AUC on the same {films} test images (dashed: chance)",
     )  # fmt: skip
 
 

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from evax.data import statistics
 from evax.data.leaks import unnamed_patients
 from evax.data.manifest import OF_FILM, SPLITS
-from evax.data.statistics import film_pixels, measured_rows, of_films
+from evax.data.statistics import image_pixels, measured_rows, of_films
 from evax.data.store import ImageStore, open_store, short_names
 from evax.evaluation.comparison import holm
 from evax.files import make_folder, open_csv, replaced_whole, write_json
@@ -34,25 +34,25 @@ def write_statistics_page(out: Path, content: dict[str, Any], stores: Sequence[I
     if any(len(values) for values in ages):
         drawn.append(("Age", boxes(names, ages, "age in years")))
     for column, title, unit in (
-        ("height", "Height of a film", "pixels, as read"),
-        ("width", "Width of a film", "pixels, as read"),
-        ("spacing_mm", "Spacing of a film's pixels", "mm, as read"),
+        ("height", "Height of an image", "pixels, as read"),
+        ("width", "Width of an image", "pixels, as read"),
+        ("spacing_mm", "Spacing of an image's pixels", "mm, as read"),
     ):
         of_stores = [of_films(store.manifest.table, column) for store in stores]
         if any(len(values) for values in of_stores):
             drawn.append((title, boxes(names, of_stores, unit)))
-    pixels = [film_pixels(store, measured_rows(store)) for store in stores]
+    pixels = [image_pixels(store, measured_rows(store)) for store in stores]
     drawn.append(
-        ("Mean of a film's pixels", boxes(names, [values[:, 0] for values in pixels], "grey, 0 to 1"))
+        ("Mean of an image's pixels", boxes(names, [values[:, 0] for values in pixels], "grey, 0 to 1"))
     )
     drawn.append(
         (
-            "Contrast of a film",
+            "Contrast of an image",
             boxes(names, [values[:, 1] for values in pixels], "standard deviation of grey"),
         )
     )
     if any(store["findings"] for store in content["stores"]):
-        drawn.append(("Share of films with a finding", prevalences(content["stores"])))
+        drawn.append(("Share of images with a finding", prevalences(content["stores"])))
     drawn += [
         (f"Findings together: {store['name']}", together(store))
         for store in content["stores"]
@@ -93,7 +93,7 @@ def boxes(names: Sequence[str], values: Sequence[Float64[np.ndarray, " _"]], x_l
 
 
 def prevalences(stores: Sequence[dict[str, Any]]) -> Figure:
-    """Share of the films with each finding, of those where it is known; one mark per store."""
+    """Share of the images with each finding, of those where it is known; one mark per store."""
     shares = [
         {finding: n["present"] / n["known"] for finding, n in store["findings"].items() if n["known"]}
         for store in stores
@@ -113,13 +113,13 @@ def prevalences(stores: Sequence[dict[str, Any]]) -> Figure:
         axes.set_yticks(range(len(findings)), findings)
         axes.set_ylim(len(findings) - 0.5, -0.5)
         axes.set_xlim(left=0)
-        axes.set_xlabel("films with the finding, %, of those where it is known")
+        axes.set_xlabel("images with the finding, %, of those where it is known")
         add_legend(figure)
     return figure
 
 
 def together(store: dict[str, Any]) -> Figure:
-    """Of the films with the finding of a row, how many per cent have that of the column too."""
+    """Of the images with the finding of a row, how many per cent have that of the column too."""
     findings = list(store["findings"])[:MOST_FINDINGS]
     counts = np.array(store["together"], np.float64)[: len(findings), : len(findings)]
     own = np.diag(counts)[:, None]
@@ -133,7 +133,7 @@ def together(store: dict[str, Any]) -> Figure:
             axes.text(column, row, f"{share:.0f}", ha="center", va="center", color=colour, fontsize=9)
         axes.set_xticks(range(len(findings)), findings, rotation=60, ha="right", rotation_mode="anchor")
         axes.set_yticks(range(len(findings)), findings)
-        axes.set_xlabel("% of the row's films\nthat have this one, too")
+        axes.set_xlabel("% of the row's images\nthat have this one, too")
         for side in ("left", "bottom"):
             axes.spines[side].set_visible(False)
     return figure
@@ -174,7 +174,7 @@ def lines(content: dict[str, Any]) -> Iterator[tuple[Any, ...]]:
         yield (
             name,
             "patients",
-            "films or studies that name nobody",
+            "images or studies that name nobody",
             store["unnamed_patients"],
             store["patients"],
         )

@@ -10,7 +10,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from evax.evaluation.report import FEW_PATIENTS, PARTIAL, has_marked, marked, resting, unlearned
+from evax.evaluation.report import FEW_PATIENTS, PARTIAL, has_marked, marked, resamples_in_words, unlearned
 from evax.files import write_text
 from evax.pages.drawing import with_prefixed_ids
 from evax.runs.files import interval
@@ -32,7 +32,7 @@ def write_page(page: Path, template: str, **content: Any) -> Path:
     environment.filters |= {"percent": show_percent, "count": lambda value: f"{value:,}"}
     environment.filters |= {"p_value": show_p_value, "marked": marked, "unlearned": unlearned}
     environment.globals |= {
-        "resting": resting,
+        "resamples_in_words": resamples_in_words,
         "has_marked": has_marked,
         "FEW_PATIENTS": FEW_PATIENTS,
         "PARTIAL": PARTIAL,

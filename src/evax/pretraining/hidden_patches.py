@@ -7,7 +7,7 @@ import math
 import numpy as np
 from jaxtyping import Int64
 
-from evax.data.augment import MASK, film_chance
+from evax.data.augment import MASK, image_chance
 from evax.options.pretraining import hidden_count
 from evax.options.training import MaskPattern
 
@@ -23,7 +23,7 @@ def hidden_positions(
     seed: int,
     pattern: MaskPattern = "uniform",
 ) -> Int64[np.ndarray, "B M"]:
-    """Random positions per film, without repetition, the same count in each.
+    """Random positions per image, without repetition, the same count in each.
 
     patches: of a square grid. ratio: share of patches hidden, in (0, 1). Source: "randomly select a
     proportion r" (uniform) and the EVA-02 code (block); paper-facts.md 2.1.
@@ -31,7 +31,7 @@ def hidden_positions(
     count = hidden_count(patches, ratio)
     return np.stack(
         [
-            PATTERNS[pattern](patches, count, film_chance(seed, int(epoch), int(film), MASK))
+            PATTERNS[pattern](patches, count, image_chance(seed, int(epoch), int(film), MASK))
             for film, epoch in zip(films, epochs, strict=True)
         ]
     )

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from lightning_fabric import Fabric
 
-from evax.data.loader import FilmOrder, Films, training_batches
+from evax.data.loader import Films, ImageOrder, training_batches
 from evax.data.preprocess import Preprocess
 from evax.errors import DataError, Interrupted
 from evax.models.masked import MaskedImageModel
@@ -95,7 +95,7 @@ def learn(run: Pretraining, first: int, probe: Callable[[], ProbeResult] | None)
         seed=config.seed,
         steps=range(first, steps),
         workers=config.workers,
-        order=FilmOrder(run.images.counts(), config.seed, config.store_shares),
+        order=ImageOrder(run.images.counts(), config.seed, config.store_shares),
         rank=fabric.global_rank,
         processes=fabric.world_size,
     )

@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 def at_positions(tokens: Float[Tensor, "B N D"], positions: Int[Tensor, "B M"]) -> Float[Tensor, "B M D"]:
-    """The tokens at the given positions of each film."""
+    """The tokens at the given positions of each image."""
     return tokens.gather(1, positions.unsqueeze(-1).expand(-1, -1, tokens.shape[-1]))
 
 
@@ -19,7 +19,7 @@ def masked_cosine_loss(
     float32.
 
     predicted: at the hidden positions only. targets: the tokenizer's features of all patches of the clean
-    film.
+    image.
     Returns a value in [-1, 1]; lower is better.
     """
     wanted = at_positions(targets, positions)
@@ -29,7 +29,7 @@ def masked_cosine_loss(
 def relative_spread(predicted: Float[Tensor, "B M Dt"], wanted: Float[Tensor, "B M Dt"]) -> Float[Tensor, ""]:
     """How much the directions of the predictions differ from each other, over how much the wanted ones do.
 
-    0: every patch of every film is predicted to be the same (a collapse); 1: as varied as the features.
+    0: every patch of every image is predicted to be the same (a collapse); 1: as varied as the features.
     """
     return _spread(predicted) / _spread(wanted).clamp(min=1e-6)
 

@@ -71,7 +71,7 @@ def all_done(folder: Path, facts: dict[str, Any]) -> bool:
         metadata = None
     if not metadata:
         return False  # load_newest_checkpoint passes over it, too
-    _refuse_other_runs(paths[-1], json.loads(metadata["facts"]), facts)
+    _check_no_other_runs(paths[-1], json.loads(metadata["facts"]), facts)
     return int(metadata["step"]) == facts["steps"]
 
 
@@ -102,7 +102,7 @@ def load_newest_checkpoint(
         except WeightsError as error:
             logger.warning("%s Going on from the one before it.", error)
             continue
-        _refuse_other_runs(path, json.loads(metadata["facts"]), facts)
+        _check_no_other_runs(path, json.loads(metadata["facts"]), facts)
         _restore(tensors, model, optimizer)
         if precision and (state := json.loads(metadata["precision"])):
             precision.load_state_dict(state)
@@ -127,7 +127,7 @@ def _read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
     return metadata, tensors
 
 
-def _refuse_other_runs(path: Path, before: dict[str, Any], facts: dict[str, Any]) -> None:
+def _check_no_other_runs(path: Path, before: dict[str, Any], facts: dict[str, Any]) -> None:
     was, now = flat_options(before), flat_options(facts)
     if changed := [name for name in sorted(was.keys() | now.keys()) if was.get(name) != now.get(name)]:
         detail = "; ".join(

@@ -205,7 +205,7 @@ def is_compiled(module: nn.Module) -> bool:
 
 
 def uncompiled() -> AbstractContextManager[Any]:
-    """Inside, what maybe_compile compiled runs as it is written: looking at a few films of another batch size
+    """Inside, what maybe_compile compiled runs as it is written: looking at a few images of another batch size
     is no reason to compile anew.
     """
     return torch.compiler.set_stance("force_eager")

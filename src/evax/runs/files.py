@@ -91,7 +91,7 @@ def read_predictions(path: Path, findings: Sequence[str], films: int) -> pd.Data
     if missing := [column for column in ("image", "patient", *wanted) if column not in table]:
         raise DataError(f"{path} lacks the column '{missing[0]}': run it again.")
     if len(table) != films:
-        raise DataError(f"{path} has {len(table)} films, its report {films}: they are of different runs.")
+        raise DataError(f"{path} has {len(table)} images, its report {films}: they are of different runs.")
     return table
 
 

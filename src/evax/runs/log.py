@@ -45,7 +45,7 @@ def start_run(out: Path, config: Any, resume: bool | None, mirrors: Sequence[Mir
     mirrors: are begun here and told what the log is told, while it is open as a context.
     Raises as refuse_used_folder does, and DataError when another run is writing into the folder.
     """
-    refuse_used_folder(out, config, resume)
+    check_unused_folder(out, config, resume)
     make_folder(out)
     log = RunLog(out / "log.jsonl", mirrors)
     try:
@@ -62,7 +62,7 @@ def start_run(out: Path, config: Any, resume: bool | None, mirrors: Sequence[Mir
     return log
 
 
-def refuse_used_folder(out: Path, config: Any, resume: bool | None) -> None:
+def check_unused_folder(out: Path, config: Any, resume: bool | None) -> None:
     """Raises ConfigError when the folder already holds something and resume is not asked for, or the other
     way round. Arguments as for start_run.
     """

@@ -247,7 +247,7 @@ def _resample_positions(table: Tensor, encoder: EvaX | PlainVit, antialias: bool
 
 
 def _resample_patches(weight: Tensor) -> Tensor:
-    """EVA-02's 14-pixel patches for ours of 16, by the pseudo-inverse: a film enlarged by as much gives the
+    """EVA-02's 14-pixel patches for ours of 16, by the pseudo-inverse: an image enlarged by as much gives the
     same embeddings.
     """
     if weight.ndim != 4 or weight.shape[2:] != (EVA02_PATCH, EVA02_PATCH):

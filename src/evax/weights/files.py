@@ -61,7 +61,7 @@ def read_state_dict(path: Path, full_precision: bool = False) -> dict[str, Tenso
 
 
 def read_input_size(path: Path) -> int | None:
-    """Side in pixels of the films that a bundle's network was made for; None for weights without a card."""
+    """Side in pixels of the images that a bundle's network was made for; None for weights without a card."""
     weights = _weight_file(path)
     card = weights.with_name("card.json")
     if weights.name != "model.safetensors" or not card.is_file():

@@ -91,7 +91,7 @@ LAYOUTS = {
     ),
     "torchxrayvision": Layout(
         ("features.conv0.weight",), "", (), ("classifier.", "op_threshs"),
-        0.5, 1 / 2048,  # their films lie in [-1024, 1024]
+        0.5, 1 / 2048,  # their images lie in [-1024, 1024]
         grey=True,
     ),
     "mae": Layout(("decoder_embed.weight",), "", FINAL_NORM, ("mask_token", "decoder_")),

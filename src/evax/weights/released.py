@@ -20,7 +20,7 @@ LayoutName = Literal[
     "mim", "fine-tuned", "torchvision", "moco", "mae", "vit", "smp", "mgca", "biovil", "medklip",
     "transformers", "torchxrayvision", "mmseg", "other",
 ]  # fmt: skip
-Group = Literal["EVA-X", "Baselines of the paper", "Other encoders of chest films", "Not offered"]
+Group = Literal["EVA-X", "Baselines of the paper", "Other encoders of chest images", "Not offered"]
 GROUPS: tuple[Group, ...] = get_args(Group)
 
 
@@ -46,11 +46,11 @@ class Released:
     findings: tuple[str, ...] = ()
     """Order of the outputs; empty without a head."""
     exclusive: bool = False
-    """Exactly one of the findings per film."""
+    """Exactly one of the findings per image."""
     input_size: int = 224
     """Side of the network's input in pixels."""
     resize_size: int | None = None
-    """Side to which films were resized before their central input_size square was cut out."""
+    """Side to which images were resized before their central input_size square was cut out."""
     mean: Channels = MERGED_520K_MEAN
     """Of pixels in [0, 1], subtracted."""
     std: Channels = MERGED_520K_STD
@@ -135,7 +135,7 @@ def _not_offered(purpose: str, encoder: str, licence: str, refused: str) -> Rele
     )  # fmt: skip
 
 
-# what an ImageNet network saw of pixels in [0, 1]; Medical MAE's films; EVA-02 was made with CLIP's numbers
+# what an ImageNet network saw of pixels in [0, 1]; Medical MAE's images; EVA-02 was made with CLIP's numbers
 IMAGENET: tuple[Channels, Channels] = (IMAGENET_MEAN, IMAGENET_STD)
 MEDICAL_MAE: tuple[Channels, Channels] = (0.5056, 0.252)
 CLIP: tuple[Channels, Channels] = (
@@ -250,13 +250,13 @@ RELEASED: dict[str, Released] = {
         page=f"{_DRIVE}/file/d/10wqOFCkhyWp6JdSFADrH6Xu9e1am3gXJ",
     ),
     "rad_dino": Released(
-        group="Other encoders of chest films", file="rad_dino.safetensors", size=346_000_000,
+        group="Other encoders of chest images", file="rad_dino.safetensors", size=346_000_000,
         layout="transformers", encoder="vit_base_patch14_dinov2", purpose="films: RAD-DINO", input_size=518,
         mean=0.5307, std=0.2583, licence="MSRLA (research)",
         address=f"{_HUB}/microsoft/rad-dino/resolve/main/model.safetensors",
     ),
     "densenet121_xrv_all": Released(
-        group="Other encoders of chest films", file="torchxrayvision_densenet121_all.pt",
+        group="Other encoders of chest images", file="torchxrayvision_densenet121_all.pt",
         layout="torchxrayvision", encoder="densenet121", purpose="films, labels: torchxrayvision",
         mean=0.5, std=1 / 2048, licence="Apache-2.0",
         by_hand="with that package, whose own files are pickled networks: torch.save(torchxrayvision.models."

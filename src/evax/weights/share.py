@@ -53,7 +53,7 @@ def save_timm(
     """A folder that timm opens as `local-dir:FOLDER` and transformers through its TimmWrapper.
 
     name: the encoder's. findings: order of the outputs, empty for an encoder. mean, std: of pixels in [0, 1].
-    central_share: side of the central crop that the network sees over the resized film's; None: no crop, and
+    central_share: side of the central crop that the network sees over the resized image's; None: no crop, and
     resized bilinearly, not bicubically. notes: licence and intended use, kept in config.json.
     config.json is written here, not by timm: timm repeats the number of outputs among the model's arguments,
     where transformers gives it too and fails.
@@ -72,7 +72,7 @@ def save_timm(
             "input_size": [3, height, width], "fixed_input_size": True, "num_classes": len(findings),
             "mean": np.broadcast_to(mean, 3).tolist(), "std": np.broadcast_to(std, 3).tolist(),
             "crop_pct": central_share or 1.0, "interpolation": "bicubic" if central_share else "bilinear",
-            "crop_mode": "squash",  # the film is resized without keeping its aspect, as in Preprocess
+            "crop_mode": "squash",  # the image is resized without keeping its aspect, as in Preprocess
             "first_conv": "patch_embed.proj", "classifier": "head", "pool_size": None,
             "license": notes[0], "notes": notes[1],
         },

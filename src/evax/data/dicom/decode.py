@@ -1,4 +1,4 @@
-"""DICOM -> stored values, whatever the transfer syntax, as an uncompressed film has them."""
+"""DICOM -> stored values, whatever the transfer syntax, as an uncompressed image has them."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def codes_and_values(
 ) -> tuple[npt.NDArray[Any], Values, list[str]]:
     """The used bits of each pixel as an unsigned number, the stored value each number stands for, and issues.
 
-    stored: (H, W). Bits beyond Bits Stored are masked: overlays of old files, signs, rubbish. But a film
+    stored: (H, W). Bits beyond Bits Stored are masked: overlays of old files, signs, rubbish. But an image
     whose Bits Stored is too small would wrap around where it is brightest, a false picture that looks like
     one; it is recognised ("bad_bits_stored") and keeps all its bits.
     Source: PS3.5 8.1.1 and, for overlays in unused bits, PS3.3-2004 C.9.2.
@@ -94,8 +94,8 @@ def overlay_bits(dataset: Dataset, allocated: int) -> int:
 def _wraps_around(codes: npt.NDArray[Any], bits: int, allocated: int, signed: bool) -> bool:
     """Whether the higher bits belong to the values: neighbours then differ less with them than without.
 
-    Where a value wraps around, the masked film has a jump of the full scale between two neighbours that the
-    whole film has not; with an overlay in the higher bits it is the other way round. A film whose noise
+    Where a value wraps around, the masked image has a jump of the full scale between two neighbours that the
+    whole image has not; with an overlay in the higher bits it is the other way round. An image whose noise
     alone wraps around looks like chance when it is masked, and like a picture only when it is whole.
     """
     if not (codes >> codes.dtype.type(bits)).any():
@@ -121,7 +121,7 @@ KEPT, TRANSFORMED = (
     ("RGB", "YBR_FULL", "YBR_FULL_422"),
     ("YBR_ICT", "YBR_RCT"),
 )  # the latter by JPEG 2000 alone
-NEAR = 0.03  # of the full scale: how far the chroma of a grey film, or its red, green and blue, lie apart
+NEAR = 0.03  # of the full scale: how far the chroma of a grey image, or its red, green and blue, lie apart
 
 
 def name_transfer_syntax(dataset: Dataset) -> bool:
@@ -135,7 +135,7 @@ def name_transfer_syntax(dataset: Dataset) -> bool:
 
 
 def decode(dataset: Dataset, path: str | os.PathLike[str]) -> tuple[Array, list[str]]:
-    """Stored values (H, W), or (H, W, 3) in RGB, as an uncompressed film has them, and issues.
+    """Stored values (H, W), or (H, W, 3) in RGB, as an uncompressed image has them, and issues.
 
     Native, deflated, RLE, JPEG (baseline, extended, lossless), JPEG-LS, JPEG 2000 and HTJ2K. Where a code
     stream contradicts the data set, the stream holds: the data set's elements are changed to what it says.
@@ -175,7 +175,7 @@ def _follow(stream: Stream, dataset: Dataset) -> list[str]:
     """Make the header say what the code stream says, and return what contradicted.
 
     A stream of more bits than Bits Stored is none yet: it may hold whole pixel cells, of which High Bit and
-    Bits Stored are the value, as in an uncompressed film; see `_deeper_than_announced`.
+    Bits Stored are the value, as in an uncompressed image; see `_deeper_than_announced`.
     """
     issues = []
     bits = int(dataset.BitsStored)
@@ -206,7 +206,7 @@ def _drop_tables(dataset: Dataset, most: int) -> None:
 
 
 def _whole_frame(dataset: Dataset) -> Array:
-    """The pixels of an uncompressed or RLE film; colours as they are stored."""
+    """The pixels of an uncompressed or RLE image; colours as they are stored."""
     bits, allocated = int(dataset.BitsStored), int(dataset.BitsAllocated)
     if not 1 <= bits <= allocated:
         limit = f"more than Bits Allocated {allocated}" if bits > allocated else "less than 1"
@@ -242,7 +242,7 @@ def _decoded(stream: Stream, dataset: Dataset) -> Array:
 
 
 def _decode_12_bits(stream: Stream, dataset: Dataset) -> npt.NDArray[np.uint16]:
-    """A film of JPEG Extended with 12 bits; gdcm reads it, but pydicom does not hand it over."""
+    """An image of JPEG Extended with 12 bits; gdcm reads it, but pydicom does not hand it over."""
     if dataset.PixelRepresentation == 1 or stream.samples != 1:
         raise Unfit("12-bit JPEG holds grey values without sign, its header says otherwise")
     fragment, fragments = gdcm.Fragment(), gdcm.SequenceOfFragments.New()
@@ -291,7 +291,7 @@ def _drop_window(stored: Array, dataset: Dataset) -> None:
 
     stored: cells of the other sign than the header announced. A window made for the header's values lies
     half their range away. It is not moved there: nothing else says that the writer moved the values, and a
-    film without its window has its contrast by its pixels, while one under a wrong window is nearly black.
+    image without its window has its contrast by its pixels, while one under a wrong window is nearly black.
     """
     centers, widths = header_numbers(dataset, "WindowCenter"), header_numbers(dataset, "WindowWidth")
     if not centers or not widths or widths[0] <= 0:
@@ -315,7 +315,7 @@ def _deeper_than_announced(stored: Array, stream: Stream, dataset: Dataset) -> l
     """The issue of a stream whose values are beyond Bits Stored, which then becomes the stream's precision.
 
     The precision of a stream is that of its values, unless it is all of a pixel cell. Then the higher bits
-    may as well be rubbish, and codes.py sees to them as in an uncompressed film.
+    may as well be rubbish, and codes.py sees to them as in an uncompressed image.
     """
     bits = int(dataset.BitsStored)
     if high_bit(dataset) >= bits or overlay_bits(dataset, stream.bits):
@@ -332,13 +332,13 @@ def _deeper_than_announced(stored: Array, stream: Stream, dataset: Dataset) -> l
 def _red_green_blue(stored: Array, told: str, dataset: Dataset) -> tuple[Array, list[str]]:
     """Colours as RGB, and the issue where they are not what the header says.
 
-    told: what the code stream says of its colours, or "". The picture comes first: a film is grey.
+    told: what the code stream says of its colours, or "". The picture comes first: an image is grey.
     """
     photometric = text(dataset, "PhotometricInterpretation")
     announced = "YBR" if photometric.startswith(("YBR_FULL", "YBR_PARTIAL")) else "RGB"
     dataset.PhotometricInterpretation = "RGB"
     stored = stored.view(stored.dtype.str.replace("i", "u"))
-    colour = _grey_film_in(stored, int(dataset.BitsStored)) or told or announced
+    colour = _grey_image_in(stored, int(dataset.BitsStored)) or told or announced
     if colour == "YBR":
         if stored.dtype.itemsize > 1:
             raise Unfit("its colours have more than 8 bits and are no RGB: export it as RGB or MONOCHROME2")
@@ -349,7 +349,7 @@ def _red_green_blue(stored: Array, told: str, dataset: Dataset) -> tuple[Array, 
     return stored, ["colour_conflict"]
 
 
-def _grey_film_in(stored: Array, bits: int) -> str:
+def _grey_image_in(stored: Array, bits: int) -> str:
     """Which of YBR and RGB, read so, makes nearly all pixels grey; "" for a coloured picture."""
     step = max(len(stored) // 512, 1)
     first, second, third = np.moveaxis(stored[::step, ::step].astype(np.int32), 2, 0)

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 PREAMBLE = 128
 START = 2048  # bytes at the beginning of a file, by which a DICOM is known
 LONG_FORM = ("OB", "OW", "SQ", "UN", "UT", "UC", "UR", "OF", "OD", "OL", "OV", "SV", "UV")  # PS3.5 7.1.2
-LARGEST_INFLATED = 256 << 20  # bytes; a film of 100 megapixels with 16 bits, and its header
+LARGEST_INFLATED = 256 << 20  # bytes; an image of 100 megapixels with 16 bits, and its header
 PROJECTIONS = ("CR", "DX", "DR", "RG", "XA", "RF", "OT", "SC", "")  # the last three: scans and exports
 # Body Part Examined that is no chest, of PS3.16 annex L. Any other text (PORT CXR, TORAX) may well be one.
 OTHER_PARTS = frozenset((
@@ -91,7 +91,7 @@ class DicomHeader:
         return kinds
 
     @property
-    def is_chest_film(self) -> bool:
+    def is_chest_image(self) -> bool:
         """Nothing in the header says otherwise."""
         return not self.other_kinds
 
@@ -133,7 +133,7 @@ def describe_header(dataset: Dataset) -> DicomHeader:
 
 
 def header_issues(header: DicomHeader) -> list[str]:
-    """What a header says against a usual frontal chest film, as the names of Radiograph.issues."""
+    """What a header says against a usual frontal chest image, as the names of Radiograph.issues."""
     issues = [] if header.spacing_mm else ["no_spacing"]
     if header.view is None:
         issues.append("unknown_view")
@@ -150,7 +150,7 @@ def header_issues(header: DicomHeader) -> list[str]:
 
 
 def _turned(orientation: tuple[str, ...]) -> list[str]:
-    """A frontal film runs to the patient's left and feet; the first letter is the main direction."""
+    """A frontal image runs to the patient's left and feet; the first letter is the main direction."""
     match tuple(name[:1] for name in orientation):
         case ("R", "F"):
             return ["mirrored"]
@@ -201,7 +201,7 @@ def _is_bare(head: bytes) -> bool:
 
 @contextmanager
 def opened_dicom(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
-    """A film file, open, while pydicom says nothing: its warnings and errors quote file and header into logs.
+    """An image file, open, while pydicom says nothing: its warnings and errors quote file and header into logs.
 
     Whatever the bytes make pydicom or a codec raise inside leaves as a DataError without the text of it.
     """
@@ -239,11 +239,11 @@ def read_dataset(file: BinaryIO, path: str | os.PathLike[str], **options: Any) -
         raise DataError(
             f"{path} is not a DICOM file: it has no DICM mark and does not start with a DICOM element."
         )
-    _refuse_bomb(file, path)
+    _check_not_a_bomb(file, path)
     return dcmread(file, force=True, **options)  # force: the preamble may be missing, see _starts_as_dicom
 
 
-def _refuse_bomb(file: BinaryIO, path: str | os.PathLike[str]) -> None:
+def _check_not_a_bomb(file: BinaryIO, path: str | os.PathLike[str]) -> None:
     """Raise DataError for a deflated data set above LARGEST_INFLATED bytes: pydicom inflates it whole."""
     from pydicom.filereader import _read_file_meta_info, read_preamble
     from pydicom.uid import DeflatedExplicitVRLittleEndian

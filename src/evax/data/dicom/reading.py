@@ -19,7 +19,7 @@ from evax.data.dicom.header import (
 )
 from evax.data.dicom.render import grey, grey_from_colour
 from evax.data.orientation import orientation_issues
-from evax.data.radiograph import Radiograph, refuse_huge
+from evax.data.radiograph import Radiograph, check_size
 from evax.data.views import NOT_FRONTAL
 from evax.errors import DataError
 
@@ -35,7 +35,7 @@ PHOTOMETRIC = {  # samples per pixel: the meanings of their values that are know
 
 
 def read_dicom(path: str | os.PathLike[str]) -> Radiograph:
-    """Read one projection film as it is meant to be seen (PS3.4 N.2): values in [0, 1], bright = dense.
+    """Read one projection image as it is meant to be seen (PS3.4 N.2): values in [0, 1], bright = dense.
 
     1. Stored values: Bits Stored, High Bit and Pixel Representation, whatever the transfer syntax; other bits
        (old overlays) are masked, unless the picture shows that Bits Stored is too small ("bad_bits_stored").
@@ -43,10 +43,10 @@ def read_dicom(path: str | os.PathLike[str]) -> Radiograph:
        ("bits_conflict", "sign_conflict", "colour_conflict", "samples_conflict").
     2. Modality LUT, or rescale slope and intercept.
     3. The first usable VOI LUT, or else the first usable window (LINEAR, LINEAR_EXACT, SIGMOID). One that
-       leaves no grey between black and white, or whose centre is beyond all values that the film's bits can
+       leaves no grey between black and white, or whose centre is beyond all values that the image's bits can
        have, or that is of the sign that the stream has not, is passed over ("bad_window"). Without any,
-       films of up to 8 bits are display values already and keep their full scale, as a PNG does. Deeper
-       films fill a part of their range that differs between detectors, so they go from the 0.1 to the 99.9
+       images of up to 8 bits are display values already and keep their full scale, as a PNG does. Deeper
+       images fill a part of their range that differs between detectors, so they go from the 0.1 to the 99.9
        percentile of their pixels: markers and dead pixels do not decide the contrast ("no_window").
     4. MONOCHROME1 is inverted. In these objects Presentation LUT Shape only says the same once more and is
        not applied again; where the two disagree Photometric Interpretation holds ("polarity_conflict").
@@ -62,7 +62,7 @@ def read_dicom(path: str | os.PathLike[str]) -> Radiograph:
     Messages and issues never name the patient.
     """
     with opened_dicom(path) as file:
-        _refuse_unsuitable(read_dataset(file, path, stop_before_pixels=True), path)
+        _check_suitable(read_dataset(file, path, stop_before_pixels=True), path)
         file.seek(0)
         dataset = read_dataset(file, path)
         if "PixelData" not in dataset:
@@ -77,21 +77,21 @@ def read_dicom(path: str | os.PathLike[str]) -> Radiograph:
             pixels, found = grey_from_colour(stored, dataset)
         header = describe_header(dataset)
         issues += found + ["blank"] * bool(pixels.min() == pixels.max()) + header_issues(header)
-        if header.is_chest_film and header.view not in NOT_FRONTAL:
+        if header.is_chest_image and header.view not in NOT_FRONTAL:
             issues += orientation_issues(pixels)
     return Radiograph(pixels, header.spacing_mm, header.view, tuple(issues))
 
 
-def _refuse_unsuitable(header: Dataset, path: str | os.PathLike[str]) -> None:
+def _check_suitable(header: Dataset, path: str | os.PathLike[str]) -> None:
     if "Rows" not in header and "Columns" not in header:
         kind = known_name(header.get("SOPClassUID")) or "DICOM object"
         raise DataError(f"{path} has no pixel data, it is a {kind}: leave it out.")
     _check_present(header, path, REQUIRED)
-    refuse_huge(path, int(header.Columns), int(header.Rows))
+    check_size(path, int(header.Columns), int(header.Rows))
     if (frames := header.get("NumberOfFrames") or 1) > 1:
-        raise DataError(f"{path} has {int(frames)} frames: a film has one. Export the wanted frame alone.")
+        raise DataError(f"{path} has {int(frames)} frames: an image has one. Export the wanted frame alone.")
     if (bits := header.get("BitsAllocated", 16)) > 16:
-        raise DataError(f"{path} has {int(bits)} bits per pixel: films have at most 16. Export it with 16.")
+        raise DataError(f"{path} has {int(bits)} bits per pixel: images have at most 16. Export it with 16.")
 
 
 def _check_present(dataset: Dataset, path: str | os.PathLike[str], keywords: tuple[str, ...]) -> None:
@@ -107,7 +107,7 @@ def _check_present(dataset: Dataset, path: str | os.PathLike[str], keywords: tup
 
 
 def _check_photometric(dataset: Dataset, path: str | os.PathLike[str]) -> None:
-    """Raise DataError unless the meaning of the values is known; a guess would show one film in two wrong."""
+    """Raise DataError unless the meaning of the values is known; a guess would show one image in two wrong."""
     photometric, samples = text(dataset, "PhotometricInterpretation"), dataset.SamplesPerPixel
     is_native = not dataset["PixelData"].is_undefined_length
     if is_native and samples == 3:

@@ -1,6 +1,6 @@
 """DICOM stored values -> the grey picture a workstation would show.
 
-A film has at most 2**16 different stored values, so the grey-scale chain of the standard is worked out once
+An image has at most 2**16 different stored values, so the grey-scale chain of the standard is worked out once
 for each possible value and the pixels are looked up in that table: quick, and every step is a plain formula.
 """
 
@@ -24,7 +24,7 @@ Mask = npt.NDArray[np.bool_]
 
 
 def grey(stored: npt.NDArray[Any], dataset: Dataset) -> tuple[npt.NDArray[np.float32], list[str]]:
-    """Pixels (H, W) in [0, 1] of a MONOCHROME film, and the issues found on the way.
+    """Pixels (H, W) in [0, 1] of a MONOCHROME image, and the issues found on the way.
 
     stored: (H, W), as the transfer syntax held them.
     """
@@ -99,14 +99,14 @@ def _voi(modality: Values, visible: Mask, dataset: Dataset) -> tuple[Values | No
 
 
 def _shows_something(shown: Values) -> bool:
-    """Whether a window tells two of the film's values apart, by more than black from white."""
+    """Whether a window tells two of the image's values apart, by more than black from white."""
     return len(shown) < 2 or bool(np.ptp(shown) >= 1 / 255 and ((shown > 0) & (shown < 1)).any())
 
 
 def _window(modality: Values, center: float | None, width: float | None, function: str) -> Values | None:
     """PS3.3 C.11.2.1.2 and C.11.2.1.3; None for a window that is none.
 
-    A centre beyond all that the film's bits can hold is of other values, as after a conversion to 8 bits.
+    A centre beyond all that the image's bits can hold is of other values, as after a conversion to 8 bits.
     """
     if center is None or width is None or width <= 0:
         return None
@@ -126,7 +126,7 @@ def _window(modality: Values, center: float | None, width: float | None, functio
 
 
 def _announced(values: Values, bits: int) -> Mask | None:
-    """Which stored values a shallow film (up to 8 bits) has by its header; None for a deeper film."""
+    """Which stored values a shallow image (up to 8 bits) has by its header; None for a deeper image."""
     if bits > 8:
         return None
     lowest = -(2 ** (bits - 1)) if values.min() < 0 else 0
@@ -147,7 +147,7 @@ def _from_range(modality: Values, counts: npt.NDArray[np.int64], announced: Mask
             low, high = modality[counts > 0].min(), modality[counts > 0].max()
     else:
         low, high = modality.min(), modality.max()
-    span = high - low or 1.0  # a film of one value is black
+    span = high - low or 1.0  # an image of one value is black
     stretched: Values = np.clip((modality - low) / span, 0, 1)
     return stretched
 

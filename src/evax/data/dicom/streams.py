@@ -60,7 +60,7 @@ def read_stream(dataset: Dataset) -> Stream | None:
         )
     if stream.samples not in (1, 3) or not 1 <= stream.bits <= 16:
         raise Unfit(
-            f"its compressed frame holds {stream.samples} samples of {stream.bits} bits per pixel, a film "
+            f"its compressed frame holds {stream.samples} samples of {stream.bits} bits per pixel, an image "
             "has 1 or 3 of at most 16"
         )
     return stream

@@ -81,10 +81,10 @@ def read_source(name: str, raw: Path, options: dict[str, Any]) -> Manifest:
     options: only those that were set. Raises ConfigError for an option the source does not have, DataError
     for a folder that is not such a release.
     """
-    from evax.data.sources.disk import films_on_disk
+    from evax.data.sources.disk import images_on_disk
 
     manifest = list_source(name, raw, options)
-    return films_on_disk(manifest) if is_release(name) else manifest
+    return images_on_disk(manifest) if is_release(name) else manifest
 
 
 def list_source(name: str, raw: Path, options: dict[str, Any]) -> Manifest:

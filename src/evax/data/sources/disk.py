@@ -1,4 +1,4 @@
-"""A release's tables against the disk: what is there, what is missing or no whole film, and what is extra."""
+"""A release's tables against the disk: what is there, what is missing or no whole image, and what is extra."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ ENDING = 1024  # bytes at the end of a file in which its format's last mark is l
 MARKS = {
     b"\x89PNG\r\n\x1a\n": b"IEND", b"\xff\xd8\xff": b"\xff\xd9", b"II*\0": b"", b"MM\0*": b"",
 }  # fmt: skip
-MASK_MARKS = MARKS | {b"BM": b""}  # annotation tools write BMP, too; films are not read from it
+MASK_MARKS = MARKS | {b"BM": b""}  # annotation tools write BMP, too; images are not read from it
 PIXELS = 0x7FE0  # group of a DICOM's pixels (PS3.5 section 8)
 ITEM, UNDEFINED = 8, 0xFFFFFFFF  # bytes of a tag and its length; the length of encapsulated pixels
 
 logger = logging.getLogger("evax")
 
 
-def films_on_disk(manifest: Manifest) -> Manifest:
-    """The films that are there; the others are left out and counted. DataError when there is none."""
+def images_on_disk(manifest: Manifest) -> Manifest:
+    """The images that are there; the others are left out and counted. DataError when there is none."""
     present = _present(manifest)
     absent = int((~present).sum())
     if absent == len(present):
@@ -52,7 +52,7 @@ def check_disk(manifest: Manifest) -> list[str]:
     """Every difference between a release's tables, its published counts and the disk, as a sentence each.
 
     manifest: of everything the tables list. Nothing is decoded: a file counts as unreadable when it is empty,
-    begins as no format of a film, lacks the last mark of its format or is shorter than its pixels. Films in
+    begins as no format of an image, lacks the last mark of its format or is shorter than its pixels. Images in
     the folders of the listed ones that no table names do no harm and are no fault (complete releases have
     some): a warning counts them.
     """
@@ -65,7 +65,9 @@ def check_disk(manifest: Manifest) -> list[str]:
             if found[name] != number
         ]
     files, present = _files(manifest), _present(manifest)
-    images = manifest.table["image"]  # a film whose file name may show the patient is named by its pseudonym
+    images = manifest.table[
+        "image"
+    ]  # an image whose file name may show the patient is named by its pseudonym
     masks = dict.fromkeys(file for file in manifest.masks["file"] if file)
     films = zip(images[present], files[present], strict=True)
     checked = [(name, file, MARKS) for name, file in films] + [(file, file, MASK_MARKS) for file in masks]
@@ -122,7 +124,7 @@ def _present(manifest: Manifest) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
 
 
 def _found(root: Path, files: pd.Series) -> Iterator[str]:
-    """Films and masks on the disk, in the folders of RAW that hold the listed films."""
+    """Images and masks on the disk, in the folders of RAW that hold the listed images."""
     for top in sorted(set(files.str.partition("/")[0])):
         for folder, _, names in os.walk(root / path_of(top)):
             place = Path(folder).relative_to(root).as_posix()
@@ -132,7 +134,7 @@ def _found(root: Path, files: pd.Series) -> Iterator[str]:
 
 
 def _fault(path: Path, marks: dict[bytes, bytes]) -> str:
-    """Why a file cannot be a whole film, or "".
+    """Why a file cannot be a whole image, or "".
 
     marks: first bytes of a format -> its last mark. Never names the patient.
     """

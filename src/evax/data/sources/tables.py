@@ -147,17 +147,17 @@ def label_columns(path: Path, rows: pd.DataFrame, findings: Sequence[str]) -> pd
     )
 
 
-def warn_of_doubtful_patients(where: Path, patients: pd.Series, unnamed: str) -> None:
-    """Says how many films name no patient, which names may mean one person, and where one patient has more
-    than half of the films; never who.
+def warn_if_patients_doubtful(where: Path, patients: pd.Series, unnamed: str) -> None:
+    """Says how many images name no patient, which names may mean one person, and where one patient has more
+    than half of the images; never who.
 
     where: the table, whose lines are then named, or the folder. patients: as the source names them, "" for
-    none. unnamed: what becomes of films without a patient.
+    none. unnamed: what becomes of images without a patient.
     """
     counts = patients[patients != ""].value_counts()
     if missing := len(patients) - int(counts.sum()):
         logger.warning("%s: %d of %d films name no patient: %s", where, missing, len(patients), unnamed)
-    _warn_of_alike_patients(where, patients)
+    _warn_if_patients_alike(where, patients)
     most = int(counts.max()) if len(counts) else 0
     if len(patients) >= FEW_FILMS and most > len(patients) / 2:
         logger.warning(
@@ -167,7 +167,7 @@ def warn_of_doubtful_patients(where: Path, patients: pd.Series, unnamed: str) ->
         )  # fmt: skip
 
 
-def _warn_of_alike_patients(where: Path, patients: pd.Series) -> None:
+def _warn_if_patients_alike(where: Path, patients: pd.Series) -> None:
     keys = {patient: spelling_key(patient) for patient in patients.unique() if patient}
     ids_of = Counter(keys.values())
     alike = {patient for patient, key in keys.items() if ids_of[key] > 1}

@@ -1,9 +1,9 @@
 """Merged-520k, the corpus of the paper's pre-training: three releases in one manifest without labels.
 
-The paper names the releases, frontal views only and "over 520 k" films, none of them tested on later; it
-released no list (facts section 3.1). What fits its number best is every frontal film but the official test
-films of ChestX-ray14 and the valid ones of CheXpert. That composition holds films which other sets test on
-under other names, because RSNA's and SIIM-ACR's films, and part of COVIDx's, are ChestX-ray14's.
+The paper names the releases, frontal views only and "over 520 k" images, none of them tested on later; it
+released no list (facts section 3.1). What fits its number best is every frontal image but the official test
+images of ChestX-ray14 and the valid ones of CheXpert. That composition holds images which other sets test on
+under other names, because RSNA's and SIIM-ACR's images, and part of COVIDx's, are ChestX-ray14's.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from evax.data.manifest import COLUMNS, SPLIT_KEY, Manifest
 from evax.data.sources import list_source
 from evax.data.sources.record import PublicSet
 from evax.data.sources.tables import read_text_table
-from evax.data.split import LIST_SUFFIX, film_rows, lines_of, names_in, without_suffix
+from evax.data.split import LIST_SUFFIX, image_rows, lines_of, names_in, without_suffix
 from evax.errors import ConfigError, DataError
 from evax.files import name_of, read_json
 
@@ -33,7 +33,7 @@ PUBLIC_SET = PublicSet(
 )
 
 RELEASES = ("chestxray14", "chexpert", "mimic_cxr")
-# release: why its own test films are in neither composition
+# release: why its own test images are in neither composition
 TESTED = {"chestxray14": "official test list of ChestX-ray14", "chexpert": "valid.csv of CheXpert"}
 OWN_TEST = "official test split of MIMIC-CXR"  # which the paper does not test on
 SAME_PATIENT = "other film of a patient who is tested"
@@ -46,12 +46,12 @@ logger = logging.getLogger("evax")
 
 
 def read_merged_520k(raw: Path, tested: Path | None = None) -> Manifest:
-    """The frontal films of chestxray14/, chexpert/ and mimic_cxr/ in RAW, each a release in its official
+    """The frontal images of chestxray14/, chexpert/ and mimic_cxr/ in RAW, each a release in its official
     layout.
 
-    tested: folder, with its subfolders, of lists of tested films (*test*.txt in any case, maybe gzipped; a
-    film in each line, see names_in), of RSNA's mapping (*.json), and of tables `film,other` of other names
-    (*.csv). These films, all films of their patients (also where only a lateral film is tested) and the test
+    tested: folder, with its subfolders, of lists of tested images (*test*.txt in any case, maybe gzipped; a
+    image in each line, see names_in), of RSNA's mapping (*.json), and of tables `image,other` of other names
+    (*.csv). These images, all images of their patients (also where only a lateral image is tested) and the test
     split of MIMIC-CXR are left out; without it, the paper's likely composition. Both sizes are said, with
     what is left out and why, and files of the folder that are none of these.
     Raises DataError for a release that is missing or not in its layout, and for lists that are missing or
@@ -101,7 +101,7 @@ def read_merged_520k(raw: Path, tested: Path | None = None) -> Manifest:
 
 
 def _films(name: str, release: Manifest) -> pd.DataFrame:
-    """COLUMNS, `release`, and `why` a film is in no composition or ""; patients of two releases differ."""
+    """COLUMNS, `release`, and `why` an image is in no composition or ""; patients of two releases differ."""
     films = release.table[list(COLUMNS)].assign(release=name)
     films["image"], films["patient"] = (f"{name}/" + films[column] for column in ("image", "patient"))
     films["why"] = ""
@@ -110,13 +110,13 @@ def _films(name: str, release: Manifest) -> pd.DataFrame:
 
 
 def _leaks(films: pd.DataFrame, other_views: list[str], tested: Path | None) -> pd.Series:
-    """Why a film must not be learned from if all tests are to stay clean, or ""."""
+    """Why an image must not be learned from if all tests are to stay clean, or ""."""
     own_test = (films["release"] == "mimic_cxr") & (films["split"] == "test")
     leak = pd.Series("", index=films.index).mask(own_test, OWN_TEST)
     if tested is None:
         return leak
     images = pd.concat([films["image"], pd.Series(other_views, dtype=str)], ignore_index=True)
-    rows = film_rows(images.str.partition("/")[2])  # without the release's folder
+    rows = image_rows(images.str.partition("/")[2])  # without the release's folder
     patients = [*films["patient"], *map(_patient, other_views)]
     tested_patients = set(films.loc[own_test, "patient"])
     also = _other_names(tested)
@@ -150,7 +150,7 @@ def _leaks(films: pd.DataFrame, other_views: list[str], tested: Path | None) -> 
 
 
 def _patient(image: str) -> str:
-    """The patient of a film of another view, as _films writes them; "" where the path does not say."""
+    """The patient of an image of another view, as _films writes them; "" where the path does not say."""
     release, _, path = image.partition("/")
     parts = path.split("/")
     place = PATIENT_FOLDER.get(release, len(parts))
@@ -158,7 +158,7 @@ def _patient(image: str) -> str:
 
 
 def _row(line: str, rows: dict[str, int], also: dict[str, str]) -> int | None:
-    """The row of the film that a line of a list names, maybe by another name."""
+    """The row of the image that a line of a list names, maybe by another name."""
     for name in names_in(line):
         for known in (name, also.get(name, "")):
             for place in _places(known):
@@ -180,7 +180,7 @@ def _places(name: str) -> Iterator[str]:
 
 
 def _other_names(folder: Path) -> dict[str, str]:
-    """Other name -> film."""
+    """Other name -> image."""
     films: dict[str, str] = {}
     files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
     for path in (path for path in files if path.suffix.lower() == ".json"):

@@ -21,10 +21,10 @@ from evax.findings import is_blank, one_spelling
 
 
 def read_coco(raw: Path, *, table: str = "annotations.json", patient_pattern: str = "") -> Manifest:
-    """Films, findings and boxes of RAW/table; a category without a box on a film is absent there.
+    """Images, findings and boxes of RAW/table; a category without a box on an image is absent there.
 
     patient_pattern: as for folders. Images are looked for as the file names them, in RAW and in RAW/images.
-    A box may leave its image by a pixel, as rounding does; it is cut. A film whose aspect is not that of its
+    A box may leave its image by a pixel, as rounding does; it is cut. An image whose aspect is not that of its
     entry is rejected when it is read: its boxes would lie elsewhere.
     """
     content = _read(raw / table)

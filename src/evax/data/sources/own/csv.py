@@ -23,7 +23,7 @@ from evax.data.sources.tables import (
     parse_numbers,
     read_text_table,
     require_columns,
-    warn_of_doubtful_patients,
+    warn_if_patients_doubtful,
 )
 from evax.data.split import SPLIT_WORDS, file_key
 from evax.data.views import view_of
@@ -55,7 +55,7 @@ SEXES = {"M": "M", "MALE": "M", "F": "F", "FEMALE": "F"}
 NAME_IT = "Name it with --table."
 EXPECTED = f"{LABEL_VALUES[:-1]}; a column of class names is --label-column."
 FOLDERS = ("", "images")
-# parts of the names of columns that may say who a film is of
+# parts of the names of columns that may say who an image is of
 MAYBE_PATIENT = re.compile(
     r"patient|subject|person|participant|pseudonym|case|mrn|pid|study|accession|(?:^|[\W_])id$", re.IGNORECASE
 )
@@ -69,10 +69,10 @@ def read_csv(
     findings: tuple[str, ...] | None = None,
     mask_value: tuple[int, ...] = (),
 ) -> Manifest:
-    """Films and labels of RAW/table.
+    """Images and labels of RAW/table.
 
     table: CSV file in raw with a column image (or image_id, file, filename, path); patient, study, view, sex,
-    age and split are used when they are there. label_column: a column of class names, exactly one per film;
+    age and split are used when they are there. label_column: a column of class names, exactly one per image;
     without it a column `label` is taken when present. findings: columns of 1, 0, -1 or blank; without it,
     none of the above:
     every other column that holds nothing else or is named as a known finding. RAW/boxes.csv (image, finding,
@@ -105,7 +105,7 @@ def read_csv(
             else "Add the column if people have several films.",
         )
     else:
-        warn_of_doubtful_patients(path, result["patient"], ALONE)
+        warn_if_patients_doubtful(path, result["patient"], ALONE)
     result["patient"] = result["patient"].where(result["patient"] != "", result["image"])
     written = {name: result[name] for name in ("view", "sex")}
     known = result["age"] != ""
@@ -113,7 +113,7 @@ def read_csv(
     if unread := int((result["age"].isna() & known).sum()):
         logger.warning("%s: %d ages are no number of years and count as unknown.", path, unread)
     result["sex"], result["view"] = result["sex"].map(sex_of), result["view"].map(view_of)
-    warn_of_unknown_words(path, {name: (texts, result[name]) for name, texts in written.items()})
+    warn_if_words_unknown(path, {name: (texts, result[name]) for name, texts in written.items()})
 
     classes = label_column or (_column(rows, ("label",)) if findings is None else None)
     if classes:
@@ -173,7 +173,7 @@ def sex_of(text: str) -> str:
     return SEXES.get(re.sub(r"[^A-Z]", "", text.upper()), "")
 
 
-def warn_of_unknown_words(path: Path, columns: dict[str, tuple[pd.Series, pd.Series]]) -> None:
+def warn_if_words_unknown(path: Path, columns: dict[str, tuple[pd.Series, pd.Series]]) -> None:
     """One warning of the values that are not understood. columns: name -> as written, as read."""
     unread = {name: written[(read == "") & (written != "")] for name, (written, read) in columns.items()}
     if counts := [
@@ -188,7 +188,7 @@ def warn_of_unknown_words(path: Path, columns: dict[str, tuple[pd.Series, pd.Ser
 
 
 def read_boxes(raw: Path, films: pd.DataFrame, findings: tuple[str, ...]) -> pd.DataFrame:
-    """RAW/boxes.csv, or no boxes; those of other films are left out and counted. findings: of the table."""
+    """RAW/boxes.csv, or no boxes; those of other images are left out and counted. findings: of the table."""
     path = raw / "boxes.csv"
     if not path.is_file():
         return no_boxes()

@@ -1,4 +1,4 @@
-"""A tree of DICOM files: unlabelled films whose patients are known only by pseudonyms."""
+"""A tree of DICOM files: unlabelled images whose patients are known only by pseudonyms."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from evax.data.dicom import DicomHeader, is_dicom, read_header
 from evax.data.dicom.header import opened_dicom, read_dataset, text
 from evax.data.films import counts_of, files_below, kind_of_other
 from evax.data.manifest import SPLIT_KEY, Manifest
-from evax.data.sources.tables import warn_of_doubtful_patients
+from evax.data.sources.tables import warn_if_patients_doubtful
 from evax.data.views import NOT_FRONTAL
 from evax.errors import DataError
 from evax.files import make_folder, name_of, open_csv, read_text, replaced_whole
@@ -27,16 +27,16 @@ logger = logging.getLogger("evax")
 
 
 def read_dicom(raw: Path, *, private: Path, keep_burned_in: bool = False) -> Manifest:
-    """Frontal chest films of a tree. What its own header calls something else is left out and counted:
-    lateral films, other body parts, other modalities; and, unless they are to be kept, films with text burned
+    """Frontal chest images of a tree. What its own header calls something else is left out and counted:
+    lateral images, other body parts, other modalities; and, unless they are to be kept, images with text burned
     into their pixels that identifies the patient.
 
     private: folder for what must not travel with the store: `pseudonyms.key`, made when absent, and
     `crosswalk.csv` (pseudonym, file), which grows with every tree that shares the folder. The same key gives
     a patient the same pseudonym in every store. The split does not depend on it (see Manifest.table).
-    A film that names no patient belongs to the patient of the other films of its study, else its study is a
-    patient, and a film without both is a patient of its own; such films are counted in a warning, and so is a
-    patient with more than half of the films ("ANONYMOUS"). Files that are no DICOM or hold no pictures, as
+    An image that names no patient belongs to the patient of the other images of its study, else its study is a
+    patient, and an image without both is a patient of its own; such images are counted in a warning, and so is a
+    patient with more than half of the images ("ANONYMOUS"). Files that are no DICOM or hold no pictures, as
     reports and plans, are skipped; a warning counts them by kind, and pictures of other modalities and body
     parts.
     Of dates, only the days since the patient's first study in this tree are kept (`study_day`).
@@ -67,7 +67,7 @@ def read_dicom(raw: Path, *, private: Path, keep_burned_in: bool = False) -> Man
             if header.other_kinds:
                 others.append(" ".join(header.other_kinds))
             continue
-        # by both: anonymisers give many films one UID, and two trees may hold different films of one name
+        # by both: anonymisers give many images one UID, and two trees may hold different images of one name
         image = pseudonym("image", f"{header.image_uid if header else ''}:{name}")
         crosswalk[image] = name_of(path.resolve())
         patient = "" if header is None or names_nobody(header.patient_id) else header.patient_id
@@ -95,7 +95,7 @@ def read_dicom(raw: Path, *, private: Path, keep_burned_in: bool = False) -> Man
     logger.info("%s: %d films; left out: %s.", raw, len(rows), counts)
     _write_private(private / "crosswalk.csv", crosswalk)
     table = pd.DataFrame(rows)
-    warn_of_doubtful_patients(
+    warn_if_patients_doubtful(
         raw, pd.Series(patients),
         "films of one study are kept together, but one person's studies may be divided between training and "
         "test.",
@@ -109,7 +109,7 @@ def read_dicom(raw: Path, *, private: Path, keep_burned_in: bool = False) -> Man
 
 
 def _patients(table: pd.DataFrame) -> pd.Series:
-    """Who a film is of: its patient, else the one of its study's films, else its study, else itself."""
+    """Who an image is of: its patient, else the one of its study's images, else its study, else itself."""
     named = table[(table["patient"] != "") & (table["study"] != "")]
     of_study = dict(zip(named["study"], named["patient"], strict=True))
     fallback = table["study"].map(lambda study: of_study.get(study, study))
@@ -118,7 +118,7 @@ def _patients(table: pd.DataFrame) -> pd.Series:
 
 
 def _calls_itself_image(path: Path) -> bool:
-    """Whether an object without rows is of a class of images, or of none: then it is a film that was cut off,
+    """Whether an object without rows is of a class of images, or of none: then it is an image that was cut off,
     and no report, plan or document.
     """
     from pydicom.uid import UID
@@ -129,12 +129,12 @@ def _calls_itself_image(path: Path) -> bool:
 
 
 def _unwanted(header: DicomHeader, keep_burned_in: bool) -> str:
-    """What a file is instead of a frontal chest film, in the plural; "" for such a film or an unknown."""
+    """What a file is instead of a frontal chest image, in the plural; "" for such an image or an unknown."""
     if header.view in NOT_FRONTAL:
         return NOT_FRONTAL[header.view]
     if header.frames and not header.is_projection:
         return "pictures of other modalities"
-    if header.frames and not header.is_chest_film:
+    if header.frames and not header.is_chest_image:
         return "films of other body parts"
     if header.burned_in and not keep_burned_in:
         return "films with burned-in names"
@@ -164,7 +164,7 @@ def _key(path: Path) -> bytes:
 
 
 def _write_private(path: Path, crosswalk: dict[str, str]) -> None:
-    """Adds the films to the crosswalk; those of other trees stay."""
+    """Adds the images to the crosswalk; those of other trees stay."""
     before: dict[str, str] = {}
     if path.is_file():
         before = {row["image"]: row["file"] for row in csv.DictReader(io.StringIO(read_text(path)))}

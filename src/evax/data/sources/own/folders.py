@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from evax.data.films import counts_of, films_and_others, header_patients, kind_of_other
+from evax.data.films import counts_of, header_patients, images_and_others, kind_of_other
 from evax.data.manifest import SPLIT_KEY, Manifest
 from evax.data.radiograph import FILM_SUFFIXES
 from evax.data.sources import source_name
-from evax.data.sources.tables import ALONE, warn_of_doubtful_patients
+from evax.data.sources.tables import ALONE, warn_if_patients_doubtful
 from evax.data.split import SPLIT_WORDS, without_suffix
 from evax.errors import ConfigError, DataError
 from evax.files import name_of, path_of
@@ -24,14 +24,14 @@ logger = logging.getLogger("evax")
 
 
 def read_folders(raw: Path, *, patient_pattern: str = "") -> Manifest:
-    """Films of RAW/CLASS/*, single-label; of RAW/train/CLASS/* and RAW/test/CLASS/*, which are then the
+    """Images of RAW/CLASS/*, single-label; of RAW/train/CLASS/* and RAW/test/CLASS/*, which are then the
     splits; or of RAW/* without labels. Hidden files and those of __MACOSX are passed over, and with a warning
-    what else is no film.
+    what else is no image.
 
     patient_pattern: regular expression whose first group, found at the start of a file name, is the patient;
-    without it DICOM films of one Patient ID are one patient, and every other film is one of its own.
+    without it DICOM images of one Patient ID are one patient, and every other image is one of its own.
     """
-    films, others = films_and_others(raw)
+    films, others = images_and_others(raw)
     if not films:
         raise DataError(
             f"There are no images in {raw} (looked for {', '.join(FILM_SUFFIXES)}, and for DICOM files of "
@@ -52,8 +52,8 @@ def read_folders(raw: Path, *, patient_pattern: str = "") -> Manifest:
             "one folder per class, or folders train, val and test with one folder per class in each."
         )
     if not loose:
-        refuse_empty_classes(raw, films, others, 1 + has_splits)
-    warn_of_other_files(raw, others)
+        check_no_empty_class(raw, films, others, 1 + has_splits)
+    warn_if_other_files(raw, others)
     words = [] if loose else [name_of(film.parts[has_splits]) for film in films]
     if blank := next(filter(is_blank, words), None):
         raise DataError(
@@ -76,7 +76,7 @@ def read_folders(raw: Path, *, patient_pattern: str = "") -> Manifest:
     )
 
 
-def refuse_empty_classes(raw: Path, films: Sequence[Path], others: Sequence[Path], depth: int) -> None:
+def check_no_empty_class(raw: Path, films: Sequence[Path], others: Sequence[Path], depth: int) -> None:
     """DataError for a class folder, `depth` below raw, whose files are no films: a class would be missing."""
     full = {film.parts[:depth] for film in films}
     if empty := sorted({other.parts[:depth] for other in others if len(other.parts) > depth} - full):
@@ -86,7 +86,7 @@ def refuse_empty_classes(raw: Path, films: Sequence[Path], others: Sequence[Path
         )
 
 
-def warn_of_other_files(raw: Path, others: Sequence[Path], wanted: str = "films") -> None:
+def warn_if_other_files(raw: Path, others: Sequence[Path], wanted: str = "films") -> None:
     """Says how many files of which kind are passed over. wanted: what they are not."""
     if not others:
         return
@@ -95,9 +95,9 @@ def warn_of_other_files(raw: Path, others: Sequence[Path], wanted: str = "films"
 
 
 def patients_of(raw: Path, images: Sequence[str], pattern: str) -> tuple[list[str], list[str]]:
-    """Who each film, by its name in raw, is of: patient and split_key of a Manifest's table.
+    """Who each image, by its name in raw, is of: patient and split_key of a Manifest's table.
 
-    See patient_of; without a pattern, films whose headers have one Patient ID are of one patient, called
+    See patient_of; without a pattern, images whose headers have one Patient ID are of one patient, called
     after the first of them, because an ID must not get into a store. The ID is the key of the split.
     """
     films = [Path(path_of(image)) for image in images]
@@ -110,7 +110,7 @@ def patients_of(raw: Path, images: Sequence[str], pattern: str) -> tuple[list[st
         )
     patients = [patient_of(image, pattern) for image in images]
     if pattern:
-        warn_of_doubtful_patients(raw, pd.Series(patients), ALONE)
+        warn_if_patients_doubtful(raw, pd.Series(patients), ALONE)
         return patients, patients
     ids = [in_headers.get(film, "") for film in films]
     if not any(ids):
@@ -124,7 +124,7 @@ def patients_of(raw: Path, images: Sequence[str], pattern: str) -> tuple[list[st
         "%s: the headers of %d of %d films name a patient, %d patients in all; each is called after the "
         "first film.", raw, sum(map(bool, ids)), len(films), len(set(ids) - {""}),
     )  # fmt: skip
-    warn_of_doubtful_patients(raw, pd.Series(ids), ALONE)
+    warn_if_patients_doubtful(raw, pd.Series(ids), ALONE)
     first_of: dict[str, str] = {}
     named = list(zip(ids, patients, strict=True))
     called = [
@@ -134,7 +134,7 @@ def patients_of(raw: Path, images: Sequence[str], pattern: str) -> tuple[list[st
 
 
 def patient_of(image: str, pattern: str) -> str:
-    """The first group of the pattern at the start of the file name; without a pattern, the film itself."""
+    """The first group of the pattern at the start of the file name; without a pattern, the image itself."""
     if not pattern:
         return without_suffix(image)
     name = image.rpartition("/")[2]

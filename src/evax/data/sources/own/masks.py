@@ -1,4 +1,4 @@
-"""Films and their masks side by side: RAW/images and RAW/masks."""
+"""Images and their masks side by side: RAW/images and RAW/masks."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from evax.data.films import films_and_others
+from evax.data.films import images_and_others
 from evax.data.manifest import MASK_COLUMNS, SPLIT_KEY, Manifest
 from evax.data.radiograph import FILM_SUFFIXES
 from evax.data.sources import source_name
-from evax.data.sources.own.folders import patients_of, warn_of_other_files
+from evax.data.sources.own.folders import patients_of, warn_if_other_files
 from evax.data.split import file_key, without_suffix
 from evax.errors import DataError
 from evax.files import name_of
@@ -29,13 +29,13 @@ logger = logging.getLogger("evax")
 def find_masks(
     raw: Path, folder: str, images: Iterable[str], unnamed: str, findings: tuple[str, ...] = ()
 ) -> pd.DataFrame:
-    """The masks of RAW/folder, as MASK_COLUMNS; those of other films are left out and counted.
+    """The masks of RAW/folder, as MASK_COLUMNS; those of other images are left out and counted.
 
-    A file is named as its film, maybe followed by _FINDING, or lies in FOLDER/FINDING/. unnamed: the finding
+    A file is named as its image, maybe followed by _FINDING, or lies in FOLDER/FINDING/. unnamed: the finding
     of a file that names none (or "mask"). findings: of the table, for the spelling. Files of a kind that is
     not read are counted in a warning.
-    Raises DataError when the folder holds only files of such a kind, no mask belongs to a film, or one
-    belongs to two films of one name.
+    Raises DataError when the folder holds only files of such a kind, no mask belongs to an image, or one
+    belongs to two images of one name.
     """
     film_of: dict[str, str] = {}
     twins: dict[str, str] = {}
@@ -45,7 +45,7 @@ def find_masks(
             twins[film_of[stem]] = image
     films_of = Counter(map(file_key, film_of))
     film_of |= {file_key(stem): film for stem, film in film_of.items() if films_of[file_key(stem)] == 1}
-    films, no_films = films_and_others(raw / folder)
+    films, no_films = images_and_others(raw / folder)
     files = films + no_films
     masks = [raw / folder / file for file in files if file.suffix.lower() in MASK_SUFFIXES]
     others = [file for file in files if file.suffix.lower() not in MASK_SUFFIXES]
@@ -54,10 +54,10 @@ def find_masks(
             f"{raw / folder} holds files, but no mask (PNG, JPEG, TIFF and BMP are read): save the masks as "
             "PNG, or move the folder away."
         )
-    warn_of_other_files(raw / folder, others, wanted="masks")
+    warn_if_other_files(raw / folder, others, wanted="masks")
     rows, strays = [], []
     for path in sorted(masks, key=name_of):
-        film, finding = _film_and_finding(name_of(path.stem), film_of)
+        film, finding = _image_and_finding(name_of(path.stem), film_of)
         if film in twins:
             raise DataError(f"{film} and {twins[film]} have one name: of which of them is the mask {path}?")
         if not film:
@@ -79,8 +79,8 @@ def find_masks(
     return table
 
 
-def _film_and_finding(name: str, film_of: dict[str, str]) -> tuple[str, str]:
-    """The film with the longest name that a mask's name begins with, and the rest; "" without one."""
+def _image_and_finding(name: str, film_of: dict[str, str]) -> tuple[str, str]:
+    """The image with the longest name that a mask's name begins with, and the rest; "" without one."""
     stem, finding = name, ""
     while not (film := film_of.get(stem) or film_of.get(file_key(stem))):
         stem, separator, last = stem.rpartition("_")
@@ -93,9 +93,9 @@ def _film_and_finding(name: str, film_of: dict[str, str]) -> tuple[str, str]:
 def read_masks(
     raw: Path, *, region: str = "Region", patient_pattern: str = "", mask_value: tuple[int, ...] = ()
 ) -> Manifest:
-    """Unlabelled films of RAW/images with the masks of RAW/masks.
+    """Unlabelled images of RAW/images with the masks of RAW/masks.
 
-    A mask is named as its film, maybe followed by _FINDING, or lies in masks/FINDING/. region: what a mask
+    A mask is named as its image, maybe followed by _FINDING, or lies in masks/FINDING/. region: what a mask
     shows that names no finding. patient_pattern: as for folders. mask_value: as for data/masks.py::read_mask.
     """
     masks = sorted(path.name for path in raw.iterdir() if path.is_dir() and path.name.lower() == "masks")
@@ -116,8 +116,8 @@ def read_masks(
 
 
 def films_of(raw: Path, folder: str) -> pd.DataFrame:
-    """A table of the films of a folder, without facts about them; each is a patient of its own."""
-    films = [Path(folder) / film for film in films_and_others(raw / folder)[0]]
+    """A table of the images of a folder, without facts about them; each is a patient of its own."""
+    films = [Path(folder) / film for film in images_and_others(raw / folder)[0]]
     if not films:
         raise DataError(f"There are no films in {raw / folder}.")
     table = pd.DataFrame({"image": [name_of(film.as_posix()) for film in films]})

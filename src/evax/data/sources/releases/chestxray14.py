@@ -50,10 +50,10 @@ COLUMNS = ("Image Index", "Finding Labels", "Patient ID", "Patient Age", "Patien
 
 
 def read_chestxray14(raw: Path) -> Manifest:
-    """Films of Data_Entry_2017.csv, looked for in images/ and images_001/images/ ...; 14 findings.
+    """Images of Data_Entry_2017.csv, looked for in images/ and images_001/images/ ...; 14 findings.
 
     The table may be called Data_Entry_2017_v2020.csv, as it is at the NIH since 2020.
-    The films of test_list.txt are the test split; the others are divided by assign_splits.
+    The images of test_list.txt are the test split; the others are divided by assign_splits.
     """
     entries = first_file(raw, "Data_Entry_2017.csv", "Data_Entry_2017_v2020.csv")  # one table, two names
     rows = read_text_table(entries, COLUMNS)

@@ -34,11 +34,11 @@ logger = logging.getLogger("evax")
 
 
 def read_chexpert(raw: Path) -> Manifest:
-    """Frontal films of train.csv and valid.csv, by the release's own column; 14 labels as written.
+    """Frontal images of train.csv and valid.csv, by the release's own column; 14 labels as written.
 
     The paths of the tables begin with the release's name (CheXpert-v1.0/ or CheXpert-v1.0-small/), which is
     RAW itself. valid.csv, labelled by radiologists, is the test split, as in the paper; without it the train
-    films are divided. Patients are the patientNNNNN of the path.
+    images are divided. Patients are the patientNNNNN of the path.
     """
     tables = [_rows(raw / "train.csv").assign(split="")]
     if (raw / "valid.csv").is_file():

@@ -79,7 +79,7 @@ def _list(path: Path, split: str, classes: dict[str, str]) -> pd.DataFrame:
                 f"{', '.join(classes)}, but {got}. Lists of other versions belong to other sources: "
                 "--source covidx9a reads those of V9A, covidx_cxr4 those of CXR-4. Mend or delete the line."
             )
-        # one patient's films may come from several sources, so the source is no part of the patient's name
+        # one patient's images may come from several sources, so the source is no part of the patient's name
         rows.append((f"{split}/{name.strip()}", patient, classes[spelling_key(ending[0])]))
     table = pd.DataFrame(rows, columns=["image", "patient", "class"])
     return table.assign(study="", view="", sex="", age=np.nan, split=split)

@@ -20,7 +20,7 @@ PUBLIC_SET = PublicSet(
 
 
 def read_lungs(raw: Path, *, mask_value: tuple[int, ...] = ()) -> Manifest:
-    """Every film with its lung mask; Test/ is the test split. A film is a patient of its own.
+    """Every image with its lung mask; Test/ is the test split. An image is a patient of its own.
 
     mask_value: as for data/masks.py::read_mask.
     """

@@ -28,7 +28,7 @@ TABLE = "mimic-cxr-2.0.0-{}.csv"  # also in release 2.1.0; plain or gzipped
 
 
 def read_mimic_cxr(raw: Path) -> Manifest:
-    """AP and PA films of the metadata table, with the release's split and the CheXpert labels of their study.
+    """AP and PA images of the metadata table, with the release's split and the CheXpert labels of their study.
 
     RAW holds files/p10/p10000032/s50414267/DICOM.jpg and the metadata, split and chexpert tables. A study
     without labels has blanks; the release has no sex and age.

@@ -24,15 +24,15 @@ PUBLIC_SET = PublicSet(
 )
 
 FINDING = "Pneumonia"
-SIDE = 1024  # of every film of the release
+SIDE = 1024  # of every image of the release
 CORNERS = BOX_COLUMNS[2:]
 
 
 def read_rsna(raw: Path) -> Manifest:
-    """Every film of stage_2_train_labels.csv with all its boxes, which are also its mask (filled, united).
+    """Every image of stage_2_train_labels.csv with all its boxes, which are also its mask (filled, united).
 
-    The release divides no train films, so patients are divided by seed; `lists` follows the paper's lists. A
-    film is a patient of its own: the release names none.
+    The release divides no train images, so patients are divided by seed; `lists` follows the paper's lists. A
+    image is a patient of its own: the release names none.
     """
     path = raw / "stage_2_train_labels.csv"
     rows = read_text_table(path, ("patientId", *CORNERS, "Target"))

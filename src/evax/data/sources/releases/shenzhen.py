@@ -1,4 +1,4 @@
-"""Shenzhen tuberculosis films with the abnormality masks of the U.S. National Library of Medicine."""
+"""Shenzhen tuberculosis images with the abnormality masks of the U.S. National Library of Medicine."""
 
 from __future__ import annotations
 
@@ -33,16 +33,16 @@ PUBLIC_SET = PublicSet(
 
 TUBERCULOSIS = "Tuberculosis"
 FILM = re.compile(r"(CHNCXR_\d+)_([01])")
-MASK = re.compile(r"(CHNCXR_\d+_[01])_(.+?)(?:_\d+)?")  # film, abnormality, number of the region
+MASK = re.compile(r"(CHNCXR_\d+_[01])_(.+?)(?:_\d+)?")  # image, abnormality, number of the region
 
 logger = logging.getLogger("evax")
 
 
 def read_shenzhen(raw: Path, *, mask_value: tuple[int, ...] = ()) -> Manifest:
-    """Films of CXR_png/, labelled by the last digit of their names, with the masks of Annotations/masks/.
+    """Images of CXR_png/, labelled by the last digit of their names, with the masks of Annotations/masks/.
 
     Every mask is kept twice: under its abnormality ("Effusion", "Small Infiltrate (non-linear)") and united
-    with the film's others as "Tuberculosis", the paper's target. Sex and age come from ClinicalReadings/,
+    with the image's others as "Tuberculosis", the paper's target. Sex and age come from ClinicalReadings/,
     when it is there. The release names no split: patients are divided by seed.
     mask_value: as for data/masks.py::read_mask.
     """

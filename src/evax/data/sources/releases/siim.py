@@ -25,14 +25,14 @@ PUBLIC_SET = PublicSet(
 
 FINDING = "Pneumothorax"
 FOLDER = "dicom-images-train"
-SIDE = 1024  # of every film of the release, and of its masks
+SIDE = 1024  # of every image of the release, and of its masks
 
 
 def read_siim(raw: Path) -> Manifest:
-    """Every film of train-rle.csv, with all its run lengths; -1 stands for no pneumothorax.
+    """Every image of train-rle.csv, with all its run lengths; -1 stands for no pneumothorax.
 
-    The release divides no train films, so patients are divided by seed; `lists` follows the paper's lists. A
-    film is a patient of its own: the release names none.
+    The release divides no train images, so patients are divided by seed; `lists` follows the paper's lists. A
+    image is a patient of its own: the release names none.
     """
     rows = read_text_table(raw / "train-rle.csv", ("ImageId", "EncodedPixels"))
     rle = rows["EncodedPixels"].str.strip()
