@@ -10,7 +10,7 @@ import pytest
 from evax.cli import COMMANDS
 
 PACKAGE = Path(__file__).resolve().parents[1] / "src" / "evax"
-BASE = {"errors", "findings", "config", "files", "published", "download", "rounding"}
+BASE = {"boxed", "errors", "findings", "config", "files", "published", "download", "rounding"}
 LEARNING = {"data", "models", "evaluation", "options", "runs", "weights", "deploy", "pages"}
 MAY_IMPORT = {  # besides itself and the base
     "data": set(), "models": set(), "evaluation": set(),

@@ -127,7 +127,7 @@ def test_a_terminal_that_lacks_letters_is_shown_their_escapes(monkeypatch, encod
     with pytest.raises(SystemExit) as stop:
         cli.main()
     assert stop.value.code == 0
-    assert shown.getvalue() == rb"films of \u80ba \u250f\u2501\u2513" + b"\n"
+    assert shown.getvalue() == rb"images of \u80ba \u250f\u2501\u2513" + b"\n"
 
 
 # --- real locales -----------------------------------------------------------------------------------

@@ -78,7 +78,10 @@ def parse_command_line(config_class: type[C], arguments: Sequence[str], program:
     arguments, recipe = _take_recipe(_expand_seed_ranges(arguments))
     arguments, own = _take_suppressed_options(config_class, arguments)
     recipe = recipe or getattr(config_class, "default_recipe", None)
-    values = (read_recipe(recipe_path(recipe), config_class) if recipe else {}) | own
+    values = getattr(config_class, "command_line_defaults", {}) | (
+        read_recipe(recipe_path(recipe), config_class) if recipe else {}
+    )
+    values |= own
     usage_error = io.StringIO()
     try:
         with redirect_stderr(usage_error):
@@ -115,12 +118,13 @@ def command_line(command: str, config: Any) -> str:
     words = ["evax", command]
     options: list[str] = []
     kinds = typing.get_type_hints(type(config), include_extras=True)
+    defaults = getattr(type(config), "command_line_defaults", {})
     for item in dataclasses.fields(config):
         value = getattr(config, item.name)
         if tyro.conf.Positional in getattr(kinds[item.name], "__metadata__", ()):
             words += _words(value)
         else:
-            options += _option_words(f"--{item.name}", value, _default_of(item))
+            options += _option_words(f"--{item.name}", value, defaults.get(item.name, _default_of(item)))
     return shlex.join([*words, *options])
 
 
@@ -142,7 +146,8 @@ def _option_words(option: str, value: Any, default: Any) -> list[str]:
 
 
 def _words(value: Any) -> list[str]:
-    return [str(item) for item in value] if isinstance(value, tuple) else [str(value)]
+    values = value if isinstance(value, tuple) else (value,)
+    return ["none" if item is None else str(item) for item in values]
 
 
 def _default_of(item: dataclasses.Field[Any]) -> Any:

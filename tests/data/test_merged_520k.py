@@ -169,7 +169,7 @@ def test_what_is_missing_or_no_list_is_said(raw, lists, tmp_path):
     (lists / "mapping.json").write_text('{"img_id": "x"}')
     refused("mapping.json is not RSNA's mapping: a list of entries with img_id and subset_img_id")
     (tmp_path / "empty").mkdir()
-    refused("empty holds no list of tested films: no file is called .test..txt", tmp_path / "empty")
+    refused("empty holds no list of tested images: no file is called .test..txt", tmp_path / "empty")
     (raw / "chexpert").rename(raw / "CheXpert")
     refused("has no folder chexpert: it holds the official releases, or links to them, as chestxray14, chexp")
 

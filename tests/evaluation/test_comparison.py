@@ -17,9 +17,9 @@ from evax.evaluation.intervals import (
     metric_draws,
     partial_resamples,
     ranking_draws,
-    ranking_intervals,
 )
 from evax.evaluation.networks import Ground, finding_differences, mean_differences, score_network
+from ranking import ranking_intervals
 
 
 def two_networks(seed, patients=60, films=2):

@@ -52,9 +52,9 @@ def test_what_was_not_learned_is_named_counted_and_left_out_of_every_mean(report
     assert math.isnan(hernia.sensitivity)
     assert hernia.positives == labels[:, 2].sum() > 0  # what its images are is known all the same
     assert hernia.prevalence == labels[:, 2].mean()
-    assert (report.mauc.findings_entered, report.mauc.findings_total) == (2, 3)
-    assert report.mauc.value == pytest.approx((mass.auroc + edema.auroc) / 2)
-    assert report.macc.value == pytest.approx((mass.accuracy + edema.accuracy) / 2)
+    assert (report.means["mauc"].findings_entered, report.means["mauc"].findings_total) == (2, 3)
+    assert report.means["mauc"].value == pytest.approx((mass.auroc + edema.auroc) / 2)
+    assert report.means["macc"].value == pytest.approx((mass.accuracy + edema.accuracy) / 2)
     assert report.to_json()["mauc"]["interval_partial"] == report.to_json()["mauc"]["interval_undefined"] == 0
 
 
@@ -66,8 +66,8 @@ def test_the_most_probable_finding_is_judged_on_images_of_a_finding_that_was_not
     report = evaluate_classifier(
         scores, labels, tuple("abc"), people, np.full(3, 0.5), True, 50, learned=learned
     )
-    assert report.macc.value == 1
-    assert report.mauc.findings_entered == 2
+    assert report.means["macc"].value == 1
+    assert report.means["mauc"].findings_entered == 2
 
 
 def test_a_probe_neither_chooses_by_nor_counts_what_it_could_not_learn():

@@ -38,8 +38,10 @@ def test_a_finding_that_nobody_has_stops_nothing_and_is_counted_out(report):
     hernia = report.findings[2]
     assert math.isnan(hernia.auroc)
     assert (hernia.positives, hernia.negatives, hernia.prevalence) == (0, 120, 0)
-    assert (report.mauc.findings_entered, report.mauc.findings_total) == (2, 3)
-    assert report.mauc.value == pytest.approx((report.findings[0].auroc + report.findings[1].auroc) / 2)
+    assert (report.means["mauc"].findings_entered, report.means["mauc"].findings_total) == (2, 3)
+    assert report.means["mauc"].value == pytest.approx(
+        (report.findings[0].auroc + report.findings[1].auroc) / 2
+    )
 
 
 def test_unknown_labels_are_left_out_of_their_finding_alone_and_images_are_counted(report):
@@ -83,19 +85,19 @@ def test_the_seed_decides_the_intervals_and_not_the_values():
         evaluate_classifier(probabilities, labels, FINDINGS, patients, thresholds, False, 100, seed)
         for seed in (0, 1)
     )
-    assert first.mauc.value == second.mauc.value
-    assert first.mauc.interval != second.mauc.interval
+    assert first.means["mauc"].value == second.means["mauc"].value
+    assert first.means["mauc"].interval != second.means["mauc"].interval
 
 
 def test_without_thresholds_there_is_no_mean_accuracy_and_the_reading_says_why():
     probabilities, labels, patients = films()
     report = evaluate_classifier(probabilities, labels, FINDINGS, patients, np.full(3, math.nan), False, 100)
-    assert math.isnan(report.macc.value)
-    assert report.macc.reading == "none: no finding has a threshold"
+    assert math.isnan(report.means["macc"].value)
+    assert report.means["macc"].reading == "none: no finding has a threshold"
     exclusive = evaluate_classifier(
         probabilities, np.eye(3)[np.arange(120) % 3], FINDINGS, patients, np.full(3, math.nan), True, 100
     )
-    assert exclusive.macc.reading == "top-1"
+    assert exclusive.means["macc"].reading == "top-1"
 
 
 def test_names_thresholds_and_columns_must_agree():
@@ -140,5 +142,5 @@ def test_the_interval_of_balanced_accuracy_is_that_of_scikit_learn_s_over_the_sa
         people, resamples=40, seed=3,
     )  # fmt: skip
     low, high = np.quantile(draws, [0.025, 0.975])
-    interval = report.balanced_accuracy.interval
+    interval = report.means["balanced_accuracy"].interval
     assert (interval.low, interval.high) == (pytest.approx(low), pytest.approx(high))

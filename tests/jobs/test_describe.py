@@ -39,10 +39,10 @@ def test_the_table_the_page_and_the_figures_are_there(described):
     assert [test["p_holm"] for test in tests] == pytest.approx(holm([test["p"] for test in tests]))
     for name in (
         "age",
-        "width-of-a-film",
-        "spacing-of-a-film-s-pixels",
-        "share-of-films-with-a-finding",
-        "mean-of-a-film-s-pixels",
+        "width-of-an-image",
+        "spacing-of-an-image-s-pixels",
+        "share-of-images-with-a-finding",
+        "mean-of-an-image-s-pixels",
     ):
         assert Image.open(described / "figures" / f"{name}.png").width > 300
         assert "<svg" in (described / "figures" / f"{name}.svg").read_text()

@@ -37,7 +37,7 @@ CALLS = {  # command: its words but for --out
     "zoo": "fetch eva_x_tiny_mim",
 }
 WORK = {  # command: a function that it calls when its folder is there
-    "audit": "evax.jobs.audit.compare_films",
+    "audit": "evax.jobs.audit.compare_images",
     "describe": "evax.jobs.describe.write_statistics",
     "finetune": "evax.adaptation.classify.fit_classifier",
     "probe": "evax.adaptation.probe.image_features",

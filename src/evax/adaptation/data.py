@@ -55,7 +55,10 @@ def check_call(config: LabelledConfig, resume: bool | None) -> None:
 
 
 def check_weights(config: AdaptingConfig) -> None:
-    """Raises ConfigError for an unknown name of weights, WeightsError for a missing file."""
+    """Logs what is started from. Raises ConfigError for an unknown name of weights, WeightsError for a missing
+    file.
+    """
+    logger.info("Starting from %s.", described(config.encoder, config.weights))
     if config.weights is not None and not is_packaged(config.encoder, config.weights):
         check_weights_available(config.encoder, config.weights)
 

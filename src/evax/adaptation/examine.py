@@ -37,7 +37,6 @@ from evax.evaluation.classification import (
     Floats,
     Integers,
     Reals,
-    ThresholdRule,
     aurocs,
     choose_thresholds,
     known_cases,
@@ -47,6 +46,7 @@ from evax.evaluation.classification import (
 from evax.evaluation.report import ERRORS_PER_FINDING, plain
 from evax.evaluation.subgroups import compare_groups
 from evax.evaluation.suspicion import clear_ends, held_out_probabilities, suspicion
+from evax.evaluation.thresholds import ThresholdRule
 from evax.files import replaced_whole
 
 logger = logging.getLogger("evax")
@@ -147,7 +147,7 @@ def run_checks(
     calibrated = with_temperatures(
         validation.probabilities, fitted_temperatures(validation, exclusive), exclusive
     )
-    # no test film: labels mended where this classifier contradicts them would make its own test easier
+    # no test image: labels mended where this classifier contradicts them would make its own test easier
     judged = {"train": (rows, held_out), "validation": (validation.rows, calibrated)}
     write_suspicious(out / "suspicious.csv", findings, labels, judged, exclusive)
     checks = quick_checks(store, train, validation, test, labels)

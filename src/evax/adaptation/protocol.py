@@ -13,7 +13,7 @@ from evax.config import to_plain
 from evax.data.labelled import data_fingerprint, shared_patients, split_rows
 from evax.data.labels import blank_policy
 from evax.data.store import ImageStore
-from evax.evaluation.classification import ThresholdRule
+from evax.evaluation.thresholds import ThresholdRule
 from evax.files import replaced_whole
 from evax.options.adaptation import AdaptingConfig, FinetuneConfig, LabelledConfig
 from evax.options.training import PLACES

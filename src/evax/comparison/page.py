@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, ScalarFormatter
 
-from evax.evaluation.networks import MEANS
+from evax.evaluation.metrics import metrics_in
 from evax.evaluation.published import MARK, PublishedScore
 from evax.evaluation.report import marked
 from evax.files import open_csv, replaced_whole
@@ -44,6 +44,7 @@ def write_compare_page(path: Path, content: Mapping[str, Any], figures: Mapping[
         title="Comparison on the same test images",
         environment=content["environment"],
         comparison=content,
+        metrics=metrics_in(content["rows"][0]),
         methods=list(dict.fromkeys(method for row in content["rows"] for method in row["calibration"])),
         figures=[(title, svg_of(figure, title)) for title, figure in figures.items()],
     )
@@ -82,7 +83,7 @@ def write_tables(content: Mapping[str, Any], out: Path) -> None:
         }
         for each in content["differences"]
         for of, one in [
-            *((mean, each[mean]) for mean in MEANS if mean in each),
+            *((metric.key, each[metric.key]) for metric in metrics_in(each)),
             *zip(content["findings"], each["findings"], strict=True),
         ]
     ]
@@ -97,13 +98,13 @@ def summary_line(row: Mapping[str, Any]) -> dict[str, Any]:
     line = {key: row[key] for key in ("name", "encoder", "weights", "label_fraction")}
     line |= {"learned_by": row["learned_by"], "trainings": len(row["seeds"])}
     line |= dict(zip(("train_films_least", "train_films_most"), row["train"]["films"], strict=True))
-    means = [mean for mean in MEANS if mean in row]
+    means = [metric.key for metric in metrics_in(row)]
     for mean in means:
         low, high = row[mean]["interval"]
         line |= {mean: row[mean]["value"], f"{mean}_low": low, f"{mean}_high": high}
         line |= {f"{mean}_{key}": row[mean][key] for key in ("undefined", "partial")}
     over_seeds = row["spread_over_seeds"] or {}
-    for mean in (mean for mean in means if mean != "map"):
+    for mean in means:
         for key in ("mean", "sd"):
             line[f"{mean}_seed_{key}"] = over_seeds.get(mean, {}).get(key)
     line |= {key: row[key] for key in ("wins", "parameters", "multiply_adds", "cpu_ms_per_film")}

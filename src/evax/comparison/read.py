@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from evax.errors import ConfigError, DataError
-from evax.evaluation.report import TOP1
+from evax.evaluation.metrics import TOP1
 from evax.evaluation.study_rows import RUNS, WAYS
 from evax.files import name_of, read_text
 from evax.runs.files import NO_THRESHOLDS, Facts, of_way, read_facts, read_predictions
@@ -251,7 +251,7 @@ def check_same_labels(first: Training, other: Training) -> None:
         )
     if not np.array_equal(first.test.labels[:, both], other.test.labels[:, both], equal_nan=True):
         raise DataError(
-            f"{where} have other labels for the same test films: one table was changed. Run it again."
+            f"{where} have other labels for the same test images: one table was changed. Run it again."
         )
 
 

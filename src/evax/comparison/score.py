@@ -177,7 +177,8 @@ def differences_of(
     """
     pairs = [(row, other) for row, other in enumerate(references) if other is not None]
     means = [mean_differences(scored[row], scored[other], ground) for row, other in pairs]
-    adjusted = {name: holm([each[name].p for each in means]) for name in ground.means}
+    keys = [metric.key for metric in ground.metrics]
+    adjusted = {name: holm([each[name].p for each in means]) for name in keys}
     found = []
     for number, (row, other) in enumerate(pairs):
         findings = finding_differences(scored[row], scored[other], ground)
@@ -186,7 +187,7 @@ def differences_of(
             {
                 "name": entries[row].name,
                 "reference": entries[other].name,
-                **{name: shown(means[number][name], adjusted[name][number]) for name in ground.means},
+                **{name: shown(means[number][name], adjusted[name][number]) for name in keys},
                 "findings": [shown(each, p) for each, p in zip(findings, together, strict=True)],
                 "higher": sum(each.value > 0 for each in findings),
                 "lower": sum(each.value < 0 for each in findings),

@@ -98,7 +98,7 @@ def split_rows(
         if not len(rows) and (name != "val" or needs_validation):
             where = f"{table} names" if table else f"The store {store.path} has"
             mend = "name some" if table else "prepare it with shares for all splits"
-            raise DataError(f"{where} no {name} films: {mend}.")
+            raise DataError(f"{where} no {name} images: {mend}.")
     if table is not None and by == "patient" and (shared := shared_patients(store, (train, val, test))):
         raise DataError(
             f"{table} puts images of {shared} patients into more than one split: what is learned from one "

@@ -21,7 +21,7 @@ from evax.files import path_of
 Piece = tuple[str, str, str]
 """(finding, file, run lengths); file or run lengths is ""."""
 LABELS = 8  # up to so many different values are classes, more are shades of grey
-ASPECT_TOLERANCE = 0.02  # of a mask against its film: masks are often drawn on a resized copy
+ASPECT_TOLERANCE = 0.02  # of a mask against its image: masks are often drawn on a resized copy
 
 
 def box_rle(height: int, width: int, box_px: tuple[int, int, int, int]) -> str:

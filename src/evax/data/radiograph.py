@@ -120,7 +120,7 @@ def opened(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     try:
         kind = os.stat(path)
         if stat.S_ISDIR(kind.st_mode):
-            raise DataError(f"{path} is a folder, not a film: name one of its files.")
+            raise DataError(f"{path} is a folder, not an image: name one of its files.")
         if not stat.S_ISREG(kind.st_mode):
             raise DataError(f"{path} is a device or pipe, not a film: save the image to a file first.")
         if kind.st_size == 0:

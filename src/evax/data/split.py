@@ -96,7 +96,7 @@ def follow_lists(manifest: Manifest, folder: Path) -> Manifest:
         raise DataError(f"There is no folder {folder}. --lists names the folder of an experiment's lists.")
     lists = {path: split for path in sorted(folder.iterdir()) if (split := _split_of_list(path))}
     if not lists:
-        raise DataError(f"{folder} holds no lists of films: train*.txt, val*.txt or test*.txt.")
+        raise DataError(f"{folder} holds no lists of images: train*.txt, val*.txt or test*.txt.")
     images = manifest.table["image"]
     rows_of, split_at, listed_lines = image_rows(images), dict[int, str](), set[str]()
     for path in sorted(lists, key=lambda path: lists[path] == TRAIN_VAL):  # last: the others say more

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Int64, UInt64
 
+from evax.boxed import located
 from evax.config import validated
 from evax.data.preprocess import Preprocess, on_film
 from evax.data.sources import is_own
@@ -125,7 +126,7 @@ def read_seen(weights: Path | None) -> Seen:
     """What save_seen kept in a bundle, or beside a weight file; nothing without it."""
     if weights is None:
         return Seen(np.zeros(0, np.uint64), np.zeros(0, np.uint64))
-    folder = weights.parent if weights.is_file() else weights
+    folder = weights.parent if weights.is_file() else located(weights)
     numbers = []
     for path in (folder / FILMS, folder / PATIENTS):
         content = path.read_bytes() if path.is_file() else b""
@@ -146,7 +147,7 @@ def save_seen(folder: Path, seen: Seen) -> None:
 
 def is_bundle(weights: Path | None) -> bool:
     """Whether these weights are a bundle folder, which brings its own chain."""
-    return weights is not None and (weights / "card.json").is_file()
+    return weights is not None and (located(weights) / "card.json").is_file()
 
 
 def seen_images(
@@ -194,7 +195,7 @@ def warn_if_patients_unknown(weights: Path, store: Path) -> None:
 
 def read_card(folder: Path) -> Card:
     """The card of a bundle. Raises DataError when the folder is none or its card is not understood."""
-    path = folder / "card.json"
+    path = located(folder) / "card.json"
     if not path.is_file():
         wrong = "is not a bundle: it has no card.json" if folder.exists() else "does not exist"
         raise DataError(
@@ -221,7 +222,7 @@ def model_facts(card: Card, network: nn.Module, weights: Path | None) -> dict[st
 
     weights: what it began from; of an encoder bundle, also what that had learned from.
     """
-    began = read_card(weights).training if weights is not None and (weights / "card.json").is_file() else {}
+    began = read_card(weights).training if weights is not None and is_bundle(weights) else {}
     return {
         "parameters": sum(parameter.numel() for parameter in network.parameters()),
         "preprocess": card.preprocess.to_json(),

@@ -46,7 +46,7 @@ class PredictionsTable:
         end = self._kept(header)
         if self.rows and not self.resume:
             raise DataError(
-                f"A stopped run has scored {self.rows} of these films: add --resume to go on after them, or "
+                f"A stopped run has scored {self.rows} of these images: add --resume to go on after them, or "
                 f"delete {self.unfinished}."
             )
         self.file.truncate(end)

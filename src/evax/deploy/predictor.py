@@ -11,6 +11,7 @@ from typing import Any, Literal, get_args, overload
 import numpy as np
 from jaxtyping import Bool, Float, Shaped
 
+from evax.boxed import located
 from evax.data.films import as_radiograph, batches_of
 from evax.data.radiograph import Radiograph
 from evax.deploy.bundle import Card, read_card
@@ -152,15 +153,16 @@ def check_runtime_installed(runtime: str) -> None:
 def open_bundle(path: str | os.PathLike[str], runtime: str | None = None) -> Predictor:
     """A predictor from a bundle folder, or from a published file, converted once (see deploy.published).
 
-    path: a bundle folder, a published file under its official file name, or the name of one (`evax zoo
-    list`), fetched when it is not on this machine. An existing path goes before a name.
+    path: a bundle folder, the name of one that comes with evax, a published file under its official file
+    name, or the name of one (`evax zoo list`), fetched when it is not on this machine. An existing path goes
+    before a name.
     runtime: "torch"; or "onnx" or "openvino" for what `evax export` wrote into the bundle, without torch;
     None: torch where it is installed, else onnx. Torch runs on a GPU where it finds one, as in training.
     Raises DataError for a folder that is no bundle, ConfigError for an unknown name, WeightsError for weights
     that cannot be had or do not fit their card, ExportError for a bundle that was not exported or a runtime
     that is not installed.
     """
-    folder = checked_path(path, "A bundle is given by")
+    folder = located(checked_path(path, "A bundle is given by"))
     runtime = default_runtime() if runtime is None else runtime
     if runtime not in get_args(Runtime):
         raise unknown_name("runtime", runtime, RUNTIMES)

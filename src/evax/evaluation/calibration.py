@@ -12,6 +12,7 @@ from scipy.optimize import minimize, minimize_scalar
 from scipy.special import expit, log_softmax, logit, softmax
 from scipy.stats import binomtest
 from sklearn.isotonic import IsotonicRegression
+from sklearn.metrics import brier_score_loss
 
 from evax.errors import DataError, unknown_name
 from evax.evaluation.classification import Flags, Floats, Integers, Reals, check_cases
@@ -85,7 +86,7 @@ def brier_score(probabilities: Reals, positives: Flags) -> float:
     _check(probabilities, positives)
     if len(positives) == 0:
         return math.nan
-    return float(np.mean((probabilities.astype(np.float64) - positives) ** 2))
+    return float(brier_score_loss(positives, probabilities.astype(np.float64), pos_label=True))
 
 
 def _check(probabilities: Reals, positives: Flags) -> None:

@@ -7,12 +7,15 @@ out for that finding alone); uncertain labels (-1) are resolved before, when the
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from sklearn import metrics
+from sklearn.exceptions import UndefinedMetricWarning
 
 from evax.errors import ConfigError, DataError
 
@@ -118,16 +121,12 @@ def auroc(scores: Reals, positives: Flags) -> float:
 
     scores: (S,), any real number, higher means more suspicious. Only the order matters. positives: (S,).
     Returns a value in [0, 1], or NaN when one of the two groups is empty.
-    Source: area under TPR(FPR) of EVA-X Eq. (8), computed from counts (Mann and Whitney 1947).
+    Source: area under TPR(FPR) of EVA-X Eq. (8).
     """
-    _, above, false_above = _cumulative_counts(scores, positives)
-    n_positive, n_negative = _totals(positives)
-    if n_positive == 0 or n_negative == 0:
-        return math.nan
-    gained, lost = np.diff(above, prepend=0), np.diff(false_above, prepend=0)
-    # whole numbers up to the last division: the result does not depend on the order of summation
-    twice_pairs_won = int(np.sum(gained * (2 * (n_negative - false_above) + lost)))
-    return twice_pairs_won / (2 * n_positive * n_negative)
+    _check_ranking(scores, positives)
+    return (
+        float(metrics.roc_auc_score(positives, scores)) if 0 < positives.sum() < len(positives) else math.nan
+    )
 
 
 def mean_auroc(scores: Reals, labels: Reals) -> Macro:
@@ -160,33 +159,22 @@ def average_precision(scores: Reals, positives: Flags) -> float:
     Returns a value in (0, 1], or NaN when one of the two groups is empty: without negatives it would be 1
     whatever the scores, and its mean would be over other findings than the AUROC's. Chance is the prevalence.
     """
-    _, above, false_above = _cumulative_counts(scores, positives)
-    n_positive, n_negative = _totals(positives)
-    if n_positive == 0 or n_negative == 0:
-        return math.nan
-    precision = above / (above + false_above)
-    return float(np.sum(np.diff(above, prepend=0) * precision) / n_positive)
+    _check_ranking(scores, positives)
+    both = 0 < positives.sum() < len(positives)
+    return float(metrics.average_precision_score(positives, scores)) if both else math.nan
 
 
 def roc_curve(scores: Reals, positives: Flags) -> tuple[Floats, Floats, Floats]:
     """The corners of the ROC curve: false positive rate, true positive rate, threshold (score >= it).
 
     scores: (S,), higher means more suspicious. positives: (S,).
-    Returns three arrays (T,) from (0, 0) at threshold infinity to (1, 1); points on a straight line between
-    their neighbours are left out. A rate is NaN throughout when its group is empty.
+    Returns three arrays (T,) from (0, 0) at threshold infinity to (1, 1). A rate is NaN throughout when its
+    group is empty.
     """
-    thresholds, above, false_above = _cumulative_counts(scores, positives)
-    thresholds = np.concatenate([[math.inf], thresholds])
-    above, false_above = np.concatenate([[0], above]), np.concatenate([[0], false_above])
-    rise, run = np.diff(above), np.diff(false_above)
-    corner = np.ones(len(thresholds), dtype=bool)
-    corner[1:-1] = rise[1:] * run[:-1] != rise[:-1] * run[1:]  # the slope changes here
-    n_positive, n_negative = _totals(positives)
-    return (
-        false_above[corner] / (n_negative or math.nan),
-        above[corner] / (n_positive or math.nan),
-        thresholds[corner],
-    )
+    _check_ranking(scores, positives)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UndefinedMetricWarning)  # an empty group is NaN, as documented
+        return metrics.roc_curve(positives, scores)
 
 
 def operating_point(scores: Reals, positives: Flags, threshold: float) -> OperatingPoint:

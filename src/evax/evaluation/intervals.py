@@ -45,41 +45,6 @@ class Interval:
     """Of a mean: resamples in which some of its findings were undefined, and the mean is over the others."""
 
 
-@dataclass(frozen=True)
-class RankingIntervals:
-    """Intervals of AUROC and average precision per finding, in the order given, and of their means."""
-
-    auroc: tuple[Interval, ...]
-    average_precision: tuple[Interval, ...]
-    macro_auroc: Interval
-    macro_average_precision: Interval
-
-
-def ranking_intervals(
-    scores: Reals,
-    labels: Reals,
-    patients: Sequence[str] | NDArray[Any],
-    resamples: int = RESAMPLES,
-    seed: int = 0,
-    level: float = LEVEL,
-) -> RankingIntervals:
-    """Intervals of AUROC and average precision, and of the two means over findings.
-
-    scores: (S, K), higher means more suspicious. labels: (S, K), 1, 0 or NaN. patients: (S,), never "".
-    level: share of the resamples inside, in (0, 1).
-    A resample without positives or without negatives of a finding is left out of that finding's interval.
-    The mean of a resample is over the findings that it defines, see `macro_draws`.
-    """
-    drawn = ranking_draws(scores, labels, patients, resamples, seed)  # (2, K, R)
-    n_patients = len(np.unique(np.asarray(patients, dtype=np.str_)))
-    return RankingIntervals(
-        auroc=tuple(percentile_interval(values, n_patients, level) for values in drawn[0]),
-        average_precision=tuple(percentile_interval(values, n_patients, level) for values in drawn[1]),
-        macro_auroc=macro_interval(drawn[0], n_patients, level),
-        macro_average_precision=macro_interval(drawn[1], n_patients, level),
-    )
-
-
 def ranking_draws(
     scores: Reals,
     labels: Reals,
@@ -87,8 +52,9 @@ def ranking_draws(
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> Floats:
-    """AUROC and average precision of every finding in every resample; arguments as in `ranking_intervals`.
+    """AUROC and average precision of every finding in every resample.
 
+    scores: (S, K), higher means more suspicious. labels: (S, K), 1, 0 or NaN. patients: (S,), never "".
     Returns (2, K, R), NaN where a resample lacks positives or negatives. The same patients, resamples and
     seed draw the same people whatever the scores: two networks' results are paired, resample by resample.
     """

@@ -21,27 +21,20 @@ from evax.evaluation.classification import (
     Floats,
     Reals,
     aurocs,
-    average_precision,
-    column_means,
     has_few,
     known_cases,
     macro_mean,
-    only_learned,
     patients_of_each_side,
-    recall_hits,
 )
 from evax.evaluation.comparison import Difference, delong, paired_difference
 from evax.evaluation.intervals import (
     Interval,
-    column_draws,
     macro_draws,
     partial_resamples,
     percentile_interval,
-    ranking_draws,
 )
-from evax.evaluation.report import accuracy_hits
+from evax.evaluation.metrics import Answers, Metric, metrics_for
 
-MEANS = ("mauc", "map", "macc", "balanced_accuracy")  # the last one of exclusive classes only
 TOO_FEW, NOT_LEARNED = f"none: fewer than {FEW} patients", "none: not learned by both"
 
 
@@ -64,9 +57,9 @@ class Ground:
         return np.array([has_few(*each) for each in sides])
 
     @property
-    def means(self) -> tuple[str, ...]:
-        """Those of MEANS that exist."""
-        return MEANS if self.exclusive else MEANS[:3]
+    def metrics(self) -> tuple[Metric, ...]:
+        """Those that exist for these labels."""
+        return metrics_for(self.exclusive)
 
     @property
     def people(self) -> int:
@@ -90,7 +83,7 @@ class ScoredNetwork:
     auroc_draws: Floats
     """(K, R)."""
     means: dict[str, float]
-    """Of MEANS."""
+    """By key of METRICS."""
     mean_draws: dict[str, Floats]
     """(R,) each."""
     partial: dict[str, int]
@@ -126,45 +119,40 @@ def score_network(
     Seeds are averaged within a resample, so that the interval is one over patients for their mean; how far
     the seeds lie apart is `per_training`'s to say.
     """
-    own, common = only_learned(ground.labels, learned), only_learned(ground.labels, ground.entering)
-    decided = ground.labels if ground.exclusive else common
-    areas, drawn = [], []
-    per_training: dict[str, list[float]] = {name: [] for name in ground.means}
+    areas, area_draws = [], []
+    values: dict[str, list[Floats]] = {metric.key: [] for metric in ground.metrics}
+    draws: dict[str, list[Floats]] = {metric.key: [] for metric in ground.metrics}
     for scores, cut in zip(probabilities, thresholds, strict=True):
-        areas.append(aurocs(scores, own))
-        precisions = [average_precision(*cases) for cases in known_cases(scores, common)]
-        hits = {"macc": accuracy_hits(scores, decided, cut, ground.exclusive)}
-        if ground.exclusive:
-            hits["balanced_accuracy"] = recall_hits(scores, decided)
-        values = {"mauc": np.where(ground.entering, areas[-1], math.nan), "map": np.array(precisions)}
-        values |= {name: column_means(each) for name, each in hits.items()}
-        for name in ground.means:
-            per_training[name].append(macro_mean(values[name]).value)
-        ranked = ranking_draws(scores, own, ground.patients, ground.resamples, ground.seed)
-        correct = {
-            name: column_draws(each, ground.patients, ground.resamples, ground.seed)
-            for name, each in hits.items()
-        }
-        drawn.append(
-            {
-                "each": ranked[0],
-                "mauc": ranked[0, ground.entering],
-                "map": ranked[1, ground.entering],
-                **correct,
-            }
+        answers = Answers(
+            scores,
+            ground.labels,
+            cut,
+            ground.patients,
+            ground.exclusive,
+            learned,
+            ground.resamples,
+            ground.seed,
         )
+        areas.append(aurocs(scores, answers.ranked))
+        area_draws.append(answers.ranking_draws[0])
+        for metric in ground.metrics:
+            entering = slice(None) if metric.joins_classes(ground.exclusive) else ground.entering
+            values[metric.key].append(metric.values(answers)[entering])
+            draws[metric.key].append(metric.draws(answers)[entering])
         on_training()
-    each_area = np.array(areas)  # (T, K)
-    draws = {name: np.mean([one[name] for one in drawn], axis=0) for name in drawn[0]}
+    per_training = {
+        key: np.array([macro_mean(each).value for each in trainings]) for key, trainings in values.items()
+    }
+    mean_draws = {key: np.mean(trainings, axis=0) for key, trainings in draws.items()}  # (C, R) each
     return ScoredNetwork(
         probabilities=tuple(probabilities),
-        auroc=each_area.mean(axis=0),
-        auroc_draws=draws["each"],
-        means={name: float(np.mean(values)) for name, values in per_training.items()},
-        mean_draws={name: macro_draws(draws[name]) for name in ground.means},
-        partial={name: partial_resamples(draws[name]) for name in ground.means},
-        per_training={name: np.array(values) for name, values in per_training.items()},
-        entered=macro_mean(np.where(ground.entering, each_area[0], math.nan)).entered,
+        auroc=np.mean(areas, axis=0),
+        auroc_draws=np.mean(area_draws, axis=0),
+        means={key: float(np.mean(trainings)) for key, trainings in per_training.items()},
+        mean_draws={key: macro_draws(each) for key, each in mean_draws.items()},
+        partial={key: partial_resamples(each) for key, each in mean_draws.items()},
+        per_training=per_training,
+        entered=macro_mean(areas[0][ground.entering]).entered,
     )
 
 
@@ -195,12 +183,12 @@ def finding_differences(network: ScoredNetwork, reference: ScoredNetwork, ground
 def mean_differences(
     network: ScoredNetwork, reference: ScoredNetwork, ground: Ground
 ) -> dict[str, Difference]:
-    """Each of MEANS, network minus reference, by the paired bootstrap.
+    """Each of METRICS, network minus reference, by the paired bootstrap.
 
     In every resample both means are over the same findings: those that its images define.
     """
     differences = {}
-    for name in ground.means:
+    for name in (metric.key for metric in ground.metrics):
         found = paired_difference(
             network.means[name], reference.means[name],
             network.mean_draws[name], reference.mean_draws[name], ground.people,

@@ -20,24 +20,16 @@ from evax.evaluation.classification import (
     Reals,
     auroc,
     average_precision,
-    column_means,
     has_few,
     known_cases,
     macro_mean,
-    only_learned,
     operating_points,
     patients_of_each_side,
-    recall_hits,
-    top1_accuracy,
-    top1_hits,
 )
-from evax.evaluation.intervals import RESAMPLES, Interval, mean_interval, ranking_intervals
+from evax.evaluation.intervals import RESAMPLES, Interval, macro_interval, percentile_interval
+from evax.evaluation.metrics import METRICS, Answers, Metric
 
 ERRORS_PER_FINDING = 3  # false alarms, or misses, that a report lists
-TOP1 = "top-1"
-RECALLS = "mean of the classes' recalls"
-PER_FINDING = "mean of per-finding accuracies at validation thresholds"
-NO_READING = "none: no finding has a threshold"  # as in protocol paper, which chooses none
 
 
 @dataclass(frozen=True)
@@ -80,8 +72,8 @@ class MeanReport:
 
 
 @dataclass(frozen=True)
-class AccuracyReport:
-    """The paper's mAcc in one of its two readings (Eq. 9 and the released code), or in none."""
+class ReadingReport:
+    """A score with several readings, in one of them or in none."""
 
     value: float
     interval: Interval
@@ -95,22 +87,32 @@ class ClassificationReport:
     n: int
     patients: int
     findings: tuple[FindingReport, ...]
-    mauc: MeanReport
-    map: MeanReport
-    macc: AccuracyReport
-    balanced_accuracy: AccuracyReport | None
-    """Of exclusive classes, else None."""
+    means: Mapping[str, MeanReport | ReadingReport | None]
+    """By key of METRICS; None for those of exclusive classes where findings are not exclusive."""
+    columns: Mapping[str, Floats]
+    """(K,) of each metric that is a mean over findings, by its column."""
     interval_method: str
 
     def to_json(self) -> dict[str, Any]:
         """Plain dictionaries, lists and numbers under the names of the fields.
 
-        NaN becomes None, an interval [low, high]. Beside each interval, `_undefined` behind its name, stands
-        the number of resamples that were left out; beside that of a mean, as `_partial`, in how many it is
+        NaN becomes None, an interval [low, high]. Next to each interval, `_undefined` behind its name, stands
+        the number of resamples that were left out; next to that of a mean, as `_partial`, in how many it is
         over fewer findings.
         """
-        report: dict[str, Any] = plain(self)
-        return report
+        columns = {name: plain(tuple(values.tolist())) for name, values in self.columns.items()}
+        findings = [
+            {name: values[k] for name, values in columns.items()} | plain(finding)
+            for k, finding in enumerate(self.findings)
+        ]
+        means = {key: plain(mean) for key, mean in self.means.items()}
+        return {
+            "n": self.n,
+            "patients": self.patients,
+            "findings": findings,
+            **means,
+            "interval_method": self.interval_method,
+        }
 
 
 def evaluate_classifier(
@@ -138,45 +140,45 @@ def evaluate_classifier(
     and images without a patient.
     """
     learned = np.ones(labels.shape[1], dtype=bool) if learned is None else learned
-    ranked = only_learned(labels, learned)
-    cases, people = known_cases(probabilities, ranked), patients_of_each_side(labels, patients)
+    if exclusive:
+        thresholds = np.full(len(thresholds), math.nan)
+    answers = Answers(probabilities, labels, thresholds, patients, exclusive, learned, resamples, seed)
+    cases, people = known_cases(probabilities, answers.ranked), patients_of_each_side(labels, patients)
     if not len(findings) == len(thresholds) == labels.shape[1]:
         raise DataError(
             f"{len(findings)} findings, {len(thresholds)} thresholds and {labels.shape[1]} columns of labels "
             "were given; the three must agree."
         )
-    if exclusive:
-        thresholds = np.full(len(findings), math.nan)
-    points = operating_points(probabilities, ranked, thresholds, exclusive)
-    intervals = ranking_intervals(probabilities, ranked, patients, resamples, seed)
+    points = operating_points(probabilities, answers.ranked, thresholds, exclusive)
+    n_patients = len(np.unique(np.asarray(patients, dtype=np.str_)))
+    drawn = [[percentile_interval(draws, n_patients) for draws in each] for each in answers.ranking_draws]
     rows = tuple(
         _finding_report(
             _Sides(name, bool(learned[k]), labels[:, k], *people[k].tolist()),
-            *cases[k], float(thresholds[k]), points[k], intervals.auroc[k], intervals.average_precision[k],
+            *cases[k], float(thresholds[k]), points[k], drawn[0][k], drawn[1][k],
         )
         for k, name in enumerate(findings)
     )  # fmt: skip
-    balanced = None
-    if exclusive:
-        accuracy = top1_accuracy(probabilities, labels)
-        recalls = recall_hits(probabilities, labels)
-        value = macro_mean(column_means(recalls)).value
-        balanced = AccuracyReport(value, mean_interval(recalls, patients, resamples, seed), RECALLS)
-    else:
-        accuracy = macro_mean(np.array([row.accuracy for row in rows])).value
-    reading = TOP1 if exclusive else NO_READING if np.isnan(thresholds).all() else PER_FINDING
-    hits = accuracy_hits(probabilities, labels if exclusive else ranked, thresholds, exclusive)
-    accuracy_interval = mean_interval(hits, patients, resamples, seed)
+    present = [metric for metric in METRICS if exclusive or not metric.exclusive_only]
+    means = {metric.key: mean_report(metric, answers, n_patients) for metric in present}
     return ClassificationReport(
         n=len(labels),
-        patients=len(np.unique(np.asarray(patients, dtype=np.str_))),
+        patients=n_patients,
         findings=rows,
-        mauc=_mean_report([row.auroc for row in rows], intervals.macro_auroc),
-        map=_mean_report([row.average_precision for row in rows], intervals.macro_average_precision),
-        macc=AccuracyReport(accuracy, accuracy_interval, reading),
-        balanced_accuracy=balanced,
-        interval_method=intervals.macro_auroc.method,
+        means={metric.key: means.get(metric.key) for metric in METRICS},
+        columns={
+            metric.column: metric.values(answers) for metric in present if not metric.joins_classes(exclusive)
+        },
+        interval_method=means["mauc"].interval.method,
     )
+
+
+def mean_report(metric: Metric, answers: Answers, patients: int) -> MeanReport | ReadingReport:
+    """A metric over all findings, with its interval. patients: how many there are."""
+    mean, interval = macro_mean(metric.values(answers)), macro_interval(metric.draws(answers), patients)
+    if metric.reading is None:
+        return MeanReport(mean.value, interval, mean.entered, mean.of)
+    return ReadingReport(mean.value, interval, metric.reading(answers))
 
 
 class _Sides(NamedTuple):
@@ -223,22 +225,6 @@ def _finding_report(
     )
 
 
-def _mean_report(values: list[float], interval: Interval) -> MeanReport:
-    macro = macro_mean(np.array(values))
-    return MeanReport(macro.value, interval, macro.entered, macro.of)
-
-
-def accuracy_hits(probabilities: Reals, labels: Reals, thresholds: Reals, exclusive: bool) -> Floats:
-    """The hits behind mAcc: (S, 1) for top-1, else (S, K) at the thresholds, NaN where nothing is decided.
-
-    mAcc is the mean over the columns of their means; arguments as in `evaluate_classifier`.
-    """
-    if exclusive:
-        return top1_hits(probabilities, labels)[:, np.newaxis].astype(np.float64)
-    hits = (probabilities >= thresholds) == (labels == 1)
-    return np.where(np.isnan(labels) | np.isnan(thresholds), math.nan, hits)
-
-
 def plain(value: Any) -> Any:
     """A result as JSON writes it: dataclasses as dictionaries, NaN as None, an interval as [low, high]."""
     if isinstance(value, Interval):
@@ -250,7 +236,7 @@ def plain(value: Any) -> Any:
             entries[field.name] = plain(item)
             if isinstance(item, Interval):
                 entries[f"{field.name}_undefined"] = item.undefined
-                if isinstance(value, MeanReport | AccuracyReport):
+                if isinstance(value, MeanReport | ReadingReport):
                     entries[f"{field.name}_partial"] = item.partial
         return entries
     if isinstance(value, tuple):

@@ -237,7 +237,7 @@ def dice_draws(
     unknown = np.where(overlaps.known, 0.0, math.nan)
     both = column_draws(overlaps.both[..., 0] + unknown, patients, resamples, seed)
     whole = column_draws(overlaps.called[..., 0] + overlaps.inside + unknown, patients, resamples, seed)
-    # means over the same films: their number cancels out
+    # means over the same images: their number cancels out
     ratio: np.ndarray = np.divide(2 * both, whole, out=np.full(whole.shape, math.nan), where=whole > 0)
     return ratio
 

@@ -12,15 +12,15 @@ import numpy as np
 import pandas as pd
 
 from evax.evaluation.intervals import LEAST_RUNS, seed_interval
-from evax.evaluation.report import TOP1, evaluate_classifier, unlearned
+from evax.evaluation.metrics import METRICS, TOP1, metrics_in
+from evax.evaluation.report import evaluate_classifier, unlearned
 from evax.files import open_csv, read_json, replaced_whole
 
 logger = logging.getLogger("evax")
 RUNS = "runs"  # folder of the runs in that of the study
 INTERVAL = "_patient_interval"
-AUROC, ACCURACY = "auroc:", "accuracy:"  # a column per finding, where a study keeps them
-BALANCED = "balanced_accuracy"  # of exclusive classes
-COLUMNS = {"mauc": AUROC, "macc": ACCURACY}  # of the numbers that a mean is over
+AUROC = "auroc:"  # a column per finding, where a study keeps them
+METRIC = {metric.key: metric for metric in METRICS}
 WAYS = {"linear": "linear probe", "knn": "nearest neighbours"}  # of a probe, each with scores of its own
 
 
@@ -38,43 +38,48 @@ def row_of(report: Mapping[str, Any]) -> dict[str, Any]:
         "validation_mauc": report["validation_mauc"],
         "best_step": report["best_step"],
         "folder": f"{RUNS}/{Path(report['recipe']['out']).name}",
-        **of_each_finding(report["test_metrics"], AUROC),
+        **of_each_finding(report["test_metrics"], "auroc"),
     }
 
 
 def row_of_share(report: Mapping[str, Any]) -> dict[str, Any]:
-    """What a sweep over amounts of labels keeps of a run: accuracies, too, so that means can be taken over
-    some of the findings.
+    """What a sweep over amounts of labels keeps of a run: the values of each finding, too, so that means can
+    be taken over some of the findings.
     """
-    return {**row_of(report), **of_each_finding(report["test_metrics"], ACCURACY)}
+    return {**row_of(report), **values_of_findings(report["test_metrics"])}
 
 
 def row_of_probe(report: Mapping[str, Any], way: str) -> dict[str, Any]:
     """What a sweep keeps of a probe, for one of its WAYS."""
     folder, metrics = f"{RUNS}/{Path(report['recipe']['out']).name}", report[way]["test_metrics"]
-    each = of_each_finding(metrics, AUROC) | of_each_finding(metrics, ACCURACY)
-    return {**row_scores(report, metrics), "folder": folder, **each}
+    return {**row_scores(report, metrics), "folder": folder, **values_of_findings(metrics)}
 
 
 def of_each_finding(metrics: Mapping[str, Any], column: str) -> dict[str, Any]:
-    """The AUROC or ACCURACY of each finding on the test images of a run."""
-    return {f"{column}{row['name']}": row[column[:-1]] for row in metrics["findings"]}
+    """The AUROC, say, of each finding on the test images of a run."""
+    return {f"{column}:{row['name']}": row[column] for row in metrics["findings"]}
+
+
+def values_of_findings(metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """What each mean over findings is taken over."""
+    columns = [metric.column for metric in metrics_in(metrics) if not metric.exclusive_only]
+    return {name: value for column in columns for name, value in of_each_finding(metrics, column).items()}
 
 
 def row_of_study(study: Mapping[str, Any]) -> dict[str, Any]:
     """What a study over seeds keeps of one seed's cross-validation: means and sds over its folds, and the
     score of all its tested images together with the interval over patients.
     """
-    folds, balanced = study["folds"], study.get(BALANCED)
+    means = {
+        f"{metric.key}{ending}": study[metric.key][part]
+        for metric in metrics_in(study)
+        for ending, part in (("", "mean"), ("_sd", "sd"))
+    }
     return {
         "seed": study["protocol"]["seed"],
-        "folds": len(folds),
-        "mauc": study["mauc"]["mean"],
-        "mauc_sd": study["mauc"]["sd"],
-        "macc": study["macc"]["mean"],
-        "macc_sd": study["macc"]["sd"],
-        "macc_reading": folds[0]["macc_reading"],
-        **({BALANCED: balanced["mean"], f"{BALANCED}_sd": balanced["sd"]} if balanced else {}),
+        "folds": len(study["folds"]),
+        **means,
+        "macc_reading": study["folds"][0]["macc_reading"],
         **row_columns("pooled_mauc", study["pooled"]["mauc"]),
         "folder": f"{RUNS}/{Path(study['recipe']['out']).name}",
         **{f"{AUROC}{name}": spread["mean"] for name, spread in study["findings"].items()},
@@ -87,12 +92,14 @@ def row_scores(report: Mapping[str, Any], metrics: Mapping[str, Any]) -> dict[st
         "seed": report["protocol"]["seed"],
         "train_patients": report["train"]["patients"],
         "train_films": report["train"]["films"],
-        **row_columns("mauc", metrics["mauc"]),
+        **{
+            name: value
+            for metric in metrics_in(metrics)
+            for name, value in row_columns(metric.key, metrics[metric.key]).items()
+        },
         "findings_entered": metrics["mauc"]["findings_entered"],
         "not_learned": ", ".join(unlearned(metrics["findings"])),
-        **row_columns("macc", metrics["macc"]),
         "macc_reading": metrics["macc"]["reading"],
-        **(row_columns(BALANCED, metrics[BALANCED]) if metrics.get(BALANCED) else {}),  # not in older reports
     }
 
 
@@ -104,15 +111,15 @@ def row_columns(score: str, mean: Mapping[str, Any]) -> dict[str, Any]:
     return {score: mean["value"], f"{score}{INTERVAL}": mean["interval"], **left_out}
 
 
-def scores_in(runs: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The scores that runs have: mauc, macc and, of exclusive classes, the balanced accuracy."""
-    return ["mauc", "macc", *([BALANCED] if any(BALANCED in run for run in runs) else [])]
+def keys_in(runs: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The scores that any of the runs has columns of, defined or not; runs of earlier versions lack some."""
+    return [metric.key for metric in METRICS if any(metric.key in run for run in runs)]
 
 
 def summarize_runs(runs: Sequence[Mapping[str, Any]], over: str = "seeds") -> dict[str, Any]:
     """Mean, sd and t-interval of the scores over runs, and of the AUROC of each finding where kept."""
     summary: dict[str, Any] = {
-        score: spread_of([run.get(score) for run in runs], over) for score in scores_in(runs)
+        score: spread_of([run.get(score) for run in runs], over) for score in keys_in(runs)
     }
     if columns := [column for column in runs[0] if column.startswith(AUROC)]:
         summary["findings"] = {
@@ -132,7 +139,7 @@ def learned_by_all(runs: Sequence[Mapping[str, Any]]) -> list[str]:
     return [
         name
         for name in names
-        if all(any(run.get(f"{column}{name}") is not None for column in COLUMNS.values()) for run in some)
+        if all(any(run.get(f"{metric.column}:{name}") is not None for metric in METRICS) for run in some)
     ]
 
 
@@ -149,12 +156,12 @@ def mean_over(run: Mapping[str, Any], score: str, findings: Sequence[str]) -> fl
 
 def is_overall(run: Mapping[str, Any], score: str) -> bool:
     """Whether the score is no mean over findings."""
-    return score == BALANCED or (score == "macc" and bool(run["macc_reading"] == TOP1))
+    return METRIC[score].joins_classes(exclusive=run["macc_reading"] == TOP1)
 
 
 def defined_in(run: Mapping[str, Any], score: str, findings: Sequence[str]) -> dict[str, float]:
     """What a run has of these findings."""
-    values = {name: run[f"{COLUMNS[score]}{name}"] for name in findings}
+    values = {name: run.get(f"{METRIC[score].column}:{name}") for name in findings}
     return {name: value for name, value in values.items() if value is not None}
 
 
@@ -177,7 +184,7 @@ def summarize_points(
             **point,
             **{
                 score: spread_of([mean_over(run, score, findings) for run in runs], "seeds")
-                for score in scores_in([run for _, each in shares for run in each])
+                for score in keys_in([run for _, each in shares for run in each])
             },
             "runs": list(runs),
         }

@@ -83,7 +83,7 @@ def images_with_regions(
 
 NONE = -1
 """In place of a threshold's place where none could be chosen."""
-CLEAN = {"name": "clean", "case": "a finding of a film: all its boxes together, or its mask"}
+CLEAN = {"name": "clean", "case": "a finding of an image: all its boxes together, or its mask"}
 PAPER = {
     "name": "paper",
     "warning": "the cases that are reported chose the threshold: optimistic, never to be compared with a "

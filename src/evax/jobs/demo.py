@@ -12,15 +12,17 @@ from typing import Any
 from evax.config import command_line, job
 from evax.errors import ConfigError
 from evax.files import FolderLock, make_folder, read_json, write_json
+from evax.jobs.export import export
 from evax.jobs.fetch import fetch
 from evax.jobs.finetune import finetune
 from evax.jobs.localize import localize
 from evax.jobs.predict import predict
 from evax.jobs.prepare import prepare
 from evax.jobs.pretrain import pretrain
+from evax.jobs.probe import probe
 from evax.options.data import PrepareConfig
 from evax.options.pretraining import PretrainConfig
-from evax.options.results import DemoConfig, PredictConfig
+from evax.options.results import DemoConfig, ExportConfig, PredictConfig
 from evax.runs.environment import environment
 
 RUN_FOLDER = "RUN"  # first part of a path in a recipe that stands for --out
@@ -28,9 +30,11 @@ STEPS: dict[str, Any] = {  # in the order of the journey
     "fetch": fetch,
     "prepare": prepare,
     "pretrain": pretrain,
+    "probe": probe,
     "finetune": finetune,
     "localize": localize,
     "predict": predict,
+    "export": export,
 }
 
 
@@ -69,7 +73,7 @@ def run_steps(config: DemoConfig) -> Path:
                 "name": name,
                 "command": command,
                 "seconds": seconds_of(step, time.perf_counter() - start),
-                "folder": str(step.out.relative_to(config.out)),
+                "folder": str(place_of(step).relative_to(config.out)),
             }
         )
         write_json(run, journal)
@@ -90,12 +94,13 @@ def check_same_places(
 ) -> None:
     """Before anything runs: every step writes into the run folder, and none over a finished one."""
     for kind, name, step, command in steps:
-        if out not in step.out.parents:
-            raise ConfigError(f"{kind}.{name}.out is {step.out}; it must start with {RUN_FOLDER}/.")
-        folder = str(step.out.relative_to(out))
-        if any(folder == place and command != done for place, done in finished):
+        place = place_of(step)
+        if out not in place.parents:
+            raise ConfigError(f"{kind}.{name}.out is {place}; it must start with {RUN_FOLDER}/.")
+        folder = str(place.relative_to(out))
+        if any(folder == other and command != done for other, done in finished):
             raise ConfigError(
-                f"{kind}.{name} was finished in {step.out} with other options. Give it another out, or "
+                f"{kind}.{name} was finished in {place} with other options. Give it another out, or "
                 "choose another --out for the whole run."
             )
 
@@ -127,6 +132,6 @@ def ready_to_continue(step: Any, out: Path) -> Any:
     if isinstance(step, PredictConfig):
         step.out.unlink(missing_ok=True)  # finished, but not yet in the journal
         return replace(step, resume=True)
-    if not isinstance(step, PrepareConfig) and step.out.is_dir() and out in step.out.parents:
+    if not isinstance(step, PrepareConfig | ExportConfig) and step.out.is_dir() and out in step.out.parents:
         shutil.rmtree(step.out)
     return step

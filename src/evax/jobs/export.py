@@ -7,13 +7,14 @@ from pathlib import Path
 
 import numpy as np
 
+from evax.boxed import located
 from evax.config import job
 from evax.data.films import find_images, read_or_reason
 from evax.data.phantom import make_phantom
 from evax.data.radiograph import Radiograph
 from evax.deploy.bundle import read_card
 from evax.deploy.predictor import check_runtime_installed
-from evax.errors import DataError
+from evax.errors import ConfigError, DataError
 from evax.files import FolderLock
 from evax.options.results import ExportConfig
 
@@ -29,6 +30,11 @@ def export(config: ExportConfig) -> Path:
     left as it was.
     """
     card = read_card(config.bundle)
+    if located(config.bundle) != config.bundle:
+        raise ConfigError(
+            f"{config.bundle} comes with evax and is left as it is. Copy it, then export the copy: "
+            f"evax zoo fetch {config.bundle} --out FOLDER."
+        )
     for runtime in config.runtimes:
         check_runtime_installed(runtime)
     with FolderLock(config.bundle):

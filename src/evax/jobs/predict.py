@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from evax.boxed import located
 from evax.config import job
 from evax.data.films import batches_of, count_images, find_images, read_or_reason
 from evax.data.radiograph import Radiograph
@@ -74,7 +75,7 @@ def read_answering_card(config: PredictConfig) -> Card:
 
     Raises ConfigError for an encoder, and for pictures that it cannot draw.
     """
-    bundle = config.bundle
+    bundle = located(config.bundle)
     if bundle.is_dir():
         card = read_card(bundle)
     else:
@@ -91,7 +92,7 @@ def read_answering_card(config: PredictConfig) -> Card:
     pictures = config.heatmaps or config.masks
     if pictures and (inside := [place for place in config.films if is_within(pictures, place)]):
         raise ConfigError(
-            f"{pictures} lies in {inside[0]}, where its pictures would be taken for films: choose another."
+            f"{pictures} lies in {inside[0]}, where its pictures would be taken for images: choose another."
         )
     protocol = card.training.get("protocol", {})
     if reason := protocol.get("warning") or protocol.get("leak"):

@@ -13,6 +13,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from evax.boxed import boxed_names, located
 from evax.config import job
 from evax.deploy.bundle import Card, read_card, save_bundle
 from evax.download import recorded
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from evax.models.encoders import Encoder
 
 logger = logging.getLogger("evax")
+PURPOSES = {"encoder": "features and fine-tuning", "classifier": "an example to try predict and export"}
 
 
 @job(ZooConfig)
@@ -37,7 +39,11 @@ def zoo(config: ZooConfig) -> Path | str:
     fetched, read or converted.
     """
     if config.action == "list":
+        if config.source in boxed_names():
+            return describe_boxed(config.source)
         return describe_released(config.source) if config.source else table_of_released()
+    if config.action == "fetch" and config.source in boxed_names():
+        return copy_boxed(config.source, config.out)
     if config.action == "fetch":
         return fetch_published(str(config.source), make_folder(config.out) if config.out else None)
     return convert(config)
@@ -56,6 +62,15 @@ def table_of_released() -> str:
         table.add_column(
             column, justify="right" if column == "size" else "left", overflow="fold", no_wrap=to_copy
         )
+    table.add_row("[bold]Comes with evax[/bold]")
+    for name in boxed_names():
+        card = read_card(Path(name))
+        size = sum(file.stat().st_size for file in located(Path(name)).iterdir())
+        purpose = PURPOSES[card.kind]
+        table.add_row(
+            name, card.encoder, f"{size / 1e6:.1f} MB", "bundle", "see its card", purpose, "–", "yes"
+        )
+    table.add_section()
     for group in GROUPS:
         table.add_row(f"[bold]{group}[/bold]")
         for name, row in RELEASED.items():
@@ -83,6 +98,20 @@ def describe_released(name: str) -> str:
     return "\n".join(f"{key}: {value}" for key, value in facts.items() if value not in ("", None, ()))
 
 
+def describe_boxed(name: str) -> str:
+    """The card of a bundle that comes with evax, a line per entry."""
+    card = read_card(Path(name))
+    facts = {"folder": located(Path(name))} | asdict(card) | {"preprocess": card.preprocess.to_json()}
+    return "\n".join(f"{key}: {value}" for key, value in facts.items() if value not in ("", None, (), {}))
+
+
+def copy_boxed(name: str, out: Path | None) -> Path:
+    """A copy of a bundle that comes with evax, for `evax export`; its own folder without OUT."""
+    if out is None:
+        return located(Path(name))
+    return Path(shutil.copytree(located(Path(name)), make_folder(out) / name, dirs_exist_ok=True))
+
+
 def convert(config: ZooConfig) -> Path:
     """Reads the source as a card and a network, and writes them in the requested form."""
     assert config.out is not None  # checked by the config
@@ -105,7 +134,7 @@ def read_source(config: ZooConfig) -> tuple[Card, Encoder | Classifier]:
     from evax.deploy.published import describe_published, find_published
     from evax.deploy.torch_runtime import open_torch
 
-    path = Path(str(config.source))
+    path = located(Path(str(config.source)))
     if path.is_dir():
         if config.to == "bundle" or config.like or config.full_precision:
             raise ConfigError(

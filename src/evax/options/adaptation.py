@@ -5,18 +5,20 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, ClassVar, Literal
 
 import tyro
 
+from evax.boxed import DEFAULTS
 from evax.config import validated
 from evax.data.augment import Augmentation, CropConfig
 from evax.data.labels import Blank, SplitBy, TrainingUncertain, Uncertain
 from evax.errors import ConfigError
-from evax.evaluation.classification import ThresholdRule
+from evax.evaluation.thresholds import ThresholdRule
 from evax.options.training import Compile, OptimizerConfig, Precision
 from evax.rounding import exact
 
+AUTO, NONE = Path("auto"), Path("none")  # words for --weights
 STEPS = 500  # where neither steps nor epochs are given
 
 
@@ -37,7 +39,8 @@ class AdaptingConfig:
     encoder: str = "eva_x_tiny_patch16_224"
     """Encoder by name."""
     weights: Path | None = None
-    """Bundle, weight file or published name to start from, or imagenet; random weights without it."""
+    """What to start from: bundle, weight file, published name (evax zoo list), imagenet, or none for random
+    weights. auto: for EVA-X-Ti evax_tiny_open, which comes with evax; other encoders need a name or none."""
     image_size: int = 224
     """Side of the network's input in pixels, a multiple of the encoder's patch."""
     findings: tuple[str, ...] = ()
@@ -57,7 +60,18 @@ class AdaptingConfig:
     precision: Precision = "auto"
     """auto: bf16 autocast where this machine is measured to be faster with it; fp16: with loss scaling."""
 
+    command_line_defaults: ClassVar[dict[str, Any]] = {"weights": AUTO}
+
     def __post_init__(self) -> None:
+        if self.weights == AUTO and self.encoder not in DEFAULTS:
+            raise ConfigError(
+                f"No weights for {self.encoder} come with evax. Give --weights NAME (evax zoo list), a file or "
+                "a bundle, or --weights none for random weights."
+            )
+        if self.weights in (AUTO, NONE):  # frozen, so set the way dataclasses set
+            object.__setattr__(
+                self, "weights", Path(DEFAULTS[self.encoder]) if self.weights == AUTO else None
+            )
         if self.image_size < 32 or (self.image_size % 16 and self.image_size % 14):
             raise ConfigError(f"image_size must be a multiple of 16 or 14 from 32 on, got {self.image_size}.")
         if not 0 < self.label_fraction <= 1:
@@ -103,7 +117,7 @@ class StepsConfig:
     """How long and how fast a network learns from images whose answers are known."""
 
     steps: int | None = None
-    """Optimizer steps; 500 without steps and epochs."""
+    """Optimizer steps; 500 without steps and epochs. 0 with head probe: the probe itself is the classifier."""
     epochs: float | None = None
     """Passes over all training images of the store, instead of steps, whatever label_fraction."""
     warmup_epochs: float | None = None
@@ -132,7 +146,9 @@ class StepsConfig:
             raise ConfigError(f"layer_decay must lie in (0, 1], got {self.layer_decay}.")
         if not 0 <= self.drop_path < 1:
             raise ConfigError(f"drop_path must lie in [0, 1), got {self.drop_path}.")
-        for name in ("steps", "batch_size", "validate_every", "workers", "epochs"):
+        if self.steps is not None and self.steps < self.least_steps:
+            raise ConfigError(f"steps must be at least {self.least_steps}, got {self.steps}.")
+        for name in ("batch_size", "validate_every", "workers", "epochs"):
             if (value := getattr(self, name)) is not None and value <= 0:
                 raise ConfigError(f"{name} must be above 0, got {value}.")
         if self.steps is not None and self.epochs is not None:
@@ -145,10 +161,15 @@ class StepsConfig:
                 f"warmup_epochs must lie in [0, epochs), got {self.warmup_epochs} of {self.epochs} epochs."
             )
 
+    @property
+    def least_steps(self) -> int:
+        """Where the head is fitted beforehand, no step is needed."""
+        return 0 if getattr(self, "head", "zero") == "probe" else 1
+
     def in_steps(self, films: int) -> tuple[int, OptimizerConfig]:
         """How many steps, and the optimizer with its warm-up as a share of them. films: of an epoch."""
         if self.epochs is None:
-            return self.steps or STEPS, self.optimizer
+            return STEPS if self.steps is None else self.steps, self.optimizer
         share = self.optimizer.warmup if self.warmup_epochs is None else self.warmup_epochs / self.epochs
         steps = math.ceil(exact(self.epochs) * films / self.batch_size)
         return steps, replace(self.optimizer, warmup=share)

@@ -8,12 +8,14 @@ from typing import Annotated, Any, ClassVar, Literal
 
 import tyro
 
+from evax.boxed import DEFAULTS
 from evax.config import validated
 from evax.errors import ConfigError
 from evax.evaluation.published import Table
 from evax.options.adaptation import FinetuneConfig
 from evax.options.data import FetchConfig, PrepareConfig
 from evax.options.pretraining import PretrainConfig
+from evax.options.studies import ProbeConfig
 from evax.options.training import Precision
 
 Tokens = Literal["mean", "cls", "patches"]
@@ -32,7 +34,8 @@ class EmbedConfig:
     out: Path
     """Parquet file: image, feature, error (why an image could not be read); metadata: what features are."""
     bundle: Path | None = None
-    """Encoder or classifier bundle; or give encoder and weights."""
+    """Encoder or classifier bundle; or give encoder and weights. evax_tiny_open, which comes with evax,
+    without all three."""
     encoder: str | None = None
     """Encoder by name."""
     weights: Path | None = None
@@ -48,10 +51,12 @@ class EmbedConfig:
 
     def __post_init__(self) -> None:
         if not self.films:
-            raise ConfigError("embed needs images: evax embed FILES|FOLDER|STORE --bundle B --out x.parquet.")
+            raise ConfigError("embed needs images: evax embed FILES|FOLDER|STORE --out x.parquet.")
         given = [value is not None for value in (self.bundle, self.encoder, self.weights)]
-        if given not in ([True, False, False], [False, True, True]):
+        if given not in ([False, False, False], [True, False, False], [False, True, True]):
             raise ConfigError("Give either bundle, which has its weights in it, or encoder and weights.")
+        if not any(given):
+            object.__setattr__(self, "bundle", Path(DEFAULTS["eva_x_tiny_patch16_224"]))
         size = self.image_size
         if size is not None and (size < 32 or (size % 16 and size % 14)):
             raise ConfigError(f"image_size must be a multiple of 16 or 14 from 32 on, got {size}.")
@@ -264,9 +269,13 @@ class DemoConfig:
     """Stores to make."""
     pretrain: Annotated[dict[str, PretrainConfig], Hidden] = field(default_factory=dict)
     """Encoders to train."""
+    probe: Annotated[dict[str, ProbeConfig], Hidden] = field(default_factory=dict)
+    """Frozen encoders to test."""
     finetune: Annotated[dict[str, FinetuneConfig], Hidden] = field(default_factory=dict)
     """Classifiers to train and test."""
     localize: Annotated[dict[str, LocalizeConfig], Hidden] = field(default_factory=dict)
     """Localisations to score against boxes."""
     predict: Annotated[dict[str, PredictConfig], Hidden] = field(default_factory=dict)
     """Images to score."""
+    export: Annotated[dict[str, ExportConfig], Hidden] = field(default_factory=dict)
+    """Bundles to write as ONNX."""

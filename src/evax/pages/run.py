@@ -32,7 +32,7 @@ from evax.runs.files import (
     tokenizer_in_words,
 )
 
-KINDS = {"store", "fetch", "pretrain", "finetune", "localize", "predict"}
+KINDS = {"store", "fetch", "pretrain", "probe", "finetune", "localize", "predict", "export"}
 
 
 def write_demo_page(run: Path) -> Path:
@@ -43,7 +43,8 @@ def write_demo_page(run: Path) -> Path:
     """
     journal = read_facts(run / "run.json")
     steps = [
-        dict(step) | {"path": run / step["folder"], "kind": known_kind(step)} for step in journal["steps"]
+        dict(step) | {"path": run / step["folder"], "kind": known_kind(step), "page": page_of(run, step)}
+        for step in journal["steps"]
     ]
 
     def views(kind: str, file: str, view: Callable[[str, Path], dict[str, Any]]) -> list[dict[str, Any]]:
@@ -60,6 +61,13 @@ def write_demo_page(run: Path) -> Path:
         runs=views("finetune", "report.json", lambda name, folder: fine_tuning(name, folder, run)),
         localisations=views("localize", "report.json", localisation),
     )
+
+
+def page_of(run: Path, step: Facts) -> str | None:
+    """Where a step's own page or table is, from the page of the demo."""
+    folder = Path(step["folder"])
+    places = (folder / "report.html", *((folder,) if step["kind"] in ("predict", "export") else ()))
+    return next((place.as_posix() for place in places if (run / place).is_file()), None)
 
 
 SECTIONS = ("stores", "pretrainings", "runs", "localisations", "segmentations")
@@ -148,7 +156,7 @@ def write_run_page(folder: Path) -> Path:
     report, name = read_facts(folder / "report.json"), folder.resolve().name
     step = {
         "kind": report["kind"], "name": name, "command": report["command"], "seconds": report["seconds"],
-        "folder": name, "path": folder,
+        "folder": name, "path": folder, "page": None,
     }  # fmt: skip
     sections: dict[str, Any]
     if report["kind"] in ("finetune", "probe", "segment"):

@@ -13,6 +13,7 @@ import pandas as pd
 from PIL import Image
 from sklearn.metrics import precision_recall_curve
 
+from evax.boxed import located
 from evax.data.leaks import unnamed_patients
 from evax.data.manifest import SPLITS
 from evax.data.store import ImageStore
@@ -20,8 +21,9 @@ from evax.errors import DataError
 from evax.evaluation.calibration import reliability_curve, with_temperatures
 from evax.evaluation.classification import roc_curve
 from evax.evaluation.localization import THRESHOLDS
+from evax.evaluation.metrics import TOP1, metrics_in
 from evax.evaluation.published import MARK
-from evax.evaluation.report import TOP1, marked
+from evax.evaluation.report import marked
 from evax.evaluation.study_rows import WAYS
 from evax.pages import figures
 from evax.pages.drawing import data_uri, image_picture, jpeg
@@ -125,6 +127,9 @@ def probing(folder: Path) -> list[dict[str, Any]]:
     return views
 
 
+COLUMNS_OF_TABLES = ("auroc", "average_precision", "accuracy", "sensitivity")  # which templates place
+
+
 def tested(name: str, report: Facts, predictions_file: Path) -> dict[str, Any]:
     """What every classifier has: its scores on the test images, without curves of a training."""
     metrics = report["test_metrics"]
@@ -140,6 +145,8 @@ def tested(name: str, report: Facts, predictions_file: Path) -> dict[str, Any]:
         "report": report,
         "weights": start_of(report["weights"], predictions_file.parent),
         "metrics": metrics,
+        "means": metrics_in(metrics),
+        "further": [metric for metric in metrics_in(metrics) if metric.column not in COLUMNS_OF_TABLES],
         "curves": [],
         "forest": forest(name, defined) if defined else None,
         "protocol_name": report["protocol"]["name"],
@@ -163,6 +170,8 @@ def start_of(weights: str | None, run: Path) -> str:
     if weights is None:
         return "random weights"
     path = Path(weights)
+    if located(path) != path:
+        return f"{weights}, which comes with evax"
     return f"weights of {path.relative_to(run) if path.is_relative_to(run) else path}"
 
 

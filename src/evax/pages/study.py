@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from evax.evaluation.study_rows import BALANCED
+from evax.evaluation.metrics import METRICS, metrics_in
 from evax.pages.drawing import svg_of
 from evax.pages.figures import interval_plot
 from evax.pages.study_figures import (
@@ -39,6 +39,7 @@ def write_study_page(results: Sequence[Path]) -> Path:
         names=[study["name"] for study in studies],
         over="folds" if first["kind"] == "crossvalidate" else "seeds",
         of_folds=repeats_folds(first),
+        metrics=metrics_in(*(group for _, group, _ in groups)),
         spreads=[spread for name, group, _ in groups for spread in spreads_of(name, group)],
         runs=[run_row(name, run, folder) for name, _, runs in groups for run in runs],
         some_not_learned=not_learned != {""},
@@ -68,9 +69,9 @@ def amount_of(point: Facts) -> str:
 
 def spreads_of(name: str, group: Facts) -> list[dict[str, Any]]:
     """Lines of the table of means: the scores of a group, then the AUROC of each finding where kept."""
-    scores = {score: group.get(score) for score in ("mauc", "macc", BALANCED)}
+    scores = {metric.key: group.get(metric.key) for metric in METRICS}
     return [{"name": name, "lr": group.get("lr"), **scores}] + [
-        {"name": finding, "lr": None, "mauc": spread, "macc": None, BALANCED: None}
+        {"name": finding, "lr": None, **dict.fromkeys(scores), "mauc": spread}
         for finding, spread in group.get("findings", {}).items()
     ]
 

@@ -54,7 +54,7 @@ def open_probe_store(path: Path) -> ImageStore:
     for split in ("train", "val"):
         if not len(store.rows(split)):
             raise DataError(
-                f"The probe store {path} has no {split} films: prepare it with --validation above 0."
+                f"The probe store {path} has no {split} images: prepare it with --validation above 0."
             )
     return store
 

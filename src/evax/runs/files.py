@@ -42,6 +42,10 @@ def read_facts(path: Path) -> Facts:
         raise DataError(
             f"{path} has format {content['format']}, this evax reads format {FORMAT}: update evax."
         )
+    protocol = content.get("protocol")
+    if isinstance(protocol, dict):  # compared entry by entry, and earlier versions said films
+        texts = {key: value for key, value in protocol.items() if isinstance(value, str)}
+        content["protocol"] = protocol | {key: text.replace("films", "images") for key, text in texts.items()}
     facts: Facts = _as_facts(content, path)
     return facts
 

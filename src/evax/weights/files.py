@@ -69,7 +69,9 @@ def read_input_size(path: Path) -> int | None:
     try:
         size = read_json(card)["preprocess"]["input_size"]
     except (KeyError, TypeError, IndexError) as error:
-        raise WeightsError(f"{card} does not say at which size its network sees films: {error!r}.") from error
+        raise WeightsError(
+            f"{card} does not say at which size its network sees images: {error!r}."
+        ) from error
     if not isinstance(size, int) or not 0 < size <= LARGEST_INPUT:
         raise WeightsError(f"{card} has the input size {size!r}, expected 1 to {LARGEST_INPUT} pixels.")
     return size

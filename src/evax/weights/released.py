@@ -218,35 +218,35 @@ RELEASED: dict[str, Released] = {
     "eva02_small": _eva02(SMALL, "S"),
     "eva02_base": _eva02(BASE, "B"),
     "resnet50_biovil": _baseline(
-        "resnet50", "biovil", _BIOVIL, "films, reports: BioViL", (0.0, 1.0),
+        "resnet50", "biovil", _BIOVIL, "images, reports: BioViL", (0.0, 1.0),
         address=f"{_HUB}/microsoft/BiomedVLP-CXR-BERT-specialized/resolve/v1.1/{_BIOVIL}", licence="MIT",
     ),
     "resnet50_mgca": _baseline(
-        "resnet50", "mgca", "mgca_resnet_50.ckpt", "films, reports: MGCA", (0.5, 0.5),
+        "resnet50", "mgca", "mgca_resnet_50.ckpt", "images, reports: MGCA", (0.5, 0.5),
         page=_MGCA,
     ),
     "vit_base_mgca": _baseline(
-        _VIT_B, "mgca", "mgca_vit_base.ckpt", "films, reports: MGCA", (0.5, 0.5),
+        _VIT_B, "mgca", "mgca_vit_base.ckpt", "images, reports: MGCA", (0.5, 0.5),
         page=_MGCA,
     ),
     "resnet50_medklip": _baseline(
-        "resnet50_layer3", "medklip", "medklip_checkpoint_final.pth", "films, reports: MedKLIP", IMAGENET,
+        "resnet50_layer3", "medklip", "medklip_checkpoint_final.pth", "images, reports: MedKLIP", IMAGENET,
         page="https://github.com/MediaBrain-SJTU/MedKLIP",
     ),
     "densenet121_mocov2": _baseline(
-        "densenet121", "moco", "densenet121_CXR_0.3M_mocov2.pth.tar", "films: MoCo v2", MEDICAL_MAE,
+        "densenet121", "moco", "densenet121_CXR_0.3M_mocov2.pth.tar", "images: MoCo v2", MEDICAL_MAE,
         page=f"{_DRIVE}/file/d/1idLcwL4C0eSGoLc5PI4ZWHzNLq_mJY-g",
     ),
     "densenet121_medical_mae": _baseline(
-        "densenet121", "smp", "densenet121_CXR_0.3M_mae.pth", "films: Medical MAE", MEDICAL_MAE,
+        "densenet121", "smp", "densenet121_CXR_0.3M_mae.pth", "images: Medical MAE", MEDICAL_MAE,
         page=f"{_DRIVE}/file/d/1f5KePD48QmHua7C5HBUV3i0PqNPkgmqj",
     ),
     "medical_mae_small": _baseline(
-        _VIT_S, "mae", "vit-s_CXR_0.3M_mae.pth", "films: Medical MAE", MEDICAL_MAE,
+        _VIT_S, "mae", "vit-s_CXR_0.3M_mae.pth", "images: Medical MAE", MEDICAL_MAE,
         page=f"{_DRIVE}/file/d/1Yok1RemqP27iKJ5BUuoHhLRBB1GycITx",
     ),
     "medical_mae_base": _baseline(
-        _VIT_B, "mae", "vit-b_CXR_0.5M_mae.pth", "films: Medical MAE", MEDICAL_MAE,
+        _VIT_B, "mae", "vit-b_CXR_0.5M_mae.pth", "images: Medical MAE", MEDICAL_MAE,
         page=f"{_DRIVE}/file/d/10wqOFCkhyWp6JdSFADrH6Xu9e1am3gXJ",
     ),
     "rad_dino": Released(

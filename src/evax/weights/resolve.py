@@ -1,4 +1,4 @@
-"""What a name of weights means: a published file, or the ImageNet weights of an encoder.
+"""What a name of weights means: what comes with evax, a published file, or ImageNet weights of an encoder.
 
 Read without torch.
 """
@@ -9,6 +9,7 @@ import os
 import shlex
 from pathlib import Path
 
+from evax.boxed import boxed_names, located
 from evax.download import Remote, cache_folder, fetch_file
 from evax.errors import WeightsError, unknown_name
 from evax.weights.released import RELEASED, Released
@@ -19,6 +20,18 @@ IMAGENET_FILES = {  # encoder: what "imagenet" means for it, when no package bri
     "resnet50": "resnet50_imagenet", "densenet121": "densenet121_imagenet",
     "vit_small_patch16_224": "deit_small_imagenet",
 }  # fmt: skip
+
+
+def described(encoder: str, weights: Path | None) -> str:
+    """For logs and pages: which weights these are, and where they come from."""
+    if weights is None:
+        return "random weights"
+    if located(weights) != weights:
+        return f"{weights}, which comes with evax"
+    if is_packaged(encoder, weights):
+        return "ImageNet weights of an installed package"
+    published = published_name(encoder, weights)
+    return str(weights) if published is None else f"{weights}, published: {RELEASED[published].url}"
 
 
 def released(name: str) -> Released:
@@ -45,11 +58,11 @@ def published_name(name: str, weights: str | os.PathLike[str]) -> str | None:
     and for a file that evax cannot load.
     """
     text, path = os.fspath(weights), Path(weights)
-    if path.exists() or path.name != text:  # with a folder before it, it cannot be a name
+    if located(path).exists() or path.name != text:  # with a folder before it, it cannot be a name
         return None
     text = IMAGENET_FILES.get(name, text) if text == IMAGENET_WEIGHTS else text
     if text not in RELEASED:
-        names = [known for known, row in RELEASED.items() if row.loadable]
+        names = boxed_names() + [known for known, row in RELEASED.items() if row.loadable]
         raise unknown_name("weight file or published weight", text, names)
     row = RELEASED[text]
     if not row.loadable:
@@ -76,7 +89,7 @@ def weights_path(name: str, weights: str | os.PathLike[str]) -> Path:
     """
     check_weights_available(name, weights)
     published = published_name(name, weights)
-    return Path(weights) if published is None else fetch_published(published)
+    return located(Path(weights)) if published is None else fetch_published(published)
 
 
 def check_weights_available(name: str, weights: str | os.PathLike[str]) -> None:
@@ -84,7 +97,7 @@ def check_weights_available(name: str, weights: str | os.PathLike[str]) -> None:
     published = published_name(name, weights)
     if published is not None:
         _remote(published, weights_folder())
-    elif not Path(weights).exists():
+    elif not located(Path(weights)).exists():
         raise WeightsError(
             f"There is no weight file at {weights}. Give a .safetensors, .pt or .pth file or a bundle folder."
         )

@@ -92,7 +92,7 @@ def list_source(name: str, raw: Path, options: dict[str, Any]) -> Manifest:
     if name not in SOURCES:
         raise unknown_name("source", name, SOURCES)
     if not raw.is_dir():
-        raise DataError(f"There is no folder {raw}. --raw names the folder that holds the films.")
+        raise DataError(f"There is no folder {raw}. --raw names the folder that holds the images.")
     reader = getattr(importlib.import_module(SOURCES[name]), f"read_{name}")
     known = list(inspect.signature(reader).parameters)[1:]
     if stray := [option for option in options if option not in known]:

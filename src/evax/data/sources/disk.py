@@ -37,13 +37,13 @@ def images_on_disk(manifest: Manifest) -> Manifest:
     absent = int((~present).sum())
     if absent == len(present):
         raise DataError(
-            f"None of the {absent} films that {manifest.source} lists is in {manifest.root}: "
+            f"None of the {absent} images that {manifest.source} lists is in {manifest.root}: "
             f"there is no {_files(manifest).iloc[0]}, for example."
         )
     if not absent:
         return manifest
     logger.info(
-        "%d of %d listed films are not in %s; they are left out.", absent, len(present), manifest.root
+        "%d of %d listed images are not in %s; they are left out.", absent, len(present), manifest.root
     )
     return manifest.select(present)
 
@@ -97,14 +97,14 @@ def counted(manifest: Manifest) -> dict[str, int]:
     return {
         "films": len(table),
         "patients": table["patient"].nunique(),
-        "films left out": len(manifest.left_out),
+        "images left out": len(manifest.left_out),
         "films listed": len(table) + len(manifest.left_out),
-        "films without a split": int(named.get("", 0)),
+        "images without a split": int(named.get("", 0)),
         **{f"{split} films": int(named.get(split, 0)) for split in ("train", "val", "test")},
         "boxes": len(manifest.boxes),
-        "films with boxes": manifest.boxes["image"].nunique(),
+        "images with boxes": manifest.boxes["image"].nunique(),
         "masks": len(manifest.masks),
-        "films with masks": manifest.masks["image"].nunique(),
+        "images with masks": manifest.masks["image"].nunique(),
         **dict(zip(manifest.findings, positives, strict=True)),
     }
 

@@ -23,7 +23,7 @@ LABEL_VALUES = "Labels are 1 (present), 0 (absent), -1 (uncertain) or blank."
 LONGEST_HEADER = 1 << 20  # letters
 FEW_FILMS = 20  # of fewer, one patient may well have more than half
 ALONE = (
-    "each counts as a patient of its own, and films of one person may be divided between training and test."
+    "each counts as a patient of its own, and images of one person may be divided between training and test."
 )
 NAMED = 10  # lines or files that a message names
 PART_OF_RELEASE = "It is part of the release; --raw names the folder that holds it."
@@ -161,7 +161,7 @@ def warn_if_patients_doubtful(where: Path, patients: pd.Series, unnamed: str) ->
     most = int(counts.max()) if len(counts) else 0
     if len(patients) >= FEW_FILMS and most > len(patients) / 2:
         logger.warning(
-            "%s: one Patient ID holds %d of %d films, as where an anonymiser gave everybody the same: they "
+            "%s: one Patient ID holds %d of %d images, as where an anonymiser gave everybody the same: they "
             "count as one patient and are in one split. Give each person an ID of its own.",
             where, most, len(patients),
         )  # fmt: skip
@@ -177,7 +177,7 @@ def _warn_if_patients_alike(where: Path, patients: pd.Series) -> None:
     more = ", ..." if len(lines) > NAMED else ""
     logger.warning(
         "%s: %d patient IDs differ from another one only in case, Unicode form, blanks, '-' or '_' between "
-        "words, leading zeros or a final '.0'%s. They count as different patients, and films of one person "
+        "words, leading zeros or a final '.0'%s. They count as different patients, and images of one person "
         "may be divided between training and test: write the ID of a person always in the same way.",
         where, len(alike), f" (lines {', '.join(map(str, lines[:NAMED]))}{more})" if where.is_file() else "",
     )  # fmt: skip

@@ -36,7 +36,7 @@ RELEASES = ("chestxray14", "chexpert", "mimic_cxr")
 # release: why its own test images are in neither composition
 TESTED = {"chestxray14": "official test list of ChestX-ray14", "chexpert": "valid.csv of CheXpert"}
 OWN_TEST = "official test split of MIMIC-CXR"  # which the paper does not test on
-SAME_PATIENT = "other film of a patient who is tested"
+SAME_PATIENT = "other image of a patient who is tested"
 PATIENT_FOLDER = {"chexpert": 1, "mimic_cxr": 2}  # place of the patient in a path of these releases
 PREFIX = re.compile(r"^(?:.*/)?(?:chexpert(?:-v1\.0[^/]*)?)/", re.IGNORECASE)  # as CheXpert's tables have it
 NO_ID = re.compile(r"view\d+_(?:frontal|lateral)")  # CheXpert's file names: the same for many patients
@@ -59,12 +59,12 @@ def read_merged_520k(raw: Path, tested: Path | None = None) -> Manifest:
     """
     if tested == Path():
         raise ConfigError(
-            "This recipe needs --tested LISTS: the folder with the lists of the films tested on later. "
+            "This recipe needs --tested LISTS: the folder with the lists of the images tested on later. "
             "(Is it the folder you are in? Then give its full path.)"
         )
     if tested and not tested.is_dir():
         raise DataError(
-            f"There is no folder {tested}. --tested names the folder with the lists of tested films."
+            f"There is no folder {tested}. --tested names the folder with the lists of tested images."
         )
     if missing := [name for name in RELEASES if not (raw / name).is_dir()]:
         raise DataError(
@@ -83,7 +83,7 @@ def read_merged_520k(raw: Path, tested: Path | None = None) -> Manifest:
     _say(films, other_views, in_paper, clean, "without known leaks" if tested else "without own tests")
     if tested is None:
         logger.info(
-            "Taken: the paper's likely composition. Films that RSNA, SIIM-ACR and COVIDx test on are in it; "
+            "Taken: the paper's likely composition. Images that RSNA, SIIM-ACR and COVIDx test on are in it; "
             "--tested LISTS leaves them out."
         )
     kept = clean if tested else in_paper
@@ -124,11 +124,11 @@ def _leaks(films: pd.DataFrame, other_views: list[str], tested: Path | None) -> 
     files = [path for path in sorted(tested.rglob("*")) if path.is_file()]
     lists = [path for path in files if re.search(r"test.*" + LIST_SUFFIX, path.name.lower())]
     if not lists:
-        raise DataError(f"{tested} holds no list of tested films: no file is called *test*.txt.")
+        raise DataError(f"{tested} holds no list of tested images: no file is called *test*.txt.")
     others = [path for path in files if path not in lists and path.suffix.lower() not in (".json", ".csv")]
     if others:
         names = ", ".join(path.relative_to(tested).as_posix() for path in others)
-        logger.warning("%s: not read, because no list of tested films (*test*.txt): %s.", tested, names)
+        logger.warning("%s: not read, because no list of tested images (*test*.txt): %s.", tested, names)
     for path in lists:
         place = name_of(path.relative_to(tested).as_posix())
         for line in lines_of(path):
@@ -142,8 +142,8 @@ def _leaks(films: pd.DataFrame, other_views: list[str], tested: Path | None) -> 
     leak[(leak == "") & films["patient"].isin(tested_patients)] = SAME_PATIENT
     for place, count in unknown.items():
         logger.warning(
-            "%s: %d of its names are no film of the three releases, as far as names and %s tell. Where they "
-            "are such films under other names they are still in: evax audit finds them by their pixels.",
+            "%s: %d of its names are no image of the three releases, as far as names and %s tell. Where they "
+            "are such images under other names they are still in: evax audit finds them by their pixels.",
             place, count, f"{len(also)} other names in {tested.name}",
         )  # fmt: skip
     return leak
@@ -193,7 +193,7 @@ def _other_names(folder: Path) -> dict[str, str]:
             film = without_suffix(entry["img_id"])
             films |= {str(entry[key]): film for key in RSNA_NAMES if key in entry}
     for path in (path for path in files if path.suffix.lower() == ".csv"):
-        table = read_text_table(path, ("film", "other"), "It is a table of other names of films.")
+        table = read_text_table(path, ("film", "other"), "It is a table of other names of images.")
         films |= dict(zip(table["other"].map(without_suffix), table["film"].map(without_suffix), strict=True))
     return films
 

@@ -25,7 +25,7 @@ def write_labels(folder: Path) -> None:
 
 
 PUBLIC_SET = PublicSet(
-    what="243 films of 71 adults with COVID-19 (Hannover Medical School)",
+    what="243 images of 71 adults with COVID-19 (Hannover Medical School)",
     terms="CC BY 3.0",
     page="https://github.com/ml-workgroup/covid-19-image-repository",
     archives=(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from evax.data.sources.record import PublicSet, archive
 
 PUBLIC_SET = PublicSet(
-    what="138 films with masks of both lungs (Montgomery County, NLM)",
+    what="138 images with masks of both lungs (Montgomery County, NLM)",
     terms="public for research; cite Jaeger et al. 2014; do not pass it on",
     page="https://lhncbc.nlm.nih.gov/LHC-downloads/downloads.html#tuberculosis-image-data-sets",
     archives=(

@@ -84,7 +84,7 @@ def read_csv(
     names = {ours: _column(rows, spellings) for ours, spellings in SPELLINGS.items()}
     if names["image"] is None:
         raise DataError(
-            f"{path} has no column 'image' that names the films; it has {', '.join(rows.columns)}. "
+            f"{path} has no column 'image' that names the images; it has {', '.join(rows.columns)}. "
             f"Rename one of them (also accepted: {', '.join(SPELLINGS['image'][1:])})."
         )
     result = pd.DataFrame({ours: _texts(rows, names[ours]) for ours in COLUMNS})
@@ -96,13 +96,13 @@ def read_csv(
     if names["patient"] is None:
         maybe = [name for name in rows.columns if name != names["image"] and MAYBE_PATIENT.search(name)]
         logger.warning(
-            "%s has no column 'patient': every film counts as a patient of its own, and films of one person "
+            "%s has no column 'patient': every image counts as a patient of its own, and images of one person "
             "may be divided between training and test. %s",
             path,
-            f"Maybe it is {' or '.join(maybe)}: rename the column that is the same in all films of a person "
+            f"Maybe it is {' or '.join(maybe)}: rename the column that is the same in all images of a person "
             "to patient. The store keeps its values, so give pseudonyms."
             if maybe
-            else "Add the column if people have several films.",
+            else "Add the column if people have several images.",
         )
     else:
         warn_if_patients_doubtful(path, result["patient"], ALONE)
@@ -124,13 +124,13 @@ def read_csv(
             number = int(np.flatnonzero(blank)[0])
             word = f" ('{words.iloc[number]}')" if words.iloc[number] else ""
             raise DataError(
-                f"{path}: column '{classes}', line {number + 2} is blank{word}; with class names every film "
-                f"has exactly one. Fill it in or leave the film out ({int(blank.sum())} in all)."
+                f"{path}: column '{classes}', line {number + 2} is blank{word}; with class names every image "
+                f"has exactly one. Fill it in or leave the image out ({int(blank.sum())} in all)."
             )
         if unsure := int((words.str.casefold() == "none").sum()):
             logger.warning(
-                "%s: %d films are of a class called None, and it is kept: where it means that the class is "
-                "unknown, leave these films out.", path, unsure,
+                "%s: %d images are of a class called None, and it is kept: where it means that the class is "
+                "unknown, leave these images out.", path, unsure,
             )  # fmt: skip
         class_of = words.map(one_spelling(path, words))
         found = tuple(sorted(set(class_of)))
@@ -200,7 +200,7 @@ def read_boxes(raw: Path, films: pd.DataFrame, findings: tuple[str, ...]) -> pd.
     boxes["finding"] = boxes["finding"].map(one_spelling(path, boxes["finding"], findings))
     listed = boxes["image"].isin(films["image"])
     if stray := int((~listed).sum()):
-        logger.info("%s: %d of %d boxes are of films that are not listed.", path, stray, len(boxes))
+        logger.info("%s: %d of %d boxes are of images that are not listed.", path, stray, len(boxes))
     return boxes[listed][list(BOX_COLUMNS)].reset_index(drop=True)
 
 

@@ -44,7 +44,12 @@ def read_dicom(raw: Path, *, private: Path, keep_burned_in: bool = False) -> Man
     make_folder(private, mode=0o700)
     key = _key(private / "pseudonyms.key")
     names = dict[str, str]()  # pseudonym -> what it stands for
-    rows, patients, crosswalk, left_out = [], list[str](), {}, Counter({"lateral films": 0, "other files": 0})
+    rows, patients, crosswalk, left_out = (
+        [],
+        list[str](),
+        {},
+        Counter({"lateral images": 0, "other files": 0}),
+    )
     others: list[str] = []
 
     def pseudonym(kind: str, value: str) -> str:
@@ -87,17 +92,17 @@ def read_dicom(raw: Path, *, private: Path, keep_burned_in: bool = False) -> Man
         )
     if others:
         logger.warning(
-            "%s: %d files are no chest films and are left out: %s.", raw, len(others), counts_of(others)
+            "%s: %d files are no chest images and are left out: %s.", raw, len(others), counts_of(others)
         )
     counts = ", ".join(f"{count} {what}" for what, count in left_out.items())
     if not rows:
-        raise DataError(f"There is no frontal DICOM film in {raw} ({counts}).")
-    logger.info("%s: %d films; left out: %s.", raw, len(rows), counts)
+        raise DataError(f"There is no frontal DICOM image in {raw} ({counts}).")
+    logger.info("%s: %d images; left out: %s.", raw, len(rows), counts)
     _write_private(private / "crosswalk.csv", crosswalk)
     table = pd.DataFrame(rows)
     warn_if_patients_doubtful(
         raw, pd.Series(patients),
-        "films of one study are kept together, but one person's studies may be divided between training and "
+        "images of one study are kept together, but one person's studies may be divided between training and "
         "test.",
     )  # fmt: skip
     table["patient"] = _patients(table)
@@ -137,7 +142,7 @@ def _unwanted(header: DicomHeader, keep_burned_in: bool) -> str:
     if header.frames and not header.is_chest_image:
         return "films of other body parts"
     if header.burned_in and not keep_burned_in:
-        return "films with burned-in names"
+        return "images with burned-in names"
     return ""
 
 

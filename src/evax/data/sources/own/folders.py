@@ -81,7 +81,7 @@ def check_no_empty_class(raw: Path, films: Sequence[Path], others: Sequence[Path
     full = {film.parts[:depth] for film in films}
     if empty := sorted({other.parts[:depth] for other in others if len(other.parts) > depth} - full):
         raise DataError(
-            f"{raw.joinpath(*empty[0])} holds files, but no film (looked for {', '.join(FILM_SUFFIXES)}, and "
+            f"{raw.joinpath(*empty[0])} holds files, but no image (looked for {', '.join(FILM_SUFFIXES)}, and "
             "for DICOM files of any name): convert its images, or move the folder away."
         )
 
@@ -115,13 +115,13 @@ def patients_of(raw: Path, images: Sequence[str], pattern: str) -> tuple[list[st
     ids = [in_headers.get(film, "") for film in films]
     if not any(ids):
         logger.warning(
-            "%s names no patients: every film counts as a patient of its own, and films of one person may be "
+            "%s names no patients: every image counts as a patient of its own, and images of one person may be "
             "divided between training and test. --patient-pattern finds them in the file names.",
             raw,
         )
         return patients, patients
     logger.info(
-        "%s: the headers of %d of %d films name a patient, %d patients in all; each is called after the "
+        "%s: the headers of %d of %d images name a patient, %d patients in all; each is called after the "
         "first film.", raw, sum(map(bool, ids)), len(films), len(set(ids) - {""}),
     )  # fmt: skip
     warn_if_patients_doubtful(raw, pd.Series(ids), ALONE)

@@ -69,11 +69,11 @@ def find_masks(
         rows.append((film, finding.strip(), name_of(path.relative_to(raw).as_posix()), ""))
     if strays and not rows:
         raise DataError(
-            f"The mask {strays[0]} belongs to no film, and no other does: a mask is named as its film, maybe "
+            f"The mask {strays[0]} belongs to no image, and no other does: a mask is named as its image, maybe "
             "followed by _FINDING."
         )
     if strays:
-        logger.info("%d masks belong to no listed film, %s for example.", len(strays), strays[0])
+        logger.info("%d masks belong to no listed image, %s for example.", len(strays), strays[0])
     table = pd.DataFrame(rows, columns=list(MASK_COLUMNS), dtype=str)
     table["finding"] = table["finding"].map(one_spelling(raw / folder, table["finding"], findings))
     return table
@@ -100,7 +100,7 @@ def read_masks(
     """
     masks = sorted(path.name for path in raw.iterdir() if path.is_dir() and path.name.lower() == "masks")
     if not masks:
-        raise DataError(f"There is no folder {raw / 'masks'}: it holds the masks of the films in images/.")
+        raise DataError(f"There is no folder {raw / 'masks'}: it holds the masks of the images in images/.")
     table = films_of(raw, "images")
     images = table["image"].tolist()
     table["patient"], table[SPLIT_KEY] = patients_of(raw, images, patient_pattern)
@@ -119,7 +119,7 @@ def films_of(raw: Path, folder: str) -> pd.DataFrame:
     """A table of the images of a folder, without facts about them; each is a patient of its own."""
     films = [Path(folder) / film for film in images_and_others(raw / folder)[0]]
     if not films:
-        raise DataError(f"There are no films in {raw / folder}.")
+        raise DataError(f"There are no images in {raw / folder}.")
     table = pd.DataFrame({"image": [name_of(film.as_posix()) for film in films]})
     table["patient"] = table["image"].map(without_suffix)
     return table.assign(study="", view="", sex="", age=np.nan, split="")

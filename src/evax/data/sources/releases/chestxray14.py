@@ -30,7 +30,7 @@ _CHESTXRAY14_POSITIVES = (
     11559, 2776, 13317, 19894, 5782, 6331, 1431, 5302, 4667, 2303, 2516, 1686, 3385, 227,
 )  # fmt: skip
 PUBLIC_SET = PublicSet(
-    what="112,120 films with 14 findings (NIH Clinical Center), in twelve archives",
+    what="112,120 images with 14 findings (NIH Clinical Center), in twelve archives",
     terms="unrestricted; acknowledge the NIH Clinical Center, cite Wang et al. 2017",
     page="https://nihcc.app.box.com/v/ChestXray-NIHCC",
     archives=tuple(
@@ -39,7 +39,7 @@ PUBLIC_SET = PublicSet(
     ),
     layout="images/*.png  Data_Entry_2017.csv  BBox_List_2017.csv  train_val_list.txt  test_list.txt",
     ask="the two tables and two lists are downloads of their own on that page",
-    counts={"films": 112120, "patients": 30805, "test films": 25596, "boxes": 984, "films with boxes": 880}
+    counts={"films": 112120, "patients": 30805, "test films": 25596, "boxes": 984, "images with boxes": 880}
     | dict(zip(CHESTXRAY14, _CHESTXRAY14_POSITIVES, strict=True)),
     counts_from="NIH Clinical Center, Data_Entry_2017.csv, test_list.txt and BBox_List_2017.csv",
 )

@@ -14,16 +14,16 @@ from evax.errors import DataError
 from evax.findings import CHEXPERT
 
 PUBLIC_SET = PublicSet(
-    what="223,648 films with 14 findings (Stanford)",
+    what="223,648 images with 14 findings (Stanford)",
     terms="Stanford University research use agreement: research only, no redistribution",
     page="https://aimi.stanford.edu/datasets/chexpert-chest-x-rays",
     layout="train.csv  valid.csv  train/patient00001/study1/view1_frontal.jpg ...  valid/...",
     ask="register on that page and accept the agreement; the address comes by mail",
     counts={
         "films": 191027 + 202,
-        "films without a split": 191027,
+        "images without a split": 191027,
         "test films": 202,
-        "films left out": 32419,
+        "images left out": 32419,
     },
     counts_from="CheXpert-v1.0, frontal rows of train.csv and valid.csv",
 )
@@ -44,7 +44,7 @@ def read_chexpert(raw: Path) -> Manifest:
     if (raw / "valid.csv").is_file():
         tables.append(_rows(raw / "valid.csv").assign(split="test"))
     else:
-        logger.info("%s has no valid.csv: test films are taken from the train ones.", raw)
+        logger.info("%s has no valid.csv: test images are taken from the train ones.", raw)
     rows = pd.concat(tables, ignore_index=True)
     rows["image"] = rows["Path"].str.split("/", n=1).str[1]
     frontal = rows["Frontal/Lateral"] == "Frontal"

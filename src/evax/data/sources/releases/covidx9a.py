@@ -17,7 +17,7 @@ from evax.errors import DataError
 from evax.findings import spelling_key
 
 PUBLIC_SET = PublicSet(
-    what="30,530 films: normal, pneumonia, COVID-19 (COVIDx V9A, the paper's CovidX-CXR-3)",
+    what="30,530 images: normal, pneumonia, COVID-19 (COVIDx V9A, the paper's CovidX-CXR-3)",
     terms="those of the sources it was put together from; read them on the page",
     page="https://www.kaggle.com/datasets/andyczhao/covidx-cxr2",
     layout="train_COVIDx9A.txt  test_COVIDx9A.txt  train/  test/",

@@ -9,7 +9,7 @@ from evax.data.sources.record import PublicSet
 from evax.data.sources.releases.covidx9a import read_lists
 
 PUBLIC_SET = PublicSet(
-    what="84,818 films with and without COVID-19 (COVIDx CXR-4)",
+    what="84,818 images with and without COVID-19 (COVIDx CXR-4)",
     terms="those of the sources it was put together from; read them on the page",
     page="https://www.kaggle.com/datasets/andyczhao/covidx-cxr2",
     layout="train.txt  val.txt  test.txt  train/  val/  test/",

@@ -11,7 +11,7 @@ from evax.data.sources.own.masks import films_of, find_masks
 from evax.data.sources.record import PublicSet
 
 PUBLIC_SET = PublicSet(
-    what="films with lung masks, as Zhang released them",
+    what="images with lung masks, as Zhang released them",
     terms="see the page",
     page="https://doi.org/10.5281/zenodo.7191406",
     layout="Train/Images/*.png  Train/Masks/*.png  Test/Images/*.png  Test/Masks/*.png",

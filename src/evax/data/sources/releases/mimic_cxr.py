@@ -14,12 +14,12 @@ from evax.errors import DataError
 from evax.findings import CHEXPERT
 
 PUBLIC_SET = PublicSet(
-    what="377,110 films with 14 findings (MIMIC-CXR-JPG, Beth Israel Deaconess)",
+    what="377,110 images with 14 findings (MIMIC-CXR-JPG, Beth Israel Deaconess)",
     terms="PhysioNet credentialed data use agreement: no sharing, also not of a store made from it",
     page="https://physionet.org/content/mimic-cxr-jpg",
     layout="mimic-cxr-2.0.0-{metadata,split,chexpert}.csv.gz  files/p10/p10000032/s50414267/*.jpg ...",
     ask="make a PhysioNet account, pass the training course it names, sign the agreement on that page",
-    counts={"films": 243334, "films left out": 377110 - 243334},
+    counts={"films": 243334, "images left out": 377110 - 243334},
     counts_from="MIMIC-CXR-JPG 2.0.0, AP and PA rows of the metadata table",
 )
 

@@ -14,12 +14,12 @@ from evax.data.sources.tables import parse_numbers, read_text_table
 from evax.errors import DataError
 
 PUBLIC_SET = PublicSet(
-    what="26,684 films with boxes of pneumonia (RSNA 2018, stage 2)",
+    what="26,684 images with boxes of pneumonia (RSNA 2018, stage 2)",
     terms="the rules of the challenge",
     page="https://www.kaggle.com/c/rsna-pneumonia-detection-challenge",
     layout="stage_2_train_labels.csv  stage_2_train_images/*.dcm",
     ask="sign in at Kaggle, accept the rules on that page, download all data",
-    counts={"films": 26684, "Pneumonia": 6012, "boxes": 9555, "films with boxes": 6012},
+    counts={"films": 26684, "Pneumonia": 6012, "boxes": 9555, "images with boxes": 6012},
     counts_from="RSNA 2018, stage_2_train_labels.csv",
 )
 

@@ -18,7 +18,7 @@ from evax.files import name_of
 from evax.findings import canonical
 
 PUBLIC_SET = PublicSet(
-    what="662 films, half of them with tuberculosis (Shenzhen, NLM)",
+    what="662 images, half of them with tuberculosis (Shenzhen, NLM)",
     terms="public for research; cite Jaeger et al. 2014",
     page="https://lhncbc.nlm.nih.gov/LHC-downloads/downloads.html#tuberculosis-image-data-sets",
     archives=(
@@ -85,5 +85,5 @@ def _masks(raw: Path, images: set[str]) -> pd.DataFrame:
         file = name_of(path.relative_to(raw).as_posix())
         rows += [(image, canonical(name[2].replace("_", " ")), file, ""), (image, TUBERCULOSIS, file, "")]
     if strays:
-        logger.info("%d masks of %s belong to no film, %s for one.", len(strays), raw, strays[0])
+        logger.info("%d masks of %s belong to no image, %s for one.", len(strays), raw, strays[0])
     return pd.DataFrame(rows, columns=list(MASK_COLUMNS), dtype=str) if rows else no_masks()

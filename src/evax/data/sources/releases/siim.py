@@ -14,12 +14,12 @@ from evax.data.sources.tables import read_text_table
 from evax.files import name_of
 
 PUBLIC_SET = PublicSet(
-    what="12,047 films with masks of pneumothorax (SIIM-ACR, stage 2)",
+    what="12,047 images with masks of pneumothorax (SIIM-ACR, stage 2)",
     terms="the rules of the challenge",
     page="https://www.kaggle.com/c/siim-acr-pneumothorax-segmentation",
     layout="train-rle.csv  dicom-images-train/STUDY/SERIES/IMAGE.dcm ...",
     ask="sign in at Kaggle and accept the rules on that page; the data are linked there",
-    counts={"films": 12047, "Pneumothorax": 2669, "masks": 3576, "films with masks": 2669},
+    counts={"films": 12047, "Pneumothorax": 2669, "masks": 3576, "images with masks": 2669},
     counts_from="SIIM-ACR, stage 2, train-rle.csv",
 )
 
