@@ -20,6 +20,12 @@ def test_a_calibrated_model_has_a_small_error_and_an_overconfident_one_a_large_e
     assert expected_calibration_error(overconfident, positives) > 0.2
 
 
+def test_bins_hold_equal_numbers_of_cases_when_scores_are_distinct():
+    curve = reliability_curve(np.linspace(0, 1, 100) ** 4, np.arange(100) >= 50, bins=10)
+    assert curve.count.tolist() == [10] * 10
+    assert curve.observed.tolist() == [0] * 5 + [1] * 5
+
+
 def test_equal_probabilities_share_a_bin_whatever_the_order():
     rng = np.random.default_rng(1)
     probabilities, positives = np.round(rng.random(200), 1), rng.random(200) < 0.4
@@ -49,6 +55,10 @@ def test_the_wilson_interval_of_none_in_ten():
     assert curve.high[0] == pytest.approx(1.959964**2 / (10 + 1.959964**2), abs=1e-6)
 
 
+def test_brier_score_of_the_prevalence():
+    assert brier_score(np.full(4, 0.25), np.array([True, False, False, False])) == pytest.approx(0.25 * 0.75)
+
+
 def test_no_cases_have_no_calibration():
     nothing = np.zeros(0), np.zeros(0, bool)
     assert math.isnan(brier_score(*nothing))
@@ -61,8 +71,11 @@ def test_logits_and_nan_are_refused(wrong):
         brier_score(np.array([0.5, wrong]), np.array([True, False]))
 
 
-def test_labels_given_as_flags_and_a_curve_without_bins_are_refused(no_shape_checks):
+def test_labels_given_as_flags_are_refused(no_shape_checks):
     with pytest.raises(DataError, match="of float64; both must be"):
         brier_score(np.array([0.5]), np.array([1.0]))
+
+
+def test_a_curve_without_bins_is_refused():
     with pytest.raises(DataError, match="at least one bin, got 0"):
         reliability_curve(np.array([0.5]), np.array([True]), bins=0)

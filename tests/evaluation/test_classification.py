@@ -36,12 +36,41 @@ def test_auroc_counts_pairs_and_half_of_the_ties(problem):
 
 
 @given(two_groups())
-def test_the_area_under_the_roc_curve_is_auroc_and_no_corner_is_superfluous(problem):
+def test_a_monotone_map_of_the_scores_changes_no_ranking_metric(problem):
+    scores, positives = problem
+    mapped = np.exp(scores / 4) - 7
+    assert auroc(mapped, positives) == auroc(scores, positives)
+    assert average_precision(mapped, positives) == average_precision(scores, positives)
+
+
+@given(two_groups())
+def test_turning_the_scores_round_gives_one_minus_auroc(problem):
+    scores, positives = problem
+    assert auroc(-scores, positives) == pytest.approx(1 - auroc(scores, positives), abs=1e-12)
+
+
+@given(two_groups())
+def test_the_order_of_the_cases_changes_nothing(problem):
+    scores, positives = problem
+    assert auroc(scores[::-1], positives[::-1]) == auroc(scores, positives)
+    assert average_precision(scores[::-1], positives[::-1]) == average_precision(scores, positives)
+
+
+@given(two_groups())
+def test_the_area_under_the_roc_curve_is_auroc(problem):
     scores, positives = problem
     false_rate, true_rate, thresholds = roc_curve(scores, positives)
     assert np.trapezoid(true_rate, false_rate) == pytest.approx(auroc(scores, positives), abs=1e-12)
     assert (false_rate[0], true_rate[0], thresholds[0]) == (0, 0, math.inf)
     assert (false_rate[-1], true_rate[-1]) == (1, 1)
+
+
+def test_perfect_and_reversed_scores():
+    positives = np.array([False, False, True])
+    assert auroc(np.array([0.1, 0.2, 0.3]), positives) == 1.0
+    assert auroc(np.array([0.3, 0.2, 0.1]), positives) == 0.0
+    assert average_precision(np.array([0.1, 0.2, 0.3]), positives) == 1.0
+    assert average_precision(np.array([0.3, 0.2, 0.1]), positives) == pytest.approx(1 / 3)
 
 
 @pytest.mark.parametrize("positives", [np.zeros(4, bool), np.ones(4, bool), np.zeros(0, bool)])
@@ -64,10 +93,19 @@ def test_macro_mean_leaves_undefined_findings_out_and_counts_them():
     assert math.isnan(macro_mean(np.array([math.nan])).value)
 
 
-def test_operating_point_without_alarms_has_no_ppv_and_without_a_threshold_nothing():
+def test_operating_point_by_hand():
+    point = operating_point(np.array([0.9, 0.5, 0.4, 0.1]), np.array([True, False, True, False]), 0.5)
+    assert (point.sensitivity, point.specificity) == (0.5, 0.5)
+    assert (point.ppv, point.npv, point.accuracy) == (0.5, 0.5, 0.5)
+
+
+def test_operating_point_without_alarms_has_no_ppv():
     point = operating_point(np.array([0.2, 0.1]), np.array([True, False]), 0.5)
     assert math.isnan(point.ppv)
     assert (point.sensitivity, point.specificity, point.npv) == (0, 1, 0.5)
+
+
+def test_operating_point_without_threshold_is_nan():
     assert math.isnan(operating_point(np.array([0.2]), np.array([True]), math.nan).accuracy)
 
 
@@ -115,33 +153,35 @@ def test_top1_of_findings_that_are_not_exclusive_is_refused(row):
         top1_accuracy(np.full((2, 2), 0.5), np.array([[1.0, 0.0], row]))
 
 
-@pytest.mark.parametrize(
-    ("scores", "labels", "message"),
-    [
-        (
-            [[0.5], [0.5]], [[1.0], [-1.0]],
-            r"Case 1, finding 0 \(and 0 more\) is labelled -1 .*ones, zeros, ignore",
-        ),
-        ([[0.5], [0.5]], [[1.0], [0.9]], r"labelled 0\.9; a label is 1, 0 or NaN"),
-        ([[0.5, math.nan]], [[1.0, 1.0]], "Case 0, finding 1"),
-        (np.zeros((3, 2)), np.zeros((2, 2)), r"\(3, 2\) and labels \(2, 2\)"),
-    ],
-)  # fmt: skip
-def test_no_threshold_is_chosen_with_labels_or_scores_that_are_none(scores, labels, message):
-    with pytest.raises(DataError, match=message):
-        choose_thresholds(np.array(scores), np.array(labels))
+def test_uncertain_labels_are_refused_with_the_policies():
+    with pytest.raises(
+        DataError, match=r"Case 1, finding 0 \(and 0 more\) is labelled -1 .*ones, zeros, ignore"
+    ):
+        choose_thresholds(np.full((2, 1), 0.5), np.array([[1.0], [-1.0]]))
 
 
-def test_nan_scores_and_other_shapes_have_no_auroc():
+def test_labels_that_are_no_labels_are_refused():
+    with pytest.raises(DataError, match=r"labelled 0\.9; a label is 1, 0 or NaN"):
+        choose_thresholds(np.full((2, 1), 0.5), np.array([[1.0], [0.9]]))
+
+
+def test_nan_scores_are_refused():
     with pytest.raises(DataError, match="1 of 2 scores are NaN"):
         auroc(np.array([0.5, math.nan]), np.array([True, False]))
-    with pytest.raises(DataError, match=r"\(3,\) and positives \(2,\)"):
-        auroc(np.zeros(3), np.zeros(2, bool))
+    with pytest.raises(DataError, match="Case 0, finding 1"):
+        choose_thresholds(np.array([[0.5, math.nan]]), np.array([[1.0, 1.0]]))
 
 
 def test_labels_given_as_flags_are_refused_because_nan_would_be_positive(no_shape_checks):
     with pytest.raises(DataError, match="must be boolean, got float64"):
         auroc(np.array([0.5, 0.1]), np.array([1.0, math.nan]))
+
+
+def test_shapes_that_do_not_match_are_named():
+    with pytest.raises(DataError, match=r"\(3, 2\) and labels \(2, 2\)"):
+        choose_thresholds(np.zeros((3, 2)), np.zeros((2, 2)))
+    with pytest.raises(DataError, match=r"\(3,\) and positives \(2,\)"):
+        auroc(np.zeros(3), np.zeros(2, bool))
 
 
 def test_mean_auroc_leaves_unknown_labels_and_undefined_findings_out():

@@ -37,6 +37,14 @@ def test_a_unanimous_vote_is_exactly_one_at_most():
     assert votes.min() > 1 - 1e-12
 
 
+def test_the_length_of_a_feature_does_not_matter():
+    (features, labels), (test, _) = clusters(0, 60), clusters(1, 20)
+    stretched = features * np.linspace(1, 9, 60, dtype=np.float32)[:, None]
+    np.testing.assert_allclose(
+        knn_scores(stretched, labels, test, 5, 0.07), knn_scores(features, labels, test, 5, 0.07), atol=1e-5
+    )
+
+
 def test_a_small_temperature_listens_to_the_nearest_and_a_large_one_to_all_alike():
     (features, labels), (test, _) = clusters(0, 60), clusters(1, 20)
     nearest = knn_scores(features, labels, test, 1, 0.07)
@@ -77,25 +85,30 @@ def test_rank_of_features_on_one_line_is_one_and_scale_does_not_matter():
     assert math.isnan(rank_me(np.zeros((3, 2))))
 
 
-def test_features_and_labels_that_cannot_be_used_are_refused():
+def test_features_with_nan_or_without_direction_are_refused():
     features, labels = clusters(0, 10)
-    zero, broken, uncertain = features.copy(), features.copy(), labels.copy()
-    zero[3], broken[2, 1], uncertain[0, 0] = 0, np.nan, -1
-    for vote, arguments, message in (
-        (knn_scores, (zero, labels, features, 3, 0.07), "1 of 10 features are all zero"),
-        (rank_me, (broken,), r"\(10, 16\) with 1 NaN"),
-        (
-            knn_scores, (features, labels[:9], features, 3, 0.07),
-            r"\(10, 16\), their labels \(9, 2\) and test features \(10, 16\)",
-        ),
-        (
-            knn_auroc, (features, labels, features, labels[:, :1]),
-            r"Scores have shape \(10, 2\) and labels \(10, 1\)",
-        ),
-        (knn_scores, (features, uncertain, features, 3, 0.07), "labelled -1"),
-    ):  # fmt: skip
-        with pytest.raises(DataError, match=message):
-            vote(*arguments)
+    zero, broken = features.copy(), features.copy()
+    zero[3] = 0
+    broken[2, 1] = np.nan
+    with pytest.raises(DataError, match="1 of 10 features are all zero"):
+        knn_scores(zero, labels, features, 3, 0.07)
+    with pytest.raises(DataError, match=r"\(10, 16\) with 1 NaN"):
+        rank_me(broken)
+
+
+def test_features_that_do_not_fit_are_refused():
+    features, labels = clusters(0, 10)
+    with pytest.raises(DataError, match=r"\(10, 16\), their labels \(9, 2\) and test features \(10, 16\)"):
+        knn_scores(features, labels[:9], features, 3, 0.07)
+    with pytest.raises(DataError, match=r"Scores have shape \(10, 2\) and labels \(10, 1\)"):
+        knn_auroc(features, labels, features, labels[:, :1])
+
+
+def test_uncertain_training_labels_are_refused():
+    features, labels = clusters(0, 10)
+    labels[0, 0] = -1
+    with pytest.raises(DataError, match="labelled -1"):
+        knn_scores(features, labels, features, 3, 0.07)
 
 
 @pytest.mark.parametrize(("neighbours", "temperature"), [(0, 0.07), (20, 0.0)])

@@ -57,21 +57,22 @@ def test_enlarging_a_map_without_smoothing_moves_no_peak():
         assert peak_in_box(np.kron(small, np.ones((16, 16))), box) == peak_in_box(small, box)
 
 
-@pytest.mark.parametrize(
-    ("heatmap", "boxes", "message"),
-    [
-        (
-            np.zeros((4, 4)), np.array([100.0, 200, 50, 50]),
-            r"\[100\.0, 200\.0, 50\.0, 50\.0\] is not in fractions.*divide pixels",
-        ),
-        (spot(1, 1), np.zeros((0, 4)), r"expected \(n, 4\): x, y, width, height"),
-        (spot(1, 1), np.zeros((2, 5)), r"expected \(n, 4\): x, y, width, height"),
-        (np.where(spot(1, 1) > 0, np.nan, 0.0), QUARTER, r"\(8, 8\) with 1 NaN"),
-    ],
-)  # fmt: skip
-def test_boxes_in_pixels_or_of_another_shape_and_maps_with_nan_are_refused(heatmap, boxes, message):
-    with pytest.raises(DataError, match=message):
-        peak_in_box(heatmap, boxes)
+def test_a_box_in_pixels_is_refused():
+    with pytest.raises(
+        DataError, match=r"\[100\.0, 200\.0, 50\.0, 50\.0\] is not in fractions.*divide pixels"
+    ):
+        peak_in_box(np.zeros((4, 4)), np.array([100.0, 200, 50, 50]))
+
+
+@pytest.mark.parametrize("boxes", [np.zeros((0, 4)), np.zeros((2, 5))])
+def test_boxes_of_another_shape_are_refused(boxes):
+    with pytest.raises(DataError, match=r"expected \(n, 4\): x, y, width, height"):
+        peak_in_box(spot(1, 1), boxes)
+
+
+def test_a_map_with_nan_is_refused():
+    with pytest.raises(DataError, match=r"\(8, 8\) with 1 NaN"):
+        peak_in_box(np.where(spot(1, 1) > 0, np.nan, 0.0), QUARTER)
 
 
 def boxes_and_map(seed: int, side: int) -> tuple[np.ndarray, np.ndarray]:

@@ -44,22 +44,41 @@ def test_a_finding_that_nobody_has_stops_nothing_and_is_counted_out(report):
     )
 
 
-def test_unknown_labels_are_left_out_of_their_finding_alone_and_images_are_counted(report):
+def test_unknown_labels_are_left_out_of_their_finding_alone(report):
     probabilities, labels, _ = films()
-    effusion, mass, _ = report.findings
+    mass = report.findings[1]
     assert mass.positives + mass.negatives == 110
     assert mass.auroc == auroc(probabilities[10:, 1], labels[10:, 1] == 1)
-    assert effusion.positives + effusion.negatives == report.n == 120
-    assert report.patients == 40
-    assert report.macc.reading == "mean of per-finding accuracies at validation thresholds"
-    assert report.macc.value == pytest.approx((effusion.accuracy + mass.accuracy) / 2)
-    assert report.balanced_accuracy is None  # of independent findings
+    assert report.findings[0].positives + report.findings[0].negatives == report.n == 120
+
+
+def test_images_and_patients_are_counted(report):
+    assert (report.n, report.patients) == (120, 40)
 
 
 def test_values_lie_in_their_intervals(report):
-    means = [(mean.value, mean.interval) for mean in (report.mauc, report.map, report.macc)]
-    for value, interval in means + [(each.auroc, each.auroc_interval) for each in report.findings[:2]]:
-        assert interval.low < value < interval.high
+    assert report.means["mauc"].interval.low < report.means["mauc"].value < report.means["mauc"].interval.high
+    assert report.means["map"].interval.low < report.means["map"].value < report.means["map"].interval.high
+    assert report.means["macc"].interval.low < report.means["macc"].value < report.means["macc"].interval.high
+    for finding in report.findings[:2]:
+        assert finding.auroc_interval.low < finding.auroc < finding.auroc_interval.high
+
+
+def test_accuracy_is_the_mean_over_findings_at_the_given_thresholds(report):
+    assert report.means["macc"].reading == "mean of per-finding accuracies at validation thresholds"
+    assert report.means["macc"].value == pytest.approx(
+        (report.findings[0].accuracy + report.findings[1].accuracy) / 2
+    )
+
+
+def test_exclusive_findings_are_scored_by_the_most_probable_one():
+    rng = np.random.default_rng(0)
+    labels = np.eye(3)[rng.integers(3, size=60)]
+    probabilities = rng.dirichlet(np.ones(3), size=60)
+    people = [f"p{i}" for i in range(60)]
+    report = evaluate_classifier(probabilities, labels, FINDINGS, people, np.full(3, 0.5), True, resamples=50)
+    assert report.means["macc"].reading == "top-1"
+    assert report.means["macc"].value == (probabilities.argmax(1) == labels.argmax(1)).mean()
 
 
 def test_json_is_plain_and_writes_undefined_as_null(report):
@@ -73,8 +92,10 @@ def test_json_is_plain_and_writes_undefined_as_null(report):
     assert hernia["auroc_interval"] == [None, None]
     assert hernia["auroc_interval_undefined"] == 100
     assert hernia["sensitivity"] is None
-    assert written["balanced_accuracy"] is None
-    assert written["mauc"]["interval"] == [report.mauc.interval.low, report.mauc.interval.high]
+    assert written["mauc"]["interval"] == [
+        report.means["mauc"].interval.low,
+        report.means["mauc"].interval.high,
+    ]
     assert written["interval_method"] == "patient-clustered bootstrap, percentile, 100 resamples"
 
 
@@ -118,9 +139,7 @@ def test_numbers_of_exclusive_classes_are_those_of_the_most_probable_class(class
     report = evaluate_classifier(
         probabilities, np.eye(classes)[truth], names, people, limits, True, resamples=20
     )
-    assert report.macc.reading == "top-1"
-    assert report.macc.value == (answer == truth).mean()
-    balanced = report.balanced_accuracy
+    balanced = report.means["balanced_accuracy"]
     assert balanced.value == pytest.approx(balanced_accuracy_score(truth, answer))
     assert balanced.interval.low <= balanced.interval.high
     recalls = recall_score(truth, answer, labels=range(classes), average=None)
@@ -144,3 +163,8 @@ def test_the_interval_of_balanced_accuracy_is_that_of_scikit_learn_s_over_the_sa
     low, high = np.quantile(draws, [0.025, 0.975])
     interval = report.means["balanced_accuracy"].interval
     assert (interval.low, interval.high) == (pytest.approx(low), pytest.approx(high))
+
+
+def test_independent_findings_have_no_balanced_accuracy(report):
+    assert report.means["balanced_accuracy"] is None
+    assert report.to_json()["balanced_accuracy"] is None

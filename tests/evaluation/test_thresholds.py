@@ -30,16 +30,24 @@ def chosen(scores, positives, rule):
     return float(threshold)
 
 
-@pytest.mark.parametrize("rate", ["sensitivity", "specificity"])
 @given(st.integers(0, 10_000), st.sampled_from([0.5, 0.8, 0.9, 0.95, 1.0]))
 @settings(max_examples=50, deadline=None)
-def test_a_rate_is_reached_and_no_threshold_that_gives_less_of_the_other_is_needed(rate, seed, target):
+def test_sensitivity_is_reached_and_no_higher_threshold_reaches_it(seed, target):
     scores, positives = problem(seed)
-    threshold = chosen(scores, positives, f"{rate}:{target}")
-    assert getattr(operating_point(scores, positives, threshold), rate) >= target
-    higher, lower = np.unique(scores[scores >= threshold])[1:], scores[scores < threshold]
-    for other in higher if rate == "sensitivity" else lower:
-        assert getattr(operating_point(scores, positives, float(other)), rate) < target
+    threshold = chosen(scores, positives, f"sensitivity:{target}")
+    assert operating_point(scores, positives, threshold).sensitivity >= target
+    higher = np.unique(scores[scores >= threshold])[1:]
+    assert all(operating_point(scores, positives, float(t)).sensitivity < target for t in higher)
+
+
+@given(st.integers(0, 10_000), st.sampled_from([0.5, 0.8, 0.9, 0.95, 1.0]))
+@settings(max_examples=50, deadline=None)
+def test_specificity_is_reached_and_no_lower_threshold_reaches_it(seed, target):
+    scores, positives = problem(seed)
+    threshold = chosen(scores, positives, f"specificity:{target}")
+    assert operating_point(scores, positives, threshold).specificity >= target
+    lower = scores[scores < threshold]
+    assert all(operating_point(scores, positives, float(t)).specificity < target for t in lower)
 
 
 @given(st.integers(0, 10_000))

@@ -31,7 +31,7 @@ from evax.errors import DataError
 from evax.evaluation.checks import one_sided
 from evax.options.adaptation import AdaptingConfig, FinetuneConfig, LabelledConfig, SegmentConfig
 from evax.runs.log import check_unused_folder
-from evax.weights.resolve import check_weights_available, is_packaged
+from evax.weights.resolve import check_weights_available, described, is_packaged
 
 logger = logging.getLogger("evax")
 Labels = np.ndarray[Any, Any]

@@ -205,7 +205,7 @@ def check_same_images(first: Tested, other: Tested) -> None:
     if not np.array_equal(first.images, other.images):
         apart = len(set(first.images) ^ set(other.images))
         raise DataError(
-            f"{where} were not tested on the same films: {apart} images are in one test split only. "
+            f"{where} were not tested on the same images: {apart} images are in one test split only. "
             "Run both on one store with one split."
         )
 

@@ -122,7 +122,7 @@ def opened(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
         if stat.S_ISDIR(kind.st_mode):
             raise DataError(f"{path} is a folder, not an image: name one of its files.")
         if not stat.S_ISREG(kind.st_mode):
-            raise DataError(f"{path} is a device or pipe, not a film: save the image to a file first.")
+            raise DataError(f"{path} is a device or pipe, not an image: save the image to a file first.")
         if kind.st_size == 0:
             raise DataError(f"{path} is empty (0 bytes): copy it again from its source.")
         with Path(path).open("rb") as file:

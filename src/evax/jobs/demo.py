@@ -89,6 +89,11 @@ def seconds_of(step: Any, spent: float) -> float:
     return round(float(whole), 1)
 
 
+def place_of(step: Any) -> Path:
+    """What a step writes; an export is part of its bundle."""
+    return step.bundle / "onnx.json" if isinstance(step, ExportConfig) else Path(step.out)
+
+
 def check_same_places(
     steps: list[tuple[str, str, Any, str]], out: Path, finished: set[tuple[str, str]]
 ) -> None:

@@ -257,7 +257,7 @@ RELEASED: dict[str, Released] = {
     ),
     "densenet121_xrv_all": Released(
         group="Other encoders of chest images", file="torchxrayvision_densenet121_all.pt",
-        layout="torchxrayvision", encoder="densenet121", purpose="films, labels: torchxrayvision",
+        layout="torchxrayvision", encoder="densenet121", purpose="images, labels: torchxrayvision",
         mean=0.5, std=1 / 2048, licence="Apache-2.0",
         by_hand="with that package, whose own files are pickled networks: torch.save(torchxrayvision.models."
         "DenseNet(weights='densenet121-res224-all').state_dict(), FILE)",

@@ -156,7 +156,7 @@ def warn_if_patients_doubtful(where: Path, patients: pd.Series, unnamed: str) ->
     """
     counts = patients[patients != ""].value_counts()
     if missing := len(patients) - int(counts.sum()):
-        logger.warning("%s: %d of %d films name no patient: %s", where, missing, len(patients), unnamed)
+        logger.warning("%s: %d of %d images name no patient: %s", where, missing, len(patients), unnamed)
     _warn_if_patients_alike(where, patients)
     most = int(counts.max()) if len(counts) else 0
     if len(patients) >= FEW_FILMS and most > len(patients) / 2:

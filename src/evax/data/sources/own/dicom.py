@@ -35,7 +35,7 @@ def read_dicom(raw: Path, *, private: Path, keep_burned_in: bool = False) -> Man
     `crosswalk.csv` (pseudonym, file), which grows with every tree that shares the folder. The same key gives
     a patient the same pseudonym in every store. The split does not depend on it (see Manifest.table).
     An image that names no patient belongs to the patient of the other images of its study, else its study is a
-    patient, and an image without both is a patient of its own; such images are counted in a warning, and so is a
+    patient, and an image without both is a patient of its own. A warning counts such images and names a
     patient with more than half of the images ("ANONYMOUS"). Files that are no DICOM or hold no pictures, as
     reports and plans, are skipped; a warning counts them by kind, and pictures of other modalities and body
     parts.
@@ -140,7 +140,7 @@ def _unwanted(header: DicomHeader, keep_burned_in: bool) -> str:
     if header.frames and not header.is_projection:
         return "pictures of other modalities"
     if header.frames and not header.is_chest_image:
-        return "films of other body parts"
+        return "images of other body parts"
     if header.burned_in and not keep_burned_in:
         return "images with burned-in names"
     return ""

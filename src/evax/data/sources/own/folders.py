@@ -77,7 +77,7 @@ def read_folders(raw: Path, *, patient_pattern: str = "") -> Manifest:
 
 
 def check_no_empty_class(raw: Path, films: Sequence[Path], others: Sequence[Path], depth: int) -> None:
-    """DataError for a class folder, `depth` below raw, whose files are no films: a class would be missing."""
+    """DataError for a class folder, `depth` below raw, whose files are no images: a class would be missing."""
     full = {film.parts[:depth] for film in films}
     if empty := sorted({other.parts[:depth] for other in others if len(other.parts) > depth} - full):
         raise DataError(
@@ -86,7 +86,7 @@ def check_no_empty_class(raw: Path, films: Sequence[Path], others: Sequence[Path
         )
 
 
-def warn_if_other_files(raw: Path, others: Sequence[Path], wanted: str = "films") -> None:
+def warn_if_other_files(raw: Path, others: Sequence[Path], wanted: str = "images") -> None:
     """Says how many files of which kind are passed over. wanted: what they are not."""
     if not others:
         return
