@@ -165,7 +165,7 @@ def test_what_is_missing_or_no_list_is_said(raw, lists, tmp_path):
             list_source("merged_520k", raw, {"tested": folder})
 
     (lists / "found.csv").write_text("a,b\n")
-    refused("found.csv lacks the columns image, other")
+    refused("found.csv lacks the columns film, other")
     (lists / "mapping.json").write_text('{"img_id": "x"}')
     refused("mapping.json is not RSNA's mapping: a list of entries with img_id and subset_img_id")
     (tmp_path / "empty").mkdir()

@@ -374,7 +374,7 @@ def test_other_test_images_or_labels_are_refused(runs, tmp_path):
     table = pd.read_csv(other / "predictions-test.csv")
     flipped = 1 - table.loc[3, "label:Mass"]
     for folder, column, value, message in (
-        (other, "image", "else.png", "not tested on the same films: 2 images are in one test split only"),
+        (other, "image", "else.png", "not tested on the same images: 2 images are in one test split only"),
         (other, "label:Mass", flipped, "other labels for the same test images"),
         (less, "image", "test3.png", r"different findings \(Effusion, Mass, Hernia and Effusion, Mass\)"),
     ):

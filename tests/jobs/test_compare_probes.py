@@ -186,7 +186,7 @@ def test_probes_that_were_tested_on_other_images_or_under_another_protocol_are_r
         answers = pd.read_csv(other / f"predictions-{way}-test.csv")
         answers.loc[0, "image"] = "else.png"
         answers.to_csv(other / f"predictions-{way}-test.csv", index=False)
-    with pytest.raises(DataError, match="not tested on the same films: 2 images are in one test split only"):
+    with pytest.raises(DataError, match="not tested on the same images: 2 images are in one test split only"):
         done([tuned, other], tmp_path / "out")
     other = Path(shutil.copytree(cnn, tmp_path / "f1"))
     change_json(other / "report.json", protocol__thresholds_chosen_on="validation (largest F1)")

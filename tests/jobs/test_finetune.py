@@ -156,8 +156,9 @@ def test_pre_trained_weights_are_where_fine_tuning_starts_and_their_normalisatio
     log_other_size(config.weights, 96)
     assert "was trained at 64 pixels and sees images at 96 here; --image-size 64 is its own" in caplog.text
     other = save_bundle(tmp_path / "other", replace(card, preprocess=replace(chain, store_size=128)), encoder)
-    with pytest.raises(DataError, match="kept at 128 pixels.*prepare the store with --size 128"):
-        finetune(replace(config, weights=other, out=tmp_path / "c"))
+    bundle = finetune(replace(config, weights=other, out=tmp_path / "c"))
+    assert "was trained on images kept at 128 pixels" in caplog.text
+    assert evax.open_bundle(bundle).card.preprocess == replace(chain, bits=16)  # kept as the store keeps them
 
 
 def test_an_encoder_that_was_pre_trained_on_the_test_images_is_refused(tiny, phantom_store, tmp_path):

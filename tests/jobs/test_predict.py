@@ -258,7 +258,7 @@ def test_an_image_that_vanished_or_came_between_changes_no_other_image_s_line(co
 def test_what_a_stopped_run_scored_is_not_thrown_away_unasked(config, killed_at):
     kept = killed_at("1.tif")
     before = kept.read_text()
-    said = r"stopped run has scored 3 of these films: add --resume .*, or delete .*unfinished"
+    said = r"stopped run has scored 3 of these images: add --resume .*, or delete .*unfinished"
     with pytest.raises(DataError, match=said):
         predict(config)
     assert kept.read_text() == before

@@ -215,7 +215,7 @@ def test_a_probe_store_that_cannot_probe_is_refused_before_anything_is_written(
     manifest = evax.open_store(phantom_store).manifest
     only_train = replace(manifest, table=manifest.table.assign(split="train"), root=phantoms)
     build_store(only_train, tmp_path / "only-train", size=96)
-    with pytest.raises(DataError, match="has no val films: prepare it with --validation above 0"):
+    with pytest.raises(DataError, match="has no val images: prepare it with --validation above 0"):
         pretrain(replace(tiny, probe_store=tmp_path / "only-train"))
     assert not tiny.out.exists()
 

@@ -468,7 +468,7 @@ def test_without_predictions_and_logs_the_numbers_are_still_shown(run):
 
 def test_a_step_of_an_unknown_kind_is_refused(run):
     write_journal(run, ["brew"])
-    with pytest.raises(DataError, match="kind 'brew'; known: fetch, finetune"):
+    with pytest.raises(DataError, match="kind 'brew'; known: export, fetch, finetune"):
         write_demo_page(run)
 
 
