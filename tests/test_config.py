@@ -188,6 +188,126 @@ EVERY_CONFIG = {  # with options that it cannot do without
 every_config = pytest.mark.parametrize("name", EVERY_CONFIG)
 
 
+TINY = "eva_x_tiny_patch16_224"
+MASK_VALUE = "mask_value is a number from 0 to 65535, or three for red"
+OF_A_SWEEP = "seeds and name are those of a sweep: give fractions or counts"
+SENSELESS = [
+    ("AuditConfig", {"stores": ()}, "audit needs stores"),
+    ("AuditConfig", {"pictures": -1}, "pictures must be at least 0"),
+    ("CompareConfig", {"runs": ()}, "compare needs runs"),
+    ("CompareConfig", {"prevalence": 2.0}, r"prevalence is a share of the patients in \[0, 1\], got 2.0"),
+    ("CompareConfig", {"resamples": 0}, "resamples must be at least 1"),
+    ("CompareConfig", {"repeats": -1}, "repeats must be at least 0"),
+    ("CompareConfig", {"threads": 0}, "threads must be at least 1"),
+    ("CrossvalidateConfig", {"folds": 1}, "folds must be at least 2"),
+    ("CrossvalidateConfig", {"validation": 1.0}, "validation is a share in"),
+    ("CrossvalidateConfig", {"protocol": "paper"}, "leave protocol out. For the paper's folds .* --by film"),
+    ("CrossvalidateConfig", {"table": "sites.csv"}, "give --by, as --by site"),
+    ("CrossvalidateConfig", {"by": "site"}, "No way to divide images is called 'site'.* --table sites.csv"),
+    ("CrossvalidateConfig", {"by": "split"}, "Known: image, patient, sex, view"),
+    ("CrossvalidateConfig", {"seeds": (1, 1)}, "seeds must be different values"),
+    ("CrossvalidateConfig", {"seeds": (1, 2), "seed": 3}, "seeds take the place of seed, which is 3"),
+    ("CrossvalidateConfig", {"split": "s.csv"}, "makes its own splits"),
+    ("CrossvalidateConfig", {"label_count": 3, "label_fraction": 0.5}, "Give label_count, 3, or "),
+    ("DescribeConfig", {"stores": ()}, "describe needs stores: evax describe STORE"),
+    ("EmbedConfig", {"films": ()}, "embed needs images"),
+    ("EmbedConfig", {"encoder": TINY}, "Give either bundle"),
+    ("EmbedConfig", {"bundle": None, "encoder": TINY}, "Give either bundle"),
+    ("EmbedConfig", {"image_size": 50}, "multiple of 16"),
+    ("EmbedConfig", {"batch_size": 0}, "batch_size must be above 0"),
+    ("ExportConfig", {"most_films": 0}, "most_films must be above 0, got 0"),
+    ("ExportConfig", {"runtimes": ()}, "runtimes must name at least one"),
+    ("FetchConfig", {"out": None}, "fetch phantoms needs --out, the folder to fill"),
+    ("FetchConfig", {"name": "shenzhen", "out": None}, "fetch shenzhen needs --out, the folder to fill"),
+    (
+        "FetchConfig", {"name": "shenzhen", "films": 3, "seed": 1},
+        "fetch shenzhen does not take films, seed: phantoms do",
+    ),
+    ("FewshotConfig", {"fractions": (0.0, 1.0)}, "fractions must lie in"),
+    ("FewshotConfig", {"fractions": (0.1, 0.1)}, "fractions must be different values"),
+    ("FewshotConfig", {"counts": (0, 5)}, "counts must be above 0"),
+    ("FewshotConfig", {"label_count": 5}, "give fractions, counts and seeds"),
+    ("FewshotConfig", {"label_fraction": 0.5}, "give fractions, counts and seeds"),
+    ("FewshotConfig", {"seed": 2}, "give fractions, counts and seeds"),
+    ("FewshotConfig", {"seeds": (1, 1)}, "seeds must be different values"),
+    ("FewshotConfig", {"lrs": (0.0,)}, "lrs must be above 0"),
+    ("FewshotConfig", {"validation_cap": 0}, "validation_cap must be above 0"),
+    ("FewshotConfig", {"protocol": "paper"}, "fewshot has the clean protocol only"),
+    ("FinetuneConfig", {"label_fraction": 0.0}, "label_fraction must lie in"),
+    ("FinetuneConfig", {"drop_path": 1.0}, "drop_path must lie in"),
+    ("FinetuneConfig", {"steps": 0}, "steps must be above 0"),
+    ("FinetuneConfig", {"seeds": (1, 1)}, "seeds must be different values"),
+    ("FinetuneConfig", {"seeds": (1, 2), "seed": 3}, "seeds take the place of seed, which is 3"),
+    ("FinetuneConfig", {"label_count": 0}, "label_count must be above 0"),
+    ("FinetuneConfig", {"thresholds": "f2"}, "'f2' chooses no threshold; give youden, f1"),
+    (
+        "FinetuneConfig", {"head": "probe", "protocol": "paper"},
+        "head probe is no part of the paper's protocol",
+    ),
+    (
+        "FinetuneConfig", {"warmup_epochs": 1.0},
+        r"warmup_epochs must lie in \[0, epochs\), got 1.0 of None epochs",
+    ),
+    ("FinetuneConfig", {"warmup_epochs": 3.0, "epochs": 2.0}, r"got 3.0 of 2.0 epochs"),
+    ("FinetuneConfig", {"epochs": 0.0}, "epochs must be above 0, got 0.0"),
+    (
+        "FinetuneConfig", {"epochs": 2.0, "steps": 500},
+        r"Give steps, 500, or epochs, 2, not both \(--epochs None",
+    ),
+    (
+        "FinetuneConfig", {"image_size": 32, "resize_size": 31},
+        "resize_size must be at least image_size, 32, got 31",
+    ),
+    (
+        "LocalizeConfig", {"protocol": "paper", "truth": "masks"},
+        "scores boxes one by one, got truth masks: leave --truth out",
+    ),
+    ("PredictConfig", {"films": ()}, r"predict needs images: evax predict BUNDLE FILES\|FOLDER --out x.csv"),
+    ("PredictConfig", {"batch_size": 0}, "batch_size must be above 0, got 0"),
+    ("PrepareConfig", {"size": 8}, "size must lie between 16 and 4096 pixels, got 8"),
+    ("PrepareConfig", {"workers": -1}, "workers must be at least 0, got -1"),
+    (
+        "PrepareConfig", {"validation": 0.9},
+        "validation and test are shares with a sum up to 1, got 0.9 and 0.2",
+    ),
+    ("PrepareConfig", {"test": -0.1}, "got 0.1 and -0.1"),
+    *(
+        ("PrepareConfig", {"source": "masks", "mask_value": value}, MASK_VALUE)
+        for value in ((), (1, 2), (-1,), (65536,), (0, 0, 70000))
+    ),
+    ("PretrainConfig", {"mask_ratio": 1.0}, "mask_ratio must lie between 0 and 1"),
+    (
+        "PretrainConfig", {"mask_ratio": 0.001},
+        "hides 0 of 196 patches at image_size 224: some must be hidden",
+    ),
+    ("PretrainConfig", {"seed": -1}, "seed must be at least 0, got -1"),
+    ("PretrainConfig", {"image_size": 100}, "image_size must be a multiple of 16"),
+    ("PretrainConfig", {"store_shares": (1.0, 2.0)}, "store_shares are 1 numbers, one per store"),
+    ("PretrainConfig", {"epochs": 0}, "epochs must be above 0"),
+    ("PretrainConfig", {"stores": ()}, "pretrain needs at least one store"),
+    ("PretrainConfig", {"tokenizer_view": 7}, "tokenizer_view must lie between 32 and 2048 pixels, got 7"),
+    ("ProbeConfig", {"neighbours": 0}, "neighbours must be above 0"),
+    ("ProbeConfig", {"label_fraction": 0.0}, "label_fraction must lie in"),
+    ("ProbeConfig", {"image_size": 50}, "image_size must be a multiple of 16"),
+    ("ProbeConfig", {"resamples": 0}, "resamples must be above 0"),
+    (
+        "ProbeConfig", {"fractions": (0.5,), "label_fraction": 0.5},
+        "Give label_fraction or label_count for one",
+    ),
+    ("ProbeConfig", {"split_by": "film"}, "split_by film needs a split"),
+    ("ProbeConfig", {"seeds": (3, 4)}, OF_A_SWEEP),
+    ("ProbeConfig", {"name": "hello"}, OF_A_SWEEP),
+    ("ProbeConfig", {"fractions": (0.5,), "seed": 3}, "A sweep has seeds in place of seed, which is 3"),
+    ("SegmentConfig", {"batch_size": 1}, "batch_size must be at least 2"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "change", "message"), SENSELESS)
+def test_values_that_make_no_sense_are_refused(name, change, message):
+    with pytest.raises(ConfigError, match=message):
+        getattr(evax, name)(**EVERY_CONFIG[name] | change)
+
+
 def test_no_config_is_missing_from_these_tests():
     assert sorted(EVERY_CONFIG) == sorted(name for name in evax.__all__ if name.endswith("Config"))
 

@@ -10,38 +10,26 @@ from pathlib import Path
 import nbformat
 import numpy as np
 import pytest
-import torch
 from nbclient import NotebookClient
 
+from bundles import random_bundle
 from evax.cli import COMMANDS
 from evax.config import parse_command_line
-from evax.data.preprocess import Preprocess
-from evax.deploy.bundle import Card, save_bundle
-from evax.models.classifier import Classifier
-from evax.models.encoders import build_encoder
 
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = sorted((ROOT / "docs" / "notebooks").glob("*.ipynb"))
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs" / "how-to").rglob("*.md"))]
-TINY = "eva_x_tiny_patch16_224"
 
 
 @pytest.fixture
 def project(phantoms, phantom_store, tmp_path):
     """A working directory as the README leaves it: a store, an encoder, a classifier and an image."""
-    preprocess = Preprocess(store_size=96, input_size=224)
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        encoder = build_encoder(TINY)
-    save_bundle(
-        tmp_path / "runs/pretrain/encoder", Card(kind="encoder", encoder=TINY, preprocess=preprocess), encoder
-    )
-    card = Card(kind="classifier", encoder=TINY, preprocess=preprocess, findings=("Effusion", "Mass"))
-    save_bundle(tmp_path / "runs/finetune/bundle", card, Classifier(encoder, 2))
+    random_bundle(tmp_path / "runs/pretrain/encoder", size=224)
+    random_bundle(tmp_path / "runs/finetune/bundle", ("Effusion", "Mass"), size=224, std=1e-3)
     (tmp_path / "stores").mkdir()
     (tmp_path / "stores/mine").symlink_to(phantom_store)
     film = next(path for path in sorted(phantoms.rglob("*.dcm")))
-    shutil.copy(film, tmp_path / "film.dcm")
+    shutil.copy(film, tmp_path / "chest.dcm")
     return tmp_path
 
 
@@ -50,13 +38,11 @@ def test_the_python_of_the_readme_runs(project, monkeypatch, capsys):
     monkeypatch.chdir(project)
     names = {}
     exec(code, names)
-    assert capsys.readouterr().out.startswith("{'Effusion': 0.")
-    assert names["heatmap"].shape == names["film"].pixels.shape
-    assert names["images"].shape == (1, 1, 224, 224)
-    assert names["patches"].shape == (1, 196, 192)
-    assert names["grid"] == (14, 14)
+    assert capsys.readouterr().out.startswith("(192,)\n{'Effusion': 0.")
+    assert names["heatmap"].shape == names["image"].pixels.shape
+    assert (names["patches"].shape, names["grid"], names["cls"].shape) == ((1, 64, 192), (8, 8), (1, 192))
     mean = names["patches"].mean(dim=1)[0].detach().numpy()
-    assert np.allclose(mean, names["features"](names["film"]), atol=1e-5)
+    assert np.allclose(mean, names["features"](names["image"]), atol=1e-5)
 
 
 def commands_of(page):

@@ -70,7 +70,7 @@ def modules_after(code):
 
 def test_importing_evax_is_quick_and_needs_no_torch():
     assert "torch" not in modules_after("import evax")
-    assert min(seconds("import evax") for _ in range(3)) < 0.3
+    assert any(seconds("import evax") < 0.3 for _ in range(3))
 
 
 def test_reading_an_image_needs_neither_torch_nor_pandas():
@@ -82,4 +82,4 @@ def test_reading_an_image_needs_neither_torch_nor_pandas():
 def test_help_of_every_command_is_quick_and_imports_no_torch(command):
     code = f"import evax.cli\ntry:\n    evax.cli.run(['{command}', '--help'])\nexcept SystemExit:\n    pass"
     assert not modules_after(code) & {"torch", "pandas", "matplotlib", "timm", "scipy"}
-    assert min(seconds(code) for _ in range(3)) < 0.6
+    assert any(seconds(code) < 0.6 for _ in range(3))

@@ -9,10 +9,7 @@ import sys
 
 import pytest
 
-from evax.data.preprocess import Preprocess
-from evax.deploy.bundle import Card, save_bundle
-from evax.models.classifier import Classifier
-from evax.models.encoders import build_encoder
+from bundles import random_bundle
 
 PROGRAM = """
 import json, sys
@@ -72,11 +69,7 @@ for function, *arguments in calls:
 @pytest.fixture(scope="module")
 def refusals(tmp_path_factory):
     """Function, arguments and answer of every wrong call."""
-    encoder = build_encoder("eva_x_tiny_patch16_224", img_size=64)
-    card = Card(
-        kind="classifier", encoder="eva_x_tiny_patch16_224", preprocess=Preprocess(80, 64), findings=("Mass",)
-    )
-    folder = save_bundle(tmp_path_factory.mktemp("bundle"), card, Classifier(encoder, 1))
+    folder = random_bundle(tmp_path_factory.mktemp("bundle"), ("Mass",), store_size=80)
     command = [sys.executable, "-c", PROGRAM, str(folder)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=folder)
     assert done.returncode == 0, done.stderr

@@ -295,15 +295,6 @@ def test_what_needs_torch_says_so_where_there_is_none(exported, films, tmp_path)
     assert done.stderr == f"evax export: this needs the package torch: {install_command('train')}\n"
 
 
-def test_options_that_make_no_sense_are_refused(exported, tmp_path):
-    with pytest.raises(ConfigError, match="most_films must be above 0, got 0"):
-        ExportConfig(bundle=exported, most_films=0)
-    with pytest.raises(ConfigError, match="runtimes must name at least one"):
-        ExportConfig(bundle=exported, runtimes=())
-    with pytest.raises(ConfigError, match="No runtime is called 'onxx'. Did you mean 'onnx'"):
-        evax.open_bundle(exported, runtime="onxx")
-
-
 @pytest.mark.long
 @pytest.mark.parametrize(
     ("name", "kind"),

@@ -5,33 +5,19 @@ import pytest
 import torch
 
 import evax
-from evax.data.preprocess import Preprocess
-from evax.deploy.bundle import Card, read_card, save_bundle
+from bundles import random_bundle
+from evax.deploy.bundle import read_card
 from evax.deploy.torch_runtime import open_torch
-from evax.models.classifier import Classifier
-from evax.models.encoders import best_device, build_encoder
-from evax.models.segmenter import Segmenter
+from evax.models.encoders import best_device
 from evax.runs.device import start_fabric
 
-TINY = "eva_x_tiny_patch16_224"
 META = torch.device("meta")  # stands for a GPU: another device than that of the images
 
 
 @pytest.fixture(params=["encoder", "classifier", "segmenter"])
 def bundle(request, tmp_path):
-    encoder = build_encoder(TINY, img_size=64)
-    network = {
-        "encoder": lambda: encoder,
-        "classifier": lambda: Classifier(encoder, 2),
-        "segmenter": lambda: Segmenter(encoder, 2, 8),
-    }[request.param]()
-    card = Card(
-        kind=request.param,
-        encoder=TINY,
-        preprocess=Preprocess(store_size=96, input_size=64),
-        findings=() if request.param == "encoder" else ("A", "B"),
-    )
-    return save_bundle(tmp_path / "bundle", card, network)
+    findings = () if request.param == "encoder" else ("A", "B")
+    return random_bundle(tmp_path / "bundle", findings, kind=request.param)
 
 
 def test_training_and_prediction_choose_the_same_device(monkeypatch):

@@ -13,7 +13,7 @@ from evax.cli import run
 from evax.data.building import build_store
 from evax.data.sources import read_source
 from evax.data.split import assign_splits
-from evax.errors import ConfigError, DataError
+from evax.errors import DataError
 from evax.jobs.audit import audit
 from evax.jobs.prepare import prepare
 from evax.options.data import AuditConfig, PrepareConfig
@@ -159,10 +159,3 @@ def test_a_leak_through_a_third_store_can_be_located(phantoms, tmp_path, caplog)
         assert row["via"] == f"{between} {row['row']}"
     assert f"{count} of them only via images of {between}" in caplog.text
     assert f"{count} only via {between}" in (tmp_path / "run" / "audit.html").read_text()
-
-
-def test_values_that_make_no_sense_are_refused(tmp_path):
-    with pytest.raises(ConfigError, match="audit needs stores"):
-        AuditConfig(stores=(), out=tmp_path)
-    with pytest.raises(ConfigError, match="pictures must be at least 0"):
-        AuditConfig(stores=(tmp_path,), out=tmp_path, pictures=-1)

@@ -11,10 +11,9 @@ from PIL import Image
 
 import evax
 from evax.cli import run
-from evax.errors import ConfigError
 from evax.evaluation.comparison import holm
 from evax.jobs.prepare import prepare
-from evax.options.data import DescribeConfig, PrepareConfig
+from evax.options.data import PrepareConfig
 from evax.pages.sections import data_sheet
 
 
@@ -82,8 +81,3 @@ def test_one_store_has_its_own_heading_its_splits_in_order_and_says_whose_images
     assert "name nobody" not in whole
     (numbers, _) = json.loads((described / "statistics.json").read_text())["stores"]
     assert list(numbers["splits"]) == ["train", "val", "test"]
-
-
-def test_without_stores_the_next_step_is_named(tmp_path):
-    with pytest.raises(ConfigError, match="describe needs stores: evax describe STORE"):
-        DescribeConfig(stores=(), out=tmp_path)

@@ -9,7 +9,6 @@ import subprocess
 import sys
 import tarfile
 import zipfile
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -250,11 +249,3 @@ def test_an_interrupted_drawing_of_phantoms_is_drawn_anew_by_the_same_command(tm
     assert one == other
     with pytest.raises(ConfigError, match="The folder .*raw is not empty"):
         fetch(FetchConfig(name="phantoms", out=raw, films=1, workers=1))
-
-
-def test_options_that_mean_nothing_for_a_set_are_refused():
-    with pytest.raises(ConfigError, match="fetch shenzhen does not take films, seed: phantoms do"):
-        FetchConfig(name="shenzhen", out=Path("x"), films=3, seed=1)
-    for name in ("phantoms", "shenzhen"):
-        with pytest.raises(ConfigError, match=f"fetch {name} needs --out, the folder to fill"):
-            FetchConfig(name=name)

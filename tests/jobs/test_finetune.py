@@ -133,8 +133,6 @@ def test_the_rule_for_thresholds_changes_them_and_is_in_the_protocol(tiny, tmp_p
         if threshold is not None:
             absent = scores.loc[scores[f"label:{finding}"] == 0, f"probability:{finding}"]
             assert (absent.astype(np.float32) < np.float64(threshold)).all()
-    with pytest.raises(ConfigError, match="'f2' chooses no threshold; give youden, f1"):
-        replace(tiny, thresholds="f2")
 
 
 def test_pre_trained_weights_are_where_fine_tuning_starts_and_their_normalisation_is_kept(
@@ -158,8 +156,9 @@ def test_pre_trained_weights_are_where_fine_tuning_starts_and_their_normalisatio
     log_other_size(config.weights, 96)
     assert "was trained at 64 pixels and sees images at 96 here; --image-size 64 is its own" in caplog.text
     other = save_bundle(tmp_path / "other", replace(card, preprocess=replace(chain, store_size=128)), encoder)
-    with pytest.raises(DataError, match="kept at 128 pixels.*prepare the store with --size 128"):
-        finetune(replace(config, weights=other, out=tmp_path / "c"))
+    bundle = finetune(replace(config, weights=other, out=tmp_path / "c"))
+    assert "was trained on images kept at 128 pixels" in caplog.text
+    assert evax.open_bundle(bundle).card.preprocess == replace(chain, bits=16)  # kept as the store keeps them
 
 
 def test_an_encoder_that_was_pre_trained_on_the_test_images_is_refused(tiny, phantom_store, tmp_path):
@@ -365,19 +364,6 @@ def test_redrawn_labels_are_those_of_more_patients_than_a_fixed_subset_and_the_r
     assert reports[0]["train"]["patients"] == 3 < reports[1]["train"]["patients"]
 
 
-def test_values_that_make_no_sense_are_refused(tiny):
-    for change, message in (
-        ({"label_fraction": 0.0}, "label_fraction must lie in"),
-        ({"drop_path": 1.0}, "drop_path must lie in"),
-        ({"steps": 0}, "steps must be above 0"),
-        ({"seeds": (1, 1)}, "seeds must be different values"),
-        ({"seeds": (1, 2), "seed": 3}, "seeds take the place of seed, which is 3"),
-        ({"label_count": 0}, "label_count must be above 0"),
-    ):
-        with pytest.raises(ConfigError, match=message):
-            replace(tiny, **change)
-
-
 def test_a_cnn_with_imagenet_weights_is_tuned_with_their_normalisation_and_its_bundle_predicts(
     tiny, phantoms
 ):
@@ -452,8 +438,3 @@ def test_a_head_that_starts_from_a_probe_answers_like_it_before_anything_is_lear
         next(event for event in events if event["event"] == kind) for kind in ("head", "validation")
     )
     assert looked["mauc"] == pytest.approx(probed["validation_mauc"], abs=1e-6)
-
-
-def test_a_head_from_a_probe_is_no_part_of_the_paper_s_protocol(tiny):
-    with pytest.raises(ConfigError, match="head probe is no part of the paper's protocol"):
-        replace(tiny, head="probe", protocol="paper")

@@ -7,18 +7,15 @@ import pytest
 import torch
 from torch.nn.functional import interpolate
 
-from evax.data.preprocess import Preprocess
-from evax.deploy.bundle import Card, save_bundle
+from bundles import TINY, random_card, random_network
+from evax.deploy.bundle import save_bundle
 from evax.errors import ConfigError
 from evax.jobs.finetune import FinetuneConfig
 from evax.models.classifier import Classifier
 from evax.models.encoders import build_encoder
-from evax.options.studies import FewshotConfig
 from evax.options.training import OptimizerConfig
 from evax.runs.optimizer import create_optimizer, lr_at_step
 from evax.weights.encoders import starting_encoder
-
-TINY = "eva_x_tiny_patch16_224"
 
 
 def config_of(**options):
@@ -27,10 +24,9 @@ def config_of(**options):
 
 def bundle_of(folder, name):
     """An encoder of 32-pixel images whose final norm is told from a new one."""
-    encoder = build_encoder(name, img_size=32)
+    encoder = random_network(encoder=name, size=32)
     torch.nn.init.constant_(encoder.fc_norm.weight, 3.0)
-    card = Card(kind="encoder", encoder=name, preprocess=Preprocess(48, 32))
-    return save_bundle(folder / "encoder", card, encoder)
+    return save_bundle(folder / "encoder", random_card(encoder=name, size=32, store_size=48), encoder)
 
 
 @pytest.fixture(scope="module")
@@ -110,26 +106,6 @@ def test_what_a_cnn_does_not_have_is_refused():
         starting_encoder(config_of(**cnn, fc_norm="new"))
     with pytest.raises(ConfigError, match="has no patch embedding: leave freeze_patch_embed out"):
         starting_encoder(config_of(**cnn, freeze_patch_embed=True))
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"warmup_epochs": 1.0}, r"warmup_epochs must lie in \[0, epochs\), got 1.0 of None epochs"),
-        ({"warmup_epochs": 3.0, "epochs": 2.0}, r"got 3.0 of 2.0 epochs"),
-        ({"epochs": 0.0}, "epochs must be above 0, got 0.0"),
-        ({"epochs": 2.0, "steps": 500}, r"Give steps, 500, or epochs, 2, not both \(--epochs None"),
-        ({"resize_size": 31}, "resize_size must be at least image_size, 32, got 31"),
-    ],
-)
-def test_values_that_make_no_sense_are_refused(change, message):
-    with pytest.raises(ConfigError, match=message):
-        config_of(**change)
-
-
-def test_a_sweep_has_the_clean_protocol_only():
-    with pytest.raises(ConfigError, match="fewshot has the clean protocol only"):
-        FewshotConfig(store=Path("s"), out=Path("o"), protocol="paper")
 
 
 def test_epochs_are_rounded_up_to_whole_steps_in_exact_arithmetic():

@@ -13,23 +13,22 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 import evax
+from bundles import random_bundle
 from evax.cli import run
 from evax.data.films import read_or_reason
-from evax.data.preprocess import Preprocess
-from evax.deploy.bundle import Card, save_bundle
 from evax.errors import ConfigError, DataError
 from evax.explain.overlay import overlay
+from evax.files import read_json
 from evax.jobs.demo import demo
 from evax.jobs.predict import predict
-from evax.models.classifier import Classifier
-from evax.models.encoders import build_encoder
 from evax.options.results import DemoConfig, PredictConfig
 
-TINY = "eva_x_tiny_patch16_224"
+READER = "evax.jobs.predict.read_or_reason"
+NAMES = ["a/1.png", "a/2.jpg", "a/3.png", "a/4.png", "b/1.png", "b/1.tif", "b/deep/x.PNG", "z.png"]
+READABLE = [name for name in NAMES if name != "a/3.png"]
 FINDINGS = ("Effusion", "Nodule/Mass", "Edema")
 EVERYTHING, NOTHING = 0.0, 1.1
 
@@ -40,20 +39,20 @@ def draw(path, seed):
     Image.fromarray(coarse).resize((80, 100), Image.Resampling.BICUBIC).save(path)
 
 
+def draw_films(folder):
+    """Seven images in two folders, two of them of the same name, and between them one that is damaged."""
+    for number, name in enumerate(READABLE):
+        draw(folder / name, number)
+    (folder / "a" / "3.png").write_bytes((folder / "a" / "1.png").read_bytes()[:200])
+    (folder / "a" / "readme.txt").write_text("not an image")
+    (folder / "a" / ".hidden.png").write_text("not an image")
+    return folder
+
+
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory):
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        network = Classifier(build_encoder(TINY, img_size=64), len(FINDINGS))
-        torch.nn.init.normal_(network.head.weight)
-    card = Card(
-        kind="classifier",
-        encoder=TINY,
-        preprocess=Preprocess(store_size=80, input_size=64),
-        findings=FINDINGS,
-        thresholds={"Effusion": 0.5, "Nodule/Mass": None},
-    )
-    return save_bundle(tmp_path_factory.mktemp("bundle"), card, network)
+    thresholds = {"Effusion": 0.5, "Nodule/Mass": None}
+    return random_bundle(tmp_path_factory.mktemp("bundle"), FINDINGS, store_size=80, thresholds=thresholds)
 
 
 @pytest.fixture
@@ -71,15 +70,7 @@ def with_thresholds(bundle, tmp_path):
 
 @pytest.fixture
 def config(bundle, tmp_path):
-    """Seven images in two folders, two of them of the same name, and between them one that is damaged."""
-    films = tmp_path / "films"
-    for number, name in enumerate(
-        ["a/1.png", "a/2.jpg", "a/4.png", "b/1.png", "b/1.tif", "b/deep/x.PNG", "z.png"]
-    ):
-        draw(films / name, number)
-    (films / "a" / "3.png").write_bytes((films / "a" / "1.png").read_bytes()[:200])
-    (films / "a" / "readme.txt").write_text("not an image")
-    (films / "a" / ".hidden.png").write_text("not an image")
+    films = draw_films(tmp_path / "films")
     return PredictConfig(bundle=bundle, films=(films,), out=tmp_path / "scores.csv", batch_size=3)
 
 
@@ -88,12 +79,8 @@ def table_of(config):
         return {row["file"].removeprefix(f"{config.films[0]}/"): row for row in csv.DictReader(file)}
 
 
-NAMES = ["a/1.png", "a/2.jpg", "a/3.png", "a/4.png", "b/1.png", "b/1.tif", "b/deep/x.PNG", "z.png"]
-READABLE = [name for name in NAMES if name != "a/3.png"]
-
-
 @pytest.mark.parametrize("batch_size", [1, 3, 100])
-def test_the_table_holds_what_the_predictor_says_of_each_image(config, batch_size):
+def test_the_table_holds_what_the_predictor_says_of_each_image(config, batch_size, caplog):
     table, predictor = table_of(replace(config, batch_size=batch_size)), evax.open_bundle(config.bundle)
     assert list(table) == NAMES
     for name in READABLE:
@@ -101,13 +88,14 @@ def test_the_table_holds_what_the_predictor_says_of_each_image(config, batch_siz
         assert {f: float(table[name][f]) for f in FINDINGS} == pytest.approx(prediction, abs=2e-6)
         assert table[name]["error"] == ""
     assert len({table[name]["Effusion"] for name in READABLE}) == len(READABLE)
-
-
-def test_an_image_that_cannot_be_read_is_a_line_with_its_reason(config):
-    row = table_of(config)["a/3.png"]
+    row = table["z.png"]  # a finding without a threshold is neither present nor absent
+    assert row["Effusion:present"] in ("0", "1")
+    assert (row["Nodule/Mass:present"], row["Edema:present"]) == ("", "")
+    row = table["a/3.png"]  # an image that cannot be read is a line with its reason
     assert row.pop("file") in row["error"]
     assert "is damaged or of an unsupported kind" in row.pop("error")
     assert set(row.values()) == {""}
+    assert "1 of 8 images could not be read: the column error of" in caplog.text
 
 
 def test_the_notes_are_the_issues_of_the_image(config):
@@ -121,20 +109,14 @@ def test_a_score_at_the_threshold_is_present_and_one_a_hair_below_is_not(config,
     film = config.films[0] / "a" / "1.png"
     score = evax.open_bundle(config.bundle)(film)["Effusion"]
     assert score == np.float32(score)
-    for threshold, present in [
+    for threshold, present in (
         (score, "1"),
         (math.nextafter(score, 1), "0"),
         (math.nextafter(score, 0), "1"),
-    ]:
+    ):
         out = config.out.with_name(f"{threshold}.csv")
         table = table_of(replace(config, batch_size=1, bundle=with_thresholds(Effusion=threshold), out=out))
         assert table["a/1.png"]["Effusion:present"] == present
-
-
-def test_a_finding_without_a_threshold_is_neither_present_nor_absent(config):
-    row = table_of(config)["z.png"]
-    assert row["Effusion:present"] in ("0", "1")
-    assert (row["Nodule/Mass:present"], row["Edema:present"]) == ("", "")
 
 
 def test_every_image_keeps_its_own_maps_although_names_repeat(config, with_thresholds, tmp_path):
@@ -152,9 +134,8 @@ def test_every_image_keeps_its_own_maps_although_names_repeat(config, with_thres
     for row, name in ((1, "a/1"), (5, "b/1")):
         film = evax.read_image(config.films[0] / f"{name}.png")
         expected = overlay(film.pixels, evax.grad_cam(predictor, film, "Effusion"))
-        np.testing.assert_array_equal(
-            np.asarray(Image.open(maps / f"{row:05}-1-Effusion.png")), np.asarray(expected)
-        )
+        drawn = Image.open(maps / f"{row:05}-1-Effusion.png")
+        np.testing.assert_array_equal(np.asarray(drawn), np.asarray(expected))
 
 
 def test_files_may_be_named_one_by_one_whatever_their_suffix(config, tmp_path):
@@ -183,9 +164,6 @@ def test_a_folder_s_dicom_files_are_found_whatever_they_are_called(config, phant
     ]  # fmt: skip
 
 
-# --- refusals ---------------------------------------------------------------------------------------
-
-
 def test_a_place_that_does_not_exist_or_holds_no_image_is_named(config, tmp_path):
     with pytest.raises(DataError, match="There is no file or folder .*lost.png"):
         predict(replace(config, films=(config.films[0], tmp_path / "lost.png")))
@@ -198,9 +176,8 @@ def test_a_place_that_does_not_exist_or_holds_no_image_is_named(config, tmp_path
 def test_when_no_image_can_be_read_the_first_reason_is_said_and_nothing_remains(config):
     for number, name in enumerate(NAMES):
         (config.films[0] / name).write_bytes(b"" if number == 0 else b"no film at all")
-    with pytest.raises(
-        DataError, match="None of the 8 files could be read; the first reason: .*1.png is empty"
-    ):
+    said = "None of the 8 files could be read; the first reason: .*1.png is empty"
+    with pytest.raises(DataError, match=said):
         predict(config)
     assert [path.name for path in config.out.parent.iterdir()] == ["films"]
 
@@ -212,9 +189,15 @@ def test_a_table_that_is_there_is_not_written_over(config):
     assert config.out.read_text() == "older"
 
 
-def test_images_that_could_not_be_read_are_counted_at_the_end(config, caplog):
-    predict(config)
-    assert "1 of 8 images could not be read: the column error of" in caplog.text
+def stop_at(name):
+    """Reads images until it is killed at one of this name."""
+
+    def reader(path, bits):
+        if path.name == name:
+            raise KeyboardInterrupt
+        return read_or_reason(path, bits)
+
+    return reader
 
 
 @pytest.fixture
@@ -222,13 +205,8 @@ def killed_at(config, monkeypatch):
     """Runs predict until it is killed while it reads an image of this name; returns the table it kept."""
 
     def kill(name, **options):
-        def reader(path, bits):
-            if path.name == name:
-                raise KeyboardInterrupt
-            return read_or_reason(path, bits)
-
         with monkeypatch.context() as patch:
-            patch.setattr("evax.jobs.predict.read_or_reason", reader)
+            patch.setattr(READER, stop_at(name))
             with pytest.raises(KeyboardInterrupt):
                 predict(replace(config, **options))
         (kept,) = config.out.parent.glob(".scores.csv.*.unfinished")
@@ -244,10 +222,7 @@ def test_a_killed_run_goes_on_after_the_images_it_had_scored(config, killed_at, 
     kept.write_text(kept.read_text() + f"{config.films[0]}/a/4.p")  # a line that the kill cut
     killed_at("1.tif", resume=True)  # and killed again before it has scored one
     read = []
-    monkeypatch.setattr(
-        "evax.jobs.predict.read_or_reason",
-        lambda path, bits: read.append(path.name) or read_or_reason(path, bits),
-    )
+    monkeypatch.setattr(READER, lambda path, bits: read.append(path.name) or read_or_reason(path, bits))
     assert predict(replace(config, resume=True)).read_text() == whole
     assert read == ["4.png", "1.png", "1.tif", "x.PNG", "z.png"]
     assert "Going on after 3 images that have been scored" in caplog.text
@@ -259,24 +234,17 @@ def test_a_demo_that_was_killed_while_it_predicted_is_resumed(config, monkeypatc
     step = replace(config, out=Path("RUN/deep/scores.csv"))
     whole = predict(replace(config, out=config.out.with_name("whole.csv"))).read_text()
     monkeypatch.setattr("evax.pages.run.write_demo_page", lambda run: run / "report.html")
-
-    def stop(path, bits):
-        if path.name == "z.png":
-            raise KeyboardInterrupt
-        return read_or_reason(path, bits)
-
     with monkeypatch.context() as patch:
-        patch.setattr("evax.jobs.predict.read_or_reason", stop)
+        patch.setattr(READER, stop_at("z.png"))
         with pytest.raises(KeyboardInterrupt):
             demo(DemoConfig(out=out, predict={"p": step}))
-    demo(DemoConfig(out=out, predict={"p": step}, resume=True))
-    assert (out / "deep/scores.csv").read_text() == whole
-    journal = json.loads((out / "run.json").read_text())
-    (out / "run.json").unlink()  # killed between the table and its line in the journal
-    demo(DemoConfig(out=out, predict={"p": step}, resume=True))
-    assert (out / "deep/scores.csv").read_text() == whole
-    again = json.loads((out / "run.json").read_text())
-    assert [entry["command"] for entry in again["steps"]] == [entry["command"] for entry in journal["steps"]]
+    journals = []
+    for _ in range(2):
+        demo(DemoConfig(out=out, predict={"p": step}, resume=True))
+        assert (out / "deep/scores.csv").read_text() == whole
+        journals.append([entry["command"] for entry in read_json(out / "run.json")["steps"]])
+        (out / "run.json").unlink()  # killed between the table and its line in the journal
+    assert journals[0] == journals[1]
 
 
 def test_an_image_that_vanished_or_came_between_changes_no_other_image_s_line(config, killed_at):
@@ -290,9 +258,8 @@ def test_an_image_that_vanished_or_came_between_changes_no_other_image_s_line(co
 def test_what_a_stopped_run_scored_is_not_thrown_away_unasked(config, killed_at):
     kept = killed_at("1.tif")
     before = kept.read_text()
-    with pytest.raises(
-        DataError, match=r"stopped run has scored 3 of these films: add --resume .*, or delete .*unfinished"
-    ):
+    said = r"stopped run has scored 3 of these images: add --resume .*, or delete .*unfinished"
+    with pytest.raises(DataError, match=said):
         predict(config)
     assert kept.read_text() == before
 
@@ -303,14 +270,13 @@ def test_a_second_run_into_the_same_table_is_refused(config, monkeypatch):
             predict(config)
         return read_or_reason(path, bits)
 
-    monkeypatch.setattr("evax.jobs.predict.read_or_reason", second)
+    monkeypatch.setattr(READER, second)
     assert len(predict(config).read_text().splitlines()) == 1 + len(NAMES)
 
 
 def test_a_table_that_appeared_meanwhile_is_not_written_over(config, monkeypatch):
     monkeypatch.setattr(
-        "evax.jobs.predict.read_or_reason",
-        lambda path, bits: config.out.write_text("another run's") and read_or_reason(path, bits),
+        READER, lambda path, bits: config.out.write_text("another run's") and read_or_reason(path, bits)
     )
     with pytest.raises(DataError, match=r"scores.csv exists"):
         predict(config)
@@ -351,22 +317,9 @@ def test_what_another_bundle_scored_is_not_gone_on_from(config, with_thresholds,
 
 
 def test_an_encoder_bundle_is_refused(config, tmp_path):
-    card = Card(kind="encoder", encoder=TINY, preprocess=Preprocess(store_size=80, input_size=64))
-    encoder = save_bundle(tmp_path / "encoder", card, build_encoder(TINY, img_size=64))
-    with pytest.raises(
-        ConfigError,
-        match="encoder holds an encoder; predict needs a classifier or segmenter bundle. Fine-tune",
-    ):
-        predict(replace(config, bundle=encoder))
-
-
-def test_options_that_make_no_sense_are_refused(config):
-    with pytest.raises(
-        ConfigError, match=r"predict needs images: evax predict BUNDLE FILES\|FOLDER --out x.csv"
-    ):
-        replace(config, films=())
-    with pytest.raises(ConfigError, match="batch_size must be above 0, got 0"):
-        replace(config, batch_size=0)
+    said = "encoder holds an encoder; predict needs a classifier or segmenter bundle. Fine-tune"
+    with pytest.raises(ConfigError, match=said):
+        predict(replace(config, bundle=random_bundle(tmp_path / "encoder", store_size=80)))
 
 
 @pytest.mark.parametrize(

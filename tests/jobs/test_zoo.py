@@ -53,6 +53,10 @@ def bundle_of(folder, network):
     return save_bundle(folder, card, network)
 
 
+def convert(source, to, out, **options):
+    return zoo(ZooConfig(action="convert", source=str(source), to=to, out=out, **options))
+
+
 @pytest.fixture(scope="module")
 def encoder():
     return random_network("encoder")
@@ -121,22 +125,20 @@ def test_a_published_480_pixel_classifier_becomes_a_bundle_that_predict_runs(tmp
 
 
 def test_a_renamed_file_needs_to_be_told_what_it_is_like(tmp_path):
-    write_fine_tuned(tmp_path / "mine.pth", TINY, outputs=5)
-    convert = {"action": "convert", "source": str(tmp_path / "mine.pth"), "to": "bundle"}
-    with pytest.raises(ConfigError, match="mine.pth has not the name of a published file.*--like"):
-        zoo(ZooConfig(**convert, out=tmp_path / "x"))
-    zoo(ZooConfig(**convert, out=tmp_path / "bundle", like="eva_x_tiny_chexpert"))
+    source = tmp_path / "mine.pth"
+    write_fine_tuned(source, TINY, outputs=5)
+    convert(source, "bundle", tmp_path / "bundle", like="eva_x_tiny_chexpert")
     assert read_card(tmp_path / "bundle").findings[-1] == "Effusion"
-    with pytest.raises(WeightsError, match="does not fit a head of 14 findings"):
-        zoo(ZooConfig(**convert, out=tmp_path / "x", like="eva_x_tiny_cxr14"))
-    with pytest.raises(WeightsError, match=r"\(1, 197, 192\), expected 901 tokens for 480 pixels"):
-        zoo(ZooConfig(**convert, out=tmp_path / "x", like="eva_x_small_covidx4"))
-    with pytest.raises(WeightsError, match="has a head, so it was fine-tuned"):
-        zoo(ZooConfig(**convert, out=tmp_path / "x", like="eva_x_tiny_mim"))
-    with pytest.raises(WeightsError, match=r"layout of mmseg.*evax zoo fetch eva_x_small_siim"):
-        zoo(ZooConfig(**convert, out=tmp_path / "x", like="eva_x_small_siim"))
-    with pytest.raises(WeightsError, match="does not fit resnet50 as a file of the layout vit"):
-        zoo(ZooConfig(**convert, out=tmp_path / "x", like="resnet50_imagenet"))
+    for like, message in (
+        (None, "mine.pth has not the name of a published file.*--like"),
+        ("eva_x_tiny_cxr14", "does not fit a head of 14 findings"),
+        ("eva_x_small_covidx4", r"\(1, 197, 192\), expected 901 tokens for 480 pixels"),
+        ("eva_x_tiny_mim", "has a head, so it was fine-tuned"),
+        ("eva_x_small_siim", r"layout of mmseg.*evax zoo fetch eva_x_small_siim"),
+        ("resnet50_imagenet", "does not fit resnet50 as a file of the layout vit"),
+    ):
+        with pytest.raises(ConfigError if like is None else WeightsError, match=message):
+            convert(source, "bundle", tmp_path / "x", like=like)
     assert not (tmp_path / "x").exists()
 
 
@@ -147,11 +149,7 @@ def test_a_published_name_becomes_an_encoder_bundle_in_the_precision_asked_for(
     monkeypatch.setenv("EVAX_WEIGHTS", str(tmp_path))
     exact = write_mim(tmp_path / RELEASED["eva_x_tiny_mim"].file, TINY, rotary_grid=16)
     out = tmp_path / "bundle"
-    zoo(
-        ZooConfig(
-            action="convert", source="eva_x_tiny_mim", to="bundle", out=out, full_precision=full_precision
-        )
-    )
+    convert("eva_x_tiny_mim", "bundle", out, full_precision=full_precision)
     weight = exact["norm.weight"]
     for network in (evax.open_bundle(out).network, evax.create_encoder(TINY, out)):
         assert network.rotary_grid == 16  # travels with the weights
@@ -164,11 +162,7 @@ def test_a_published_name_becomes_an_encoder_bundle_in_the_precision_asked_for(
 
 def test_an_encoder_written_officially_has_the_official_names_and_shapes(tmp_path, encoder):
     bundle_of(tmp_path / "bundle", encoder)
-    path = zoo(
-        ZooConfig(
-            action="convert", source=str(tmp_path / "bundle"), to="official", out=tmp_path / "official.pt"
-        )
-    )
+    path = convert(tmp_path / "bundle", "official", tmp_path / "official.pt")
     state = torch.load(path, weights_only=True)["module"]
     official = {
         key: value.shape
@@ -200,7 +194,7 @@ def test_timm_and_transformers_open_the_converted_classifier_and_agree(tmp_path,
 
     bundle_of(tmp_path / "bundle", classifier)
     folder = tmp_path / "timm"
-    zoo(ZooConfig(action="convert", source=str(tmp_path / "bundle"), to="timm", out=folder))
+    convert(tmp_path / "bundle", "timm", folder)
     with torch.no_grad():
         logits = classifier(images)
         pooled = classifier.encoder.fc_norm(classifier.encoder.encode(images).patches.mean(dim=1))
@@ -254,7 +248,7 @@ def test_timm_and_transformers_open_the_converted_encoder_and_agree(tmp_path, en
 
     bundle_of(tmp_path / "bundle", encoder)
     folder = tmp_path / "folder"
-    zoo(ZooConfig(action="convert", source=str(tmp_path / "bundle"), to="transformers", out=folder))
+    convert(tmp_path / "bundle", "transformers", folder)
     with torch.no_grad():
         encoded = encoder.encode(images)
         expected = torch.cat([encoded.cls[:, None], encoded.patches], dim=1)
@@ -278,7 +272,7 @@ def test_every_size_has_an_architecture_in_timm_with_the_same_tensors(name):
 
 def test_a_converted_folder_needs_timm_only(tmp_path, encoder):
     bundle_of(tmp_path / "bundle", encoder)
-    zoo(ZooConfig(action="convert", source=str(tmp_path / "bundle"), to="timm", out=tmp_path / "timm"))
+    convert(tmp_path / "bundle", "timm", tmp_path / "timm")
     program = (
         "import sys, timm; model = timm.create_model('local-dir:timm', pretrained=True); "
         "print(sum(p.numel() for p in model.parameters()), 'evax' in sys.modules)"
@@ -291,7 +285,7 @@ def test_a_baseline_becomes_a_bundle_with_its_colours_and_stays_out_of_the_autho
     source = tmp_path / RELEASED["densenet121_imagenet"].file
     reference = densenet121()
     torch.save(old_densenet(reference.state_dict()), source)
-    zoo(ZooConfig(action="convert", source=str(source), to="bundle", out=tmp_path / "bundle"))
+    convert(source, "bundle", tmp_path / "bundle")
     predictor = evax.open_bundle(tmp_path / "bundle")
     assert predictor.card.preprocess == Preprocess(336, 224, IMAGENET_MEAN, IMAGENET_STD)
     assert predictor.card.training["source"].endswith(source.name)
@@ -302,7 +296,7 @@ def test_a_baseline_becomes_a_bundle_with_its_colours_and_stays_out_of_the_autho
     feature = torch.from_numpy(predictor.predict_inputs(film.numpy())[0])
     assert torch.allclose(feature, expected, atol=1e-4)
     with pytest.raises(WeightsError, match="Only EVA-X encoders go to the authors' layout"):
-        zoo(ZooConfig(action="convert", source=str(tmp_path / "bundle"), to="official", out=tmp_path / "x"))
+        convert(tmp_path / "bundle", "official", tmp_path / "x")
 
 
 class Malice:
@@ -337,14 +331,13 @@ def test_options_of_another_action_are_refused(options, message):
 def test_what_cannot_be_converted_is_refused_before_anything_is_written(tmp_path, encoder):
     bundle = bundle_of(tmp_path / "bundle", encoder)
     out = tmp_path / "out"
-    for source, changes, message in (
-        (str(bundle), {"to": "bundle"}, "is a bundle: it goes to official"),
-        (str(bundle), {"to": "timm", "full_precision": True}, "without like or full_precision"),
-        ("eva_x_tiny_cxr", {"to": "timm"}, "Did you mean 'eva_x_tiny_cxr14'"),
-        ("eva_x_tiny_cxr14", {"to": "timm", "like": "eva_x_tiny_mim"}, "like describes a file that is there"),
+    for source, to, folder, changes, message in (
+        (bundle, "bundle", out, {}, "is a bundle: it goes to official"),
+        (bundle, "timm", out, {"full_precision": True}, "without like or full_precision"),
+        ("eva_x_tiny_cxr", "timm", out, {}, "Did you mean 'eva_x_tiny_cxr14'"),
+        ("eva_x_tiny_cxr14", "timm", out, {"like": "eva_x_tiny_mim"}, "like describes a file that is there"),
+        (bundle, "timm", bundle, {}, "bundle exists. Choose another --out"),
     ):
         with pytest.raises(ConfigError, match=message):
-            zoo(ZooConfig(action="convert", source=source, out=out, **changes))
-    with pytest.raises(ConfigError, match="bundle exists. Choose another --out"):
-        zoo(ZooConfig(action="convert", source=str(bundle), to="timm", out=bundle))
+            convert(source, to, folder, **changes)
     assert not out.exists()

@@ -67,12 +67,6 @@ def test_encode_gives_the_last_block_s_raw_output_on_the_patch_grid():
     assert torch.equal(tokens[:, 0], encoded.cls)
 
 
-def test_one_grey_channel_is_shown_to_all_three_input_channels():
-    encoder = build_encoder(name_of("tiny")).eval()
-    grey = torch.randn(1, 1, 224, 224)
-    assert torch.equal(encoder.encode(grey).patches, encoder.encode(grey.expand(-1, 3, -1, -1)).patches)
-
-
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("name", ["eva_x_tiny_patch16_224", "vit_small_patch16_224", "efficientnet_lite0"])
 def test_every_way_into_an_encoder_treats_one_grey_channel_alike(name, channels):

@@ -134,17 +134,14 @@ def test_the_numbers_of_groups_and_temperatures_are_those_of_the_report(run, pag
     for part in report["subgroups"]:
         assert part["groups"]
         for group in part["groups"]:
+            shown = f"{group['group']} ({group['films']} images of {group['patients']} patients)"
             if group["mauc"] is not None:
                 low, high = group["mauc_interval"]
-                assert f"{group['mauc']:.3f} [{low:.3f}, {high:.3f}]" in page.text
-            else:
-                assert (
-                    f"{group['group']} ({group['films']} images of {group['patients']} patients)" in page.text
-                )
+                shown = f"{group['mauc']:.3f} [{low:.3f}, {high:.3f}]"
+            assert shown in page.text
     for row in report["calibration"]["findings"]:
-        assert (
-            f"after temperature {row['temperature']:.2f}: {row['ece']:.3f}, {row['brier']:.3f}" in page.text
-        )
+        after = f"after temperature {row['temperature']:.2f}: {row['ece']:.3f}, {row['brier']:.3f}"
+        assert after in page.text
 
 
 def test_errors_are_on_the_wrong_side_of_the_threshold_and_shown_by_row(run, page, store):
@@ -159,37 +156,34 @@ def test_errors_are_on_the_wrong_side_of_the_threshold_and_shown_by_row(run, pag
     assert 0 < len(of_one) <= ERRORS_PER_FINDING
 
 
-def test_the_most_doubtful_tenth_of_the_labels_is_listed_in_order(run, store):
+def test_the_most_doubtful_tenth_of_the_labels_is_listed_in_order_and_no_test_label(run, page, store):
     table = pd.read_csv(run / "suspicious.csv")
     assert list(table.columns) == ["film_row", "split", "finding", "label", "score"]
     assert len(table) == 25  # of the 122 images that are not tested x 2 findings
     assert table["score"].is_monotonic_decreasing
     truth = [store.manifest.table.loc[row.film_row, row.finding] for row in table.itertuples()]
     assert (table["label"] == truth).all()
-
-
-def test_no_test_label_is_offered_for_mending_by_the_answers_of_the_classifier_under_test(run, page):
-    assert set(pd.read_csv(run / "suspicious.csv")["split"]) == {"train", "validation"}
+    assert set(table["split"]) == {"train", "validation"}
     assert "Test labels may be mended only blind to every model" in page.text
 
 
-def test_what_could_not_be_judged_is_not_counted_as_passed(store, tmp_path):
-    said = [
+def test_what_could_not_be_judged_and_how_many_images_chose_the_checkpoint_is_on_the_page(store, tmp_path):
+    checks = [
         {"name": "Doubtful labels", "passed": passed, "message": f"said {passed}", "action": ""}
         for passed in (True, None)
     ]
-    page = Page(write_run(store, tmp_path / "run", checks=said))
-    assert "1 of 2 checks passed, 1 could not be judged" in page.text
-    assert "Doubtful labels: could not be judged said None" in page.text
-    assert page.source.count("✓") == 1
-
-
-def test_how_many_validation_images_chose_the_checkpoint_is_on_the_page(store, tmp_path):
     protocol = {
         "name": "clean", "checkpoint_chosen_on": "validation mAUC", "thresholds_chosen_on": "validation",
     }  # fmt: skip
-    page = Page(write_run(store, tmp_path / "run", protocol=protocol, validation_films_per_look=20))
-    assert "checkpoint chosen on validation mAUC of 20 of the 60 validation images" in page.text
+    changes = {"checks": checks, "protocol": protocol, "validation_films_per_look": 20}
+    page = Page(write_run(store, tmp_path / "run", **changes))
+    for words in (
+        "1 of 2 checks passed, 1 could not be judged",
+        "Doubtful labels: could not be judged said None",
+        "checkpoint chosen on validation mAUC of 20 of the 60 validation images",
+    ):
+        assert words in page.text
+    assert page.source.count("✓") == 1
 
 
 def test_a_run_on_a_table_s_split_has_its_images_divided_as_the_table_says(store, tmp_path, page):
@@ -228,13 +222,8 @@ def test_without_its_store_the_page_has_the_same_numbers_and_says_why_there_are_
 
 
 def test_another_protocol_than_clean_is_said_loudly(store, tmp_path):
-    protocol = {
-        "name": "paper",
-        "warning": "the test images chose",
-        "thresholds_chosen_on": "test",
-        "label_fraction": 1.0,
-    }
-    loud = Page(write_run(store, tmp_path / "run", protocol=protocol))
+    protocol = {"name": "paper", "warning": "the test images chose", "thresholds_chosen_on": "test"}
+    loud = Page(write_run(store, tmp_path / "run", protocol=protocol | {"label_fraction": 1.0}))
     assert "Protocol paper, not clean." in loud.text
     assert loud.text.index("the test images chose") < loud.text.index("Mean AUC on test")
     assert loud.text.count("not clean") == 1

@@ -5,7 +5,7 @@ import pytest
 
 from evax.errors import ConfigError, DataError
 from evax.files import LOCK
-from evax.runs.log import Mirror, RunLog, read_events, run_folder, start_run
+from evax.runs.log import Mirror, RunLog, run_folder, start_run
 
 
 @dataclass(frozen=True)
@@ -55,13 +55,6 @@ def test_a_folder_in_which_nothing_was_begun_is_taken_away_and_any_other_is_kept
         with pytest.raises(DataError, match="no"):
             fail(tmp_path / name, begun, resume)
         assert (tmp_path / name).exists() == kept
-
-
-def test_a_line_that_broke_off_is_no_event(tmp_path):
-    path = tmp_path / "log.jsonl"
-    assert read_events(path, "start") == []
-    path.write_text('{"event": "start", "step": 1}\n{"event": "sta')
-    assert read_events(path, "start") == [{"event": "start", "step": 1}]
 
 
 def test_a_run_holds_its_folder_until_it_ends_or_fails(tmp_path):

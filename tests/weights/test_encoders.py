@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 import torch
 
+from bundles import random_bundle
 from evax.data.preprocess import Preprocess
 from evax.deploy.bundle import Card, save_bundle
 from evax.errors import ConfigError, WeightsError
-from evax.models.encoders import EVA_X, build_encoder
+from evax.models.encoders import EVA_X
 from evax.weights.encoders import create_encoder
-from official_files import forward_as_released, official_mim, official_rope, write_fine_tuned, write_mim
+from official_files import forward_as_released, official_mim, write_fine_tuned, write_mim
 
 TINY, SMALL, BASE = EVA_X
 
@@ -37,24 +38,6 @@ def test_a_fine_tuned_file_with_argparse_namespace_and_480_pixel_positions_loads
     state = write_fine_tuned(tmp_path / "ft.pth", TINY, outputs=3, input_size=480)
     assert torch.equal(create_encoder(TINY, tmp_path / "ft.pth", img_size=480).pos_embed, state["pos_embed"])
     assert create_encoder(TINY, tmp_path / "ft.pth").pos_embed.shape == (1, 197, 192)
-
-
-def test_an_eva_02_file_with_patches_of_14_pixels_sees_in_a_resized_patch_what_it_saw_before(tmp_path):
-    state = official_mim(TINY, dtype=torch.float32) | {
-        "patch_embed.proj.weight": torch.randn(192, 3, 14, 14, generator=torch.Generator().manual_seed(1)),
-        "pos_embed": torch.randn(1, 16 * 16 + 1, 192, generator=torch.Generator().manual_seed(2)),
-    }
-    state = {key: value for key, value in state.items() if "rope." not in key}
-    rope = official_rope(16, 16, torch.float32)
-    torch.save({"model": state | rope}, tmp_path / "eva02.pt")
-    encoder = create_encoder(TINY, tmp_path / "eva02.pt")
-    assert encoder.rotary_grid == 16
-    assert encoder.pos_embed.shape == (1, 197, 192)
-    patch = torch.rand(1, 3, 14, 14, generator=torch.Generator().manual_seed(3))
-    larger = torch.nn.functional.interpolate(patch, 16, mode="bicubic", antialias=True)
-    before = (state["patch_embed.proj.weight"] * patch).sum(dim=(1, 2, 3))
-    after = (encoder.patch_embed.proj.weight * larger).sum(dim=(1, 2, 3))
-    assert torch.allclose(before, after, atol=1e-3)
 
 
 def partial():
@@ -237,14 +220,8 @@ def test_a_cnn_has_the_published_imagenet_weights_or_those_of_a_bundle(tmp_path)
 
 
 def test_a_bundle_is_built_at_its_own_size_unless_another_is_asked_for(tmp_path):
-    chain = Preprocess(store_size=80, input_size=64)
-    bundle = save_bundle(
-        tmp_path / "bundle",
-        Card(kind="encoder", encoder=TINY, preprocess=chain),
-        build_encoder(TINY, img_size=64),
-    )
-    encoder = create_encoder(TINY, weights=bundle)
-    assert encoder.encode(torch.zeros(1, 1, 64, 64)).grid == (4, 4)
+    bundle = random_bundle(tmp_path / "bundle", store_size=80)
+    assert create_encoder(TINY, weights=bundle).encode(torch.zeros(1, 1, 64, 64)).grid == (4, 4)
     assert create_encoder(TINY, bundle / "model.safetensors").pos_embed.shape == (1, 17, 192)
     assert create_encoder(TINY, bundle, img_size=96).pos_embed.shape == (1, 37, 192)
     (bundle / "card.json").write_text("[]")

@@ -261,18 +261,18 @@ def starting_preprocess(
     A bundle brings its own chain and a published file its own normalisation; for others the statistics of the
     store are used, or the published ones of EVA-X where there is no store, and a line of the log says so. The
     depth in bits is the store's where it has one.
-    Raises DataError when a bundle was trained on images kept at another size, and as create_encoder does for
-    weights that cannot be had.
+    So is the size at which its images are kept. Raises as create_encoder does for weights that cannot be had.
     """
     from evax.weights.encoders import EncoderWeights
 
     if weights is not None and is_bundle(weights):
         chain = read_card(weights).preprocess
         if store is not None and chain.store_size != store.size:
-            raise DataError(
-                f"{weights} was trained on images kept at {chain.store_size} pixels, {store.path} "
-                f"keeps them at {store.size}: prepare the store with --size {chain.store_size}."
-            )
+            logger.info(
+                "%s was trained on images kept at %d pixels, %s keeps them at %d.",
+                weights, chain.store_size, store.path, store.size,
+            )  # fmt: skip
+            chain = replace(chain, store_size=store.size)
         if store is not None and store.bits:
             warn_if_other_bits(weights, chain, store)
             chain = replace(chain, bits=store.bits)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from types import MappingProxyType
+from typing import Literal
 
 import tyro
 
@@ -60,7 +61,7 @@ class AdaptingConfig:
     precision: Precision = "auto"
     """auto: bf16 autocast where this machine is measured to be faster with it; fp16: with loss scaling."""
 
-    command_line_defaults: ClassVar[dict[str, Any]] = {"weights": AUTO}
+    command_line_defaults = MappingProxyType({"weights": AUTO})  # no option itself, so without a type
 
     def __post_init__(self) -> None:
         if self.weights == AUTO and self.encoder not in DEFAULTS:
@@ -147,7 +148,7 @@ class StepsConfig:
         if not 0 <= self.drop_path < 1:
             raise ConfigError(f"drop_path must lie in [0, 1), got {self.drop_path}.")
         if self.steps is not None and self.steps < self.least_steps:
-            raise ConfigError(f"steps must be at least {self.least_steps}, got {self.steps}.")
+            raise ConfigError(f"steps must be above {self.least_steps - 1}, got {self.steps}.")
         for name in ("batch_size", "validate_every", "workers", "epochs"):
             if (value := getattr(self, name)) is not None and value <= 0:
                 raise ConfigError(f"{name} must be above 0, got {value}.")
