@@ -65,10 +65,10 @@ def table_of_released() -> str:
     table.add_row("[bold]Comes with evax[/bold]")
     for name in boxed_names():
         card = read_card(Path(name))
-        size = sum(file.stat().st_size for file in located(Path(name)).iterdir())
+        megabytes = sum(file.stat().st_size for file in located(Path(name)).iterdir()) / 1e6
         purpose = PURPOSES[card.kind]
         table.add_row(
-            name, card.encoder, f"{size / 1e6:.1f} MB", "bundle", "see its card", purpose, "–", "yes"
+            name, card.encoder, f"{megabytes:.1f} MB", "bundle", "see its card", purpose, "–", "yes"
         )
     table.add_section()
     for group in GROUPS:
