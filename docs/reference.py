@@ -1,7 +1,7 @@
 """Sphinx extension: the reference of commands, made from their config classes, and the layout of docstrings.
 
-`{evax-commands}` writes a section per command with a table of its options, `{evax-functions}` a table of the
-Python functions of the commands.
+`{evax-commands}` writes a section per command with a table of its options, `{evax-functions}` the Python
+function of each.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import re
 import typing
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from docutils import nodes
@@ -34,19 +34,19 @@ class Commands(SphinxDirective):
 
 
 class Functions(SphinxDirective):
-    """A table with the function and the config class of every command."""
+    """The function of every command, with its config class."""
 
     def run(self) -> list[nodes.Node]:
-        rows = [
-            f"| [`evax {command}`](commands.md#evax-{command}) | `evax.{command}` "
-            f"| `evax.{config_class(command).__name__}` |"
+        text = "\n\n".join(
+            f"```{{eval-rst}}\n.. autofunction:: evax.{command}\n```\n"
+            f"Config: `evax.{config_class(command).__name__}`, [options](commands.md#evax-{command})."
             for command in COMMANDS
-        ]
-        return self.parse_text_to_nodes(table("command", "function", "config", rows=rows))
+        )
+        return self.parse_text_to_nodes(text)
 
 
 def section_of(command: str) -> str:
-    """A command in Markdown: what it does and its options. Those of a command that it extends are not repeated."""
+    """A command in Markdown: what it does and its options, without those of a command that it extends."""
     config = config_class(command)
     text = f"## evax {command}\n\n{escaped(config.__doc__)}\n\n"
     names = [field.name for field in dataclasses.fields(config)]
@@ -68,14 +68,15 @@ def option_rows(config: Any, names: list[str], values: Any = None, inside: str =
             nested = [item.name for item in dataclasses.fields(default)]
             yield from option_rows(type(default), nested, default, f"{field.name}.")
             continue
-        name = field.name.upper() if marks(config, field.name, Positional) else option_name(inside + field.name)
+        positional = marks(config, field.name, Positional)
+        name = field.name.upper() if positional else option_name(inside + field.name)
         meaning = escaped(meaning_of(config, field.name))
         if choices := choices_of(typing.get_type_hints(config)[field.name]):
             meaning += f" Values: `{'`, `'.join(choices)}`."
         yield f"| `{name}` | {shown_default(default)} | {meaning} |"
 
 
-def table(*columns: str, rows: typing.Iterable[str]) -> str:
+def table(*columns: str, rows: Iterable[str]) -> str:
     """A table in Markdown."""
     return "\n".join([f"| {' | '.join(columns)} |", f"|{' --- |' * len(columns)}", *rows])
 
@@ -126,10 +127,15 @@ def escaped(text: str) -> str:
     return re.sub(r"([*|<>])", r"\\\1", re.sub(r"\n[ \t]+", "\n", text.strip()))
 
 
+def link_contributing(app: Sphinx, page: str, source: list[str]) -> None:
+    """Links from a page to files that the site includes under another name."""
+    source[0] = re.sub(
+        r"\]\(\.\./(CONTRIBUTING|CHANGELOG)\.md", lambda found: f"]({found[1].lower()}.md", source[0]
+    )
+
+
 def space_docstring(app: Sphinx, what: str, name: str, item: Any, options: Any, lines: list[str]) -> None:
     """Parameters, `Returns` and `Raises` each get a paragraph of their own."""
-    if isinstance(item, type) and item in COMMAND_OF:
-        lines[:] = [f"Options of ``evax {COMMAND_OF[item]}``."]
     text = re.sub(r"\n(?=(\w+: |Returns |Raises ))", "\n\n", "\n".join(lines))
     lines[:] = re.sub(r"^(\w+):(?= )", r"**\1**:", text, flags=re.M).split("\n")
 
@@ -138,5 +144,6 @@ def setup(app: Sphinx) -> dict[str, bool]:
     """Called by Sphinx."""
     app.add_directive("evax-commands", Commands)
     app.add_directive("evax-functions", Functions)
+    app.connect("source-read", link_contributing)
     app.connect("autodoc-process-docstring", space_docstring)
     return {"parallel_read_safe": True}
