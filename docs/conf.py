@@ -16,5 +16,6 @@ default_role = "literal"  # `code` in docstrings
 smartquotes = False  # keeps --option as it is
 html_theme = "furo"
 html_title = "evax"
+html_show_copyright = False
 html_static_path = ["static"]
 html_css_files = ["site.css"]
