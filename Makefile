@@ -39,6 +39,8 @@ bench: install
 
 docs: install
 	$(BIN)/python docs/check.py
+	$(BIN)/sphinx-build -q -W --keep-going -b html docs build/site
+	@echo build/site/index.html
 
 clean:
 	rm -rf $(VENV) runs build dist

@@ -19,11 +19,13 @@ FACTS = ROOT / "docs" / "explanation" / "paper-facts.md"
 
 
 def broken_links(page: Path) -> list[str]:
-    """Relative targets of Markdown links that do not exist, and sections that the target lacks."""
+    """Links of Markdown whose file or section does not exist, and malformed addresses of the web."""
     broken = []
     for target, section in re.findall(r"\]\(([^)#\s]*)#?([^)\s]*)\)", page.read_text(encoding="utf-8")):
         file = page.parent / target if target else page
         if "://" in target:
+            if not re.fullmatch(r"https?://[\w-]+(\.[\w-]+)+(:\d+)?(/\S*)?", target):
+                broken.append(target)
             continue
         if not file.exists() or (section and file.suffix == ".md" and section not in sections_of(file)):
             broken.append(f"{target}#{section}" if section else target)

@@ -1,4 +1,4 @@
-"""Examples of the documentation: the README's Python and the notebook run, and every command parses."""
+"""Examples of the documentation: the Python of its pages and the notebooks run, and every command parses."""
 
 import importlib
 import os
@@ -18,7 +18,8 @@ from evax.config import parse_command_line
 
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = sorted((ROOT / "docs" / "notebooks").glob("*.ipynb"))
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs" / "how-to").rglob("*.md"))]
+QUICK_START = ROOT / "docs" / "quick-start.md"
+PAGES = [ROOT / "README.md", QUICK_START, *sorted((ROOT / "docs" / "how-to").rglob("*.md"))]
 
 
 @pytest.fixture
@@ -27,7 +28,8 @@ def project(phantoms, phantom_store, tmp_path):
     random_bundle(tmp_path / "runs/pretrain/encoder", size=224)
     random_bundle(tmp_path / "runs/finetune/bundle", ("Effusion", "Mass"), size=224, std=1e-3)
     (tmp_path / "stores").mkdir()
-    (tmp_path / "stores/mine").symlink_to(phantom_store)
+    for name in ("mine", "phantoms"):
+        (tmp_path / "stores" / name).symlink_to(phantom_store)
     film = next(path for path in sorted(phantoms.rglob("*.dcm")))
     shutil.copy(film, tmp_path / "chest.dcm")
     return tmp_path
@@ -75,21 +77,52 @@ def test_the_commands_of_the_pages_are_found():
     assert len([command for page in PAGES for command in commands_of(page)]) > 50
 
 
+def test_the_python_of_the_quick_start_runs(project, phantoms, monkeypatch):
+    (code,) = re.findall(r"```python\n(.*?)```", QUICK_START.read_text(), re.DOTALL)
+    (image,) = re.findall(r'read_image\("(.*?)"\)', code)
+    (project / image).parent.mkdir(parents=True)
+    shutil.copy(next(iter(sorted(phantoms.rglob("images/*.png")))), project / image)
+    (project / "runs/first").symlink_to(project / "runs/finetune")
+    monkeypatch.chdir(project)
+    names = {}
+    exec(code, names)
+    assert names["heatmap"].shape == names["image"].pixels.shape
+
+
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_a_notebook_is_kept_without_its_outputs(path):
+def test_a_notebook_is_kept_with_small_outputs(path):
     notebook = nbformat.read(path, as_version=4)
-    assert not any(cell.get("outputs") or cell.get("execution_count") for cell in notebook.cells)
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+    assert any("image/png" in output.get("data", {}) for output in outputs)
+    assert {output["output_type"] for output in outputs} <= {
+        "display_data",
+        "execute_result",
+    }  # no log, no error
+    assert path.stat().st_size < 400_000
+
+
+def run_notebook(path, folder):
+    """The outputs of a notebook that runs in a folder."""
+    environment = {"PYTHONPATH": f"{ROOT / 'src'}", "OMP_NUM_THREADS": "1"}
+    notebook = nbformat.read(path, as_version=4)
+    client = NotebookClient(
+        notebook, timeout=600, resources={"metadata": {"path": str(folder)}}, kernel_name="python3"
+    )
+    client.execute(env=os.environ | environment)
+    return [output for cell in notebook.cells for output in cell.get("outputs", [])]
 
 
 @pytest.mark.long
 def test_the_notebook_of_features_runs_on_a_store_and_shows_its_images(project):
-    environment = {"PYTHONPATH": f"{ROOT / 'src'}", "OMP_NUM_THREADS": "1"}
-    notebook = nbformat.read(ROOT / "docs/notebooks/features.ipynb", as_version=4)
-    client = NotebookClient(
-        notebook, timeout=600, resources={"metadata": {"path": str(project)}}, kernel_name="python3"
-    )
-    client.execute(env=os.environ | environment)
-    shown = [output for cell in notebook.cells for output in cell.get("outputs", [])]
-    assert any(output.get("data", {}).get("text/plain") == "(48, 192)" for output in shown)
+    shown = run_notebook(ROOT / "docs/notebooks/features.ipynb", project)
+    assert any(output.get("data", {}).get("text/plain") == "(48, 1280)" for output in shown)
     assert any("image/png" in output.get("data", {}) for output in shown)
     assert any("nearest has it" in output.get("data", {}).get("text/plain", "") for output in shown)
+
+
+@pytest.mark.long
+def test_the_notebook_of_few_labels_runs_from_nothing_to_a_heat_map(tmp_path):
+    shown = run_notebook(ROOT / "docs/notebooks/few-labels.ipynb", tmp_path)
+    assert any("mean AUC on test" in output.get("data", {}).get("text/plain", "") for output in shown)
+    assert any("'Effusion': 0." in output.get("data", {}).get("text/plain", "") for output in shown)
+    assert (tmp_path / "runs/finetune/bundle/card.json").is_file()
