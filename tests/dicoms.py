@@ -16,6 +16,8 @@ from pydicom.uid import (
     RLELossless,
 )
 
+from evax.data.dicom.reading import read_dicom
+
 SECRET = "SECRET77"
 
 
@@ -68,6 +70,30 @@ def write(path, stored, syntax=ExplicitVRLittleEndian, *, remove=(), **tags):
         enforce_file_format=True,
     )
     return path
+
+
+def changed(path, **tags):
+    """The same pixel bytes under another header."""
+    dataset = pydicom.dcmread(path)
+    for keyword, value in tags.items():
+        setattr(dataset, keyword, value)
+    dataset.save_as(path)
+    return path
+
+
+def shows(path, expected, issues=None, *, atol=1e-6):
+    """The film, whose pixels must be the expected ones, and its issues, where they are given."""
+    radiograph = read_dicom(path)
+    np.testing.assert_allclose(radiograph.pixels, expected, atol=atol)
+    assert issues is None or radiograph.issues == tuple(issues)
+    return radiograph
+
+
+def palette_tags(entries):
+    """Tags of a film in these 256 entries of 16 bits, for each colour alike."""
+    names = [f"{name}PaletteColorLookupTable" for name in ("Red", "Green", "Blue")]
+    tags = {f"{name}Data": entries for name in names} | {f"{name}Descriptor": [256, 0, 16] for name in names}
+    return {"PhotometricInterpretation": "PALETTE COLOR"} | tags
 
 
 def lookup_table(entries, first, bits, *, little=True):
