@@ -51,7 +51,7 @@ def write(path, stored, syntax=ExplicitVRLittleEndian, *, remove=(), **tags):
         if keyword not in remove:
             setattr(dataset, keyword, value)
     dataset.file_meta.TransferSyntaxUID = syntax
-    if syntax == JPEG2000Lossless:
+    if syntax == JPEG2000Lossless and "PixelData" not in tags:
         dataset.PixelData = encapsulate([encode_array(stored, bits_stored=values["BitsStored"])])
     elif "PixelData" not in tags:
         dataset.PixelData = stored.astype(stored.dtype.newbyteorder("<" if little else ">")).tobytes()
