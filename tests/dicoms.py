@@ -103,6 +103,12 @@ def lookup_table(entries, first, bits, *, little=True):
     return item
 
 
+def code_item(value):
+    item = Dataset()
+    item.CodeValue = value
+    return item
+
+
 def film(bits=12, signed=False, shape=(36, 34), seed=0):
     low, high = (-(2 ** (bits - 1)), 2 ** (bits - 1)) if signed else (0, 2**bits)
     stored = np.random.default_rng(seed).integers(low, high, shape)

@@ -27,7 +27,7 @@ from pydicom.uid import (
     JPEGBaseline8Bit,
     RLELossless,
 )
-from tests.dicoms import SECRET, changed, film, lookup_table, palette_tags, shows, write
+from tests.dicoms import SECRET, code_item, film, lookup_table, shows, write
 
 from evax.data.dicom import is_dicom, read_header
 from evax.data.dicom.reading import read_dicom
@@ -150,8 +150,6 @@ TWO_WINDOWS = {"WindowCenter": [100, 20], "WindowWidth": [51, 10]}
         case("the rare values of a nearly empty film are shown",
              SPARSE, np.select([SPARSE == 400, SPARSE == 1400], [0, 1], 0.5), "no_window", BitsStored=12),
         case("an RGB capture of a grey film is grey", np.repeat(EIGHT[..., None], 3, axis=2), EIGHT / 255),
-        case("a palette capture is grey", EIGHT, EIGHT / 255,
-             **palette_tags((np.arange(256, dtype="<u2") * 257).tobytes())),
     ],
 )  # fmt: skip
 def test_a_film_is_shown_as_the_standard_says_and_what_is_odd_is_reported(
@@ -187,13 +185,7 @@ def test_bits_that_are_not_stored_are_masked_and_a_high_bit_at_the_top_shifts_do
     clean = read_dicom(write(tmp_path / "a.dcm", TWELVE, syntax, BitsStored=12))
     found = read_dicom(write(tmp_path / "b.dcm", stored, syntax, BitsStored=12, **tags))
     np.testing.assert_array_equal(found.pixels, clean.pixels)
-
-
-def test_too_few_bits_stored_do_not_wrap_a_compressed_film_around(tmp_path):
-    ramp = np.linspace(0, 60000, 1600).astype("u2").reshape(40, 40)
-    path = write(tmp_path / "a.dcm", ramp, JPEG2000Lossless, WindowCenter=30000, WindowWidth=60000)
-    changed(path, BitsStored=12, HighBit=11)
-    assert (np.diff(read_dicom(path).pixels.ravel()) >= 0).all()
+    assert found.issues == clean.issues
 
 
 @pytest.mark.parametrize("photometric", ["MONOCHROME1", "MONOCHROME2"])
@@ -553,9 +545,7 @@ def test_spacing_is_taken_from_the_best_element(tmp_path, tags, spacing_mm):
 
 
 def view_code(value):
-    item = Dataset()
-    item.CodeValue = value
-    return {"ViewPosition": "", "ViewCodeSequence": [item]}
+    return {"ViewPosition": "", "ViewCodeSequence": [code_item(value)]}
 
 
 @pytest.mark.parametrize(
