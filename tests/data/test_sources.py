@@ -302,9 +302,6 @@ def test_folders_named_train_val_and_test_are_the_splits_and_the_next_ones_the_c
     assert dict(zip(manifest.table["image"], manifest.table["split"], strict=True)) == {
         "test/NORMAL/c.png": "test", "train/NORMAL/a.png": "train", "val/PNEUMONIA/b.png": "val",
     }  # fmt: skip
-    draw(tmp_path / "more" / "d.png")
-    with refused("holds a folder test beside class folders"):
-        read_source("folders", tmp_path, {})
 
 
 def test_folders_without_a_pattern_of_patients_are_warned_of(tmp_path, caplog):
@@ -370,38 +367,39 @@ def test_a_pattern_of_patients_goes_before_headers_and_a_broken_header_names_nob
     assert list(read_source("folders", tmp_path, {}).table["patient"]) == ["x1_a", "x1_a", "x3_a"]
 
 
-@pytest.mark.parametrize("split", ["", "train"])
-def test_a_class_whose_films_cannot_be_read_is_refused_instead_of_forgotten(tmp_path, split):
-    draw(tmp_path / split / "normal" / "a.png")
-    (tmp_path / split / "sick").mkdir()
-    (tmp_path / split / "sick" / "b.bmp").write_bytes(b"BM")
-    with refused(r"sick holds files, but no film .*: convert its images, or move the folder away"):
-        read_source("folders", tmp_path, {})
-
-
 def test_the_patient_is_read_from_the_file_name(tmp_path):
     draw(*(tmp_path / name for name in ("a/person12_1.png", "b/person12_7.png", "b/person1_7.png")))
     table = read_source("folders", tmp_path, {"patient_pattern": r"(person\d+)"}).table
     assert list(table["patient"]) == ["person12", "person12", "person1"]
 
 
-@pytest.mark.parametrize("pattern", [r"(IM-\d+)", "(IM)?p", r"p\d", "(person"])
-def test_a_pattern_that_finds_no_patient_is_refused_with_the_film(tmp_path, pattern):
-    draw(tmp_path / "p1.png")
-    message, error = "finds no patient at the start of p1.png; it needs one group", DataError
-    if pattern == "(person":
-        message, error = r"patient_pattern '\(person' is not a regular expression: ", ConfigError
-    with refused(message, error):
-        read_source("folders", tmp_path, {"patient_pattern": pattern})
+NO_PATIENT = "finds no patient at the start of p1.png; it needs one group"
+NO_FILM = r"sick holds files, but no film .*: convert its images, or move the folder away"
 
 
-def test_a_folder_without_images_or_with_loose_ones_beside_classes_is_refused(tmp_path):
-    with refused("There are no images in .* .looked for .png, .jpg"):
-        read_source("folders", tmp_path, {})
-    draw(tmp_path / "a.png", tmp_path / "normal" / "b.png")
-    message = r"holds both images \(a.png\) and folders of images: move the loose images into a class folder"
+@pytest.mark.parametrize(
+    ("films", "pattern", "message"),
+    [
+        *((["p1.png"], pattern, NO_PATIENT) for pattern in (r"(IM-\d+)", "(IM)?p", r"p\d")),
+        ([], "", "There are no images in .* .looked for .png, .jpg"),
+        (["a.png", "normal/b.png"], "",
+         r"holds both images \(a.png\) and folders of images: move the loose images into a class folder"),
+        (["train/NORMAL/a.png", "val/PNEUMONIA/b.png", "test/NORMAL/c.png", "more/d.png"], "",
+         "holds a folder test beside class folders"),
+        (["normal/a.png", "sick/b.bmp"], "", NO_FILM),
+        (["train/normal/a.png", "train/sick/b.bmp"], "", NO_FILM),
+    ],
+)  # fmt: skip
+def test_folders_that_are_none_of_classes_or_name_no_patient_are_refused(tmp_path, films, pattern, message):
+    draw(*(tmp_path / name for name in films))
     with refused(message):
-        read_source("folders", tmp_path, {})
+        read_source("folders", tmp_path, {"patient_pattern": pattern} if pattern else {})
+
+
+def test_a_pattern_of_patients_that_is_none_is_refused(tmp_path):
+    draw(tmp_path / "p1.png")
+    with refused(r"patient_pattern '\(person' is not a regular expression: ", ConfigError):
+        read_source("folders", tmp_path, {"patient_pattern": "(person"})
 
 
 # --- dicom ------------------------------------------------------------------------------------------
