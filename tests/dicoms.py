@@ -16,6 +16,8 @@ from pydicom.uid import (
     RLELossless,
 )
 
+from evax.data.dicom.reading import read_dicom
+
 SECRET = "SECRET77"
 
 
@@ -49,7 +51,7 @@ def write(path, stored, syntax=ExplicitVRLittleEndian, *, remove=(), **tags):
         if keyword not in remove:
             setattr(dataset, keyword, value)
     dataset.file_meta.TransferSyntaxUID = syntax
-    if syntax == JPEG2000Lossless:
+    if syntax == JPEG2000Lossless and "PixelData" not in tags:
         dataset.PixelData = encapsulate([encode_array(stored, bits_stored=values["BitsStored"])])
     elif "PixelData" not in tags:
         dataset.PixelData = stored.astype(stored.dtype.newbyteorder("<" if little else ">")).tobytes()
@@ -70,10 +72,40 @@ def write(path, stored, syntax=ExplicitVRLittleEndian, *, remove=(), **tags):
     return path
 
 
+def changed(path, **tags):
+    """The same pixel bytes under another header."""
+    dataset = pydicom.dcmread(path)
+    for keyword, value in tags.items():
+        setattr(dataset, keyword, value)
+    dataset.save_as(path)
+    return path
+
+
+def shows(path, expected, issues=None, *, atol=1e-6):
+    """The film, whose pixels must be the expected ones, and its issues, where they are given."""
+    radiograph = read_dicom(path)
+    np.testing.assert_allclose(radiograph.pixels, expected, atol=atol)
+    assert issues is None or radiograph.issues == tuple(issues)
+    return radiograph
+
+
+def palette_tags(entries):
+    """Tags of a film in these 256 entries of 16 bits, for each colour alike."""
+    names = [f"{name}PaletteColorLookupTable" for name in ("Red", "Green", "Blue")]
+    tags = {f"{name}Data": entries for name in names} | {f"{name}Descriptor": [256, 0, 16] for name in names}
+    return {"PhotometricInterpretation": "PALETTE COLOR"} | tags
+
+
 def lookup_table(entries, first, bits, *, little=True):
     item = Dataset()
     item.LUTDescriptor = [len(entries) % 2**16, first, bits]
     item.add_new("LUTData", "OW", np.asarray(entries, dtype="<u2" if little else ">u2").tobytes())
+    return item
+
+
+def code_item(value):
+    item = Dataset()
+    item.CodeValue = value
     return item
 
 

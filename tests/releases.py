@@ -255,3 +255,11 @@ def written(name, folder):
     folder.mkdir(parents=True, exist_ok=True)
     RELEASES[name](folder)
     return folder
+
+
+def with_files(folder, files):
+    """The folder with these files in it, of text or of bytes, by their names."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in files.items():
+        (folder / name).write_bytes(content if isinstance(content, bytes) else content.encode())
+    return folder

@@ -20,24 +20,8 @@ from evax.errors import DataError
 
 SHARD = "shard-00001.arrow"
 VALUES = [
-    None,
-    True,
-    -1,
-    0,
-    3,
-    10**12,
-    0.5,
-    math.nan,
-    "x",
-    "",
-    [],
-    ["x"],
-    [None],
-    ["a", "a"],
-    [1],
-    {},
-    {"a": "b"},
-]
+    None, True, -1, 0, 3, 10**12, 0.5, math.nan, "x", "", [], ["x"], [None], ["a", "a"], [1], {}, {"a": "b"},
+]  # fmt: skip
 
 
 def store_in(folder, seed):
@@ -49,31 +33,27 @@ def store_in(folder, seed):
         Image.fromarray(rng.integers(0, 256, (20, 20), dtype=np.uint8)).save(folder / name)
     Image.fromarray(np.eye(20, dtype=np.uint8) * 255).save(folder / "mask.png")
     table = pd.DataFrame({"image": names, "patient": [f"p{seed}{name}" for name in names], "study": ""})
-    table = table.assign(
-        view="PA", sex="", age=np.nan, split=["train", "val", "test"] * 2, Mass=rng.random(6).round()
-    )
-    boxes = pd.DataFrame(
-        [(name, "Mass", 0.1, 0.2, 0.3, 0.4) for name in names[::2]], columns=list(BOX_COLUMNS)
-    )
-    masks = pd.DataFrame([(name, "Mass", "mask.png", "") for name in names[1:]], columns=list(MASK_COLUMNS))
+    table = table.assign(view="PA", sex="", age=np.nan, split=["train", "val", "test"] * 2)
+    boxes = [(name, "Mass", 0.1, 0.2, 0.3, 0.4) for name in names[::2]]
+    masks = [(name, "Mass", "mask.png", "") for name in names[1:]]
     manifest = Manifest(
-        table=table, findings=("Mass",), exclusive=False, source="csv", root=folder, boxes=boxes, masks=masks
-    )
-    return build_store(manifest, folder / "store", size=24).path
+        table=table.assign(Mass=rng.random(6).round()), findings=("Mass",), exclusive=False, source="csv",
+        root=folder, boxes=pd.DataFrame(boxes, columns=list(BOX_COLUMNS)),
+        masks=pd.DataFrame(masks, columns=list(MASK_COLUMNS)),
+    )  # fmt: skip
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(building, "SHARD_FILMS", 2)
+        return build_store(manifest, folder / "store", size=24).path
 
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(building, "SHARD_FILMS", 2)
-        return store_in(tmp_path_factory.mktemp("whole") / "a", 0)
+    return store_in(tmp_path_factory.mktemp("whole") / "a", 0)
 
 
 @pytest.fixture(scope="module")
 def other(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(building, "SHARD_FILMS", 2)
-        return store_in(tmp_path_factory.mktemp("other") / "b", 1)
+    return store_in(tmp_path_factory.mktemp("other") / "b", 1)
 
 
 @pytest.fixture
@@ -90,14 +70,8 @@ def content(path):
     for finding in store.mask_findings():
         store.masked_rows(finding)
     store.digests(np.arange(len(store)))
-    manifest = store.manifest
-    return (
-        store.measured,
-        manifest.table.to_csv(),
-        manifest.boxes.to_csv(),
-        manifest.findings,
-        store.rows("test").tolist(),
-    )
+    table, boxes = store.manifest.table.to_csv(), store.manifest.boxes.to_csv()
+    return store.measured, table, boxes, store.manifest.findings, store.rows("test").tolist()
 
 
 def refusal(path, before=None):
@@ -210,9 +184,8 @@ def test_another_store_s_shard_or_a_shard_in_another_s_place_is_refused(copy, ot
     good = (copy / SHARD).read_bytes()
     for source in (other / SHARD, copy / "shard-00002.arrow"):
         shutil.copy(source, copy / SHARD)
-        with pytest.raises(
-            DataError, match=f"table in .*{SHARD} is not the one of store.json, but maybe another"
-        ):
+        message = f"table in .*{SHARD} is not the one of store.json, but maybe another"
+        with pytest.raises(DataError, match=message):
             open_store(copy)
     (copy / SHARD).write_bytes(good)
     open_store(copy).check_pictures()
@@ -224,9 +197,8 @@ def test_other_pictures_than_were_prepared_are_found_when_all_are_read(copy):
 
     rewritten(copy / SHARD, darker)
     store = open_store(copy)
-    with pytest.raises(
-        DataError, match=f"pictures in .*{SHARD} are not those of store.json. Copy the store again"
-    ):
+    message = f"pictures in .*{SHARD} are not those of store.json. Copy the store again"
+    with pytest.raises(DataError, match=message):
         store.check_pictures()
 
 

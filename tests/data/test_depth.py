@@ -35,12 +35,14 @@ def deep(path, white, seed=0, marker=None):
     pixels = np.linspace(0, white, SIDE * SIDE).astype(np.uint16).reshape(SIDE, SIDE)
     pixels = np.random.default_rng(seed).permuted(pixels)
     if marker:
-        pixels[0, :2], pixels[1, :2] = (
-            marker,
-            marker - 7,
-        )  # 4 of 576, not of one value
+        pixels[:2, :2] = [[marker], [marker - 7]]  # 4 of 576, not of one value
     Image.fromarray(pixels).save(path)
     return pixels
+
+
+@pytest.fixture
+def raw(tmp_path):
+    return tmp_path / "raw"
 
 
 def stored(raw, out, **options):
@@ -66,19 +68,19 @@ def decided(folder, whites, **options):
 
 
 @pytest.mark.parametrize("suffix", ["png", "tif"])
-def test_a_dark_picture_keeps_its_darkness_beside_brighter_ones_of_the_store(tmp_path, suffix):
-    dark = deep(tmp_path / "raw" / f"a.{suffix}", 975)
-    deep(tmp_path / "raw" / f"b.{suffix}", 4095, 1)
-    store = stored(tmp_path / "raw", tmp_path / "store")
+def test_a_dark_picture_keeps_its_darkness_beside_brighter_ones_of_the_store(raw, tmp_path, suffix):
+    dark = deep(raw / f"a.{suffix}", 975)
+    deep(raw / f"b.{suffix}", 4095, 1)
+    store = stored(raw, tmp_path / "store")
     assert store.bits == 12
     np.testing.assert_array_equal(store.pixels(0), np.rint(dark / 4095 * 255))
     assert store.manifest.table["issues"].tolist() == ["", ""]
 
 
-def test_a_marker_burnt_into_one_picture_or_all_is_cut_to_white_and_named(tmp_path):
-    marked = deep(tmp_path / "raw" / "a.png", 4000, marker=65535)
-    deep(tmp_path / "raw" / "b.png", 3900, 1)
-    store = stored(tmp_path / "raw", tmp_path / "store")
+def test_a_marker_burnt_into_one_picture_or_all_is_cut_to_white_and_named(raw, tmp_path):
+    marked = deep(raw / "a.png", 4000, marker=65535)
+    deep(raw / "b.png", 3900, 1)
+    store = stored(raw, tmp_path / "store")
     assert store.bits == 12
     np.testing.assert_array_equal(store.pixels(0), np.rint(np.minimum(marked, 4095) / 4095 * 255))
     assert store.manifest.table["issues"].tolist() == ["above_bits", ""]
@@ -96,8 +98,8 @@ def test_a_marker_burnt_into_one_picture_or_all_is_cut_to_white_and_named(tmp_pa
         ([0], None),
     ],
 )
-def test_the_depth_is_the_largest_that_more_than_a_few_pictures_need(tmp_path, whites, bits):
-    assert decided(tmp_path / "raw", whites) == bits
+def test_the_depth_is_the_largest_that_more_than_a_few_pictures_need(raw, whites, bits):
+    assert decided(raw, whites) == bits
 
 
 @settings(max_examples=25, deadline=None)
@@ -108,8 +110,8 @@ def test_the_depth_does_not_depend_on_the_order_of_the_pictures(tmp_path_factory
     assert decided(folder, whites) == decided(folder, shuffled)
 
 
-def test_pictures_of_several_depths_are_told_with_counts_and_the_way_out(tmp_path, caplog):
-    decided(tmp_path / "raw", [4000] * 6 + [60_000] * 4)
+def test_pictures_of_several_depths_are_told_with_counts_and_the_way_out(raw, tmp_path, caplog):
+    decided(raw, [4000] * 6 + [60_000] * 4)
     assert "of 10, 6 need 12 bits, 4 need 16 bits. All are read as 16 bits deep" in caplog.text
     assert "prepare each kind in a store of its own, with --bits" in caplog.text
     caplog.clear()
@@ -129,17 +131,16 @@ def test_8_bit_pictures_and_dicoms_are_not_decoded_twice_and_decide_nothing(tmp_
     assert common_bits(sorted(tmp_path.iterdir()), Here()) is None
 
 
-def test_at_most_so_many_pictures_are_decoded_evenly_over_all(tmp_path, monkeypatch):
+def test_at_most_so_many_pictures_are_decoded_evenly_over_all(raw, monkeypatch):
     monkeypatch.setattr(depth, "MOST_LOOKED_AT", 3)
     looked = []
     needed = depth._bits_needed
     monkeypatch.setattr(depth, "_bits_needed", lambda path: looked.append(path.name) or needed(path))
-    assert decided(tmp_path / "raw", [3000] * 8) == 12
+    assert decided(raw, [3000] * 8) == 12
     assert looked == ["000.png", "003.png", "006.png"]
 
 
-def test_a_mixed_store_reads_8_bit_and_dicom_images_as_ever(tmp_path):
-    raw = tmp_path / "raw"
+def test_a_mixed_store_reads_8_bit_and_dicom_films_as_ever(raw, tmp_path):
     deep(raw / "a.png", 4095)
     eight = np.random.default_rng(0).integers(0, 256, (SIDE, SIDE), dtype=np.uint8)
     Image.fromarray(eight).save(raw / "b.png")
@@ -151,10 +152,10 @@ def test_a_mixed_store_reads_8_bit_and_dicom_images_as_ever(tmp_path):
     np.testing.assert_array_equal(store.pixels(2), expected)
 
 
-def test_bits_that_are_given_go_before_what_the_pictures_say(tmp_path, caplog):
-    pixels = deep(tmp_path / "raw" / "a.png", 900)
-    deep(tmp_path / "raw" / "b.png", 60_000)
-    config = PrepareConfig(raw=tmp_path / "raw", out=tmp_path / "store", source="folders", size=SIDE, bits=14)
+def test_bits_that_are_given_go_before_what_the_pictures_say(raw, tmp_path, caplog):
+    pixels = deep(raw / "a.png", 900)
+    deep(raw / "b.png", 60_000)
+    config = PrepareConfig(raw=raw, out=tmp_path / "store", source="folders", size=SIDE, bits=14)
     store = evax.open_store(prepare(config))
     assert (store.bits, store.card["bits"]) == (14, 14)
     np.testing.assert_array_equal(store.pixels(0), np.rint(pixels / (2**14 - 1) * 255))
@@ -179,53 +180,55 @@ def test_alpha_as_deep_as_the_grey_beside_it_is_opaque(tmp_path):
 
 
 @pytest.mark.parametrize("bits", [7, 17])
-def test_bits_outside_8_to_16_are_refused(tmp_path, bits):
+def test_bits_outside_8_to_16_are_refused(raw, tmp_path, bits):
     with pytest.raises(ConfigError, match=f"bits must lie between 8 and 16, got {bits}"):
         PrepareConfig(raw=tmp_path, out=tmp_path / "store", bits=bits)
     with pytest.raises(ConfigError, match=f"bits must lie between 8 and 16, got {bits}"):
         Preprocess(bits=bits)
 
 
-def test_an_interrupted_build_keeps_the_depth_that_was_decided(tmp_path):
-    deep(tmp_path / "raw" / "a.png", 900)
-    deep(tmp_path / "raw" / "b.png", 4000)
-    whole = stored(tmp_path / "raw", tmp_path / "store")
+def test_an_interrupted_build_keeps_the_depth_that_was_decided(raw, tmp_path):
+    deep(raw / "a.png", 900)
+    deep(raw / "b.png", 4000)
+    whole = stored(raw, tmp_path / "store")
     before = {path.name: path.read_bytes() for path in whole.path.iterdir()}
-    for name in ("store.json", "shard-00000.arrow", "rejected.csv"):
-        (whole.path / name).unlink()
-    deep(tmp_path / "raw" / "b.png", 60_000)  # would decide otherwise now
-    again = stored(tmp_path / "raw", tmp_path / "store")
-    assert again.bits == 12
-    deep(tmp_path / "raw" / "b.png", 4000)
-    for name in ("store.json", "shard-00000.arrow", "rejected.csv"):
-        (whole.path / name).unlink()
-    stored(tmp_path / "raw", tmp_path / "store", workers=2)
+
+    def interrupt():
+        for name in ("store.json", "shard-00000.arrow", "rejected.csv"):
+            (whole.path / name).unlink()
+
+    interrupt()
+    deep(raw / "b.png", 60_000)  # would decide otherwise now
+    assert stored(raw, tmp_path / "store").bits == 12
+    deep(raw / "b.png", 4000)
+    interrupt()
+    stored(raw, tmp_path / "store", workers=2)
     assert {path.name: path.read_bytes() for path in whole.path.iterdir()} == before
 
 
-def test_a_store_is_gone_on_with_at_its_own_bits_only(tmp_path):
-    deep(tmp_path / "raw" / "a.png", 4000)
-    config = PrepareConfig(raw=tmp_path / "raw", out=tmp_path / "store", source="folders", size=SIDE)
+def test_a_store_is_gone_on_with_at_its_own_bits_only(raw, tmp_path):
+    deep(raw / "a.png", 4000)
+    config = PrepareConfig(raw=raw, out=tmp_path / "store", source="folders", size=SIDE)
     prepare(config)
     prepare(PrepareConfig(**{**vars(config), "bits": 12}))
     with pytest.raises(DataError, match="bits was not given, is 14. Choose another --out or delete it"):
         prepare(PrepareConfig(**{**vars(config), "bits": 14}))
 
 
-def test_a_store_of_an_earlier_evax_opens_without_a_depth(tmp_path):
-    deep(tmp_path / "raw" / "a.png", 4000)
-    store = stored(tmp_path / "raw", tmp_path / "store")
+def test_a_store_of_an_earlier_evax_opens_without_a_depth(raw, tmp_path):
+    deep(raw / "a.png", 4000)
+    store = stored(raw, tmp_path / "store")
     for name in ("store.json", "plan.json"):
         content = json.loads((store.path / name).read_text())
         del content["bits"]
         (store.path / name).write_text(json.dumps(content))
     assert evax.open_store(store.path).bits is None
-    assert stored(tmp_path / "raw", tmp_path / "store").bits is None
+    assert stored(raw, tmp_path / "store").bits is None
 
 
-def test_the_chain_keeps_the_depth_of_its_store_and_an_old_card_has_none(tmp_path):
-    deep(tmp_path / "raw" / "a.png", 4000)
-    store = stored(tmp_path / "raw", tmp_path / "store")
+def test_the_chain_keeps_the_depth_of_its_store_and_an_old_card_has_none(raw, tmp_path):
+    deep(raw / "a.png", 4000)
+    store = stored(raw, tmp_path / "store")
     chain = starting_preprocess("eva_x_tiny_patch16_224", None, store, 32)
     assert chain.bits == common_preprocess([store, store], 32).bits == 12
     assert Preprocess.from_json(json.loads(json.dumps(chain.to_json()))) == chain
@@ -234,10 +237,10 @@ def test_the_chain_keeps_the_depth_of_its_store_and_an_old_card_has_none(tmp_pat
         Preprocess.from_json(chain.to_json() | {"bits": 12.0})
 
 
-def test_stores_of_several_depths_are_told_with_both_and_none_is_kept(tmp_path, caplog):
+def test_stores_of_several_depths_are_told_with_both_and_none_is_kept(raw, tmp_path, caplog):
     caplog.set_level(logging.WARNING, "evax")
-    deep(tmp_path / "raw" / "a.png", 4000)
-    stores = [stored(tmp_path / "raw", tmp_path / f"at{bits}", bits=bits) for bits in (12, 14)]
+    deep(raw / "a.png", 4000)
+    stores = [stored(raw, tmp_path / f"at{bits}", bits=bits) for bits in (12, 14)]
     assert common_preprocess(stores, 32).bits is None
     assert "at12 at 12 bits" in caplog.text
     assert "at14 at 14 bits" in caplog.text

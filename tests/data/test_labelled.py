@@ -36,8 +36,8 @@ def table(store):
     return store.manifest.table[["image", "patient", "split"]].copy()
 
 
-def written(table, path):
-    table.to_csv(path, index=False)
+def written(table, path, **options):
+    table.to_csv(path, index=False, **options)
     return path
 
 
@@ -56,24 +56,14 @@ def test_a_table_takes_the_place_of_the_store_s_split_and_what_it_does_not_name_
     assert data_fingerprint(store, path) != data_fingerprint(store, written(table, tmp_path / "other.csv"))
 
 
-def test_a_table_may_name_patients_instead_of_images(store, table, tmp_path):
-    path = written(table[["patient", "split"]].drop_duplicates(), tmp_path / "split.csv")
-    assert column_of(store, path, "split") == table["split"].tolist()
-
-
-def test_a_table_may_write_images_in_another_case_and_not_patients(store, table, tmp_path):
+def test_a_table_may_name_patients_or_images_and_write_images_in_another_case(store, table, tmp_path):
     path = written(table.assign(image=table["image"].str.upper()), tmp_path / "split.csv")
     assert column_of(store, path, "split") == table["split"].tolist()
     patients = table[["patient", "split"]].drop_duplicates()
-    path = written(patients.assign(patient=patients["patient"].str.swapcase()), tmp_path / "patients.csv")
+    path = written(patients, tmp_path / "patients.csv")
+    assert column_of(store, path, "split") == table["split"].tolist()
+    written(patients.assign(patient=patients["patient"].str.swapcase()), path)
     with pytest.raises(DataError, match="are of no patient in"):
-        column_of(store, path, "split")
-
-
-def test_a_table_with_semicolons_is_refused_with_what_to_do(store, table, tmp_path):
-    path = tmp_path / "split.csv"
-    table.to_csv(path, index=False, sep=";")
-    with pytest.raises(DataError, match="separates its columns by semicolons"):
         column_of(store, path, "split")
 
 
@@ -85,7 +75,9 @@ def test_a_table_may_call_the_splits_as_people_do(store, table, tmp_path):
 
 
 def test_a_table_that_does_not_fit_says_what_is_wrong(store, table, tmp_path):
-    path = tmp_path / "split.csv"
+    path = written(table, tmp_path / "split.csv", sep=";")
+    with pytest.raises(DataError, match="separates its columns by semicolons"):
+        column_of(store, path, "split")
     for change, message in (
         (table.drop(columns="split"), "lacks the column split; it has image, patient"),
         (table.assign(split="tests"), "has the split 'tests'; known: train, val, test"),
@@ -199,10 +191,4 @@ def test_hundredths_of_the_patients_are_rounded_up_in_exact_arithmetic(hundredth
     share = LabelShare(hundredths / 100)
     for patients in range(401):
         assert share.patients(patients) == -(-hundredths * patients // 100)
-
-
-@pytest.mark.parametrize(
-    ("fraction", "patients", "drawn"), [(0.07, 100, 7), (0.14, 50, 7), (0.55, 100, 55), (0.001, 7000, 7)]
-)
-def test_a_share_that_is_a_whole_number_of_patients_draws_no_patient_more(fraction, patients, drawn):
-    assert LabelShare(fraction).patients(patients) == drawn
+    assert LabelShare(hundredths / 1000).patients(7000) == 7 * hundredths

@@ -46,12 +46,10 @@ def near(a, b):
     return DuplicatePair(Place(*a), Place(*b), "near", 0.9, False)
 
 
-def test_a_test_image_that_is_trained_on_in_another_store_is_a_leak_of_that_store():
-    films = image_table([Store("test/a", "train/b"), Store("train/x", "train/y")], [near((0, 0), (1, 1))])
-    where = {"tested": 0, "trained": 1, "test_films": 1}
-    assert leaks(films, same_patients=True) == [
-        where | {"films_by_exposure": 1, "films_by_patient": 0, "patients": 0}
-    ]
+def test_a_test_film_that_is_trained_on_in_another_store_is_a_leak_of_that_store():
+    films = film_table([Store("test/a", "train/b"), Store("train/x", "train/y")], [near((0, 0), (1, 1))])
+    counts = {"test_films": 1, "films_by_exposure": 1, "films_by_patient": 0, "patients": 0}
+    assert leaks(films, same_patients=True) == [{"tested": 0, "trained": 1, **counts}]
     assert len(leaking_exposures(films)) == 1
 
 
@@ -67,10 +65,7 @@ def test_a_leak_that_no_pair_shows_names_the_images_it_goes_through():
     pairs = [near((0, 0), (2, 0)), near((1, 0), (2, 0)), near((0, 1), (1, 1)), near((1, 1), (2, 1))]
     films = image_table(stores, pairs)
     links = linked_leaks(films, pairs)
-    assert links == [
-        (Place(0, 0), Place(1, 0), (Place(2, 0),)),
-        (Place(0, 1), Place(2, 1), (Place(1, 1),)),
-    ]
+    assert links == [(Place(0, 0), Place(1, 0), (Place(2, 0),)), (Place(0, 1), Place(2, 1), (Place(1, 1),))]
     for leak, linked in zip(leaks(films, same_patients=False), ([1, 2], [1, 1]), strict=True):
         assert list(links_between(links, leak).values()) == [linked[0], [linked[1]]]
 
@@ -98,12 +93,9 @@ def test_a_patient_in_test_and_train_of_one_store_always_leaks_and_no_name_never
 
 def test_pairs_are_counted_per_split_and_kind():
     stores = [Store("test/a", "train/b"), Store("train/c", "train/d")]
-    pairs = [
-        near((0, 0), (1, 0)),
-        near((0, 0), (1, 1)),
-        DuplicatePair(Place(0, 1), Place(1, 0), "exact", 1.0, False),
-    ]
-    assert duplicate_counts(image_table(stores, pairs), pairs) == [
+    pairs = [near((0, 0), (1, 0)), near((0, 0), (1, 1))]
+    pairs.append(DuplicatePair(Place(0, 1), Place(1, 0), "exact", 1.0, False))
+    assert duplicate_counts(film_table(stores, pairs), pairs) == [
         {"first": [0, "test"], "second": [1, "train"], "exact": 0, "near": 2},
         {"first": [0, "train"], "second": [1, "train"], "exact": 1, "near": 0},
     ]

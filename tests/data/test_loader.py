@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from itertools import pairwise
 
 import numpy as np
@@ -62,14 +63,11 @@ def test_a_scaled_image_is_cut_at_the_input_s_size():
     crops = np.array([cut(config, seed) for seed in range(60)])
     widths, heights = crops[:, 2], crops[:, 3]
     np.testing.assert_allclose(widths, heights, atol=2)
-    assert widths.min() == pytest.approx(
-        64 / 1.6, abs=4
-    )  # the image of 256 pixels at 409, the crop 64 of them
+    assert widths.min() == pytest.approx(64 / 1.6, abs=4)  # the film of 256 pixels at 409, 64 of them
     assert widths.max() == pytest.approx(64 / 0.4, abs=8)
     assert np.median(64 / widths) == pytest.approx(1.0, abs=0.15)
-    assert cut(CropConfig(scale=(0.1, 0.1), flip=0.0), seed=1)[2] == pytest.approx(
-        SIDE, abs=2
-    )  # not more than all
+    whole = cut(CropConfig(scale=(0.1, 0.1), flip=0.0), seed=1)[2]
+    assert whole == pytest.approx(SIDE, abs=2)  # not more than all
 
 
 @pytest.mark.parametrize(("aspect", "longer"), [(2.0, 0), (0.5, 1)])
@@ -108,11 +106,9 @@ def test_a_crop_of_the_whole_image_at_its_own_size_is_the_image():
     np.testing.assert_array_equal(random_crop(film, 48, whole, chance()), film)
 
 
-def test_seed_epoch_image_and_purpose_each_change_the_numbers():
-    draws = [
-        chance(*key).random(4).tolist() for key in [(), (1,), (0, 1), (0, 0, 1), (0, 0, 0, MASK), (0, 1, 1)]
-    ]
-    assert len({tuple(draw) for draw in draws}) == len(draws)
+def test_seed_epoch_film_and_purpose_each_change_the_numbers():
+    keys = [(), (1,), (0, 1), (0, 0, 1), (0, 0, 0, MASK), (0, 1, 1)]
+    assert len({tuple(chance(*key).random(4)) for key in keys}) == len(keys)
     assert chance(5, 2, 7).random() == chance(5, 2, 7).random()
 
 
@@ -205,33 +201,34 @@ def test_stores_with_shares_are_shown_so_often_and_none_of_their_images_twice_be
 
 
 def test_the_slices_of_all_processes_are_the_batch_of_one(store):
-    def batches(**share):
-        options = {"batch_size": 6, "size": 16, "crop": CropConfig(), "seed": 1, "workers": 1}
-        return list(
-            training_batches(Films([(store, np.arange(len(store)))]), steps=range(4), **options, **share)
-        )
-
-    for whole, *slices in zip(batches(), *(batches(rank=r, processes=3) for r in range(3)), strict=True):
+    films, options = Films([(store, np.arange(10))]), {"batch_size": 6, "seed": 1, "workers": 1}
+    shares = [{}, *({"rank": rank, "processes": 3} for rank in range(3))]
+    every = [batches(films, range(4), **options, **share) for share in shares]
+    for whole, *slices in zip(*every, strict=True):
         for name in ("films", "epochs", "images"):
             joined = np.concatenate([getattr(part, name) for part in slices])
             np.testing.assert_array_equal(joined, getattr(whole, name))
+
+
+def assert_same(one, other):
+    for name in ("step", "films", "epochs", "images"):
+        np.testing.assert_array_equal(getattr(one, name), getattr(other, name))
 
 
 def test_a_run_that_goes_on_sees_what_the_uninterrupted_one_would_have_seen(phantom_store):
     films = Films([(open_store(phantom_store), np.arange(7))])
     whole, resumed = batches(films, range(9)), batches(films, range(4, 9))
     for one, other in zip(whole[4:], resumed, strict=True):
-        assert one.step == other.step
-        np.testing.assert_array_equal(one.films, other.films)
-        np.testing.assert_array_equal(one.epochs, other.epochs)
-        np.testing.assert_array_equal(one.images, other.images)
+        assert_same(one, other)
 
 
-@pytest.mark.parametrize("workers", [1, 5])
-def test_threads_change_nothing(phantom_store, workers):
+@pytest.mark.parametrize(
+    "options", [{"workers": 1}, {"workers": 5}, {"crop": training_view("crop", CropConfig(), SMALL, seed=0)}]
+)
+def test_neither_threads_nor_crops_given_as_a_view_change_anything(phantom_store, options):
     films = Films([(open_store(phantom_store), np.arange(7))])
-    for one, other in zip(batches(films), batches(films, workers=workers), strict=True):
-        np.testing.assert_array_equal(one.images, other.images)
+    for one, other in zip(batches(films), batches(films, **options), strict=True):
+        assert_same(one, other)
 
 
 def test_another_seed_gives_another_order_and_other_crops(phantom_store):
@@ -243,13 +240,9 @@ def test_another_seed_gives_another_order_and_other_crops(phantom_store):
 
 
 def test_a_loop_that_is_left_early_ends_its_threads(store):
-    import threading
-
-    before = threading.active_count()
-    stream = training_batches(
-        Films([(store, np.arange(10))]), batch_size=4, size=16, crop=CropConfig(), seed=0,
-        steps=range(10**9), workers=3,
-    )  # fmt: skip
+    before, films = threading.active_count(), Films([(store, np.arange(10))])
+    options = {"batch_size": 4, "size": 16, "crop": CropConfig(), "seed": 0, "workers": 3}
+    stream = training_batches(films, steps=range(10**9), **options)
     next(stream)
     assert threading.active_count() > before
     stream.close()
@@ -271,10 +264,3 @@ def test_training_can_see_images_as_evaluation_does(phantom_store):
     for batch in shown:
         for film, image in zip(batch.films, batch.images, strict=True):
             np.testing.assert_array_equal(image[0], chain.view(store.pixels(int(film))))
-
-
-def test_crops_as_an_option_or_as_a_view_are_the_same(phantom_store):
-    films = Films([(open_store(phantom_store), np.arange(4))])
-    view = training_view("crop", CropConfig(), SMALL, seed=0)
-    for one, other in zip(batches(films), batches(films, crop=view), strict=True):
-        np.testing.assert_array_equal(one.images, other.images)

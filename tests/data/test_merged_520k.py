@@ -14,7 +14,7 @@ from evax.data.sources import list_source
 from evax.data.sources.corpora.merged_520k import OWN_TEST, RELEASES, SAME_PATIENT
 from evax.data.split import assign_splits
 from evax.errors import ConfigError, DataError
-from releases import written
+from releases import with_files, written
 
 PAPER = [
     "chestxray14/images_001/images/00000001_000.png",
@@ -40,9 +40,7 @@ def lists(tmp_path):
     third list on a CheXpert train image and a lateral one.
     """
     folder = tmp_path / "lists"
-    (folder / "rsna").mkdir(parents=True)
-    (folder / "rsna" / "test.txt").write_text("0174c4bb\n")
-    (folder / "rsna" / "train.txt").write_text("00000003_000.png\n")
+    with_files(folder / "rsna", {"test.txt": "0174c4bb\n", "train.txt": "00000003_000.png\n"})
     mapping = [{"img_id": "00000001_000.png", "subset_img_id": "0174c4bb", "SOPInstanceUID": "1.2.3", "n": 1}]
     (folder / "mapping.json").write_text(json.dumps(mapping))
     with gzip.open(folder / "test_COVIDx9A.txt.gz", "wt") as file:
@@ -86,10 +84,8 @@ def test_tested_images_are_left_out_under_whatever_name_with_their_patients(raw,
         PAPER[8]: OWN_TEST,
     }
     said = [record.getMessage().split() for record in caplog.records]
-    assert ["chestxray14", "3", "2", "1"] in said
-    assert ["chexpert", "5", "3", "1"] in said
-    assert ["mimic_cxr", "6", "4", "3"] in said
-    assert ["together", "14", "9", "5"] in said
+    for line in ("chestxray14 3 2 1", "chexpert 5 3 1", "mimic_cxr 6 4 3", "together 14 9 5"):
+        assert line.split() in said
     warned = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
     assert warned.pop(0).endswith("not read, because no list of tested images (*test*.txt): rsna/train.txt.")
     unknown = warned
@@ -98,9 +94,7 @@ def test_tested_images_are_left_out_under_whatever_name_with_their_patients(raw,
 
 
 def listing(raw, folder, content):
-    folder.mkdir()
-    (folder / "test.txt").write_text(content)
-    return list_source("merged_520k", raw, {"tested": folder})
+    return list_source("merged_520k", raw, {"tested": with_files(folder, {"test.txt": content})})
 
 
 def test_a_patient_whose_lateral_image_alone_is_tested_is_left_out(raw, tmp_path):
@@ -111,11 +105,8 @@ def test_a_patient_whose_lateral_image_alone_is_tested_is_left_out(raw, tmp_path
 
 
 def test_lists_are_found_in_any_case_and_other_files_are_named(raw, tmp_path, caplog):
-    lists = tmp_path / "lists"
-    (lists / "more").mkdir(parents=True)
-    (lists / "more" / "val.txt").write_text("00000001_000.png\n")
-    (lists / "readme.md").write_text("lists")
-    (lists / "RSNA_Test.TXT").write_text("00000003_000.png\n")
+    lists = with_files(tmp_path / "lists", {"readme.md": "lists", "RSNA_Test.TXT": "00000003_000.png\n"})
+    with_files(lists / "more", {"val.txt": "00000001_000.png\n"})
     why = list_source("merged_520k", raw, {"tested": lists}).left_out
     assert why[PAPER[1]] == "tested by RSNA_Test.TXT"
     assert "not read, because no list of tested images (*test*.txt): more/val.txt, readme.md." in caplog.text
@@ -143,15 +134,6 @@ def test_a_list_with_the_patient_first_names_its_images(raw, tmp_path):
     assert why[PAPER[1]] == "tested by test.txt"
 
 
-def test_the_lists_must_be_named_and_there(raw, tmp_path):
-    with pytest.raises(ConfigError, match="This recipe needs --tested LISTS: the folder with the lists"):
-        list_source("merged_520k", raw, {"tested": Path("")})
-    with pytest.raises(
-        DataError, match="There is no folder .*none. --tested names the folder with the lists"
-    ):
-        list_source("merged_520k", raw, {"tested": tmp_path / "none"})
-
-
 def test_a_table_of_other_names_reaches_what_no_published_mapping_names(raw, lists):
     (lists / "siim_test.txt").write_text("1.2.276.0.7230010.3.1.4\n")
     (lists / "found.csv").write_text("film,other\n00000003_000.png,1.2.276.0.7230010.3.1.4\n")
@@ -159,11 +141,13 @@ def test_a_table_of_other_names_reaches_what_no_published_mapping_names(raw, lis
     assert manifest.left_out[PAPER[1]] == "tested by siim_test.txt"
 
 
-def test_what_is_missing_or_no_list_is_said(raw, lists, tmp_path):
-    def refused(message, folder=lists):
-        with pytest.raises(DataError, match=message):
+def test_lists_that_are_not_named_missing_or_none_are_refused(raw, lists, tmp_path):
+    def refused(message, folder=lists, error=DataError):
+        with pytest.raises(error, match=message):
             list_source("merged_520k", raw, {"tested": folder})
 
+    refused("This recipe needs --tested LISTS: the folder with the lists", Path(""), ConfigError)
+    refused("There is no folder .*none. --tested names the folder with the lists", tmp_path / "none")
     (lists / "found.csv").write_text("a,b\n")
     refused("found.csv lacks the columns image, other")
     (lists / "mapping.json").write_text('{"img_id": "x"}')
@@ -182,9 +166,8 @@ def test_patients_are_divided_as_in_a_store_of_their_release_alone(raw):
     for name in RELEASES:
         alone = list_source(name, raw / name, {})
         alone.table["split"] = ""
-        for image, part in zip(
-            alone.table["image"], assign_splits(alone, **shares).table["split"], strict=True
-        ):
+        parts = assign_splits(alone, **shares).table["split"]
+        for image, part in zip(alone.table["image"], parts, strict=True):
             assert split.get(f"{name}/{image}", part) == part
     assert len(set(split.values())) > 1
 
@@ -219,9 +202,7 @@ def test_the_complete_tables_give_the_published_number_and_a_smaller_one_without
     clean = 520_885 - 600 - of_patients
     assert len(manifest.table) == clean
     assert ["together", "712,644", "520,885", f"{clean:,}"] in table
-    assert ["chestxray14", "112,120", "86,524", f"{86_524 - of_patients:,}"] in [
-        line.split() for line in said
-    ]
+    assert ["chestxray14", "112,120", "86,524", f"{86_524 - of_patients:,}"] in table
     assert "Left out of the one without known leaks: 10, tested by rsna_test.txt.gz." in said
     assert "Left out of both: 25,596, official test list of ChestX-ray14." in said
     unknown = [line.split(" of its names")[0] for line in said if "of its names" in line]

@@ -12,7 +12,7 @@ from evax.data.sources import list_source, read_source
 from evax.data.split import assign_splits, follow_lists
 from evax.errors import DataError
 from evax.findings import CHEXPERT
-from releases import RELEASES, film, mask, written
+from releases import RELEASES, film, mask, with_files, written
 
 
 def read(name, folder, **options):
@@ -21,6 +21,17 @@ def read(name, folder, **options):
 
 def refused(message):
     return pytest.raises(DataError, match=message)
+
+
+def replaced(*pairs):
+    """A change of a table: each first text becomes the second."""
+
+    def change(text):
+        for old, new in pairs:
+            text = text.replace(old, new)
+        return text
+
+    return change
 
 
 def label(manifest, row, finding):
@@ -34,6 +45,67 @@ def test_every_image_of_a_release_is_found_and_no_patient_is_in_two_splits(name,
     assert all((tmp_path / image).is_file() for image in manifest.table["image"])
     split = assign_splits(manifest, validation=0.3, test=0.3, seed=0).table
     assert split.groupby("patient")["split"].nunique().max() == 1
+
+
+MIMIC_LABELS = "\n".join(["subject_id,study_id," + ",".join(CHEXPERT), *["1,50414267" + "," * 14] * 2])
+
+
+@pytest.mark.parametrize(
+    ("name", "file", "change", "message"),  # change: of its text, all its content, or None: it is gone
+    [
+        ("chexpert", "train.csv", replaced(("Edema", "Oedematous")), "train.csv lacks the columns Edema"),
+        ("chexpert", "train.csv", replaced(("patient00001", "p1")),
+         "the path CheXpert-v1.0-small/train/p1/.* names no patient and study"),
+        ("chexpert", "train.csv", replaced(("Pleural Other", "effusion")),
+         "lacks the columns Pleural Other: it is another table or another version of it"),
+        ("chexpert", "train.csv", replaced(("Path", "effusion,Path"), ("\nChe", "\n1,Che")),
+         "has two columns of the finding Effusion: delete one"),
+        ("chexpert", "train.csv", None,
+         "There is no table .*train.csv. It is part of the release; --raw names the folder that holds it"),
+        ("mimic_cxr", "mimic-cxr-2.0.0-split.csv", "dicom_id,split\nd1,train\nd2,train\nd3,development\n",
+         r"mimic-cxr-2.0.0-split.csv names no split of d3 \(train, validate or test\)"),
+        ("mimic_cxr", "mimic-cxr-2.0.0-chexpert.csv", MIMIC_LABELS,
+         "mimic-cxr-2.0.0-chexpert.csv lists the study 50414267 twice"),
+        ("covidx9a", "train_COVIDx9A.txt", "3 a b.jpeg pneumonia cohen\n4 c.png sick rsna\n",
+         "train_COVIDx9A.txt, line 2: expected 'patient filename class source' with a class of normal, "),
+        ("covidx9a", "train_COVIDx9A.txt", b"\xef\xbb\xbf4 d e.png negative sirm\n",
+         "line 1: expected .* but the class is 'negative'. Lists of other versions belong to other so"),
+        ("covidx_cxr4", "train.txt", b"\xef\xbb\xbf4 d e.png pneumonia sirm\n",
+         "line 1: expected .* but the class is 'pneumonia'. Lists of other versions belong to other so"),
+        ("covidx9a", "test_COVIDx9A.txt", "alone\n",
+         "test_COVIDx9A.txt, line 1: expected 'patient filename class source'"),
+        ("covidx9a", "test_COVIDx9A.txt", "1 ä.png normal rsna".encode("latin-1"),
+         "The list .*test_COVIDx9A.txt cannot be read"),
+        ("covidx_cxr4", "train.txt", None,
+         "There is no list .*train.txt. --raw names the folder that holds it and train/"),
+        ("chestxray14", "Data_Entry_2017.csv", replaced(("Hernia", "Pox"), ("No Finding", "Pox")),
+         "Data_Entry_2017.csv has the finding 'Pox', unknown in this release"),
+        ("chestxray14", "Data_Entry_2017.csv", replaced(("Patient ID", "Patient")),
+         "Data_Entry_2017.csv lacks the columns Patient ID"),
+        ("chestxray14", "train_val_list.txt", "00000003_000.png\n",
+         "00000001_000.png is in neither test_list.txt nor train_val_list.txt"),
+        ("chestxray14", "train_val_list.txt", None,
+         "no list .*train_val_list.txt. The official release has .* The folder holds test_list.txt"),
+        ("chestxray14", "test_list.txt", b"\xff\xff", "The list .*test_list.txt cannot be read"),
+        ("chestxray14", "BBox_List_2017.csv", replaced(("Image Index", "Name")),
+         "BBox_List_2017.csv does not begin with the columns Image Index, Finding Label, Bbox"),
+        ("chestxray14", "BBox_List_2017.csv", replaced(("256", "left")),
+         "BBox_List_2017.csv: column 'Bbox .x', line 2 holds 'left', not a number. Boxes are in pix"),
+        ("rsna", "stage_2_train_labels.csv", replaced(("256.0,512.0,128.0,256.0,1", "256.0,512.0,,256.0,1")),
+         "0004cfab-14fd-4e49-80ba-63a80b6bddd1 has Target 1 and no complete box"),
+        ("coco", "annotations.json", None, "There is no file .*annotations.json. Name it with --table"),
+    ],
+)  # fmt: skip
+def test_a_release_with_a_broken_or_missing_table_is_refused_with_file_and_place(
+    tmp_path, name, file, change, message
+):
+    path = written(name, tmp_path) / file
+    if change is None:
+        path.unlink()
+    else:
+        with_files(tmp_path, {file: change(path.read_text()) if callable(change) else change})
+    with refused(message):
+        read_source(name, tmp_path, {})
 
 
 # --- CheXpert ---------------------------------------------------------------------------------------
@@ -51,12 +123,8 @@ def test_chexpert_s_frontal_images_are_those_of_its_own_column(tmp_path):
     ]
     assert list(table["patient"]) == ["patient00001", "patient00002", "patient00002", "patient64541"]
     assert list(table["study"][:2]) == ["patient00001/study1", "patient00002/study1"]
-    assert table[["view", "sex", "split"]].to_numpy().tolist() == [
-        ["AP", "F", ""],
-        ["PA", "M", ""],
-        ["", "", ""],
-        ["AP", "M", "test"],
-    ]
+    facts = table[["view", "sex", "split"]].to_numpy().tolist()
+    assert facts == [["AP", "F", ""], ["PA", "M", ""], ["", "", ""], ["AP", "M", "test"]]
     assert manifest.left_out == {"train/patient00002/study1/view2_lateral.jpg": "lateral view"}
 
 
@@ -68,22 +136,6 @@ def test_chexpert_s_labels_stay_as_written_and_find_their_columns_by_name(tmp_pa
     assert label(manifest, 1, "Effusion") == 1
     assert np.isnan(label(manifest, 1, "Fracture"))
     assert np.isnan(manifest.labels()[2]).all()
-
-
-def test_a_broken_chexpert_table_is_named(tmp_path):
-    read("chexpert", tmp_path)
-    table = (tmp_path / "train.csv").read_text()
-    (tmp_path / "train.csv").write_text(table.replace("Edema", "Oedematous"))
-    with refused("train.csv lacks the columns Edema"):
-        read_source("chexpert", tmp_path, {})
-    (tmp_path / "train.csv").write_text(table.replace("patient00001", "p1"))
-    with refused("the path CheXpert-v1.0-small/train/p1/.* names no patient and study"):
-        read_source("chexpert", tmp_path, {})
-    (tmp_path / "train.csv").unlink()
-    with refused(
-        "There is no table .*train.csv. It is part of the release; --raw names the folder that holds it"
-    ):
-        read_source("chexpert", tmp_path, {})
 
 
 # --- MIMIC-CXR-JPG ----------------------------------------------------------------------------------
@@ -100,32 +152,13 @@ def test_mimic_s_ap_and_pa_images_get_the_labels_of_their_study_and_the_release_
     assert label(manifest, 1, "Pneumonia") == 0
     assert np.isnan(manifest.labels()[2]).all(), "the study is not in the label table"
     assert label(manifest, 3, "No Finding") == 1
-    assert list(manifest.left_out) == [
-        "files/p10/p10000032/s50414267/d2.jpg",
-        "files/p11/p11000935/s51178377/d6.jpg",
-    ]
+    others = ["files/p10/p10000032/s50414267/d2.jpg", "files/p11/p11000935/s51178377/d6.jpg"]
+    assert list(manifest.left_out) == others
 
 
 def test_the_three_splits_of_a_release_are_kept(tmp_path):
     manifest = assign_splits(read("mimic_cxr", tmp_path), validation=0.5, test=0.5, seed=3)
     assert list(manifest.table["split"]) == ["train", "train", "val", "test"]
-
-
-def test_a_mimic_image_without_a_split_is_named(tmp_path):
-    written("mimic_cxr", tmp_path)
-    (tmp_path / "mimic-cxr-2.0.0-split.csv").write_text(
-        "dicom_id,split\nd1,train\nd2,train\nd3,development\n"
-    )
-    with refused(r"mimic-cxr-2.0.0-split.csv names no split of d3 \(train, validate or test\)"):
-        read_source("mimic_cxr", tmp_path, {})
-
-
-def test_a_mimic_study_with_two_rows_of_labels_is_named(tmp_path):
-    written("mimic_cxr", tmp_path)
-    rows = ["subject_id,study_id," + ",".join(CHEXPERT), *["1,50414267" + "," * 14] * 2]
-    (tmp_path / "mimic-cxr-2.0.0-chexpert.csv").write_text("\n".join(rows))
-    with refused("mimic-cxr-2.0.0-chexpert.csv lists the study 50414267 twice"):
-        read_source("mimic_cxr", tmp_path, {})
 
 
 # --- COVIDx -----------------------------------------------------------------------------------------
@@ -152,17 +185,6 @@ def test_covidx_cxr4_keeps_its_three_splits(tmp_path):
     assert manifest.table["split"].value_counts().to_dict() == {"train": 2, "test": 2, "val": 1}
 
 
-def test_a_line_of_a_covidx_list_that_is_none_is_refused_with_its_number(tmp_path):
-    written("covidx9a", tmp_path)
-    (tmp_path / "train_COVIDx9A.txt").write_text("3 a b.jpeg pneumonia cohen\n4 c.png sick rsna\n")
-    with refused(
-        "train_COVIDx9A.txt, line 2: expected 'patient filename class source' with a class of normal, "
-    ):
-        read_source("covidx9a", tmp_path, {})
-    with refused("There is no list .*train.txt. --raw names the folder that holds it and train/"):
-        read_source("covidx_cxr4", tmp_path, {})
-
-
 # --- SIIM-ACR and RSNA ------------------------------------------------------------------------------
 
 
@@ -171,34 +193,7 @@ def united(manifest, image):
     return np.logical_or.reduce(pieces)
 
 
-def test_lists_and_boxes_that_are_none_are_refused_with_their_file(tmp_path):
-    raw = written("covidx9a", tmp_path / "covidx9a")
-    (raw / "test_COVIDx9A.txt").write_text("alone\n")
-    with refused("test_COVIDx9A.txt, line 1: expected 'patient filename class source'"):
-        read_source("covidx9a", raw, {})
-    (raw / "test_COVIDx9A.txt").write_bytes("1 ä.png normal rsna".encode("latin-1"))
-    with refused("The list .*test_COVIDx9A.txt cannot be read"):
-        read_source("covidx9a", raw, {})
-    raw = written("chestxray14", tmp_path / "chestxray14")
-    boxes = (raw / "BBox_List_2017.csv").read_text()
-    (raw / "BBox_List_2017.csv").write_text(boxes.replace("Image Index", "Name"))
-    with refused("BBox_List_2017.csv does not begin with the columns Image Index, Finding Label, Bbox"):
-        read_source("chestxray14", raw, {})
-    line = boxes.splitlines()[1].split(",")
-    (raw / "BBox_List_2017.csv").write_text(boxes.replace(line[2], "left", 1))
-    with refused("BBox_List_2017.csv: column 'Bbox .x', line 2 holds 'left', not a number. Boxes are in pix"):
-        read_source("chestxray14", raw, {})
-    (raw / "test_list.txt").write_bytes(b"\xff\xff")
-    with refused("The list .*test_list.txt cannot be read"):
-        read_source("chestxray14", raw, {})
-
-
-def test_a_folder_of_lists_that_is_not_there_is_named(tmp_path):
-    with refused("There is no folder .*none. --lists names the folder of an experiment's lists"):
-        follow_lists(read("siim", tmp_path / "raw"), tmp_path / "none")
-
-
-def test_all_run_lengths_of_a_siim_image_are_kept(tmp_path):
+def test_all_run_lengths_of_a_siim_film_are_kept(tmp_path):
     manifest = read("siim", tmp_path)
     table = manifest.table
     assert len(table) == 4
@@ -217,11 +212,8 @@ def test_all_run_lengths_of_a_siim_image_are_kept(tmp_path):
 def test_all_boxes_of_an_rsna_image_are_kept_and_are_its_mask(tmp_path):
     manifest = read("rsna", tmp_path)
     np.testing.assert_array_equal(manifest.table["Pneumonia"], [0, 1, 1, 0])
-    assert manifest.boxes.iloc[:, 2:].to_numpy().tolist() == [
-        [0.25, 0.5, 0.125, 0.25],
-        [0, 0, 0.5, 0.5],
-        [0.5, 0, 0.5, 1],
-    ]
+    boxes = manifest.boxes.iloc[:, 2:].to_numpy().tolist()
+    assert boxes == [[0.25, 0.5, 0.125, 0.25], [0, 0, 0.5, 0.5], [0.5, 0, 0.5, 1]]
     mask = united(manifest, manifest.table["image"][1])
     expected = np.zeros((1024, 1024), bool)
     expected[512:768, 256:384] = expected[:512, :512] = True
@@ -229,15 +221,7 @@ def test_all_boxes_of_an_rsna_image_are_kept_and_are_its_mask(tmp_path):
     assert united(manifest, manifest.table["image"][2])[:, 512:].all()
 
 
-def test_an_rsna_image_with_pneumonia_and_without_its_box_is_named(tmp_path):
-    written("rsna", tmp_path)
-    table = tmp_path / "stage_2_train_labels.csv"
-    table.write_text(table.read_text().replace("256.0,512.0,128.0,256.0,1", "256.0,512.0,,256.0,1"))
-    with refused("0004cfab-14fd-4e49-80ba-63a80b6bddd1 has Target 1 and no complete box"):
-        read_source("rsna", tmp_path, {})
-
-
-# --- Shenzhen, lungs, masks beside images ------------------------------------------------------------
+# --- Shenzhen, lungs, masks beside films ------------------------------------------------------------
 
 
 def test_shenzhen_s_regions_are_kept_by_abnormality_and_as_tuberculosis(tmp_path):
@@ -246,12 +230,9 @@ def test_shenzhen_s_regions_are_kept_by_abnormality_and_as_tuberculosis(tmp_path
     assert list(manifest.table["patient"][:2]) == ["CHNCXR_0001", "CHNCXR_0002"]
     assert list(manifest.table["sex"][:2]) == ["M", "F"]
     assert list(manifest.table["age"][:2]) == [45, 39]
-    assert set(manifest.masks["image"]) == {"CXR_png/CHNCXR_0327_1.png"}, "0999 is no image of the release"
-    assert manifest.masks["finding"].value_counts().to_dict() == {
-        "Tuberculosis": 3,
-        "Small Infiltrate (non-linear)": 2,
-        "Effusion": 1,
-    }
+    assert set(manifest.masks["image"]) == {"CXR_png/CHNCXR_0327_1.png"}, "0999 is no film of the release"
+    findings = manifest.masks["finding"].value_counts().to_dict()
+    assert findings == {"Tuberculosis": 3, "Small Infiltrate (non-linear)": 2, "Effusion": 1}
 
 
 def test_zhang_s_lungs_keep_their_test_images(tmp_path):
@@ -264,12 +245,9 @@ def test_zhang_s_lungs_keep_their_test_images(tmp_path):
 
 @pytest.mark.parametrize("source", ["masks", "lungs", "shenzhen", "csv"])
 def test_the_inside_of_mask_files_can_be_named_wherever_there_are_some(tmp_path, source):
-    if source == "csv":
-        folder = written("masks", tmp_path)
-        (folder / "labels.csv").write_text("image,patient,Mass\np0_1.png,p0,1\np1_1.png,p1,0\n")
-        manifest = read_source(source, folder, {"mask_value": (255, 0, 0)})
-    else:
-        manifest = read(source, tmp_path, mask_value=(255, 0, 0))
+    written("masks" if source == "csv" else source, tmp_path)
+    with_files(tmp_path, {"labels.csv": "image,patient,Mass\np0_1.png,p0,1\np1_1.png,p1,0\n"})
+    manifest = read_source(source, tmp_path, {"mask_value": (255, 0, 0)})
     assert len(manifest.masks)
     assert manifest.select(np.ones(len(manifest.table), bool)).mask_value == (255, 0, 0)
 
@@ -363,9 +341,6 @@ def test_a_coco_file_that_contradicts_itself_is_refused(tmp_path, old, new, mess
     path.write_text(path.read_text().replace(old, new))
     with refused(message):
         read_source("coco", tmp_path, {})
-    path.rename(tmp_path / "other.json")
-    with refused("There is no file .*annotations.json. Name it with --table"):
-        read_source("coco", tmp_path, {})
 
 
 # --- lists of an experiment -------------------------------------------------------------------------
@@ -373,42 +348,34 @@ def test_a_coco_file_that_contradicts_itself_is_refused(tmp_path, old, new, mess
 
 def test_the_lists_of_an_experiment_choose_images_and_splits(tmp_path):
     manifest = read("siim", tmp_path / "raw")
-    lists = tmp_path / "lists"
-    lists.mkdir()
     ids = list(manifest.table["patient"])
-    (lists / "train.txt").write_text(f"{ids[0]}\n{ids[1]}")
-    (lists / "test.txt").write_text(f"{ids[3]}.dcm 0 1\n\n")
+    content = {"train.txt": f"{ids[0]}\n{ids[1]}", "test.txt": f"{ids[3]}.dcm 0 1\n\n"}
+    lists = with_files(tmp_path / "lists", content)
     chosen = follow_lists(manifest, lists)
-    assert dict(zip(chosen.table["patient"], chosen.table["split"], strict=True)) == {
-        ids[0]: "train", ids[1]: "train", ids[3]: "test",
-    }  # fmt: skip
+    split = dict(zip(chosen.table["patient"], chosen.table["split"], strict=True))
+    assert split == {ids[0]: "train", ids[1]: "train", ids[3]: "test"}
     assert set(chosen.masks["image"]) <= set(chosen.table["image"])
-    (lists / "val.txt").write_text(ids[1])
+    with_files(lists, {"val.txt": ids[1]})
     with refused(f"{ids[1]} is in a train list and in a val list of"):
         follow_lists(manifest, lists)
 
 
 def test_lists_name_images_of_equal_names_by_their_paths(tmp_path):
     manifest = read("chexpert", tmp_path / "raw")
-    lists = tmp_path / "lists"
-    lists.mkdir()
-    (lists / "test.txt").write_text("train/patient00002/study2/view1_frontal.jpg\nview1_frontal.jpg\n")
+    named = "train/patient00002/study2/view1_frontal.jpg"
+    lists = with_files(tmp_path / "lists", {"test.txt": f"{named}\nview1_frontal.jpg\n"})
     chosen = follow_lists(manifest, lists).table
-    assert list(chosen["image"]) == ["train/patient00002/study2/view1_frontal.jpg"]
-    assert list(chosen["split"]) == ["test"]
+    assert chosen[["image", "split"]].to_numpy().tolist() == [[named, "test"]]
 
 
 def test_lists_name_images_with_blanks_and_with_the_patient_first(tmp_path):
     manifest = read("covidx9a", tmp_path / "raw")
-    lists = tmp_path / "lists"
-    lists.mkdir()
-    (lists / "Train.TXT").write_text("3 a b.jpeg pneumonia cohen\n3 c.png COVID-19 rsna\n")
-    (lists / "test.txt").write_text("z.png\n")
+    train = "3 a b.jpeg pneumonia cohen\n3 c.png COVID-19 rsna\n"
+    lists = with_files(tmp_path / "lists", {"Train.TXT": train, "test.txt": "z.png\n"})
     chosen = follow_lists(manifest, lists).table
-    assert dict(zip(chosen["image"], chosen["split"], strict=True)) == {
-        "train/a b.jpeg": "train", "train/c.png": "train", "test/z.png": "test",
-    }  # fmt: skip
-    (lists / "Train.TXT").write_text("a b\n")
+    split = dict(zip(chosen["image"], chosen["split"], strict=True))
+    assert split == {"train/a b.jpeg": "train", "train/c.png": "train", "test/z.png": "test"}
+    with_files(lists, {"Train.TXT": "a b\n"})
     assert list(follow_lists(manifest, lists).table["image"]) == ["train/a b.jpeg", "test/z.png"]
 
 
@@ -416,21 +383,18 @@ def test_a_label_in_a_line_is_no_image(tmp_path):
     for name in ("1.png", "b.png"):
         film(tmp_path / "raw" / name)
     manifest = read_source("folders", tmp_path / "raw", {})
-    (tmp_path / "lists").mkdir()
-    (tmp_path / "lists" / "train.txt").write_text("b.png 0 1\nlost.png 1\nlost 1\n")
-    assert list(follow_lists(manifest, tmp_path / "lists").table["image"]) == ["b.png"]
+    lists = with_files(tmp_path / "lists", {"train.txt": "b.png 0 1\nlost.png 1\nlost 1\n"})
+    assert list(follow_lists(manifest, lists).table["image"]) == ["b.png"]
 
 
 def test_a_list_of_train_and_validation_images_is_divided(tmp_path):
     manifest = read("chestxray14", tmp_path / "raw")
     chosen = follow_lists(manifest, tmp_path / "raw").table
-    assert list(chosen["split"]) == ["train", "test"], "validation images are drawn from the first"
-    lists = tmp_path / "lists"
-    lists.mkdir()
-    (lists / "train_val_list.txt").write_text("00000001_000.png\n00000002_000.png\n")
-    (lists / "val.txt").write_text("00000002_000.png\n")
+    assert list(chosen["split"]) == ["train", "test"], "validation films are drawn from the first"
+    first, second = "00000001_000.png\n", "00000002_000.png\n"
+    lists = with_files(tmp_path / "lists", {"train_val_list.txt": first + second, "val.txt": second})
     assert list(follow_lists(manifest, lists).table["split"]) == ["train", "val"]
-    (lists / "test_train.txt").write_text("00000001_000.png\n")
+    with_files(lists, {"test_train.txt": first})
     with refused("test_train.txt says two splits: name it after one of them"):
         follow_lists(manifest, lists)
     (lists / "test_train.txt").rename(lists / "test.txt")
@@ -438,14 +402,16 @@ def test_a_list_of_train_and_validation_images_is_divided(tmp_path):
         follow_lists(manifest, lists)
 
 
-def test_lists_that_name_nothing_are_refused(tmp_path):
-    manifest = read("siim", tmp_path / "raw")
-    (tmp_path / "lists").mkdir()
+def test_lists_that_are_not_there_or_name_nothing_are_refused(tmp_path):
+    manifest, lists = read("siim", tmp_path / "raw"), tmp_path / "lists"
+    with refused("There is no folder .*lists. --lists names the folder of an experiment's lists"):
+        follow_lists(manifest, lists)
+    lists.mkdir()
     with refused("holds no lists of films: train.*.txt, val.*.txt or test.*.txt"):
-        follow_lists(manifest, tmp_path / "lists")
-    (tmp_path / "lists" / "train.txt").write_text("1.2.3\n")
-    with refused("None of the 4 images of .*raw is in the lists of"):
-        follow_lists(manifest, tmp_path / "lists")
+        follow_lists(manifest, lists)
+    with_files(lists, {"train.txt": "1.2.3\n"})
+    with refused("None of the 4 films of .*raw is in the lists of"):
+        follow_lists(manifest, lists)
 
 
 def test_everything_a_release_lists_can_be_seen_without_its_images(tmp_path):

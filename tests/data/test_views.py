@@ -7,7 +7,7 @@ import logging
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.dicoms import film, write
+from tests.dicoms import code_item, film, write
 
 from evax.data.dicom import read_header
 from evax.data.dicom.reading import read_dicom
@@ -61,17 +61,8 @@ def test_headers_and_tables_are_read_alike(tmp_path, text, caplog):
 
 @pytest.mark.parametrize("code", [code for code in CODES if code != "L"])
 def test_a_view_code_is_read_where_view_position_says_nothing(tmp_path, code):
-    item = write_code(code)
-    path = write(tmp_path / "a.dcm", film(8), ViewPosition="ERECT", ViewCodeSequence=[item])
+    path = write(tmp_path / "a.dcm", film(8), ViewPosition="ERECT", ViewCodeSequence=[code_item(code)])
     assert read_header(path).view == CODES[code]
-
-
-def write_code(value):
-    from pydicom.dataset import Dataset
-
-    item = Dataset()
-    item.CodeValue = value
-    return item
 
 
 @pytest.mark.parametrize(
