@@ -82,7 +82,7 @@ def changed(path, **tags):
 
 
 def shows(path, expected, issues=None, *, atol=1e-6):
-    """The film, whose pixels must be the expected ones, and its issues, where they are given."""
+    """The image, whose pixels must be the expected ones, and its issues, where they are given."""
     radiograph = read_dicom(path)
     np.testing.assert_allclose(radiograph.pixels, expected, atol=atol)
     assert issues is None or radiograph.issues == tuple(issues)
@@ -90,7 +90,7 @@ def shows(path, expected, issues=None, *, atol=1e-6):
 
 
 def palette_tags(entries):
-    """Tags of a film in these 256 entries of 16 bits, for each colour alike."""
+    """Tags of an image in these 256 entries of 16 bits, for each colour alike."""
     names = [f"{name}PaletteColorLookupTable" for name in ("Red", "Green", "Blue")]
     tags = {f"{name}Data": entries for name in names} | {f"{name}Descriptor": [256, 0, 16] for name in names}
     return {"PhotometricInterpretation": "PALETTE COLOR"} | tags

@@ -140,7 +140,7 @@ def test_at_most_so_many_pictures_are_decoded_evenly_over_all(raw, monkeypatch):
     assert looked == ["000.png", "003.png", "006.png"]
 
 
-def test_a_mixed_store_reads_8_bit_and_dicom_films_as_ever(raw, tmp_path):
+def test_a_mixed_store_reads_8_bit_and_dicom_images_as_ever(raw, tmp_path):
     deep(raw / "a.png", 4095)
     eight = np.random.default_rng(0).integers(0, 256, (SIDE, SIDE), dtype=np.uint8)
     Image.fromarray(eight).save(raw / "b.png")

@@ -132,7 +132,7 @@ TWO_WINDOWS = {"WindowCenter": [100, 20], "WindowWidth": [51, 10]}
         case("a lookup table that understates its bits is not clipped", EIGHT, EIGHT / 255,
              VOILUTSequence=[lookup_table(np.arange(256) * 16, 0, 8)]),
         # it starts at -50, written as US because pixels are unsigned
-        case("a lookup table of a rescaled film may start below zero", RAMP, RAMP * 40 / 4095,
+        case("a lookup table of a rescaled image may start below zero", RAMP, RAMP * 40 / 4095,
              BitsStored=12, RescaleSlope=1, RescaleIntercept=-50,
              VOILUTSequence=[lookup_table(np.arange(101) * 40, 65536 - 50, 12)]),
         case("a VOI LUT is preferred to a window", EIGHT, EIGHT / 255,
@@ -145,20 +145,20 @@ TWO_WINDOWS = {"WindowCenter": [100, 20], "WindowWidth": [51, 10]}
              BitsStored=12, VOILUTSequence=[lookup_table([], 0, 12), lookup_table(range(4096), 0, 12)]),
         case("a slope of zero is ignored and reported", EIGHT, EIGHT / 255, "bad_rescale",
              RescaleSlope=0, RescaleIntercept=0),
-        case("one bit films are black and white", np.array([[0, 1, 1, 0, 1, 0, 0, 1]], "u1"),
+        case("one bit images are black and white", np.array([[0, 1, 1, 0, 1, 0, 0, 1]], "u1"),
              [[0, 1, 1, 0, 1, 0, 0, 1]], BitsAllocated=1, BitsStored=1, PixelData=b"\x96\0"),
-        case("the rare values of a nearly empty film are shown",
+        case("the rare values of a nearly empty image are shown",
              SPARSE, np.select([SPARSE == 400, SPARSE == 1400], [0, 1], 0.5), "no_window", BitsStored=12),
-        case("an RGB capture of a grey film is grey", np.repeat(EIGHT[..., None], 3, axis=2), EIGHT / 255),
+        case("an RGB capture of a grey image is grey", np.repeat(EIGHT[..., None], 3, axis=2), EIGHT / 255),
     ],
 )  # fmt: skip
-def test_a_film_is_shown_as_the_standard_says_and_what_is_odd_is_reported(
+def test_an_image_is_shown_as_the_standard_says_and_what_is_odd_is_reported(
     tmp_path, stored, tags, expected, issues
 ):
     shows(write(tmp_path / "a.dcm", stored, **tags), expected, issues)
 
 
-def test_a_negative_slope_turns_the_film_over(tmp_path):
+def test_a_negative_slope_turns_the_image_over(tmp_path):
     path = write(tmp_path / "a.dcm", TWELVE, BitsStored=12, RescaleSlope=-1, RescaleIntercept=4095)
     shows(path, read_dicom(write(tmp_path / "b.dcm", 4095 - TWELVE, BitsStored=12)).pixels)
 
@@ -376,7 +376,7 @@ NO_FILMS = [  # stored, how it is written, reason
         (lambda p: p.mkdir(), "folder"),
     ],
 )  # fmt: skip
-def test_what_is_no_single_film_is_refused_with_name_and_reason(tmp_path, make, reason, caplog, recwarn):
+def test_what_is_no_single_image_is_refused_with_name_and_reason(tmp_path, make, reason, caplog, recwarn):
     path = tmp_path / "film.dcm"
     make(path)
     with pytest.raises(DataError, match=reason) as refusal:
@@ -397,7 +397,7 @@ def test_a_truncated_dicom_is_refused_with_its_name(tmp_path, syntax, kept):
         read_image(path)
 
 
-def test_a_compressed_film_whose_end_is_cut_off_is_called_so(tmp_path):
+def test_a_compressed_image_whose_end_is_cut_off_is_called_so(tmp_path):
     path = write(tmp_path / "a.dcm", film(), JPEG2000Lossless)
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(DataError, match="lacks its pixel data, or their end"):
@@ -423,7 +423,7 @@ def test_a_damaged_jpeg_frame_does_not_end_the_process(tmp_path, whole, broken):
         read_dicom(path)
 
 
-def test_a_compressed_film_without_transfer_syntax_is_refused(tmp_path):
+def test_a_compressed_image_without_transfer_syntax_is_refused(tmp_path):
     path = write(tmp_path / "a.dcm", EIGHT, JPEG2000Lossless)
     path.write_bytes(bare(path))
     with pytest.raises(DataError, match="does not name its transfer syntax"):
@@ -574,7 +574,7 @@ def view_code(value):
         ({"PresentationIntentType": "FOR PROCESSING"}, "PA", ("for_processing",)),
     ],
 )
-def test_view_and_kind_of_film_are_reported(tmp_path, tags, view, issues):
+def test_view_and_kind_of_image_are_reported(tmp_path, tags, view, issues):
     path = write(tmp_path / "a.dcm", EIGHT, **tags)
     radiograph = read_dicom(path)
     assert (radiograph.view, radiograph.issues) == (view, issues)
@@ -603,7 +603,7 @@ def test_age_is_in_whole_years_of_infants_in_whole_months_at_most_90_or_unknown(
     assert header.age == pytest.approx(age, abs=1e-9, nan_ok=True)
 
 
-def test_the_header_describes_the_film_and_does_not_show_the_patient(tmp_path):
+def test_the_header_describes_the_image_and_does_not_show_the_patient(tmp_path):
     header = read_header(write(tmp_path / "a.dcm", EIGHT, BodyPartExamined="CHEST", NumberOfFrames=1))
     assert header.patient_id == SECRET
     assert SECRET not in repr(header)
@@ -656,7 +656,7 @@ def test_no_refusal_and_no_warning_quotes_a_text_of_the_header(tmp_path, capfd, 
     assert not [warning for warning in recwarn if SECRET in str(warning.message)]
 
 
-# --- real films -------------------------------------------------------------------------------------
+# --- real images -------------------------------------------------------------------------------------
 
 
 def real_film(name):
@@ -676,7 +676,7 @@ def test_a_real_image_is_the_same_in_three_transfer_syntaxes():
     assert spine > lung + 0.2  # bright = dense
 
 
-def test_a_real_film_agrees_with_pydicoms_own_window():
+def test_a_real_image_agrees_with_pydicoms_own_window():
     dataset = pydicom.dcmread(path := real_film("RG1_UNCR.dcm"))
     units = pydicom.pixels.apply_modality_lut(dataset.pixel_array, dataset)
     shows(path, 1 - pydicom.pixels.apply_voi_lut(units, dataset) / (2**15 - 1))

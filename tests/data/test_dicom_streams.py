@@ -120,7 +120,7 @@ def test_a_stream_shallower_than_its_header_is_shown_at_its_own_depth(tmp_path, 
 
 
 @pytest.mark.parametrize("syntax", [JPEGBaseline8Bit, JPEGExtended12Bit])
-def test_an_eight_bit_jpeg_under_a_deeper_header_is_an_eight_bit_film(tmp_path, syntax):
+def test_an_eight_bit_jpeg_under_a_deeper_header_is_an_eight_bit_image(tmp_path, syntax):
     tags = {"BitsStored": 12, "WindowCenter": 2048, "WindowWidth": 4096}
     path = compressed(tmp_path / "a.dcm", GREY.astype("u2"), jpeg(GREY), syntax, **tags)
     shows(path, GREY / 255, ("bits_conflict", "bad_window"), atol=0.02)
@@ -269,7 +269,7 @@ JPEGS = {  # frame, what it is
 
 @pytest.mark.parametrize("photometric", PHOTOMETRIC)
 @pytest.mark.parametrize("kind", JPEGS)
-def test_a_grey_film_saved_as_colour_jpeg_is_read_whatever_its_header_calls_it(tmp_path, kind, photometric):
+def test_a_grey_image_saved_as_colour_jpeg_is_read_whatever_its_header_calls_it(tmp_path, kind, photometric):
     make, truth = JPEGS[kind]
     path = tmp_path / "a.dcm"
     compressed(path, RGB, make(RGB), JPEGBaseline8Bit, PhotometricInterpretation=photometric)

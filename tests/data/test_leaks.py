@@ -46,8 +46,8 @@ def near(a, b):
     return DuplicatePair(Place(*a), Place(*b), "near", 0.9, False)
 
 
-def test_a_test_film_that_is_trained_on_in_another_store_is_a_leak_of_that_store():
-    films = film_table([Store("test/a", "train/b"), Store("train/x", "train/y")], [near((0, 0), (1, 1))])
+def test_a_test_image_that_is_trained_on_in_another_store_is_a_leak_of_that_store():
+    films = image_table([Store("test/a", "train/b"), Store("train/x", "train/y")], [near((0, 0), (1, 1))])
     counts = {"test_films": 1, "films_by_exposure": 1, "films_by_patient": 0, "patients": 0}
     assert leaks(films, same_patients=True) == [{"tested": 0, "trained": 1, **counts}]
     assert len(leaking_exposures(films)) == 1
@@ -95,7 +95,7 @@ def test_pairs_are_counted_per_split_and_kind():
     stores = [Store("test/a", "train/b"), Store("train/c", "train/d")]
     pairs = [near((0, 0), (1, 0)), near((0, 0), (1, 1))]
     pairs.append(DuplicatePair(Place(0, 1), Place(1, 0), "exact", 1.0, False))
-    assert duplicate_counts(film_table(stores, pairs), pairs) == [
+    assert duplicate_counts(image_table(stores, pairs), pairs) == [
         {"first": [0, "test"], "second": [1, "train"], "exact": 0, "near": 2},
         {"first": [0, "train"], "second": [1, "train"], "exact": 1, "near": 0},
     ]

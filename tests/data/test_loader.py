@@ -63,7 +63,7 @@ def test_a_scaled_image_is_cut_at_the_input_s_size():
     crops = np.array([cut(config, seed) for seed in range(60)])
     widths, heights = crops[:, 2], crops[:, 3]
     np.testing.assert_allclose(widths, heights, atol=2)
-    assert widths.min() == pytest.approx(64 / 1.6, abs=4)  # the film of 256 pixels at 409, 64 of them
+    assert widths.min() == pytest.approx(64 / 1.6, abs=4)  # the image of 256 pixels at 409, 64 of them
     assert widths.max() == pytest.approx(64 / 0.4, abs=8)
     assert np.median(64 / widths) == pytest.approx(1.0, abs=0.15)
     whole = cut(CropConfig(scale=(0.1, 0.1), flip=0.0), seed=1)[2]
@@ -106,7 +106,7 @@ def test_a_crop_of_the_whole_image_at_its_own_size_is_the_image():
     np.testing.assert_array_equal(random_crop(film, 48, whole, chance()), film)
 
 
-def test_seed_epoch_film_and_purpose_each_change_the_numbers():
+def test_seed_epoch_image_and_purpose_each_change_the_numbers():
     keys = [(), (1,), (0, 1), (0, 0, 1), (0, 0, 0, MASK), (0, 1, 1)]
     assert len({tuple(chance(*key).random(4)) for key in keys}) == len(keys)
     assert chance(5, 2, 7).random() == chance(5, 2, 7).random()

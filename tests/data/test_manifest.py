@@ -53,12 +53,12 @@ def test_an_exclusive_table_with_one_finding_per_image_is_accepted():
         ({"image": ["a", "b", "a"]}, (), "mine: the image a is listed twice"),
         ({"split": ["train", "valid", ""]}, (), "the split 'valid' is unknown; known: train, val, test or"),
         ({"A": [0.0, 0, 1]}, ("A", "A"), "the finding A has two columns, maybe in two spellings: keep one"),
-        ({"films": 0}, (), "mine: the table has no films"),
+        ({"films": 0}, (), "mine: the table has no images"),
         *(({name: 1.0}, (name,), f"a finding is called {name}, as a column of every store: rename it")
           for name in ("patient", "issues", "pixels", "masks")),
     ],
 )  # fmt: skip
-def test_a_table_that_breaks_a_rule_is_refused_with_film_and_value(columns, findings, message):
+def test_a_table_that_breaks_a_rule_is_refused_with_image_and_value(columns, findings, message):
     with pytest.raises(DataError, match=message):
         manifest(table(**columns), findings)
 

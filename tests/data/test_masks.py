@@ -325,7 +325,7 @@ def test_pieces_of_one_finding_are_united_and_kept_at_the_store_s_size(tmp_path)
 
 def test_a_mask_of_another_aspect_than_its_image_is_refused(tmp_path):
     mask(tmp_path / "a.png", (0, 0, 24, 24))
-    message = "The mask a.png of Mass has 48 x 48 pixels and its film 40 x 60: it belongs to another film"
+    message = "The mask a.png of Mass has 48 x 48 pixels and its image 40 x 60: it belongs to another image"
     with refused(message):
         stored_masks([("Mass", "a.png", "")], tmp_path, (60, 40), 16)
 
@@ -366,7 +366,7 @@ def changed(films, row, column, value):
          "the masks lack the columns file, rle"),
     ],
 )  # fmt: skip
-def test_a_mask_of_no_film_or_of_no_piece_is_refused(films, change, message):
+def test_a_mask_of_no_image_or_of_no_piece_is_refused(films, change, message):
     with refused(f"{films.root.name}: {message}"):
         change(films)
 

@@ -149,7 +149,7 @@ def test_lists_that_are_not_named_missing_or_none_are_refused(raw, lists, tmp_pa
     refused("This recipe needs --tested LISTS: the folder with the lists", Path(""), ConfigError)
     refused("There is no folder .*none. --tested names the folder with the lists", tmp_path / "none")
     (lists / "found.csv").write_text("a,b\n")
-    refused("found.csv lacks the columns image, other")
+    refused("found.csv lacks the columns film, other")
     (lists / "mapping.json").write_text('{"img_id": "x"}')
     refused("mapping.json is not RSNA's mapping: a list of entries with img_id and subset_img_id")
     (tmp_path / "empty").mkdir()

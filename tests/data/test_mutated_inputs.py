@@ -185,7 +185,7 @@ def test_mutated_pictures_are_stored_or_rejected_with_a_reason(tmp_path):
 
 
 @pytest.mark.long
-def test_films_with_mutated_masks_are_stored_or_rejected_with_a_reason(tmp_path):
+def test_images_with_mutated_masks_are_stored_or_rejected_with_a_reason(tmp_path):
     raw_of(tmp_path / "raw" / "masks", MASKS, "png", masks(), np.random.default_rng(5))
     film = pictures(tmp_path)[0]
     with_files(tmp_path / "raw" / "images", {f"{number:04d}.png": film for number in range(MASKS)})

@@ -23,7 +23,7 @@ from evax.data.split import assign_splits, follow_lists
 from evax.data.store import open_store
 from evax.errors import DataError
 from evax.findings import as_spelled, canonical, is_blank, one_spelling, spelling_key
-from evax.jobs.localize import refuse_other_spellings
+from evax.jobs.localize import check_spellings
 from releases import chestxray14, dicom, film, mask, with_files
 
 BOM = b"\xef\xbb\xbf"
@@ -181,7 +181,7 @@ def test_patients_that_differ_only_in_spelling_are_warned_of_by_line_and_never_b
     text = "image,patient,Mass\na,Ada,0\nb,ADA,1\nc,0042,0\nd,42.0,1\ne,nan,0\nf,None,1\n"
     table = table_of(tmp_path, text).table
     assert list(table["patient"]) == ["Ada", "ADA", "0042", "42.0", "images/e.png", "images/f.png"]
-    assert "2 of 6 films name no patient" in caplog.text
+    assert "2 of 6 images name no patient" in caplog.text
     differ = "4 patient IDs differ from another one only in case, Unicode form, blanks, '-' or '_' between"
     assert f"{differ} words, leading zeros or a final '.0'" in caplog.text
     assert "(lines 2, 3, 4, 5)" in caplog.text
@@ -268,7 +268,7 @@ def test_listed_images_that_are_missing_are_a_warning(tmp_path, caplog):
     caplog.set_level(logging.WARNING, "evax")
     manifest = table_of(tmp_path, "image,patient\na,1\n")
     follow_lists(manifest, with_files(tmp_path / "lists", {"test.txt": "a.png\nb.png\n"}))
-    assert "1 of 2 listed films found" in caplog.text
+    assert "1 of 2 listed images found" in caplog.text
 
 
 def test_a_mask_is_that_of_its_image_in_either_unicode_form(tmp_path):

@@ -30,7 +30,7 @@ def save(path, pixels, mode=None, **options):
 
 
 def shows(path, expected, issues=None, *, bits=None, atol=1e-6):
-    """The film, whose pixels must be the expected ones, and its issues, where they are given."""
+    """The image, whose pixels must be the expected ones, and its issues, where they are given."""
     radiograph = read_image(path, bits=bits)
     np.testing.assert_allclose(radiograph.pixels, expected, atol=atol)
     assert issues is None or radiograph.issues == tuple(issues)
@@ -45,14 +45,14 @@ def exif(orientation):
 
 @pytest.mark.parametrize("suffix", ["png", "tiff"])
 @pytest.mark.parametrize("mode", ["L", "RGB", "RGBA", "P", "LA"])
-def test_eight_bit_films_are_divided_by_255_in_every_mode(tmp_path, suffix, mode):
+def test_eight_bit_images_are_divided_by_255_in_every_mode(tmp_path, suffix, mode):
     radiograph = shows(save(tmp_path / f"film.{suffix}", GREY, mode), GREY / 255, ())
     assert radiograph.pixels.dtype == np.float32
     assert (radiograph.view, radiograph.spacing_mm) == (None, None)
 
 
 @pytest.mark.parametrize("suffix", ["png", "tiff"])
-def test_sixteen_bit_films_are_divided_by_65535(tmp_path, suffix):
+def test_sixteen_bit_images_are_divided_by_65535(tmp_path, suffix):
     shows(save(tmp_path / f"a.{suffix}", DEEP), DEEP / 65535)
 
 

@@ -70,7 +70,7 @@ def test_training_and_deployment_see_the_same_pixels():
     np.testing.assert_allclose(deployed, (SMALL.view(stored) / 255 - 0.4) / 0.2, atol=1e-5)
 
 
-def test_a_whole_film_of_the_right_size_is_itself():
+def test_a_whole_image_of_the_right_size_is_itself():
     film = noise(48)
     np.testing.assert_array_equal(Preprocess(48, 48).view(film), film)
     assert SMALL.view(film).shape == (32, 32)
@@ -112,7 +112,7 @@ def test_a_central_crop_belongs_to_its_input_size():
     assert cropped.at(48) == replace(SMALL, input_size=48)
 
 
-def test_three_means_make_three_channels_of_one_grey_film_alike_for_arrays_and_tensors():
+def test_three_means_make_three_channels_of_one_grey_image_alike_for_arrays_and_tensors():
     film = noise(32)
     network_input = COLOUR.to_input(film)
     assert (network_input.shape, network_input.dtype) == ((3, 32, 32), np.float32)

@@ -89,12 +89,12 @@ def test_boxes_of_an_image_or_of_a_resized_copy_lie_where_they_were_drawn(tmp_pa
     ("stated", "bbox", "reason"),
     [
         ((40, 60), (10, 30, 4, 12),
-         "drawn on 40 x 60 pixels and its film 60 x 40: width and height are exchanged"),
+         "drawn on 40 x 60 pixels and its image 60 x 40: width and height are exchanged"),
         ((640, 640), (320, 280, 64, 64),  # a letterboxed copy
-         "drawn on 640 x 640 pixels and its film 60 x 40: it belongs to another film, or one of"),
+         "drawn on 640 x 640 pixels and its image 60 x 40: it belongs to another image, or one of"),
     ],
 )  # fmt: skip
-def test_boxes_of_another_aspect_reject_the_film_with_both_sizes(tmp_path, stated, bbox, reason):
+def test_boxes_of_another_aspect_reject_the_image_with_both_sizes(tmp_path, stated, bbox, reason):
     assert reason in reason_of(coco(tmp_path / "raw", stated, bbox=bbox), tmp_path / "store")
 
 
@@ -109,7 +109,7 @@ def test_the_size_of_an_image_is_that_after_its_exif_orientation(tmp_path, state
         assert "or one of them was turned (EXIF" in reason_of(manifest, tmp_path / "store")
 
 
-def test_a_film_without_boxes_is_kept_whatever_size_is_stated(tmp_path):
+def test_an_image_without_boxes_is_kept_whatever_size_is_stated(tmp_path):
     manifest = coco(tmp_path / "raw", (40, 60), bbox=(10, 30, 4, 12))
     content = json.loads((tmp_path / "raw" / "annotations.json").read_text())
     (tmp_path / "raw" / "annotations.json").write_text(json.dumps(content | {"annotations": []}))
@@ -158,7 +158,7 @@ def test_boxes_of_a_release_of_square_images_reject_an_image_that_is_not(tmp_pat
 
 
 @given(st.integers(30, 4000), st.integers(30, 4000), st.floats(0.1, 10))
-def test_any_resized_copy_has_the_aspect_of_its_film_and_a_turned_one_only_where_it_is_square(
+def test_any_resized_copy_has_the_aspect_of_its_image_and_a_turned_one_only_where_it_is_square(
     width, height, factor
 ):
     film, copy = (width, height), (width * factor, height * factor)

@@ -193,7 +193,7 @@ def united(manifest, image):
     return np.logical_or.reduce(pieces)
 
 
-def test_all_run_lengths_of_a_siim_film_are_kept(tmp_path):
+def test_all_run_lengths_of_a_siim_image_are_kept(tmp_path):
     manifest = read("siim", tmp_path)
     table = manifest.table
     assert len(table) == 4
@@ -221,7 +221,7 @@ def test_all_boxes_of_an_rsna_image_are_kept_and_are_its_mask(tmp_path):
     assert united(manifest, manifest.table["image"][2])[:, 512:].all()
 
 
-# --- Shenzhen, lungs, masks beside films ------------------------------------------------------------
+# --- Shenzhen, lungs, masks beside images ------------------------------------------------------------
 
 
 def test_shenzhen_s_regions_are_kept_by_abnormality_and_as_tuberculosis(tmp_path):
@@ -230,7 +230,7 @@ def test_shenzhen_s_regions_are_kept_by_abnormality_and_as_tuberculosis(tmp_path
     assert list(manifest.table["patient"][:2]) == ["CHNCXR_0001", "CHNCXR_0002"]
     assert list(manifest.table["sex"][:2]) == ["M", "F"]
     assert list(manifest.table["age"][:2]) == [45, 39]
-    assert set(manifest.masks["image"]) == {"CXR_png/CHNCXR_0327_1.png"}, "0999 is no film of the release"
+    assert set(manifest.masks["image"]) == {"CXR_png/CHNCXR_0327_1.png"}, "0999 is no image of the release"
     findings = manifest.masks["finding"].value_counts().to_dict()
     assert findings == {"Tuberculosis": 3, "Small Infiltrate (non-linear)": 2, "Effusion": 1}
 
@@ -390,7 +390,7 @@ def test_a_label_in_a_line_is_no_image(tmp_path):
 def test_a_list_of_train_and_validation_images_is_divided(tmp_path):
     manifest = read("chestxray14", tmp_path / "raw")
     chosen = follow_lists(manifest, tmp_path / "raw").table
-    assert list(chosen["split"]) == ["train", "test"], "validation films are drawn from the first"
+    assert list(chosen["split"]) == ["train", "test"], "validation images are drawn from the first"
     first, second = "00000001_000.png\n", "00000002_000.png\n"
     lists = with_files(tmp_path / "lists", {"train_val_list.txt": first + second, "val.txt": second})
     assert list(follow_lists(manifest, lists).table["split"]) == ["train", "val"]
@@ -410,7 +410,7 @@ def test_lists_that_are_not_there_or_name_nothing_are_refused(tmp_path):
     with refused("holds no lists of films: train.*.txt, val.*.txt or test.*.txt"):
         follow_lists(manifest, lists)
     with_files(lists, {"train.txt": "1.2.3\n"})
-    with refused("None of the 4 films of .*raw is in the lists of"):
+    with refused("None of the 4 images of .*raw is in the lists of"):
         follow_lists(manifest, lists)
 
 

@@ -98,7 +98,7 @@ def test_a_source_is_called_by_its_kind_and_public_set_and_never_by_the_folder_s
         ]),
     ],
 )  # fmt: skip
-def test_films_splits_ages_and_views_are_understood_as_people_write_them(raw, labels, column, expected):
+def test_images_splits_ages_and_views_are_understood_as_people_write_them(raw, labels, column, expected):
     np.testing.assert_array_equal(from_csv(raw, labels, "").table[column], expected)
 
 
@@ -130,9 +130,9 @@ def test_sexes_are_understood_as_words_and_what_is_not_understood_is_counted_onc
 @pytest.mark.parametrize(
     ("text", "warning"),
     [
-        ("image,Mass\na,1\n", "has no column 'patient': every film counts as a patient of its own"),
+        ("image,Mass\na,1\n", "has no column 'patient': every image counts as a patient of its own"),
         ("image_id,MRN,case_id,StudyID,side,Mass\na,1,2,3,left,1\n",
-         "Maybe it is MRN or case_id or StudyID: rename the column that is the same in all films"),
+         "Maybe it is MRN or case_id or StudyID: rename the column that is the same in all images"),
     ],
 )  # fmt: skip
 def test_a_table_without_patients_is_warned_of_once_with_the_columns_that_may_name_them(
@@ -154,7 +154,7 @@ def test_an_age_that_is_no_plain_number_of_years_is_blank_and_counted(raw, caplo
     assert "1 ages are no number of years" in caplog.text
 
 
-def test_a_film_without_a_patient_is_a_patient_of_its_own_and_counted(raw, caplog):
+def test_an_image_without_a_patient_is_a_patient_of_its_own_and_counted(raw, caplog):
     table = from_csv(raw, "image,patient\na,\nb,\nc,p\n").table
     assert list(table["patient"]) == ["images/a.png", "images/b.png", "p"]
     assert "2 of 3 images name no patient: each counts as a patient of its own" in caplog.text
@@ -182,11 +182,11 @@ def test_one_patient_of_a_table_with_most_of_the_images_is_warned_of(raw, caplog
         ('image,Mass\na,"1\n', "a line has more columns than the header, or a quote that does not end"),
         ("image,Mass\na,1,left,upper\nb,0,,\n",
          "a line has more columns than the header.* Texts that hold commas belong in quotes"),
-        ("image,Mass\n", "the table has no films"),
+        ("image,Mass\n", "the table has no images"),
         ("image\na\nb\na\n", "the image images/a.png is listed twice"),
         ("image,split\na,fold3\n", "the split 'fold3' is unknown; known: train, val, test or blank"),
         ("picture,Mass\na,1\n",
-         r"labels.csv has no column 'image' that names the films; it has picture, Mass. Rename one of them "
+         r"labels.csv has no column 'image' that names the images; it has picture, Mass. Rename one of them "
          r"\(also accepted: image_id, image_index, file"),
         ("image,Rib_Fracture\na,1\nb,0\nc,yes\n",
          "column 'Rib_Fracture', line 4 holds 'yes', not a number"),
@@ -197,7 +197,7 @@ def test_one_patient_of_a_table_with_most_of_the_images_is_warned_of(raw, caplog
         ("image,Effusion,pleural effusion\na,1,0\n",
          "the finding Effusion has two columns, maybe in two spellings: keep one"),
         ("image,label\na,normal\nb, \n",
-         "labels.csv: column 'label', line 3 is blank; .* Fill it in or leave the film out"),
+         "labels.csv: column 'label', line 3 is blank; .* Fill it in or leave the image out"),
     ],
 )  # fmt: skip
 def test_a_table_that_cannot_be_read_is_refused_with_what_to_do(raw, labels, message):
@@ -260,7 +260,7 @@ def test_boxes_find_their_images_however_the_table_names_them(raw, caplog):
     assert found.to_numpy().tolist() == [
         ["images/a.png", "Effusion", 0.1, 0.2, 0.3, 0.4], ["images/b.png", "Mass", 0.0, 0.0, 1.0, 1.0],
     ]  # fmt: skip
-    assert "1 of 3 boxes are of films that are not listed" in caplog.text
+    assert "1 of 3 boxes are of images that are not listed" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -282,10 +282,10 @@ def test_boxes_that_cannot_be_read_are_refused(raw, boxes, message):
 # --- folders ----------------------------------------------------------------------------------------
 
 
-def test_the_folder_of_a_film_is_its_class(tmp_path):
+def test_the_folder_of_an_image_is_its_class(tmp_path):
     films = ["normal/p1_a.png", "pneumonia/p1_b.png", "pneumonia/x/p2.png"]
     draw(*(tmp_path / name for name in films))
-    (tmp_path / "pneumonia" / "notes.txt").write_text("no film")
+    (tmp_path / "pneumonia" / "notes.txt").write_text("no image")
     manifest = read_source("folders", tmp_path, {})
     assert manifest.findings == ("Pneumonia", "normal")
     assert manifest.exclusive
@@ -374,7 +374,7 @@ def test_the_patient_is_read_from_the_file_name(tmp_path):
 
 
 NO_PATIENT = "finds no patient at the start of p1.png; it needs one group"
-NO_FILM = r"sick holds files, but no film .*: convert its images, or move the folder away"
+NO_FILM = r"sick holds files, but no image .*: convert its images, or move the folder away"
 
 
 @pytest.mark.parametrize(
@@ -411,7 +411,7 @@ def dicom_film(phantoms):
 
 
 def write_dicoms(film, raw, films):
-    """A copy of the film for each path, with its tags."""
+    """A copy of the image for each path, with its tags."""
     for name, tags in films.items():
         copied = copy.deepcopy(film)
         for keyword, value in tags.items():
@@ -423,7 +423,7 @@ def write_dicoms(film, raw, films):
 
 @pytest.fixture
 def tree(dicom_film, tmp_path):
-    """Two films of Ada, one of Bob, a lateral film, a file without a patient; a note and an empty file."""
+    """Two images of Ada, one of Bob, a lateral image, a file without a patient; a note and an empty file."""
     ada, bob = {"PatientID": "ADA1", "StudyInstanceUID": "1.2.3"}, {"PatientID": "BOB2", "PatientAge": "070Y"}
     raw = write_dicoms(dicom_film, tmp_path / "raw", {
         "ADA1/1.dcm": {**ada, "ViewPosition": "PA", "PatientSex": "F", "PatientAge": "031Y"},
@@ -432,7 +432,7 @@ def tree(dicom_film, tmp_path):
         "BOB2/2.dcm": {**bob, "ViewPosition": "LL"},
         "nobody/1.dcm": {"PatientID": "", "StudyInstanceUID": "1.2.5"},
     })  # fmt: skip
-    (raw / "nobody" / "note.txt").write_text("a long note about the films, and no film by itself")
+    (raw / "nobody" / "note.txt").write_text("a long note about the images, and no image by itself")
     (raw / "DICOMDIR").write_bytes((raw / "BOB2" / "1.dcm").read_bytes())
     return raw
 
@@ -515,7 +515,7 @@ def test_an_unreadable_file_in_the_tree_does_not_stop_the_others(tree):
     ("modality", "uid"),  # documents have the modality of their study
     [("SR", BasicTextSRStorage), ("RTPLAN", RTPlanStorage), ("DX", EncapsulatedPDFStorage)],
 )
-def test_an_object_without_pictures_is_another_file_and_a_film_without_its_pixels_is_a_damaged_film(
+def test_an_object_without_pictures_is_another_file_and_an_image_without_its_pixels_is_a_damaged_image(
     tree, caplog, modality, uid
 ):
     caplog.set_level(logging.INFO, "evax")
@@ -528,8 +528,8 @@ def test_an_object_without_pictures_is_another_file_and_a_film_without_its_pixel
     film.file_meta.MediaStorageSOPClassUID = film.SOPClassUID = uid
     film.save_as(tree / "BOB2" / "document.dcm")
     manifest = from_dicom(tree)
-    assert "6 films; left out: 1 lateral films, 3 other files." in caplog.text
-    assert f"no chest films and are left out: 1 {uid.name}, 1 DICOMDIR, 1 .txt." in caplog.text
+    assert "6 images; left out: 1 lateral images, 3 other files." in caplog.text
+    assert f"no chest images and are left out: 1 {uid.name}, 1 DICOMDIR, 1 .txt." in caplog.text
     files = manifest.table.set_index("image")["file"]
     assert "BOB2/document.dcm" not in set(files)
     (fault,) = check_disk(manifest)
@@ -559,7 +559,7 @@ def test_of_dates_only_the_days_since_the_first_study_are_kept(dicom_film, tmp_p
     assert "2024" not in table.drop(columns=["image", "patient", "study"]).to_csv()
 
 
-def test_films_of_one_study_stay_together_when_they_name_no_patient(dicom_film, tmp_path, caplog):
+def test_images_of_one_study_stay_together_when_they_name_no_patient(dicom_film, tmp_path, caplog):
     raw = write_dicoms(dicom_film, tmp_path / "raw", {
         "a": {"PatientID": "", "StudyInstanceUID": "1.2.3"},
         "b": {"PatientID": "", "StudyInstanceUID": "1.2.3"},
@@ -572,27 +572,27 @@ def test_films_of_one_study_stay_together_when_they_name_no_patient(dicom_film, 
     assert patient["a"] == patient["b"] == table.at["a", "study"]
     assert patient["c"] == table.at["c", "image"]
     assert patient["d"] == patient["e"] != table.at["e", "study"]
-    assert "4 of 5 films name no patient: films of one study are kept together" in caplog.text
+    assert "4 of 5 images name no patient: images of one study are kept together" in caplog.text
 
 
 @pytest.mark.parametrize(("films", "warned"), [(11, True), (10, False)])
-def test_one_patient_with_most_of_the_films_is_warned_of(dicom_film, tmp_path, caplog, films, warned):
+def test_one_patient_with_most_of_the_images_is_warned_of(dicom_film, tmp_path, caplog, films, warned):
     bare = copy.deepcopy(dicom_film)
     del bare.PixelData
     names = ["ANONYMOUS" if number < films else f"P{number}" for number in range(20)]
     tags = {f"{number}.dcm": {"PatientID": name} for number, name in enumerate(names)}
     from_dicom(write_dicoms(bare, tmp_path / "raw", tags))
-    assert ("one Patient ID holds 11 of 20 films" in caplog.text) == warned == bool(caplog.text)
+    assert ("one Patient ID holds 11 of 20 images" in caplog.text) == warned == bool(caplog.text)
     assert "ANONYMOUS" not in caplog.text
 
 
 @pytest.mark.parametrize(
     ("tags", "said"),
     [
-        ({"BodyPartExamined": "HAND"}, ["1 films of other body parts", "left out: 1 body_part_HAND."]),
+        ({"BodyPartExamined": "HAND"}, ["1 images of other body parts", "left out: 1 body_part_HAND."]),
         ({"Modality": "CT"}, ["1 pictures of other modalities", "left out: 1 modality_CT."]),
-        ({"Modality": "ADA LOVELACE"}, ["no chest films and are left out: 1 modality_unknown."]),
-        ({"BurnedInAnnotation": "YES"}, ["1 films with burned-in names"]),
+        ({"Modality": "ADA LOVELACE"}, ["no chest images and are left out: 1 modality_unknown."]),
+        ({"BurnedInAnnotation": "YES"}, ["1 images with burned-in names"]),
     ],
 )
 def test_what_its_header_calls_something_else_is_left_out_and_counted(
@@ -602,10 +602,10 @@ def test_what_its_header_calls_something_else_is_left_out_and_counted(
     raw = write_dicoms(dicom_film, tmp_path / "raw", {"1.dcm": {}, "2.dcm": tags})
     assert list(from_dicom(raw).table["file"]) == ["1.dcm"]
     assert all(what in caplog.text for what in said)
-    assert ("1 files are no chest films and are" in caplog.text) == ("BurnedInAnnotation" not in tags)
+    assert ("1 files are no chest images and are" in caplog.text) == ("BurnedInAnnotation" not in tags)
 
 
-def test_films_with_burned_in_names_are_kept_when_asked_for(dicom_film, tmp_path):
+def test_images_with_burned_in_names_are_kept_when_asked_for(dicom_film, tmp_path):
     raw = write_dicoms(dicom_film, tmp_path / "raw", {"1.dcm": {"BurnedInAnnotation": "YES"}})
     options = {"private": tmp_path / "private", "keep_burned_in": True}
     assert len(read_source("dicom", raw, options).table) == 1
@@ -616,7 +616,7 @@ def test_films_with_burned_in_names_are_kept_when_asked_for(dicom_film, tmp_path
 
 @pytest.fixture
 def release(tmp_path):
-    """Three listed films, of which two are there, with a box of the one that is not."""
+    """Three listed images, of which two are there, with a box of the one that is not."""
     with (written("chestxray14", tmp_path) / "BBox_List_2017.csv").open("a") as file:
         file.write("00000003_000.png,Hernia,1,1,9,9,,,\n")
     return tmp_path
@@ -633,13 +633,13 @@ def test_the_official_release_is_read_in_all_its_parts(release, caplog):
     assert list(manifest.table["split"]) == ["", "test"]
     np.testing.assert_array_equal(manifest.table["age"], [57, np.nan])
     assert manifest.boxes.to_numpy().tolist() == [[first, "Infiltration", 0.25, 0.5, 0.125, 0.0625]]
-    assert "1 of 3 listed films are not in" in caplog.text
+    assert "1 of 3 listed images are not in" in caplog.text
 
 
-def test_a_release_of_which_no_film_is_there_is_refused_with_an_example(release):
+def test_a_release_of_which_no_image_is_there_is_refused_with_an_example(release):
     for path in release.glob("*/images/*.png"):
         path.unlink()
-    message = "None of the 3 films that chestxray14 lists is in .*: there is no images/00000001_000.png, for"
+    message = "None of the 3 images that chestxray14 lists is in .*: there is no images/00000001_000.png, for"
     with refused(f"{message} example"):
         read_source("chestxray14", release, {})
 

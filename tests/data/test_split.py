@@ -36,7 +36,7 @@ def places(manifest, **options):
 
 @settings(deadline=None)
 @given(PATIENTS, PATIENTS, SEEDS)
-def test_no_patient_is_in_two_parts_and_more_films_move_nobody(patients, others, seed):
+def test_no_patient_is_in_two_parts_and_more_images_move_nobody(patients, others, seed):
     few, many = (places(films_of(people), seed=seed) for people in (patients, [*patients, *others]))
     assert few == {film: many[film] for film in few}
     assert (pd.Series(few).groupby(pd.Series(patients)).nunique() == 1).all()

@@ -55,18 +55,18 @@ def films(tmp_path):
 
 @pytest.fixture
 def store(films, tmp_path):
-    """The store of the four films."""
+    """The store of the four images."""
     return build_store(films, tmp_path / "store", size=32)
 
 
-def test_pixels_are_those_of_the_films_at_the_store_s_size(store, tmp_path):
+def test_pixels_are_those_of_the_images_at_the_store_s_size(store, tmp_path):
     assert len(store) == 3
     for row, name in enumerate(["a.png", "b.png", "d.png"]):
         expected = Preprocess(store_size=32).to_store(read_image(tmp_path / name).pixels)
         np.testing.assert_array_equal(store.pixels(row), expected)
 
 
-def test_a_stored_film_is_a_view_of_the_file_that_cannot_be_written_by_mistake(store):
+def test_a_stored_image_is_a_view_of_the_file_that_cannot_be_written_by_mistake(store):
     assert np.shares_memory(store.pixels(1), store.pixels(1))
     with pytest.raises(ValueError, match="read-only"):
         store.pixels(0)[0, 0] = 1
@@ -127,7 +127,7 @@ def test_rows_are_those_of_the_splits_asked_for(store):
     assert store.rows("test", "train").tolist() == [0, 1, 2]
 
 
-def test_an_unreadable_film_is_listed_with_its_reason_and_its_boxes_are_gone(store):
+def test_an_unreadable_image_is_listed_with_its_reason_and_its_boxes_are_gone(store):
     with (store.path / "rejected.csv").open(newline="") as file:
         rows = list(csv.reader(file))
     assert rows[0] == ["image", "reason"]
@@ -172,7 +172,7 @@ def test_statistics_of_an_earlier_version_are_those_of_all_images(store):
     before.check_pictures()
 
 
-def test_a_store_may_be_moved_without_its_films(films, store, tmp_path):
+def test_a_store_may_be_moved_without_its_images(films, store, tmp_path):
     first = store.pixels(0).copy()
     store.path.rename(tmp_path / "elsewhere")
     for name in films.table["image"]:
@@ -233,7 +233,7 @@ def test_a_folder_of_something_else_is_left_alone(films, tmp_path):
 def test_when_no_image_can_be_read_the_reasons_are_kept_and_named(films, tmp_path):
     for name in films.table["image"]:
         (tmp_path / name).write_bytes(b"")
-    message = "None of the 4 films could be read; see .*rejected.csv. Mend them, delete"
+    message = "None of the 4 images could be read; see .*rejected.csv. Mend them, delete"
     with pytest.raises(DataError, match=message):
         build_store(films, tmp_path / "store", size=32)
     assert (tmp_path / "store" / "rejected.csv").read_text().count("is empty (0 bytes)") == 4
