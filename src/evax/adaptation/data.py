@@ -31,7 +31,7 @@ from evax.errors import DataError
 from evax.evaluation.checks import one_sided
 from evax.options.adaptation import AdaptingConfig, FinetuneConfig, LabelledConfig, SegmentConfig
 from evax.runs.log import check_unused_folder
-from evax.weights.resolve import check_weights_available, described, is_packaged
+from evax.weights.resolve import check_weights_available, describe_weights, is_packaged
 
 logger = logging.getLogger("evax")
 Labels = np.ndarray[Any, Any]
@@ -58,7 +58,7 @@ def check_weights(config: AdaptingConfig) -> None:
     """Logs what is started from. Raises ConfigError for an unknown name of weights, WeightsError for a missing
     file.
     """
-    logger.info("Starting from %s.", described(config.encoder, config.weights))
+    logger.info("Starting from %s.", describe_weights(config.encoder, config.weights))
     if config.weights is not None and not is_packaged(config.encoder, config.weights):
         check_weights_available(config.encoder, config.weights)
 

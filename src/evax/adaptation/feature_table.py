@@ -20,7 +20,7 @@ from jaxtyping import Float, UInt8
 from lightning_fabric import Fabric
 
 from evax.adaptation.features import encode_images
-from evax.data.films import batches_of, count_images, find_images, read_or_reason
+from evax.data.films import count_images, find_images, in_batches, read_or_reason
 from evax.data.preprocess import Preprocess
 from evax.data.store import ImageStore, open_store
 from evax.deploy.bundle import read_card, starting_preprocess
@@ -188,7 +188,7 @@ class FeatureParts:
         """
         features: list[Any] = []
         errors: list[str] = []
-        for batch in batches_of(rows, batch_size):
+        for batch in in_batches(rows, batch_size):
             loaded = [images.load(row, name, encoder.chain) for row, name in batch]
             readable = [image for image in loaded if not isinstance(image, str)]
             answers = iter(encoder.features(np.stack(readable)[:, None])) if readable else iter(())

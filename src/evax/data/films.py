@@ -147,7 +147,7 @@ def count_images(places: tuple[Path, ...]) -> int:
     return total
 
 
-def batches_of(films: Iterable[F], size: int) -> Iterator[list[F]]:
+def in_batches(films: Iterable[F], size: int) -> Iterator[list[F]]:
     """Lists of at most `size` images."""
     films = iter(films)
     while batch := list(islice(films, size)):

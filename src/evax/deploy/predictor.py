@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Shaped
 
 from evax.boxed import located
-from evax.data.films import as_radiograph, batches_of
+from evax.data.films import as_radiograph, in_batches
 from evax.data.radiograph import Radiograph
 from evax.deploy.bundle import Card, read_card
 from evax.errors import (
@@ -60,7 +60,7 @@ class Predictor(ABC):
         """
         if isinstance(film, Radiograph | str | os.PathLike):
             return next(self._answers([film]))
-        return [answer for films in batches_of(_several(film), BATCH) for answer in self._answers(films)]
+        return [answer for films in in_batches(_several(film), BATCH) for answer in self._answers(films)]
 
     def _answers(self, films: list[Film]) -> Iterator[Answer]:
         radiographs = [as_radiograph(film, self.card.preprocess.bits) for film in films]
@@ -79,7 +79,7 @@ class Predictor(ABC):
         """
         bits = self.card.preprocess.bits
         inputs = (self.network_input(as_radiograph(film, bits)) for film in _several(films))
-        parts = [self.predict_inputs(np.stack(batch)) for batch in batches_of(inputs, BATCH)]
+        parts = [self.predict_inputs(np.stack(batch)) for batch in in_batches(inputs, BATCH)]
         if not parts:
             raise ConfigError("There is no image to score: give at least one.")
         return np.concatenate(parts)

@@ -37,7 +37,7 @@ NO_READING = "none: no finding has a threshold"  # as in protocol paper, which c
 
 
 @dataclass(frozen=True, eq=False)
-class Answers:
+class Outcome:
     """A network's probabilities for one set of images, with all that its scores depend on."""
 
     probabilities: Reals
@@ -81,13 +81,13 @@ class Metric(NamedTuple):
     """In full."""
     column: str
     """The value of one finding, in the rows of findings and as COLUMN:FINDING in tables of studies."""
-    values: Callable[[Answers], Floats]
+    values: Callable[[Outcome], Floats]
     """(C,), NaN where undefined."""
-    draws: Callable[[Answers], Floats]
+    draws: Callable[[Outcome], Floats]
     """(C, R), the same in every resample of patients."""
     decides: bool = False
     """Counts decisions, so for exclusive classes it is of all classes together, learned or not."""
-    reading: Callable[[Answers], str] | None = None
+    reading: Callable[[Outcome], str] | None = None
     """How it was read, where it has several readings."""
     exclusive_only: bool = False
 
@@ -96,14 +96,14 @@ class Metric(NamedTuple):
         return self.decides and exclusive
 
 
-def precisions(answers: Answers) -> Floats:
+def precisions(answers: Outcome) -> Floats:
     """(K,): the average precision of each finding."""
     return np.array(
         [average_precision(*cases) for cases in known_cases(answers.probabilities, answers.ranked)]
     )
 
 
-def accuracy_hits(answers: Answers) -> Floats:
+def accuracy_hits(answers: Outcome) -> Floats:
     """The hits behind mAcc: (S, 1) for exclusive classes, else (S, K) at the thresholds, NaN without one.
 
     Source: EVA-X Eq. (9); for exclusive classes the released code's reading, top-1.
@@ -114,14 +114,14 @@ def accuracy_hits(answers: Answers) -> Floats:
     return np.where(np.isnan(answers.ranked) | np.isnan(answers.thresholds), math.nan, hits)
 
 
-def accuracy_reading(answers: Answers) -> str:
+def accuracy_reading(answers: Outcome) -> str:
     """Which of the two readings of Eq. (9) mAcc has, or that it has none."""
     if answers.exclusive:
         return TOP1
     return NO_READING if np.isnan(answers.thresholds).all() else PER_FINDING
 
 
-def recalls(answers: Answers) -> Floats:
+def recalls(answers: Outcome) -> Floats:
     """(S, K): hits in the column of the true class, else NaN."""
     return recall_hits(answers.probabilities, answers.labels)
 

@@ -33,7 +33,7 @@ from evax.evaluation.intervals import (
     partial_resamples,
     percentile_interval,
 )
-from evax.evaluation.metrics import Answers, Metric, metrics_for
+from evax.evaluation.metrics import Metric, Outcome, metrics_for
 
 TOO_FEW, NOT_LEARNED = f"none: fewer than {FEW} patients", "none: not learned by both"
 
@@ -123,7 +123,7 @@ def score_network(
     values: dict[str, list[Floats]] = {metric.key: [] for metric in ground.metrics}
     draws: dict[str, list[Floats]] = {metric.key: [] for metric in ground.metrics}
     for scores, cut in zip(probabilities, thresholds, strict=True):
-        answers = Answers(
+        answers = Outcome(
             scores,
             ground.labels,
             cut,

@@ -27,7 +27,7 @@ from evax.evaluation.classification import (
     patients_of_each_side,
 )
 from evax.evaluation.intervals import RESAMPLES, Interval, macro_interval, percentile_interval
-from evax.evaluation.metrics import METRICS, Answers, Metric
+from evax.evaluation.metrics import METRICS, Metric, Outcome
 
 ERRORS_PER_FINDING = 3  # false alarms, or misses, that a report lists
 
@@ -142,7 +142,7 @@ def evaluate_classifier(
     learned = np.ones(labels.shape[1], dtype=bool) if learned is None else learned
     if exclusive:
         thresholds = np.full(len(thresholds), math.nan)
-    answers = Answers(probabilities, labels, thresholds, patients, exclusive, learned, resamples, seed)
+    answers = Outcome(probabilities, labels, thresholds, patients, exclusive, learned, resamples, seed)
     cases, people = known_cases(probabilities, answers.ranked), patients_of_each_side(labels, patients)
     if not len(findings) == len(thresholds) == labels.shape[1]:
         raise DataError(
@@ -173,7 +173,7 @@ def evaluate_classifier(
     )
 
 
-def mean_report(metric: Metric, answers: Answers, patients: int) -> MeanReport | ReadingReport:
+def mean_report(metric: Metric, answers: Outcome, patients: int) -> MeanReport | ReadingReport:
     """A metric over all findings, with its interval. patients: how many there are."""
     mean, interval = macro_mean(metric.values(answers)), macro_interval(metric.draws(answers), patients)
     if metric.reading is None:

@@ -72,7 +72,7 @@ def run_steps(config: DemoConfig) -> Path:
                 "kind": "store" if kind == "prepare" else kind,
                 "name": name,
                 "command": command,
-                "seconds": seconds_of(step, time.perf_counter() - start),
+                "seconds": seconds_of_step(step, time.perf_counter() - start),
                 "folder": str(place_of(step).relative_to(config.out)),
             }
         )
@@ -83,7 +83,7 @@ def run_steps(config: DemoConfig) -> Path:
     return write_demo_page(config.out)
 
 
-def seconds_of(step: Any, spent: float) -> float:
+def seconds_of_step(step: Any, spent: float) -> float:
     """Of the whole step. spent: now; a pre-training that went on knows its earlier parts, too."""
     whole = read_json(step.out / "report.json")["seconds"] if isinstance(step, PretrainConfig) else spent
     return round(float(whole), 1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from evax.config import job
-from evax.data.films import batches_of
+from evax.data.films import in_batches
 from evax.files import check_absent
 from evax.options.results import EmbedConfig
 from evax.runs.progress import progress_bar
@@ -30,7 +30,7 @@ def embed(config: EmbedConfig) -> Path:
     part_images = max(1, min(PART_FILMS, PART_NUMBERS // layout["length"]))
     parts.start(encoder, images, part_images)
     with progress_bar("embedding", total) as advance:
-        for number, rows in enumerate(batches_of(enumerate(images.names()), part_images)):
+        for number, rows in enumerate(in_batches(enumerate(images.names()), part_images)):
             if not (path := parts.part(number)).is_file():
                 parts.write(path, rows, images, encoder, config.batch_size)
             for _ in rows:

@@ -15,7 +15,7 @@ from PIL import Image
 
 from evax.boxed import located
 from evax.config import job
-from evax.data.films import batches_of, count_images, find_images, read_or_reason
+from evax.data.films import count_images, find_images, in_batches, read_or_reason
 from evax.data.radiograph import Radiograph
 from evax.deploy.bundle import Card, read_card
 from evax.deploy.predictions import PredictionsTable
@@ -52,7 +52,7 @@ def predict(config: PredictConfig) -> Path:
         if pictures:
             make_folder(pictures)
         paths = islice(find_images(config.films), table.rows, None)
-        for batch in batches_of(paths, config.batch_size):
+        for batch in in_batches(paths, config.batch_size):
             for path, image, answer in predict_batch(predictor, batch, bool(pictures)):
                 if isinstance(image, str):
                     table.add_error(path, image)

@@ -88,7 +88,7 @@ def learn(run: Pretraining, first: int, probe: Callable[[], ProbeResult] | None)
     distance = max(config.probe_every * len(run.images), batch_size)
     probe_steps = {math.ceil(k * distance / batch_size) for k in range(steps)}
     with live_panel("pre-training", steps, first, shown=here) as advance, stop_requests() as stop:
-        for batch in batches_of(run, range(first, steps)):
+        for batch in crops_of(run, range(first, steps)):
             if batch.step in probe_steps:
                 probe_at(batch.step)
             with seeded(config.seed, batch.step):
@@ -112,7 +112,7 @@ def learn(run: Pretraining, first: int, probe: Callable[[], ProbeResult] | None)
     probe_at(steps)
 
 
-def batches_of(run: Pretraining, steps: range) -> Iterator[Batch]:
+def crops_of(run: Pretraining, steps: range) -> Iterator[Batch]:
     """The crops of these steps, this process's share of them."""
     config = run.config
     return training_batches(

@@ -18,7 +18,7 @@ from evax.data.store import ImageStore
 from evax.data.unlabelled import common_preprocess, images_outside_tests
 from evax.models.tokenizers import Tokenizer
 from evax.options.pretraining import EPOCHS, PretrainConfig
-from evax.pretraining.loop import Pretraining, batches_of, set_up
+from evax.pretraining.loop import Pretraining, crops_of, set_up
 from evax.pretraining.resume import precision_of_run
 from evax.pretraining.run import check_equal_parts, probe_of, student_of, tokenizer_of
 from evax.pretraining.step import masked_image_step
@@ -70,7 +70,7 @@ def choose_epochs(config: PretrainConfig, stores: list[ImageStore], start: float
     config = replace(config, compile=decided_compile(config.compile, tokens))
     run = replace(run, config=config)
     step = partial(masked_image_step, set_up(run), options=config, lr=0.0)
-    seconds = seconds_per_step(step, batches_of(run, range(MANY_STEPS)), fabric)
+    seconds = seconds_per_step(step, crops_of(run, range(MANY_STEPS)), fabric)
     saving = seconds_of_checkpoint(run)
     probe = probe_of(config, run.model, run.preprocess, fabric)
     probing = seconds_of(probe) if probe and fabric.is_global_zero else 0.0
@@ -113,7 +113,7 @@ def cost_of(run: Pretraining) -> Cost:
     whole = replace(config, accumulate=1)
 
     def batches(size: int) -> Iterator[Batch]:
-        return batches_of(replace(run, config=replace(config, batch_size=size * processes)), range(2))
+        return crops_of(replace(run, config=replace(config, batch_size=size * processes)), range(2))
 
     part = config.batch_size // (processes * config.accumulate)
     step = partial(masked_image_step, learner, options=whole, lr=0.0)

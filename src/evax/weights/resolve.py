@@ -22,7 +22,7 @@ IMAGENET_FILES = {  # encoder: what "imagenet" means for it, when no package bri
 }  # fmt: skip
 
 
-def described(encoder: str, weights: Path | None) -> str:
+def describe_weights(encoder: str, weights: Path | None) -> str:
     """For logs and pages: which weights these are, and where they come from."""
     if weights is None:
         return "random weights"
