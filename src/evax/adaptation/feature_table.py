@@ -31,6 +31,7 @@ from evax.options.results import EmbedConfig, Tokens
 from evax.options.training import Precision
 from evax.runs.device import decided_precision, precision_of, start_fabric
 from evax.weights.encoders import EncoderWeights
+from evax.weights.resolve import describe_weights
 
 logger = logging.getLogger("evax")
 PLAN = "plan.json"
@@ -126,6 +127,7 @@ def load_frozen(config: EmbedConfig, store: ImageStore | None, precision: Precis
     if config.tokens == "cls" and name in CNNS:
         raise ConfigError(f"{name} has no class token: choose --tokens mean or patches.")
     chain = starting_preprocess(name, weights, store, size)
+    logger.info("Encoder: %s, %s.", name, describe_weights(name, weights))
     own = EncoderWeights(name, weights)
     digest, network = own.digest(), own.build(img_size=size)
     fabric = start_fabric(decided_precision(config.precision, earlier=precision))
