@@ -61,12 +61,9 @@ def copies(store, tmp_path_factory):
     """A store whose images are changed copies of the first films: image 10 k + n is image n after change k."""
     folder = tmp_path_factory.mktemp("copies")
     names = [f"{number}.png" for number in range(FILMS * len(CHANGES))]
-    table = pd.DataFrame(
-        {"image": names, "patient": "", "study": "", "view": "", "sex": "", "split": "train"}
-    )
-    manifest = Manifest(
-        table=table.assign(age=np.nan), findings=(), exclusive=False, source="copies", root=folder
-    )
+    table = pd.DataFrame({"image": names, "patient": "", "study": "", "view": "", "sex": "", "age": np.nan})
+    table["split"] = "train"
+    manifest = Manifest(table=table, findings=(), exclusive=False, source="copies", root=folder)
     for number, change in enumerate(CHANGES):
         for row in range(FILMS):
             Image.fromarray(change(store.pixels(row))).save(folder / f"{number * FILMS + row}.png")

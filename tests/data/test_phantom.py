@@ -20,11 +20,7 @@ def films():
     return [make_phantom(11, index) for index in range(60)]
 
 
-def owner(film):
-    return film.patient
-
-
-def test_the_same_seed_and_index_give_the_same_image(films):
+def test_the_same_seed_and_index_give_the_same_film(films):
     for index in (0, 7):
         again = make_phantom(11, index)
         np.testing.assert_array_equal(again.pixels, films[index].pixels)
@@ -73,7 +69,7 @@ def test_boxes_enclose_their_masks_tightly(films):
 
 def test_images_of_a_patient_share_the_heart_and_follow_each_other(films):
     shared = 0
-    for _, group in groupby(films, owner):
+    for _, group in groupby(films, lambda film: film.patient):
         of_patient = list(group)
         assert [film.film for film in of_patient] == list(range(len(of_patient)))
         facts = {(film.heart_ratio, film.labels["Cardiomegaly"], film.sex, film.age) for film in of_patient}
@@ -103,10 +99,9 @@ def test_every_finding_is_about_as_frequent_as_prevalence_says(films):
 
 
 def test_a_finding_changes_the_pixels_where_its_mask_lies(films):
-    """Fluid, consolidation, nodules and a large heart are denser than the lungs of images without them."""
-    lung = np.mean(
-        [np.median(film.pixels[tuple(slice(s // 3, s // 2) for s in film.pixels.shape)]) for film in films]
-    )
+    """Fluid, consolidation, nodules and a large heart are denser than the lungs of films without them."""
+    parts = [film.pixels[tuple(slice(s // 3, s // 2) for s in film.pixels.shape)] for film in films]
+    lung = np.mean([np.median(part) for part in parts])
     for finding in ("Effusion", "Consolidation", "Cardiomegaly"):
         dense = np.mean([film.pixels[film.masks[finding]].mean() for film in films if film.labels[finding]])
         assert dense > lung, finding
@@ -161,9 +156,9 @@ def test_the_files_of_a_release_show_the_image_and_tell_the_truth_about_it(phant
                 np.testing.assert_array_equal(np.asarray(Image.open(path)) > 127, mask)
     with (phantoms / "boxes.csv").open(newline="") as file:
         boxes = list(csv.DictReader(file))
-    written = [(b["finding"], *(float(b[k]) for k in ("x", "y", "width", "height"))) for b in boxes]
     expected = [box for film in films for box in film.boxes]
-    assert [box[0] for box in written[: len(expected)]] == [box[0] for box in expected]
-    np.testing.assert_allclose(
-        [box[1:] for box in written[: len(expected)]], [box[1:] for box in expected], atol=1e-5
-    )
+    for (finding, *place), box in zip(expected, boxes, strict=False):
+        assert box["finding"] == finding
+        found = [float(box[side]) for side in ("x", "y", "width", "height")]
+        np.testing.assert_allclose(found, place, atol=1e-5)
+    assert len(boxes) >= len(expected)

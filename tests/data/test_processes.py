@@ -30,24 +30,14 @@ def test_answers_come_in_order_and_a_process_that_ends_or_raises_costs_its_call_
     texts = ["1 + 1", ENDS, "1 / 0", "__import__('time').sleep(0.1) or 'late'", "'x' * 300_000", ENDS, "7"]
     with Processes(2) as processes:
         for _ in range(2):
-            assert answers(processes, *texts) == [
-                2,
-                Crashed,
-                ZeroDivisionError,
-                "late",
-                "x" * 300_000,
-                Crashed,
-                7,
-            ]
+            found = answers(processes, *texts)
+            assert found == [2, Crashed, ZeroDivisionError, "late", "x" * 300_000, Crashed, 7]
 
 
 def test_what_a_decoder_prints_is_no_answer(capfd):
+    texts = ["print('noise' * 9)", "__import__('os').system('echo echo')", "5"]
     with Processes(1) as processes:
-        assert answers(processes, "print('noise' * 9)", "__import__('os').system('echo echo')", "5") == [
-            None,
-            0,
-            5,
-        ]
+        assert answers(processes, *texts) == [None, 0, 5]
     assert capfd.readouterr().out == ""
 
 
