@@ -20,7 +20,7 @@ def films():
     return [make_phantom(11, index) for index in range(60)]
 
 
-def test_the_same_seed_and_index_give_the_same_film(films):
+def test_the_same_seed_and_index_give_the_same_image(films):
     for index in (0, 7):
         again = make_phantom(11, index)
         np.testing.assert_array_equal(again.pixels, films[index].pixels)
@@ -99,7 +99,7 @@ def test_every_finding_is_about_as_frequent_as_prevalence_says(films):
 
 
 def test_a_finding_changes_the_pixels_where_its_mask_lies(films):
-    """Fluid, consolidation, nodules and a large heart are denser than the lungs of films without them."""
+    """Fluid, consolidation, nodules and a large heart are denser than the lungs of images without them."""
     parts = [film.pixels[tuple(slice(s // 3, s // 2) for s in film.pixels.shape)] for film in films]
     lung = np.mean([np.median(part) for part in parts])
     for finding in ("Effusion", "Consolidation", "Cardiomegaly"):
