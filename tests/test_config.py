@@ -204,7 +204,7 @@ SENSELESS = [
     ("CrossvalidateConfig", {"protocol": "paper"}, "leave protocol out. For the paper's folds .* --by film"),
     ("CrossvalidateConfig", {"table": "sites.csv"}, "give --by, as --by site"),
     ("CrossvalidateConfig", {"by": "site"}, "No way to divide images is called 'site'.* --table sites.csv"),
-    ("CrossvalidateConfig", {"by": "split"}, "Known: image, patient, sex, view"),
+    ("CrossvalidateConfig", {"by": "split"}, "Known: film, patient, sex, view"),
     ("CrossvalidateConfig", {"seeds": (1, 1)}, "seeds must be different values"),
     ("CrossvalidateConfig", {"seeds": (1, 2), "seed": 3}, "seeds take the place of seed, which is 3"),
     ("CrossvalidateConfig", {"split": "s.csv"}, "makes its own splits"),

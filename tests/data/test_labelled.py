@@ -81,7 +81,7 @@ def test_a_table_that_does_not_fit_says_what_is_wrong(store, table, tmp_path):
     for change, message in (
         (table.drop(columns="split"), "lacks the column split; it has image, patient"),
         (table.assign(split="tests"), "has the split 'tests'; known: train, val, test"),
-        (table.assign(split="train"), "names no val films: name some"),
+        (table.assign(split="train"), "names no val images: name some"),
         (pd.concat([table, table[:1].assign(image="else.png")]), "1 of the 49 rows .* are of no image"),
         (pd.concat([table, table[:1]]), "names .* twice"),
     ):

@@ -407,7 +407,7 @@ def test_lists_that_are_not_there_or_name_nothing_are_refused(tmp_path):
     with refused("There is no folder .*lists. --lists names the folder of an experiment's lists"):
         follow_lists(manifest, lists)
     lists.mkdir()
-    with refused("holds no lists of films: train.*.txt, val.*.txt or test.*.txt"):
+    with refused("holds no lists of images: train.*.txt, val.*.txt or test.*.txt"):
         follow_lists(manifest, lists)
     with_files(lists, {"train.txt": "1.2.3\n"})
     with refused("None of the 4 images of .*raw is in the lists of"):

@@ -237,7 +237,8 @@ def test_a_finding_without_training_images_is_named_before_the_first_step_with_t
     table.loc[(table["split"] == "train") & (manifest.table[finding] == 1), "split"] = ""
     table.to_csv(tmp_path / "split.csv", index=False)
     finetune(replace(tiny, split=tmp_path / "split.csv", steps=1))
-    first, *_, last = [each.message for each in caplog.records if not each.message.startswith("CHECK")]
+    start, first, *_, last = [each.message for each in caplog.records if not each.message.startswith("CHECK")]
+    assert start == "Starting from random weights."
     assert f"{finding} is absent on every one of the" in first
     assert f"--findings {' '.join(others)} leaves it out" in first
     report = json.loads((tiny.out / "report.json").read_text())

@@ -38,8 +38,15 @@ def source_of(name):
     return name.removeprefix("finetune/").rsplit("-", 1)[0].replace("-vit", "").replace("-", "_")
 
 
+def weights_of(name):
+    """Recipes of the paper's baselines leave the weights to the user."""
+    baseline = any(encoder in name for encoder in ("densenet121", "resnet50", "vit-small"))
+    return ("--weights", "none") if baseline else ()
+
+
 def parsed(name, *options):
-    return parse_command_line(FinetuneConfig, ["STORE", "--recipe", name, "--out", "RUN", *options], "evax")
+    words = ["STORE", "--recipe", name, "--out", "RUN", *weights_of(name), *options]
+    return parse_command_line(FinetuneConfig, words, "evax")
 
 
 # --- small releases in the official layouts -----------------------------------------------------------
